@@ -1,0 +1,1 @@
+//! AMQP sessions over RabbitMQ, through lapin.

@@ -1,0 +1,20 @@
+//! AMQP 0-9-1 on NATS JetStream.
+//!
+//! Three layers, each usable and testable without the ones outside it:
+//!
+//! - [`model`] and [`session`] are pure: no sockets, no clock, no `await`. The model knows exchanges, queues and
+//!   bindings and answers "which queues get this message"; the session speaks the protocol, frames in, frames and
+//!   [`backend::Command`]s out.
+//! - [`mapping`] is pure as well: AMQP names and properties to NATS subjects and headers, and back.
+//! - [`backend`] is the one trait between a session and a broker; [`backend::jetstream`] and [`backend::rabbitmq`]
+//!   are its two implementations here, the sidecar adds a third one over both.
+//! - [`listener`] owns the only server sockets: unmodified RabbitMQ clients connect to it.
+
+pub mod backend;
+pub mod error;
+pub mod listener;
+pub mod mapping;
+pub mod model;
+pub mod session;
+
+pub use error::{AmqpError, ReplyCode};

@@ -1,0 +1,1 @@
+//! Pure: AMQP names and properties to NATS subjects and headers, and back.

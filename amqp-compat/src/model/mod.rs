@@ -1,0 +1,1 @@
+//! Pure: exchanges, queues, bindings, and where a message goes.

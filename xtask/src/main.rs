@@ -1,0 +1,2 @@
+//! nats-bridge
+fn main() {}
