@@ -1,0 +1,1 @@
+//! A local nats-server, started and supervised.
