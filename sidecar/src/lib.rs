@@ -2,5 +2,8 @@
 //! sidecar that moves RabbitMQ traffic to JetStream and back.
 
 pub mod cli;
+pub mod control_api;
 pub mod embedded;
+pub mod http;
+pub mod parity;
 pub mod ready;

@@ -1,0 +1,386 @@
+//! What the sidecar tells an operator and takes from one: the JSON of the HTTP surface, and the one trait behind it.
+//!
+//! The HTTP surface ([`crate::http`]) and the CLI verbs see only this file; the cutover itself implements [`Control`].
+
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+/// The running cutover, as the HTTP surface drives it.
+#[async_trait]
+pub trait Control: Send + Sync + 'static {
+    /// Where the cutover stands now. Answers from memory where a broker does not answer, and says so.
+    async fn status(&self) -> Status;
+
+    /// Moves to another phase or weight, and returns once the change is in force in this sidecar.
+    ///
+    /// A change to what already holds is not an error: it returns the state in force with `changed: false`.
+    ///
+    /// # Errors
+    /// [`Refused`], with the state left as it was.
+    async fn change(&self, request: Change) -> Result<Adopted, Refused>;
+}
+
+/// A phase of the cutover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// RabbitMQ does everything; topology is recorded.
+    Observe,
+    /// RabbitMQ does everything; copies are stored in JetStream and compared.
+    Shadow,
+    /// A weight between 1 and 9 999 buckets: NATS owns some ordering keys.
+    Canary,
+    /// NATS owns every ordering key; RabbitMQ is still attached.
+    Cutover,
+    /// RabbitMQ is detached.
+    Native,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::Observe => "observe",
+            Phase::Shadow => "shadow",
+            Phase::Canary => "canary",
+            Phase::Cutover => "cutover",
+            Phase::Native => "native",
+        })
+    }
+}
+
+/// The share of ordering keys that NATS owns: 0 to 10 000 buckets, written and read as per cent with at most two
+/// decimals (`5`, `0.25`, `100`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// The number of buckets that all ordering keys are spread over.
+    pub const BUCKETS: u16 = 10_000;
+    /// RabbitMQ owns every ordering key.
+    pub const NONE: Weight = Weight(0);
+    /// NATS owns every ordering key.
+    pub const ALL: Weight = Weight(Self::BUCKETS);
+
+    /// The weight of this many buckets; `None` above 10 000.
+    pub const fn from_buckets(buckets: u16) -> Option<Self> {
+        if buckets <= Self::BUCKETS { Some(Self(buckets)) } else { None }
+    }
+
+    /// The weight of this many per cent; `None` outside 0 to 100, and for more than two decimals.
+    pub fn from_percent(percent: f64) -> Option<Self> {
+        let buckets = percent * 100.0;
+        let whole = buckets.round();
+        let fits = (0.0..=f64::from(Self::BUCKETS)).contains(&whole) && (buckets - whole).abs() < 1e-6;
+        fits.then_some(Self(whole as u16))
+    }
+
+    /// Buckets below this number are owned by NATS.
+    pub const fn buckets(self) -> u16 {
+        self.0
+    }
+
+    /// The weight in per cent.
+    pub fn percent(self) -> f64 {
+        f64::from(self.0) / 100.0
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.percent())
+    }
+}
+
+impl Serialize for Weight {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0 % 100 == 0 {
+            serializer.serialize_u16(self.0 / 100)
+        } else {
+            serializer.serialize_f64(self.percent())
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Weight {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let percent = f64::deserialize(deserializer)?;
+        Self::from_percent(percent)
+            .ok_or_else(|| serde::de::Error::custom("a weight is 0 to 100 per cent, with at most two decimals"))
+    }
+}
+
+/// Where the cutover stands; the answer of `GET /status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The phase in force.
+    pub phase: Phase,
+    /// The weight in force.
+    pub weight_percent: Weight,
+    /// Grows by one with every change.
+    pub epoch: u64,
+    /// Who made the last change.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, as RFC 3339 in UTC.
+    pub at: String,
+    /// Whether the sidecar is shutting down: it finishes what runs and takes no new connection.
+    pub draining: bool,
+    /// Both brokers.
+    pub sides: Sides,
+    /// AMQP connections that are open.
+    pub connections: u64,
+    /// Every queue that the sidecar knows, by vhost and name.
+    pub queues: Vec<QueueStatus>,
+    /// What `shadow` compared, by queue.
+    pub parity: Vec<QueueParity>,
+    /// What JetStream refused to take over. A weight above 0 is refused while there is any.
+    pub unmapped: Vec<Unmapped>,
+    /// What a human should look at.
+    pub warnings: Vec<Warning>,
+    /// Copies in the standby stream that nothing has been compared with yet.
+    pub standby_lag: u64,
+}
+
+/// Both brokers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sides {
+    /// RabbitMQ.
+    pub rabbit: Side,
+    /// NATS JetStream.
+    pub nats: Side,
+}
+
+/// One broker, as the sidecar sees it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Side {
+    /// Whether it answers.
+    pub connected: bool,
+    /// Its address, without user and password.
+    pub url: String,
+    /// Why it does not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Messages it took as their owner since the sidecar started.
+    pub published: u64,
+    /// Messages of it that were delivered since the sidecar started, redeliveries included.
+    pub delivered: u64,
+    /// Deliveries of it that are not settled.
+    pub unsettled: u64,
+}
+
+/// One queue on both sides.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// Its vhost.
+    pub vhost: String,
+    /// Its name.
+    pub name: String,
+    /// Messages ready in RabbitMQ; `None` when it did not say.
+    pub rabbit_ready: Option<u64>,
+    /// Messages ready in JetStream; `None` when it did not say.
+    pub nats_ready: Option<u64>,
+    /// Deliveries from RabbitMQ that are not settled.
+    pub rabbit_unsettled: u64,
+    /// Deliveries from JetStream that are not settled.
+    pub nats_unsettled: u64,
+    /// Deliveries that wait for the fence of a change of weight.
+    pub held: u64,
+    /// The fence of the last change of weight.
+    pub fence: FenceState,
+}
+
+/// How far the fence of a change of weight is, for one queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FenceState {
+    /// No change of weight touches the queue.
+    None,
+    /// Publishes of the old epoch are not all confirmed yet.
+    Waiting,
+    /// The fence is in the queue of the losing side.
+    Sent,
+    /// The fence came out and all before it is settled: the hold is lifted.
+    Passed,
+    /// The hold was lifted because its time was over.
+    TimedOut,
+}
+
+/// What was compared for one queue.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueueParity {
+    /// Its vhost.
+    pub vhost: String,
+    /// Its name.
+    pub queue: String,
+    /// How many copies ended in which class.
+    #[serde(flatten)]
+    pub counts: ParityCounts,
+}
+
+/// How many copies ended in which class; every copy ends in exactly one. `late` are among `matched` or `mismatched`
+/// as well: they were resolved after the window but before they were forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ParityCounts {
+    /// Copy and delivery were compared and are equal.
+    pub matched: u64,
+    /// The payloads differ.
+    pub mismatched_payload: u64,
+    /// The payloads are equal, the properties differ.
+    pub mismatched_properties: u64,
+    /// Payload and properties are equal, exchange or routing key differ.
+    pub mismatched_routing: u64,
+    /// RabbitMQ delivered it, and no copy came within the window.
+    pub missing: u64,
+    /// A copy that RabbitMQ never delivered, or whose publish it refused.
+    pub extra: u64,
+    /// Compared, but the second of the two came only after the window.
+    pub late: u64,
+    /// Could not be compared.
+    pub unverified: u64,
+    /// Not ended yet.
+    pub pending: u64,
+}
+
+/// Something that JetStream refused to take over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmapped {
+    /// Its vhost.
+    pub vhost: String,
+    /// What it is: `queue`, `exchange`, `binding`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Why it was refused.
+    pub reason: String,
+}
+
+/// Something a human should look at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// A stable name, such as `hold_timed_out`.
+    pub code: String,
+    /// How often since the sidecar started.
+    pub count: u64,
+    /// What happened last.
+    pub text: String,
+}
+
+/// What an operator asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// Where to.
+    pub to: Target,
+    /// Who asks.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Where a change leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// [`Phase::Observe`].
+    Observe,
+    /// [`Phase::Shadow`].
+    Shadow,
+    /// [`Phase::Canary`], or [`Phase::Cutover`] at 100 per cent.
+    Weight(Weight),
+    /// Weight 0 at once, from any phase before `native`.
+    Rollback,
+    /// [`Phase::Native`]; only at 100 per cent and with RabbitMQ's queues empty.
+    Detach,
+}
+
+/// A change that is in force.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// False when the state was already the one asked for.
+    pub changed: bool,
+    /// The phase in force.
+    pub phase: Phase,
+    /// The weight in force.
+    pub weight_percent: Weight,
+    /// The epoch in force.
+    pub epoch: u64,
+    /// Who made the change in force.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, as RFC 3339 in UTC.
+    pub at: String,
+    /// From the request to the change being in force, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// A change that was not made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{reason}; {fix}")]
+pub struct Refused {
+    /// Why, for programs.
+    pub code: RefusedCode,
+    /// The field of the request that is at fault, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Why, for humans.
+    pub reason: String,
+    /// What to do next.
+    pub fix: String,
+}
+
+impl Refused {
+    /// A refusal that no single field is at fault for.
+    pub fn new(code: RefusedCode, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { code, field: None, reason: reason.into(), fix: fix.into() }
+    }
+
+    /// A request that makes no sense by itself, because of this field.
+    pub fn invalid(field: &str, reason: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { code: RefusedCode::Invalid, field: Some(field.to_owned()), reason: reason.into(), fix: fix.into() }
+    }
+}
+
+/// Why a change was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RefusedCode {
+    /// The request is malformed (HTTP 400).
+    Invalid,
+    /// The caller may not change anything (HTTP 403, or 401 for a wrong token).
+    Forbidden,
+    /// The phase in force does not lead there (HTTP 409).
+    WrongPhase,
+    /// JetStream refused part of the topology (HTTP 409).
+    Unmapped,
+    /// RabbitMQ's queues still hold messages (HTTP 409).
+    NotDrained,
+    /// Somebody else changed the state meanwhile (HTTP 409).
+    Conflict,
+    /// A broker that the change needs does not answer (HTTP 503).
+    SideDown,
+    /// The sidecar is shutting down (HTTP 503).
+    Draining,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_is_written_as_per_cent_and_read_back() {
+        for (percent, text) in [(0.0, "0"), (5.0, "5"), (0.25, "0.25"), (99.99, "99.99"), (100.0, "100")] {
+            let weight = Weight::from_percent(percent).expect("a valid weight");
+            assert_eq!(serde_json::to_string(&weight).expect("serializable"), text);
+            assert_eq!(serde_json::from_str::<Weight>(text).expect("readable"), weight);
+            assert_eq!(weight.to_string(), text);
+        }
+        for bad in ["-1", "100.01", "0.001", "1e9", "\"5\""] {
+            assert!(serde_json::from_str::<Weight>(bad).is_err(), "{bad} was taken");
+        }
+        assert!(Weight::from_percent(f64::NAN).is_none());
+    }
+}

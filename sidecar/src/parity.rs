@@ -1,0 +1,1 @@
+//! Joins what RabbitMQ delivered with the copies in the standby stream.
