@@ -1,0 +1,227 @@
+//! The steps of `cargo xtask test`, in order: cheap ones first, and all Rust steps on one profile and one set of
+//! features, so that little is compiled twice.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::runner::Step;
+use super::tally::Reads;
+use crate::failure::{Doing, Failure};
+use crate::tools::{Packages, Tools};
+use crate::{process, workspace};
+
+/// Built by maturin and napi, whose own steps test them: as plain Rust they would be linked without an interpreter.
+const BINDINGS: [&str; 2] = ["nats-bridge-python", "nats-bridge-node"];
+
+/// The packages whose tests are repeated on the oldest nats-server that is supported.
+const TALK_TO_NATS: [&str; 2] = ["nats-bridge", "amqp-compat"];
+
+/// All steps. With `only_list`, nothing is installed.
+///
+/// # Errors
+/// When a tool is missing and cannot be brought.
+pub fn steps(only_list: bool) -> Result<Vec<Step>, Failure> {
+    let places = if only_list { Places::unfilled() } else { Places::fill()? };
+    let mut steps = rust(&places);
+    steps.extend(python(&places));
+    steps.extend(node(&places));
+    steps.extend(clients(&places));
+    Ok(steps)
+}
+
+fn rust(places: &Places) -> Vec<Step> {
+    let mut docs = places.cargo(&["doc", "--no-deps", "--document-private-items"]);
+    docs.args(workspace_without_bindings()).env("RUSTDOCFLAGS", "-D warnings");
+    let mut build = places.cargo(&["build", "--all-targets"]);
+    build.args(workspace_without_bindings());
+    let mut test = places.cargo(&["test"]);
+    test.args(workspace_without_bindings());
+    vec![
+        check("format", "rustfmt would change nothing", vec![places.cargo(&["fmt", "--all", "--check"])]),
+        check(
+            "clippy",
+            "clippy has nothing to say about any target",
+            vec![places.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])],
+        ),
+        check("docs", "the documentation builds and its links lead somewhere", vec![docs]),
+        check("build", "everything compiles, tests and examples included", vec![build]),
+        step("rust tests", "the promises hold, on real servers", Reads::Cargo, vec![test]),
+        Step {
+            name: "oldest nats-server".to_owned(),
+            promise: "what talks to NATS works on the oldest supported server too",
+            commands: Box::new({
+                let places = places.clone();
+                move || on_the_oldest_server(&places)
+            }),
+            reads: Reads::Cargo,
+            limit: LIMIT,
+        },
+    ]
+}
+
+fn python(places: &Places) -> Vec<Step> {
+    let dir = workspace::root().join("bindings/python");
+    if !dir.join("pyproject.toml").exists() {
+        return Vec::new();
+    }
+    let mut develop = places.python(&["-m", "maturin", "develop", "--quiet"]);
+    develop.current_dir(&dir).env("VIRTUAL_ENV", &places.venv).env_remove("CONDA_PREFIX");
+    let mut pytest = places.python(&["-m", "pytest", "--quiet", "--timeout=120", "tests"]);
+    pytest.current_dir(&dir);
+    let mut pyright = Command::new(&places.pyright);
+    pyright.args(["--pythonpath".as_ref(), places.python.as_os_str()]).current_dir(&dir);
+    vec![
+        step(
+            "python tests",
+            "the Python package builds, imports and keeps its promises",
+            Reads::Pytest,
+            vec![develop, pytest],
+        ),
+        check(
+            "python types",
+            "pyright, as configured in pyproject.toml (strict), accepts package and tests",
+            vec![pyright],
+        ),
+    ]
+}
+
+fn node(places: &Places) -> Vec<Step> {
+    let dir = workspace::root().join("bindings/node");
+    if !dir.join("package.json").exists() {
+        return Vec::new();
+    }
+    let npm = |args: &[&str]| places.npm(&dir, args);
+    vec![
+        step(
+            "node tests",
+            "the Node package builds, imports and keeps its promises",
+            Reads::Node,
+            vec![npm(&["ci", "--no-audit", "--no-fund"]), npm(&["run", "build"]), npm(&["test"])],
+        ),
+        check("node types", "tsc, strict, accepts package and tests", vec![npm(&["run", "typecheck"])]),
+    ]
+}
+
+fn clients(places: &Places) -> Vec<Step> {
+    let dir = workspace::root().join("tests/clients");
+    if !dir.exists() {
+        return Vec::new();
+    }
+    let mut pytest = places.python(&["-m", "pytest", "--quiet", "--timeout=120", "pika"]);
+    pytest.current_dir(&dir);
+    vec![
+        step("pika", "a pika client works on `serve --embedded`", Reads::Pytest, vec![pytest]),
+        step(
+            "amqplib",
+            "an amqplib client works on `serve --embedded`",
+            Reads::Node,
+            vec![
+                places.npm(&dir.join("amqplib"), &["ci", "--no-audit", "--no-fund"]),
+                places.npm(&dir.join("amqplib"), &["test"]),
+            ],
+        ),
+    ]
+}
+
+/// The test binaries of the packages that talk to NATS, as the step `rust tests` ran them, but on another server.
+fn on_the_oldest_server(places: &Places) -> Result<Vec<Command>, Failure> {
+    let mut cargo = places.cargo(&["test", "--no-run", "--message-format=json", "--quiet"]);
+    cargo.args(workspace_without_bindings());
+    let messages = process::output("cargo test --no-run", &mut cargo)?;
+    let mut commands = Vec::new();
+    for line in messages.lines() {
+        let message: serde_json::Value = serde_json::from_str(line).doing("cargo's messages are not JSON")?;
+        let Some(program) = message["executable"].as_str() else { continue };
+        let Some(dir) = message["manifest_path"].as_str().and_then(|manifest| Path::new(manifest).parent()) else {
+            continue;
+        };
+        let wanted = TALK_TO_NATS.iter().any(|package| dir == workspace::root().join(package));
+        if wanted && message["profile"]["test"] == true {
+            let mut command = Command::new(program);
+            places.set(&mut command);
+            command.current_dir(dir).env("NATS_SERVER", &places.oldest_nats_server);
+            commands.push(command);
+        }
+    }
+    Ok(commands)
+}
+
+fn workspace_without_bindings() -> Vec<&'static str> {
+    let mut args = vec!["--workspace"];
+    for binding in BINDINGS {
+        args.extend(["--exclude", binding]);
+    }
+    args
+}
+
+/// Enough for a cold build on a small machine.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+fn step(name: &str, promise: &'static str, reads: Reads, commands: Vec<Command>) -> Step {
+    Step { name: name.to_owned(), promise, commands: Box::new(move || Ok(commands)), reads, limit: LIMIT }
+}
+
+fn check(name: &str, promise: &'static str, commands: Vec<Command>) -> Step {
+    step(name, promise, Reads::Check, commands)
+}
+
+/// Where the programs that the steps run are.
+#[derive(Debug, Clone)]
+struct Places {
+    nats_server: PathBuf,
+    oldest_nats_server: PathBuf,
+    venv: PathBuf,
+    python: PathBuf,
+    pyright: PathBuf,
+}
+
+impl Places {
+    fn fill() -> Result<Self, Failure> {
+        let mut tools = Tools::open(None)?;
+        tools.rabbitmq()?;
+        tools.node()?;
+        let python = tools.python(Packages::Test)?;
+        Ok(Self {
+            nats_server: tools.nats_server()?,
+            oldest_nats_server: tools.oldest_nats_server()?,
+            venv: python.ancestors().nth(2).expect("an interpreter lies in VENV/bin").to_owned(),
+            python,
+            pyright: tools.pyright()?,
+        })
+    }
+
+    fn unfilled() -> Self {
+        let none = PathBuf::new;
+        Self { nats_server: none(), oldest_nats_server: none(), venv: none(), python: none(), pyright: none() }
+    }
+
+    /// Every step sees the same servers and the same interpreter: pyo3's build script runs again when it changes.
+    fn set(&self, command: &mut Command) {
+        command
+            .env("NATS_SERVER", &self.nats_server)
+            .env("NATS_BRIDGE", workspace::target().join("debug/nats-bridge"))
+            .env("PYO3_PYTHON", &self.python);
+    }
+
+    fn cargo(&self, args: &[&str]) -> Command {
+        let mut cargo = workspace::cargo();
+        cargo.args(args);
+        self.set(&mut cargo);
+        cargo
+    }
+
+    fn python(&self, args: &[&str]) -> Command {
+        let mut python = Command::new(&self.python);
+        python.args(args);
+        self.set(&mut python);
+        python
+    }
+
+    fn npm(&self, dir: &Path, args: &[&str]) -> Command {
+        let mut npm = Command::new("npm");
+        npm.args(args).current_dir(dir);
+        self.set(&mut npm);
+        npm
+    }
+}
