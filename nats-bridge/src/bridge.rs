@@ -1,0 +1,207 @@
+//! A connection to NATS with JetStream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
+use tokio::sync::{broadcast, watch};
+
+use crate::config::{Config, Login};
+use crate::connection::{Connection, ConnectionEvent, Events};
+use crate::error::{Error, ErrorKind, Result};
+
+/// A connection to NATS with JetStream. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Bridge {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    jetstream: jetstream::Context,
+    events: Arc<Events>,
+    config: Config,
+    api_level: u32,
+}
+
+impl Bridge {
+    /// Connects to one server, or to several given as a comma-separated list, with default settings.
+    ///
+    /// # Errors
+    /// As [`Bridge::connect_with`].
+    pub async fn connect(url: impl AsRef<str>) -> Result<Bridge> {
+        let servers = url.as_ref().split(',').map(|s| s.trim().to_owned()).collect();
+        Bridge::connect_with(Config { servers, ..Config::default() }).await
+    }
+
+    /// Connects to NATS, checks that JetStream answers, and learns the server's API level.
+    ///
+    /// Once connected, a lost connection is made again for ever; see [`Bridge::connection`].
+    ///
+    /// # Errors
+    /// - `Config`: a URL, certificate or credential cannot be read.
+    /// - `Unreachable`: no server answered, or it refuses TLS.
+    /// - `Denied`: the login was refused.
+    /// - `Unsupported`: JetStream is not enabled for this account, or the server is older than 2.10.
+    pub async fn connect_with(config: Config) -> Result<Bridge> {
+        if let Some(region) = &config.region
+            && (region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+        {
+            return Err(Error::new(ErrorKind::Config).with("region", region).with("allowed", "letters, digits, -"));
+        }
+        let events = Arc::new(Events::new());
+        let servers = config.servers.join(",");
+        let client = options(&config, events.clone()).await?.connect(&config.servers[..]).await.map_err(|e| {
+            let kind = match e.kind() {
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => ErrorKind::Denied,
+                ConnectErrorKind::ServerParse => ErrorKind::Config,
+                _ => ErrorKind::Unreachable,
+            };
+            Error::new(kind).with("servers", without_passwords(&servers)).with("why", &e).because(e)
+        })?;
+        let mut jetstream = jetstream::new(client.clone());
+        jetstream.set_timeout(config.request_timeout);
+        let api_level = read_api_level(&client, config.request_timeout).await?;
+        let shared = Shared { client, jetstream, events, config, api_level };
+        Ok(Bridge { shared: Arc::new(shared) })
+    }
+
+    /// The connection underneath, for what this crate does not cover.
+    pub fn client(&self) -> &Client {
+        &self.shared.client
+    }
+
+    /// JetStream's API underneath, for what this crate does not cover.
+    pub fn jetstream(&self) -> &jetstream::Context {
+        &self.shared.jetstream
+    }
+
+    /// The settings that the connection was made with.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// The version of the server that is connected now, such as `2.15.1`.
+    pub fn server_version(&self) -> String {
+        self.shared.client.server_info().version
+    }
+
+    /// JetStream's API level when the connection was made: 0 for 2.10, 1 for 2.11, 2 or 3 for 2.12, 4 for 2.14, 5 for
+    /// 2.15.
+    ///
+    /// Source: NATS ADR-44. Older servers ignore what they do not know, so ask before using a newer feature.
+    pub fn api_level(&self) -> u32 {
+        self.shared.api_level
+    }
+
+    /// The connection's state to await changes of; see [`Connection`] for how to notice a reconnect.
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.shared.events.watch()
+    }
+
+    /// What happens to the connection from now on. A reader more than 128 events behind loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<ConnectionEvent> {
+        self.shared.events.follow()
+    }
+}
+
+async fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {
+    let pause_max = config.reconnect_pause_max;
+    let mut options = ConnectOptions::new()
+        .name(&config.name)
+        .connection_timeout(config.connect_timeout)
+        .request_timeout(Some(config.request_timeout))
+        .ping_interval(config.ping_interval)
+        .require_tls(config.require_tls)
+        .max_reconnects(None)
+        .reconnect_delay_callback(move |attempt| reconnect_pause(attempt, pause_max, rand::random()))
+        .event_callback(move |event| {
+            let events = events.clone();
+            async move { events.report(event) }
+        });
+    for path in &config.root_certificates {
+        options = options.add_root_certificates(path.clone());
+    }
+    if let Some((certificate, key)) = &config.client_certificate {
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
+    Ok(match &config.login {
+        Login::FromUrl => options,
+        Login::Password { user, password } => options.user_and_password(user.clone(), password.clone()),
+        Login::Token(token) => options.token(token.clone()),
+        Login::Nkey(seed) => options.nkey(seed.clone()),
+        Login::CredentialsFile(path) => options.credentials_file(path).await.map_err(|e| {
+            Error::new(ErrorKind::Config).with("credentials_file", path.display()).with("why", &e).because(e)
+        })?,
+    })
+}
+
+// `random` in 0..=u32::MAX chooses between half and all of the doubled pause.
+fn reconnect_pause(attempt: usize, max: Duration, random: u32) -> Duration {
+    if attempt <= 1 {
+        return Duration::ZERO;
+    }
+    let doubled = Duration::from_millis(10).saturating_mul(1 << (attempt - 2).min(16)).min(max);
+    doubled.mul_f64(0.5 + 0.5 * f64::from(random) / f64::from(u32::MAX))
+}
+
+async fn read_api_level(client: &Client, timeout: Duration) -> Result<u32> {
+    #[derive(serde::Deserialize)]
+    struct Info {
+        #[serde(default)]
+        api: Api,
+        error: Option<serde_json::Value>,
+    }
+    #[derive(serde::Deserialize, Default)]
+    struct Api {
+        #[serde(default)]
+        level: u32,
+    }
+    let version = client.server_info().version;
+    let unsupported =
+        |why: String| Error::new(ErrorKind::Unsupported).with("server_version", &version).with("why", why);
+    if !client.is_server_compatible(2, 10, 0) {
+        return Err(unsupported("2.10 or newer is needed".into()));
+    }
+    let request = async_nats::Request::new().payload(Default::default()).timeout(Some(timeout));
+    let answer = client.send_request("$JS.API.INFO", request).await.map_err(|e| match e.kind() {
+        async_nats::RequestErrorKind::NoResponders => unsupported("JetStream is not enabled".into()),
+        _ => Error::new(ErrorKind::Timeout).with("call", "$JS.API.INFO").because(e),
+    })?;
+    let info: Info = serde_json::from_slice(&answer.payload).map_err(|e| unsupported(e.to_string()))?;
+    match info.error {
+        Some(error) => Err(unsupported(error.to_string())),
+        None => Ok(info.api.level),
+    }
+}
+
+fn without_passwords(servers: &str) -> String {
+    servers
+        .split(',')
+        .map(|s| match (s.find("://"), s.rfind('@')) {
+            (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &s[..scheme + 3], &s[at..]),
+            _ => s.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reconnects_wait_longer_and_longer_up_to_the_bound() {
+        let max = Duration::from_secs(4);
+        assert_eq!(reconnect_pause(1, max, u32::MAX), Duration::ZERO);
+        assert_eq!(reconnect_pause(2, max, u32::MAX), Duration::from_millis(10));
+        assert_eq!(reconnect_pause(3, max, 0), Duration::from_millis(10));
+        assert_eq!(reconnect_pause(usize::MAX, max, u32::MAX), max);
+    }
+
+    #[test]
+    fn passwords_stay_out_of_errors() {
+        assert_eq!(without_passwords("nats://a:b@h:1,nats://h:2"), "nats://***@h:1,nats://h:2");
+    }
+}

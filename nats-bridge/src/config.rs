@@ -1,0 +1,86 @@
+//! How to reach NATS.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to reach NATS and how to behave when it is away. All fields have defaults; see each.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Server URLs, `nats://` or `tls://`, tried in random order; default `nats://127.0.0.1:4222`. A user and password
+    /// in a URL are used.
+    pub servers: Vec<String>,
+    /// The connection's name, shown by `/connz`; default `nats-bridge`.
+    pub name: String,
+    /// How to log in; default: what the URLs say.
+    pub login: Login,
+    /// Certificate authorities (PEM) in addition to the system's.
+    pub root_certificates: Vec<PathBuf>,
+    /// Client certificate and key (PEM) for mutual TLS.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Refuses a connection without TLS; default false.
+    pub require_tls: bool,
+    /// The longest wait for one connection attempt; default 5 s.
+    pub connect_timeout: Duration,
+    /// The longest wait for an answer of JetStream's API; default 5 s.
+    pub request_timeout: Duration,
+    /// Time between pings that detect a dead connection (two unanswered ones end it); default 10 s.
+    pub ping_interval: Duration,
+    /// Longest pause between reconnect attempts, which go on for ever; pauses double from 10 ms and are jittered;
+    /// default 4 s.
+    pub reconnect_pause_max: Duration,
+    /// A word that generated message ids start with (`msg_{region}_{ulid}`); letters, digits, `-`; default none.
+    pub region: Option<String>,
+}
+
+/// How to log in to NATS.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum Login {
+    /// With what the server URLs carry, or not at all.
+    #[default]
+    FromUrl,
+    /// User and password.
+    Password {
+        /// The user.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// A shared token.
+    Token(String),
+    /// The seed of an nkey (`SU...`).
+    Nkey(String),
+    /// A credentials file with a JWT and a seed, as `nsc` writes it.
+    CredentialsFile(PathBuf),
+}
+
+// Secrets stay out of logs.
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Login::FromUrl => f.write_str("FromUrl"),
+            Login::Password { user, .. } => write!(f, "Password {{ user: {user:?} }}"),
+            Login::Token(_) => f.write_str("Token"),
+            Login::Nkey(_) => f.write_str("Nkey"),
+            Login::CredentialsFile(path) => write!(f, "CredentialsFile({path:?})"),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            servers: vec!["nats://127.0.0.1:4222".into()],
+            name: "nats-bridge".into(),
+            login: Login::default(),
+            root_certificates: Vec::new(),
+            client_certificate: None,
+            require_tls: false,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(10),
+            reconnect_pause_max: Duration::from_secs(4),
+            region: None,
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Why a call failed, and whether the message may have landed anyway.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed, and whether the message may have landed anyway.
+///
+/// Displays as `timeout: stream=ORDERS msg_id=o-17 (the message may have been stored)`. Callers ask [`Error::kind`],
+/// [`Error::landed`] and [`Error::is_temporary`]; the text is for people.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    landed: Landed,
+    context: Vec<(&'static str, String)>,
+    source: Option<BoxError>,
+}
+
+/// What went wrong, in the words that a caller can act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The delivery was settled before; nothing was sent.
+    AlreadySettled,
+    /// The connection, publisher or consumer was closed.
+    Closed,
+    /// A setting is wrong or contradicts another.
+    Config,
+    /// What exists on the server differs from what was asked for and cannot be changed in place.
+    Conflict,
+    /// The server refuses this user the subject or the call.
+    Denied,
+    /// The message cannot be sent as it is: bad subject, reserved or illegal header, empty id.
+    InvalidMessage,
+    /// The stream or consumer does not exist.
+    NotFound,
+    /// JetStream refused to store the message, or refused the call.
+    Rejected,
+    /// No answer within the time allowed.
+    Timeout,
+    /// Headers and payload exceed the server's `max_payload`.
+    TooLarge,
+    /// No server could be reached, or nobody answers for this subject.
+    Unreachable,
+    /// The server is too old for what was asked.
+    Unsupported,
+    /// The window of unconfirmed messages is full; only `try_publish` says so, others wait.
+    WindowFull,
+}
+
+/// Whether a message whose publish failed may be stored nevertheless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Landed {
+    /// It is not stored: sending it again cannot duplicate it.
+    No,
+    /// It may be stored: send it again only with the same id.
+    Unknown,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind) -> Self {
+        Error(Box::new(Inner { kind, landed: Landed::No, context: Vec::new(), source: None }))
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn landed_unknown(mut self) -> Self {
+        self.0.landed = Landed::Unknown;
+        self
+    }
+
+    pub(crate) fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.0.context.push((key, value.to_string()));
+        self
+    }
+
+    pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Whether the message may be stored although the call failed. `No` for calls that store nothing.
+    pub fn landed(&self) -> Landed {
+        self.0.landed
+    }
+
+    /// Pairs such as `("stream", "ORDERS")`, in the order in which they became known.
+    pub fn context(&self) -> &[(&'static str, String)] {
+        &self.0.context
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::WindowFull)
+    }
+}
+
+impl ErrorKind {
+    /// The kind as one word in snake case, as the language bindings name it (`already_settled`, `window_full`).
+    pub fn name(self) -> &'static str {
+        match self {
+            ErrorKind::AlreadySettled => "already_settled",
+            ErrorKind::Closed => "closed",
+            ErrorKind::Config => "config",
+            ErrorKind::Conflict => "conflict",
+            ErrorKind::Denied => "denied",
+            ErrorKind::InvalidMessage => "invalid_message",
+            ErrorKind::NotFound => "not_found",
+            ErrorKind::Rejected => "rejected",
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::TooLarge => "too_large",
+            ErrorKind::Unreachable => "unreachable",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::WindowFull => "window_full",
+        }
+    }
+}
+
+impl Landed {
+    /// `no` or `unknown`, as the language bindings name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Landed::No => "no",
+            Landed::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.kind.name().replace('_', " "))?;
+        for (i, (key, value)) in self.0.context.iter().enumerate() {
+            f.write_str(if i == 0 { ": " } else { " " })?;
+            write!(f, "{key}={value}")?;
+        }
+        if self.0.landed == Landed::Unknown {
+            f.write_str(" (the message may have been stored)")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        match &self.0.source {
+            Some(source) => write!(f, " <- {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|s| s.as_ref() as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_the_kind_the_context_and_what_landed() {
+        let error = Error::new(ErrorKind::Timeout).with("stream", "ORDERS").with("msg_id", "o-17").landed_unknown();
+        assert_eq!(error.to_string(), "timeout: stream=ORDERS msg_id=o-17 (the message may have been stored)");
+        assert_eq!(Error::new(ErrorKind::WindowFull).to_string(), "window full");
+    }
+}
