@@ -1,0 +1,43 @@
+//! The benchmarks. `cargo xtask bench` builds this and the `nats-bridge` binary in release and runs it.
+
+mod amqp;
+mod gateway;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures ours beside a peer in the same run, and prints the ratio.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+struct Cli {
+    /// One JSON object on stdout instead of a table.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The AMQP listener beside RabbitMQ, driven by the same unmodified client.
+    Amqp(amqp::AmqpArgs),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.what {
+        What::Amqp(args) => amqp::run(args).await,
+    };
+    match result {
+        Ok(figures) if cli.json => println!("{}", serde_json::json!({ "figures": figures })),
+        Ok(figures) => report::print_table(&figures),
+        Err(error) => {
+            eprintln!("bench: {error}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
