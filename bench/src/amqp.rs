@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures::StreamExt;
+use lapin::Confirmation;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::Confirmation;
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde::Serialize;
@@ -61,11 +61,12 @@ pub struct Round {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs the whole comparison and returns its figures.
+/// Runs the whole comparison and returns its figures. `quick` shows that it works, with one small round.
 ///
 /// # Errors
 /// When a server cannot be started, or a broker refuses, loses or duplicates a message.
-pub async fn run(args: &AmqpArgs) -> Result<Vec<Figure>, AnyError> {
+pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> {
+    let args = &if quick { AmqpArgs { messages: 2_000, rounds: 1, ..args.clone() } } else { args.clone() };
     let (node, rabbit) = match &args.rabbit {
         Some(url) => (None, url.clone()),
         None => {
@@ -90,7 +91,10 @@ pub async fn run(args: &AmqpArgs) -> Result<Vec<Figure>, AnyError> {
             let here = load(&listener, args, size).await?;
             let there = load(&rabbit, args, size).await?;
             if round > 0 {
-                eprintln!("amqp {size:>6} B round {round}: listener {:>7.0}/s  RabbitMQ {:>7.0}/s", here.rate, there.rate);
+                eprintln!(
+                    "amqp {size:>6} B round {round}: listener {:>7.0}/s  RabbitMQ {:>7.0}/s",
+                    here.rate, there.rate
+                );
                 ours.push(here);
                 theirs.push(there);
             }
@@ -131,8 +135,12 @@ async fn load(url: &str, args: &AmqpArgs, size: usize) -> Result<Round, AnyError
     let out = publisher.create_channel().await?;
     let inward = consumer.create_channel().await?;
     let queue = format!("bench-{size}");
-    out.queue_declare(queue.as_str().into(), QueueDeclareOptions { durable: true, ..Default::default() }, FieldTable::default())
-        .await?;
+    out.queue_declare(
+        queue.as_str().into(),
+        QueueDeclareOptions { durable: true, ..Default::default() },
+        FieldTable::default(),
+    )
+    .await?;
     out.confirm_select(ConfirmSelectOptions::default()).await?;
     inward.basic_qos(args.prefetch, BasicQosOptions::default()).await?;
     let mut deliveries = inward
@@ -157,7 +165,8 @@ async fn load(url: &str, args: &AmqpArgs, size: usize) -> Result<Round, AnyError
     });
 
     let mut body = vec![0x61_u8; size.max(16)];
-    let properties = BasicProperties::default().with_delivery_mode(2).with_content_type("application/octet-stream".into());
+    let properties =
+        BasicProperties::default().with_delivery_mode(2).with_content_type("application/octet-stream".into());
     let mut window = VecDeque::with_capacity(args.window);
     for number in 0..count as u64 {
         body[0..8].copy_from_slice(&number.to_be_bytes());
@@ -168,8 +177,14 @@ async fn load(url: &str, args: &AmqpArgs, size: usize) -> Result<Round, AnyError
             confirmed(oldest).await?;
         }
         window.push_back(
-            out.basic_publish("".into(), queue.as_str().into(), BasicPublishOptions::default(), &body, properties.clone())
-                .await?,
+            out.basic_publish(
+                "".into(),
+                queue.as_str().into(),
+                BasicPublishOptions::default(),
+                &body,
+                properties.clone(),
+            )
+            .await?,
         );
     }
     for rest in window {

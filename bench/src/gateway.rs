@@ -52,11 +52,6 @@ impl Gateway {
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@{}/%2f", self.address)
     }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Gateway {

@@ -15,6 +15,9 @@ struct Cli {
     /// One JSON object on stdout instead of a table.
     #[arg(long, global = true)]
     json: bool,
+    /// A few messages only: shows that it works, not how fast it is.
+    #[arg(long, global = true)]
+    quick: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -29,7 +32,7 @@ enum What {
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.what {
-        What::Amqp(args) => amqp::run(args).await,
+        What::Amqp(args) => amqp::run(args, cli.quick).await,
     };
     match result {
         Ok(figures) if cli.json => println!("{}", serde_json::json!({ "figures": figures })),

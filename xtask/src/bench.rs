@@ -48,6 +48,12 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         What::Amqp => &["amqp"],
         What::All => &["core", "amqp"],
     };
+    let mut build = workspace::cargo();
+    build.args(["build", "--quiet", "--release", "--package", "bench", "--package", "nats-bridge-sidecar"]);
+    let status = build.status().doing("cannot start cargo")?;
+    if !status.success() {
+        return Ok(ExitCode::from(2));
+    }
     for what in each {
         let mut cargo = workspace::cargo();
         cargo.args(["run", "--quiet", "--release", "--package", "bench", "--", what]).env("NATS_SERVER", &nats_server);
