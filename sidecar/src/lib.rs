@@ -3,7 +3,11 @@
 
 pub mod cli;
 pub mod control_api;
+pub mod dual;
 pub mod embedded;
+pub mod fence;
 pub mod http;
+pub mod ownership;
 pub mod parity;
+pub mod phase;
 pub mod ready;

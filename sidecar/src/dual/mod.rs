@@ -1,0 +1,3 @@
+//! One AMQP session over RabbitMQ and JetStream.
+
+pub mod merge;

@@ -1,0 +1,596 @@
+//! Order across a change of weight: epochs, holds and fences. Pure: events in, actions out, time as an argument.
+//!
+//! At a change, keys move from the *losing* side to the *gaining* one. Until all that the losing side has of them is
+//! settled, the gaining side's deliveries of those keys wait:
+//!
+//! 1. [`Fences::begin`] sets a hold on every known queue and puts the new epoch in force, in one step.
+//! 2. When every publish of an older epoch on the losing side is confirmed, [`Action::PublishFence`] asks for a marked
+//!    message in each of its queues. All that was published before lies before it.
+//! 3. The fence comes out of the queue ([`Fences::fence_out`]). The hold is lifted when every delivery that was
+//!    received from that side before it has ended; a requeue is not an end.
+//! 4. A hold that has kept something waiting for longer than the time limit is lifted all the same, and says so.
+//!
+//! Changes may overlap. A queue then has several holds, and a delivery waits while any of them covers it. A hold
+//! covers deliveries of its own epoch and later ones only: what an older epoch left on the gaining side comes first.
+//! [`Fences::can_begin`] tells when a further change can begin without two holds being able to wait for each other.
+//!
+//! Order is kept for one consumer of a queue, as RabbitMQ does. It rests on each side being first in, first out per
+//! queue, with a requeued message coming back before later ones.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::control_api::{FenceState, Weight};
+use crate::ownership::{Bucket, Side};
+
+#[cfg(test)]
+pub(crate) mod simulation;
+
+/// A queue of a vhost.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueName {
+    /// The vhost.
+    pub vhost: Arc<str>,
+    /// The queue's name.
+    pub queue: Arc<str>,
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in vhost {}", self.queue, self.vhost)
+    }
+}
+
+/// The name of one fence message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FenceId {
+    life: u64,
+    number: u64,
+}
+
+impl fmt::Display for FenceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:x}", self.life, self.number)
+    }
+}
+
+impl FromStr for FenceId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (life, number) = text.split_once('-').unwrap_or((text, ""));
+        Ok(Self { life: u64::from_str_radix(life, 16)?, number: u64::from_str_radix(number, 16)? })
+    }
+}
+
+/// What tells one message from another while it is on its way through a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MessageKey {
+    /// The id that it was stamped with; the same when it is delivered again.
+    Stamped(u128),
+    /// A message that was not published through the sidecar: this delivery of it on this link. A requeue ends it,
+    /// because it cannot be known again.
+    Anonymous {
+        /// The link.
+        link: u64,
+        /// The delivery.
+        delivery: u64,
+    },
+}
+
+/// What a publish is stamped with and counted under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// The epoch in force when it was taken.
+    pub epoch: u64,
+    /// The side it is published to.
+    pub owner: Side,
+}
+
+/// A change of weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Shift {
+    /// The epoch that it brought.
+    pub epoch: u64,
+    /// The weight before.
+    pub from: Weight,
+    /// The weight since.
+    pub to: Weight,
+}
+
+impl Shift {
+    /// The side that keys moved away from.
+    pub fn losing(&self) -> Side {
+        if self.to > self.from { Side::Rabbit } else { Side::Nats }
+    }
+
+    fn covers(&self, side: Side, bucket: Bucket, epoch: u64) -> bool {
+        side != self.losing() && epoch >= self.epoch && bucket.moves(self.from, self.to)
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Publish this fence into this queue of this side; then say [`Fences::fence_stored`], or [`Fences::passed`] when
+    /// the queue is not there or is empty and has no consumer.
+    PublishFence {
+        /// The queue.
+        queue: QueueName,
+        /// The losing side.
+        side: Side,
+        /// The fence.
+        fence: FenceId,
+    },
+    /// A hold is lifted: look again at what waits on this queue.
+    Lifted {
+        /// The queue.
+        queue: QueueName,
+        /// The epoch whose hold it was.
+        epoch: u64,
+        /// Whether its time was over before the losing side was drained.
+        timed_out: bool,
+    },
+}
+
+/// What became of a delivery that was just received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Its place among all deliveries of the queue: that of its first delivery, when it comes again.
+    pub place: u64,
+    /// Whether it has to wait.
+    pub waits: bool,
+}
+
+/// What is known of one queue, for status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueView {
+    /// Deliveries that have not ended, RabbitMQ's first.
+    pub unsettled: [u64; 2],
+    /// How far the last change is.
+    pub fence: FenceState,
+    /// Fences that are in the queue, RabbitMQ's first.
+    pub fences: [u64; 2],
+}
+
+/// The order keeper: one for a sidecar.
+#[derive(Debug)]
+pub struct Fences {
+    limit: Duration,
+    life: u64,
+    fences: u64,
+    epoch: u64,
+    weight: Weight,
+    in_flight: BTreeMap<u64, [u64; 2]>,
+    shifts: Vec<Shift>,
+    resumed: Option<(Shift, Duration)>,
+    queues: HashMap<QueueName, Queue>,
+    lifted: u64,
+    holds: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    places: u64,
+    sides: [Outstanding; 2],
+    holds: Vec<Hold>,
+    last: Option<FenceState>,
+}
+
+#[derive(Debug, Default)]
+struct Outstanding {
+    entries: HashMap<MessageKey, Entry>,
+    requeued: VecDeque<(Duration, MessageKey)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    place: u64,
+    requeued: bool,
+}
+
+#[derive(Debug)]
+struct Hold {
+    shift: Shift,
+    stage: Stage,
+    waiting_since: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Publishes of older epochs are not all confirmed.
+    Waiting,
+    /// The fence is on its way into the queue.
+    Sending(FenceId),
+    /// The fence is in the queue.
+    Sent(FenceId),
+    /// The fence came out when the queue was at `place`; `left` deliveries before it have not ended.
+    Draining { place: u64, left: u64 },
+}
+
+impl Fences {
+    /// The longest time that requeued messages are remembered for a later change, if they do not come back.
+    const REQUEUED_FOR: Duration = Duration::from_secs(1);
+    /// How many requeued messages of one queue and side are remembered; the oldest are taken as ended beyond it.
+    const REQUEUED_MOST: usize = 65_536;
+    /// How long after the start a queue that is seen for the first time is given the hold of the resumed change.
+    const RESUME_FOR: Duration = Duration::from_secs(120);
+
+    /// An order keeper at this epoch and weight. `life` is a number that no other run of the sidecar has used; `limit`
+    /// is how long a hold may keep something waiting.
+    pub fn new(life: u64, epoch: u64, weight: Weight, limit: Duration) -> Self {
+        Self {
+            limit,
+            life,
+            fences: 0,
+            epoch,
+            weight,
+            in_flight: BTreeMap::new(),
+            shifts: Vec::new(),
+            resumed: None,
+            queues: HashMap::new(),
+            lifted: 0,
+            holds: true,
+        }
+    }
+
+    /// Takes up a change that was made in an earlier life of the sidecar and may not have been drained: every queue
+    /// that is registered in the next two minutes gets its hold and a new fence.
+    pub fn resume(&mut self, shift: Shift, now: Duration) {
+        self.resumed = Some((shift, now + Self::RESUME_FOR));
+    }
+
+    /// The epoch in force.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The weight in force.
+    pub fn weight(&self) -> Weight {
+        self.weight
+    }
+
+    /// How many holds were lifted so far. When it has grown, look again at what waits.
+    pub fn lifted(&self) -> u64 {
+        self.lifted
+    }
+
+    /// Whether any queue still has a hold.
+    pub fn any_hold(&self) -> bool {
+        self.queues.values().any(|q| !q.holds.is_empty())
+    }
+
+    /// Publishes that are not confirmed, RabbitMQ's first.
+    pub fn in_flight(&self) -> [u64; 2] {
+        self.in_flight.values().fold([0, 0], |sum, n| [sum[0] + n[0], sum[1] + n[1]])
+    }
+
+    /// Whether every fence of the earlier changes is in its queue (or needed no more). A change that begins before may
+    /// put deliveries that wait before such a fence; both then wait until the time limit.
+    pub fn can_begin(&self) -> bool {
+        self.queues.values().all(|q| q.holds.iter().all(|h| !matches!(h.stage, Stage::Waiting | Stage::Sending(_))))
+    }
+
+    /// Puts a new epoch and weight in force, and a hold on every queue when the weight is another.
+    pub fn begin(&mut self, epoch: u64, to: Weight) -> Vec<Action> {
+        let shift = Shift { epoch, from: self.weight, to };
+        self.epoch = epoch;
+        self.weight = to;
+        self.resumed = None;
+        self.in_flight.retain(|_, counts| *counts != [0, 0]);
+        if shift.from != shift.to && self.holds {
+            self.shifts.push(shift);
+            for queue in self.queues.values_mut() {
+                queue.hold(shift);
+            }
+        }
+        self.send_fences()
+    }
+
+    /// Makes a queue known. A new one is empty and needs no hold, except after a restart.
+    pub fn register(&mut self, name: &QueueName, now: Duration) -> Vec<Action> {
+        if self.queues.contains_key(name) {
+            return Vec::new();
+        }
+        let mut queue = Queue::default();
+        if let Some((shift, until)) = self.resumed
+            && now <= until
+            && self.holds
+        {
+            queue.hold(shift);
+            if !self.shifts.contains(&shift) {
+                self.shifts.push(shift);
+            }
+        }
+        self.queues.insert(name.clone(), queue);
+        self.send_fences()
+    }
+
+    /// A queue was deleted: nothing of it is waited for.
+    pub fn forget(&mut self, name: &QueueName) -> Vec<Action> {
+        let Some(queue) = self.queues.remove(name) else { return Vec::new() };
+        self.lifted += queue.holds.len() as u64;
+        let lift = |h: Hold| Action::Lifted { queue: name.clone(), epoch: h.shift.epoch, timed_out: false };
+        queue.holds.into_iter().map(lift).collect()
+    }
+
+    /// A queue was purged on both sides: requeued messages are gone, and fences in it are sent again.
+    pub fn purged(&mut self, name: &QueueName) -> Vec<Action> {
+        let Some(queue) = self.queues.get_mut(name) else { return Vec::new() };
+        let mut actions = Vec::new();
+        for side in Side::BOTH {
+            while let Some((_, key)) = queue.sides[side.index()].requeued.pop_front() {
+                queue.end_requeued(name, side, key, &mut actions);
+            }
+        }
+        for hold in &mut queue.holds {
+            if let Stage::Sending(_) | Stage::Sent(_) = hold.stage {
+                hold.stage = Stage::Waiting;
+            }
+        }
+        self.count_lifted(&actions);
+        actions.extend(self.send_fences());
+        actions
+    }
+
+    /// Takes the stamp of a publish to whoever owns its bucket. End it with [`Fences::published`].
+    pub fn publish(&mut self, bucket: Bucket) -> Stamp {
+        self.publish_to(bucket.owner(self.weight))
+    }
+
+    /// Takes the stamp of a publish that goes to this side whatever its bucket.
+    pub fn publish_to(&mut self, owner: Side) -> Stamp {
+        self.in_flight.entry(self.epoch).or_default()[owner.index()] += 1;
+        Stamp { epoch: self.epoch, owner }
+    }
+
+    /// A publish was confirmed, or failed, or its channel is gone.
+    pub fn published(&mut self, stamp: Stamp) -> Vec<Action> {
+        let Some(counts) = self.in_flight.get_mut(&stamp.epoch) else { return Vec::new() };
+        let count = &mut counts[stamp.owner.index()];
+        *count = count.saturating_sub(1);
+        let side_done = *count == 0;
+        if *counts == [0, 0] && stamp.epoch != self.epoch {
+            self.in_flight.remove(&stamp.epoch);
+        }
+        if side_done && stamp.epoch != self.epoch { self.send_fences() } else { Vec::new() }
+    }
+
+    /// The fence is stored in its queue.
+    pub fn fence_stored(&mut self, name: &QueueName, fence: FenceId) {
+        let Some(queue) = self.queues.get_mut(name) else { return };
+        for hold in &mut queue.holds {
+            if hold.stage == Stage::Sending(fence) {
+                hold.stage = Stage::Sent(fence);
+                queue.last = Some(FenceState::Sent);
+            }
+        }
+    }
+
+    /// A fence came out of a queue. One of an earlier life, or one that nobody waits for any more, changes nothing.
+    pub fn fence_out(&mut self, name: &QueueName, fence: FenceId) -> Vec<Action> {
+        self.passed(name, fence)
+    }
+
+    /// There is nothing before this fence but what was received already: it came out, or the queue is not there, or it
+    /// was seen empty with no consumer.
+    pub fn passed(&mut self, name: &QueueName, fence: FenceId) -> Vec<Action> {
+        let Some(queue) = self.queues.get_mut(name) else { return Vec::new() };
+        let place = queue.places;
+        for hold in &mut queue.holds {
+            if hold.stage == Stage::Sending(fence) || hold.stage == Stage::Sent(fence) {
+                let side = &queue.sides[hold.shift.losing().index()];
+                hold.stage = Stage::Draining { place, left: side.entries.len() as u64 };
+            }
+        }
+        let mut actions = Vec::new();
+        queue.lift_drained(name, &mut actions);
+        self.count_lifted(&actions);
+        actions
+    }
+
+    /// A delivery was received from a side. Its queue becomes known.
+    pub fn received(
+        &mut self,
+        name: &QueueName,
+        side: Side,
+        key: MessageKey,
+        bucket: Bucket,
+        epoch: u64,
+        now: Duration,
+    ) -> Received {
+        let queue = match self.queues.get_mut(name) {
+            Some(queue) => queue,
+            None => self.queues.entry(name.clone()).or_default(),
+        };
+        let next = queue.places;
+        let entry = queue.sides[side.index()].entries.entry(key).or_insert(Entry { place: next, requeued: false });
+        entry.requeued = false;
+        let place = entry.place;
+        if place == next {
+            queue.places += 1;
+        }
+        Received { place, waits: queue.waits(side, bucket, epoch, now) }
+    }
+
+    /// Whether such a delivery has to wait. The first one that does starts the hold's time.
+    pub fn must_wait(&mut self, name: &QueueName, side: Side, bucket: Bucket, epoch: u64, now: Duration) -> bool {
+        self.queues.get_mut(name).is_some_and(|q| q.waits(side, bucket, epoch, now))
+    }
+
+    /// Whether the queue waits for anything at all on this side; the losing side is asked first by a get.
+    pub fn losing_side(&self, name: &QueueName) -> Option<Side> {
+        self.queues.get(name).and_then(|q| q.holds.first()).map(|h| h.shift.losing())
+    }
+
+    /// A delivery ended for good: acked, or rejected without requeue.
+    pub fn settled(&mut self, name: &QueueName, side: Side, key: MessageKey) -> Vec<Action> {
+        let Some(queue) = self.queues.get_mut(name) else { return Vec::new() };
+        let mut actions = Vec::new();
+        queue.end(name, side, key, &mut actions);
+        self.count_lifted(&actions);
+        actions
+    }
+
+    /// A delivery went back into its queue: it stays before every fence that it was before.
+    pub fn requeued(&mut self, name: &QueueName, side: Side, key: MessageKey, now: Duration) -> Vec<Action> {
+        let Some(queue) = self.queues.get_mut(name) else { return Vec::new() };
+        let mut actions = Vec::new();
+        match key {
+            MessageKey::Anonymous { .. } => queue.end(name, side, key, &mut actions),
+            MessageKey::Stamped(_) => {
+                let outstanding = &mut queue.sides[side.index()];
+                if let Some(entry) = outstanding.entries.get_mut(&key) {
+                    entry.requeued = true;
+                    outstanding.requeued.push_back((now, key));
+                }
+                if outstanding.requeued.len() > Self::REQUEUED_MOST
+                    && let Some((_, oldest)) = outstanding.requeued.pop_front()
+                {
+                    queue.end_requeued(name, side, oldest, &mut actions);
+                }
+            }
+        }
+        self.count_lifted(&actions);
+        actions
+    }
+
+    /// Time has come to `now`: lifts holds whose time is over, and forgets requeued messages that did not come back to
+    /// queues that wait for nothing (they may have expired, or gone to a consumer outside the sidecar).
+    pub fn tick(&mut self, now: Duration) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (name, queue) in &mut self.queues {
+            let limit = self.limit;
+            let over = |h: &Hold| h.waiting_since.is_some_and(|since| now >= since + limit);
+            if queue.holds.iter().any(over) {
+                for hold in queue.holds.extract_if(.., |h| over(h)) {
+                    queue.last = Some(FenceState::TimedOut);
+                    actions.push(Action::Lifted { queue: name.clone(), epoch: hold.shift.epoch, timed_out: true });
+                }
+            }
+            if queue.holds.is_empty() {
+                for side in Side::BOTH {
+                    let outstanding = &mut queue.sides[side.index()];
+                    while outstanding.requeued.front().is_some_and(|(at, _)| now >= *at + Self::REQUEUED_FOR) {
+                        if let Some((_, key)) = outstanding.requeued.pop_front()
+                            && outstanding.entries.get(&key).is_some_and(|e| e.requeued)
+                        {
+                            outstanding.entries.remove(&key);
+                        }
+                    }
+                }
+            }
+        }
+        self.count_lifted(&actions);
+        actions
+    }
+
+    /// The queues that are known.
+    pub fn queues(&self) -> impl Iterator<Item = &QueueName> {
+        self.queues.keys()
+    }
+
+    /// What is known of a queue.
+    pub fn view(&self, name: &QueueName) -> Option<QueueView> {
+        let queue = self.queues.get(name)?;
+        let mut fences = [0, 0];
+        for hold in &queue.holds {
+            if let Stage::Sending(_) | Stage::Sent(_) = hold.stage {
+                fences[hold.shift.losing().index()] += 1;
+            }
+        }
+        let fence = match queue.holds.last().map(|h| h.stage) {
+            Some(Stage::Waiting | Stage::Sending(_)) => FenceState::Waiting,
+            Some(Stage::Sent(_) | Stage::Draining { .. }) => FenceState::Sent,
+            None => queue.last.unwrap_or(FenceState::None),
+        };
+        let unsettled = Side::BOTH.map(|s| queue.sides[s.index()].open());
+        Some(QueueView { unsettled, fence, fences })
+    }
+
+    /// Takes the holds out, to show that the tests notice.
+    #[cfg(test)]
+    pub(crate) fn without_holds(mut self) -> Self {
+        self.holds = false;
+        self
+    }
+
+    /// Asks for the fences of every shift whose older publishes on the losing side are all confirmed.
+    fn send_fences(&mut self) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let in_flight = &self.in_flight;
+        let open = |shift: &Shift| in_flight.range(..shift.epoch).any(|(_, counts)| counts[shift.losing().index()] > 0);
+        self.shifts.retain(|shift| {
+            if open(shift) {
+                return true;
+            }
+            let side = shift.losing();
+            for (name, queue) in &mut self.queues {
+                for hold in queue.holds.iter_mut().filter(|h| h.shift == *shift && h.stage == Stage::Waiting) {
+                    self.fences += 1;
+                    let fence = FenceId { life: self.life, number: self.fences };
+                    hold.stage = Stage::Sending(fence);
+                    actions.push(Action::PublishFence { queue: name.clone(), side, fence });
+                }
+            }
+            // A purge, or a queue that is registered after a restart, asks again.
+            self.queues.values().any(|q| q.holds.iter().any(|h| h.shift == *shift))
+        });
+        actions
+    }
+
+    fn count_lifted(&mut self, actions: &[Action]) {
+        self.lifted += actions.iter().filter(|a| matches!(a, Action::Lifted { .. })).count() as u64;
+    }
+}
+
+impl Queue {
+    fn hold(&mut self, shift: Shift) {
+        self.holds.push(Hold { shift, stage: Stage::Waiting, waiting_since: None });
+        self.last = Some(FenceState::Waiting);
+    }
+
+    fn waits(&mut self, side: Side, bucket: Bucket, epoch: u64, now: Duration) -> bool {
+        let mut waits = false;
+        for hold in self.holds.iter_mut().filter(|h| h.shift.covers(side, bucket, epoch)) {
+            hold.waiting_since.get_or_insert(now);
+            waits = true;
+        }
+        waits
+    }
+
+    fn end(&mut self, name: &QueueName, side: Side, key: MessageKey, actions: &mut Vec<Action>) {
+        let Some(entry) = self.sides[side.index()].entries.remove(&key) else { return };
+        for hold in self.holds.iter_mut().filter(|h| h.shift.losing() == side) {
+            if let Stage::Draining { place, left } = &mut hold.stage
+                && entry.place < *place
+            {
+                *left = left.saturating_sub(1);
+            }
+        }
+        self.lift_drained(name, actions);
+    }
+
+    fn end_requeued(&mut self, name: &QueueName, side: Side, key: MessageKey, actions: &mut Vec<Action>) {
+        if self.sides[side.index()].entries.get(&key).is_some_and(|e| e.requeued) {
+            self.end(name, side, key, actions);
+        }
+    }
+
+    fn lift_drained(&mut self, name: &QueueName, actions: &mut Vec<Action>) {
+        let drained = |h: &Hold| matches!(h.stage, Stage::Draining { left: 0, .. });
+        for hold in self.holds.extract_if(.., |h| drained(h)) {
+            self.last = Some(FenceState::Passed);
+            actions.push(Action::Lifted { queue: name.clone(), epoch: hold.shift.epoch, timed_out: false });
+        }
+    }
+}
+
+impl Outstanding {
+    fn open(&self) -> u64 {
+        self.entries.values().filter(|e| !e.requeued).count() as u64
+    }
+}
