@@ -1,1 +1,15 @@
-//! Pure: exchanges, queues, bindings, and where a message goes.
+//! What RabbitMQ's exchanges, queues and bindings mean. Pure: no sockets, no clock, no `await`.
+//!
+//! - [`vhost`]: one virtual host: what exists, what may be declared, deleted and bound, and where a message goes.
+//! - [`exchange`], [`queue`]: their definitions, and when a second declaration is the same.
+//! - [`topic`], [`headers`]: the two exchange types with rules of their own.
+//! - [`arguments`]: argument values as RabbitMQ compares and prints them.
+//! - [`features`]: the one list of what is honoured and what is refused.
+
+pub mod arguments;
+pub mod exchange;
+pub mod features;
+pub mod headers;
+pub mod queue;
+pub mod topic;
+pub mod vhost;

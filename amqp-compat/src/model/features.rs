@@ -1,0 +1,160 @@
+//! The one list of what is honoured and what is refused.
+//!
+//! The model asks it before it accepts an argument, and a test holds `docs/mapping.md` against it, so that neither can
+//! say more than the other.
+
+use crate::error::AmqpError;
+
+/// What a feature belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Area {
+    /// A type of exchange.
+    ExchangeType,
+    /// An argument of `exchange.declare`.
+    ExchangeArgument,
+    /// A flag or kind of queue.
+    Queue,
+    /// An argument of `queue.declare`.
+    QueueArgument,
+    /// An argument of `basic.consume`.
+    ConsumerArgument,
+    /// A property or header of a message.
+    Message,
+    /// A method or protocol behaviour.
+    Method,
+}
+
+/// What becomes of a feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It does what it does in RabbitMQ; `docs/mapping.md` names any residual difference.
+    Honoured,
+    /// Accepted: a hint about RabbitMQ's own storage or placement that promises an application nothing.
+    Hint,
+    /// Refused with an AMQP error, never accepted and ignored.
+    Refused,
+}
+
+/// One row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feature {
+    /// What it belongs to.
+    pub area: Area,
+    /// Its name, as AMQP or RabbitMQ writes it.
+    pub name: &'static str,
+    /// What becomes of it.
+    pub support: Support,
+}
+
+const fn row(area: Area, name: &'static str, support: Support) -> Feature {
+    Feature { area, name, support }
+}
+
+use Area::{ConsumerArgument, ExchangeArgument, ExchangeType, Message, Method, Queue, QueueArgument};
+use Support::{Hint, Honoured, Refused};
+
+/// Every feature that has been decided upon.
+pub const FEATURES: &[Feature] = &[
+    row(ExchangeType, "default", Honoured),
+    row(ExchangeType, "direct", Honoured),
+    row(ExchangeType, "fanout", Honoured),
+    row(ExchangeType, "topic", Honoured),
+    row(ExchangeType, "headers", Honoured),
+    row(ExchangeType, "x-consistent-hash", Refused),
+    row(ExchangeType, "x-delayed-message", Refused),
+    row(ExchangeType, "x-modulus-hash", Refused),
+    row(ExchangeType, "x-random", Refused),
+    row(ExchangeType, "x-recent-history", Refused),
+    row(ExchangeArgument, "alternate-exchange", Honoured),
+    row(Queue, "durable", Honoured),
+    row(Queue, "transient", Honoured),
+    row(Queue, "exclusive", Honoured),
+    row(Queue, "auto-delete", Honoured),
+    row(Queue, "server-named", Honoured),
+    row(Queue, "classic", Honoured),
+    row(Queue, "quorum", Honoured),
+    row(Queue, "stream", Refused),
+    row(QueueArgument, "x-queue-type", Honoured),
+    row(QueueArgument, "x-expires", Refused),
+    row(QueueArgument, "x-message-ttl", Refused),
+    row(QueueArgument, "x-dead-letter-exchange", Refused),
+    row(QueueArgument, "x-dead-letter-routing-key", Refused),
+    row(QueueArgument, "x-dead-letter-strategy", Refused),
+    row(QueueArgument, "x-max-length", Refused),
+    row(QueueArgument, "x-max-length-bytes", Refused),
+    row(QueueArgument, "x-overflow", Refused),
+    row(QueueArgument, "x-max-priority", Refused),
+    row(QueueArgument, "x-single-active-consumer", Refused),
+    row(QueueArgument, "x-delivery-limit", Refused),
+    row(QueueArgument, "x-consumer-timeout", Refused),
+    row(QueueArgument, "x-message-deduplication", Refused),
+    row(QueueArgument, "x-quorum-initial-group-size", Hint),
+    row(QueueArgument, "x-queue-leader-locator", Hint),
+    row(QueueArgument, "x-queue-master-locator", Hint),
+    row(QueueArgument, "x-max-in-memory-length", Hint),
+    row(QueueArgument, "x-max-in-memory-bytes", Hint),
+    row(QueueArgument, "x-queue-mode", Hint),
+    row(QueueArgument, "x-queue-version", Hint),
+    row(ConsumerArgument, "x-priority", Refused),
+    row(ConsumerArgument, "x-stream-offset", Refused),
+    row(ConsumerArgument, "x-cancel-on-ha-failover", Hint),
+    row(Message, "CC", Honoured),
+    row(Message, "BCC", Honoured),
+    row(Message, "expiration", Refused),
+    row(Message, "user-id", Honoured),
+    row(Message, "delivery-mode", Honoured),
+    row(Message, "priority", Honoured),
+    row(Message, "reply-to amq.rabbitmq.reply-to", Refused),
+    row(Method, "exchange.bind", Honoured),
+    row(Method, "mandatory", Honoured),
+    row(Method, "confirm.select", Honoured),
+    row(Method, "basic.get", Honoured),
+    row(Method, "basic.consume exclusive", Honoured),
+];
+
+/// The row of a feature, if it has one.
+pub fn find(area: Area, name: &str) -> Option<Feature> {
+    FEATURES.iter().find(|feature| feature.area == area && feature.name == name).copied()
+}
+
+/// Refuses what the list refuses. A name without a row passes: RabbitMQ ignores arguments that it does not know.
+///
+/// # Errors
+/// `NotImplemented` for a refused feature.
+pub fn check(area: Area, name: &str) -> Result<(), AmqpError> {
+    match find(area, name) {
+        Some(Feature { support: Support::Refused, .. }) => Err(AmqpError::not_implemented(match area {
+            Area::QueueArgument => format!("queue argument '{name}' is not implemented"),
+            Area::ConsumerArgument => format!("consumer argument '{name}' is not implemented"),
+            Area::Queue => format!("queue type '{name}' is not implemented"),
+            _ => format!("'{name}' is not implemented"),
+        })),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_feature_is_listed_twice() {
+        for (index, feature) in FEATURES.iter().enumerate() {
+            let rest = &FEATURES[index + 1..];
+            assert!(!rest.iter().any(|f| f.area == feature.area && f.name == feature.name), "{}", feature.name);
+        }
+    }
+
+    #[test]
+    fn what_is_refused_says_so_with_540() {
+        let refused = FEATURES.iter().filter(|f| f.support == Refused && f.area == QueueArgument);
+        for feature in refused {
+            let error = check(feature.area, feature.name).expect_err("refused");
+            assert_eq!(
+                error.to_string(),
+                format!("NOT_IMPLEMENTED - queue argument '{}' is not implemented", feature.name)
+            );
+        }
+        assert_eq!(check(QueueArgument, "x-of-my-own"), Ok(()));
+    }
+}

@@ -1,0 +1,711 @@
+//! One virtual host: what exists, what may be changed, and where a message goes.
+//!
+//! A change has two halves, so that whoever stores the topology can do it in between: `plan_*` checks a request and
+//! answers with the [`Change`]s that it means; [`Vhost::apply`] makes one of them true, and makes nothing of one that
+//! already is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use amq_protocol::protocol::basic::AMQPProperties;
+use amq_protocol::types::{AMQPValue, FieldTable};
+use smallvec::SmallVec;
+
+use super::exchange::{self, ExchangeDefinition, ExchangeKind};
+use super::headers::{self, HeadersTable};
+use super::queue::{self, Owner, QueueDefinition};
+use super::topic::{TopicScratch, TopicTable};
+use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
+use crate::error::{AmqpError, ReplyCode};
+use crate::model::arguments::type_name;
+
+/// Where a binding leads: the slot of a queue or of an exchange in this vhost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// A queue's slot.
+    Queue(u32),
+    /// An exchange's slot.
+    Exchange(u32),
+}
+
+/// A binding, by names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BindingDefinition {
+    /// The exchange that messages come from.
+    pub source: Arc<str>,
+    /// Where they go.
+    pub destination: Destination,
+    /// The binding key.
+    pub routing_key: Arc<str>,
+    /// The arguments.
+    pub arguments: FieldTable,
+}
+
+/// The name of a binding's destination.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// A queue.
+    Queue(Arc<str>),
+    /// An exchange.
+    Exchange(Arc<str>),
+}
+
+/// One change of what exists.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// An exchange is there.
+    PutExchange(ExchangeDefinition),
+    /// An exchange is gone. Its bindings were taken away by changes before this one.
+    DropExchange(Arc<str>),
+    /// A queue is there.
+    PutQueue(QueueDefinition),
+    /// A queue is gone. Its bindings were taken away by changes before this one.
+    DropQueue(Arc<str>),
+    /// A binding is there.
+    Bind(BindingDefinition),
+    /// A binding is gone.
+    Unbind(BindingDefinition),
+}
+
+/// What a `queue.declare` means.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QueuePlan {
+    /// The queue is there, in this slot.
+    Exists(u32),
+    /// The queue is to be made.
+    Create(QueueDefinition),
+}
+
+/// One virtual host.
+#[derive(Debug)]
+pub struct Vhost {
+    name: Arc<str>,
+    exchanges: Vec<Option<Exchange>>,
+    exchange_slots: HashMap<Arc<str>, u32>,
+    queues: Vec<Option<Queue>>,
+    queue_slots: HashMap<Arc<str>, u32>,
+}
+
+#[derive(Debug)]
+struct Exchange {
+    definition: ExchangeDefinition,
+    table: Table,
+    outgoing: Vec<Edge>,
+    incoming: Vec<Edge>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    definition: QueueDefinition,
+    incoming: Vec<Edge>,
+}
+
+/// One binding, kept at both of its ends.
+type Edge = Arc<BoundEdge>;
+
+#[derive(Debug, PartialEq)]
+struct BoundEdge {
+    source: u32,
+    target: Target,
+    definition: BindingDefinition,
+}
+
+#[derive(Debug)]
+enum Table {
+    Direct(HashMap<Arc<str>, SmallVec<[Target; 2]>>),
+    Fanout(Vec<Target>),
+    Topic(TopicTable),
+    Headers(HeadersTable),
+}
+
+impl Table {
+    fn insert(&mut self, definition: &BindingDefinition, target: Target) {
+        match self {
+            Table::Direct(table) => table.entry(definition.routing_key.clone()).or_default().push(target),
+            Table::Fanout(targets) => targets.push(target),
+            Table::Topic(table) => table.insert(&definition.routing_key, target),
+            Table::Headers(table) => table.insert(&definition.arguments, target),
+        }
+    }
+
+    fn remove(&mut self, definition: &BindingDefinition, target: Target) {
+        match self {
+            Table::Direct(table) => {
+                if let Some(targets) = table.get_mut(&definition.routing_key) {
+                    if let Some(index) = targets.iter().position(|other| *other == target) {
+                        targets.swap_remove(index);
+                    }
+                    if targets.is_empty() {
+                        table.remove(&definition.routing_key);
+                    }
+                }
+            }
+            Table::Fanout(targets) => {
+                if let Some(index) = targets.iter().position(|other| *other == target) {
+                    targets.swap_remove(index);
+                }
+            }
+            Table::Topic(table) => table.remove(&definition.routing_key, target),
+            Table::Headers(table) => table.remove(&definition.arguments, target),
+        }
+    }
+}
+
+/// Room for [`Vhost::route`] to work in, and its answer; kept between calls so that routing does not allocate.
+#[derive(Debug, Default)]
+pub struct Route {
+    /// The slots of the queues that get the message, in ascending order, each once.
+    pub queues: SmallVec<[u32; 8]>,
+    visited: SmallVec<[u32; 8]>,
+    scratch: TopicScratch,
+}
+
+impl Vhost {
+    /// A vhost with the exchanges that every vhost has.
+    pub fn new(name: &str) -> Self {
+        let mut vhost = Self {
+            name: name.into(),
+            exchanges: Vec::new(),
+            exchange_slots: HashMap::new(),
+            queues: Vec::new(),
+            queue_slots: HashMap::new(),
+        };
+        for definition in ExchangeDefinition::predeclared() {
+            vhost.put_exchange(definition);
+        }
+        vhost
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The definition of a queue by its slot.
+    pub fn queue(&self, slot: u32) -> Option<&QueueDefinition> {
+        self.queues.get(slot as usize)?.as_ref().map(|queue| &queue.definition)
+    }
+
+    /// The slot of a queue by its name.
+    pub fn queue_slot(&self, name: &str) -> Option<u32> {
+        self.queue_slots.get(name).copied()
+    }
+
+    /// The definition of an exchange by its name.
+    pub fn exchange(&self, name: &str) -> Option<&ExchangeDefinition> {
+        Some(&self.exchange_at(*self.exchange_slots.get(name)?)?.definition)
+    }
+
+    /// Every queue.
+    pub fn queues(&self) -> impl Iterator<Item = &QueueDefinition> {
+        self.queues.iter().flatten().map(|queue| &queue.definition)
+    }
+
+    /// Every exchange, the ones that every vhost has included.
+    pub fn exchanges(&self) -> impl Iterator<Item = &ExchangeDefinition> {
+        self.exchanges.iter().flatten().map(|exchange| &exchange.definition)
+    }
+
+    /// Every binding that was made; the default exchange has none.
+    pub fn bindings(&self) -> impl Iterator<Item = &BindingDefinition> {
+        self.exchanges.iter().flatten().flat_map(|exchange| exchange.outgoing.iter().map(|edge| &edge.definition))
+    }
+
+    /// Whether a binding outlives the broker: both of its ends do.
+    pub fn is_persistent(&self, binding: &BindingDefinition) -> bool {
+        let source = self.exchange(&binding.source).is_some_and(|exchange| exchange.durable);
+        let destination = match &binding.destination {
+            Destination::Exchange(name) => self.exchange(name).is_some_and(|exchange| exchange.durable),
+            Destination::Queue(name) => {
+                self.queue_slot(name).and_then(|slot| self.queue(slot)).is_some_and(QueueDefinition::is_persistent)
+            }
+        };
+        source && destination
+    }
+
+    /// The queue of this name, for an operation by `by`.
+    ///
+    /// # Errors
+    /// `NotFound`, or `ResourceLocked` for another connection's exclusive queue.
+    pub fn queue_for(&self, name: &str, by: Owner) -> Result<(u32, &QueueDefinition), AmqpError> {
+        let slot = self.queue_slot(name).ok_or_else(|| no_queue(&self.name, name))?;
+        let definition = self.queue(slot).ok_or_else(|| no_queue(&self.name, name))?;
+        definition.accessible_to(&self.name, by)?;
+        Ok((slot, definition))
+    }
+
+    /// What an `exchange.declare` means; `None` when there is nothing to do.
+    ///
+    /// # Errors
+    /// RabbitMQ's: `NotFound` (passive), `PreconditionFailed` (not equivalent), `AccessRefused` (reserved name),
+    /// `CommandInvalid` (unknown type).
+    pub fn plan_exchange_declare(&self, declare: &ExchangeDeclare) -> Result<Option<Change>, AmqpError> {
+        let name = without_line_ends(declare.exchange.as_str());
+        refuse_default(&name)?;
+        if declare.passive {
+            return match self.exchange(&name) {
+                Some(_) => Ok(None),
+                None => Err(no_exchange(&self.name, &name)),
+            };
+        }
+        let kind = ExchangeKind::from_name(declare.kind.as_str())?;
+        if let Some(existing) = self.exchange(&name) {
+            existing.same_as(&self.name, declare, kind)?;
+            return Ok(None);
+        }
+        refuse_reserved("exchange", &name)?;
+        let mut definition = ExchangeDefinition::from_declare(&self.name, declare, kind)?;
+        definition.name = name.into();
+        Ok(Some(Change::PutExchange(definition)))
+    }
+
+    /// What an `exchange.delete` means; nothing for an exchange that is not there.
+    ///
+    /// # Errors
+    /// `AccessRefused` for an exchange that every vhost has; `PreconditionFailed` when `if_unused` and it has bindings.
+    pub fn plan_exchange_delete(&self, name: &str, if_unused: bool) -> Result<Vec<Change>, AmqpError> {
+        let name = without_line_ends(name);
+        refuse_default(&name)?;
+        if name.starts_with("amq.") {
+            return Err(AmqpError::new(
+                ReplyCode::AccessRefused,
+                format!("deletion of system {} not allowed", exchange::display(&self.name, &name)),
+            ));
+        }
+        let Some(&slot) = self.exchange_slots.get(name.as_str()) else { return Ok(Vec::new()) };
+        if if_unused && self.exchange_at(slot).is_some_and(|exchange| !exchange.outgoing.is_empty()) {
+            return Err(AmqpError::new(
+                ReplyCode::PreconditionFailed,
+                format!("{} in use", exchange::display(&self.name, &name)),
+            ));
+        }
+        Ok(self.plan_removal(Target::Exchange(slot)))
+    }
+
+    /// What a `queue.declare` by `by` means. `name` is the queue's name, made up by the caller when the client left it
+    /// to the broker.
+    ///
+    /// # Errors
+    /// RabbitMQ's: `NotFound` (passive), `ResourceLocked`, `PreconditionFailed` (not equivalent, or an invalid argument),
+    /// `AccessRefused` (reserved name), `NotImplemented` (an argument that is not honoured).
+    pub fn plan_queue_declare(&self, declare: &QueueDeclare, name: &str, by: Owner) -> Result<QueuePlan, AmqpError> {
+        if declare.passive {
+            let given = without_line_ends(declare.queue.as_str());
+            return self.queue_for(&given, by).map(|(slot, _)| QueuePlan::Exists(slot));
+        }
+        let given = without_line_ends(name);
+        if !declare.queue.as_str().is_empty() {
+            refuse_reserved("queue", &given)?;
+        }
+        if let Some(slot) = self.queue_slot(&given) {
+            let existing = self.queue(slot).ok_or_else(|| no_queue(&self.name, &given))?;
+            existing.same_as(&self.name, declare, by)?;
+            return Ok(QueuePlan::Exists(slot));
+        }
+        QueueDefinition::from_declare(&self.name, &given, declare, by).map(QueuePlan::Create)
+    }
+
+    /// What deleting a queue means for its bindings and for exchanges that go with the last binding.
+    pub fn plan_queue_removal(&self, name: &str) -> Vec<Change> {
+        self.queue_slot(name).map(|slot| self.plan_removal(Target::Queue(slot))).unwrap_or_default()
+    }
+
+    /// What a `queue.bind` or `exchange.bind` means; `None` when the binding is there.
+    ///
+    /// # Errors
+    /// `NotFound`, `ResourceLocked`, `AccessRefused` (default exchange), `PreconditionFailed` (arguments).
+    pub fn plan_bind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<Option<Change>, AmqpError> {
+        let definition = self.definition(binding, to_queue)?;
+        let source = self.exchange_slots.get(&*definition.source).and_then(|slot| self.exchange_at(*slot));
+        let source = source.ok_or_else(|| no_exchange(&self.name, &definition.source))?;
+        match &definition.destination {
+            Destination::Queue(name) => drop(self.queue_for(name, by)?),
+            Destination::Exchange(name) => {
+                self.exchange(name).ok_or_else(|| no_exchange(&self.name, name))?;
+            }
+        }
+        if let ExchangeKind::Headers = source.definition.kind {
+            headers::check(&definition.arguments)?;
+        }
+        let exists = source.outgoing.iter().any(|edge| edge.definition == definition);
+        Ok((!exists).then_some(Change::Bind(definition)))
+    }
+
+    /// What a `queue.unbind` or `exchange.unbind` means; nothing for a binding that is not there.
+    ///
+    /// # Errors
+    /// `AccessRefused` for the default exchange.
+    pub fn plan_unbind(&self, binding: &Binding, to_queue: bool) -> Result<Vec<Change>, AmqpError> {
+        let definition = self.definition(binding, to_queue)?;
+        let Some(source) = self.exchange_slots.get(&*definition.source).and_then(|slot| self.exchange_at(*slot)) else {
+            return Ok(Vec::new());
+        };
+        let Some(edge) = source.outgoing.iter().find(|edge| edge.definition == definition) else {
+            return Ok(Vec::new());
+        };
+        let mut plan = RemovalPlan { vhost: self, changes: Vec::new(), gone: HashMap::new(), dropped: Vec::new() };
+        plan.unbind(edge);
+        Ok(plan.changes)
+    }
+
+    /// Makes a change true. Returns the slot of the queue that it made, or took away.
+    pub fn apply(&mut self, change: &Change) -> Option<u32> {
+        match change {
+            Change::PutExchange(definition) => {
+                self.put_exchange(definition.clone());
+                None
+            }
+            Change::DropExchange(name) => {
+                self.drop_exchange(name);
+                None
+            }
+            Change::PutQueue(definition) => Some(self.put_queue(definition.clone())),
+            Change::DropQueue(name) => self.drop_queue(name),
+            Change::Bind(binding) => {
+                self.bind(binding);
+                None
+            }
+            Change::Unbind(binding) => {
+                self.unbind(binding);
+                None
+            }
+        }
+    }
+
+    /// Finds the queues that get a message, into `route.queues`.
+    ///
+    /// `keys` are the routing key and those of `CC` and `BCC` ([`extra_keys`]).
+    ///
+    /// # Errors
+    /// `NotFound` for an exchange that is not there, `AccessRefused` for an internal one.
+    pub fn route(
+        &self,
+        exchange: &str,
+        keys: &[&str],
+        headers: Option<&FieldTable>,
+        route: &mut Route,
+    ) -> Result<(), AmqpError> {
+        route.queues.clear();
+        if exchange.is_empty() {
+            route.queues.extend(keys.iter().filter_map(|key| self.queue_slot(key)));
+        } else {
+            let slot = *self.exchange_slots.get(exchange).ok_or_else(|| no_exchange(&self.name, exchange))?;
+            let first = self.exchange_at(slot).ok_or_else(|| no_exchange(&self.name, exchange))?;
+            if first.definition.internal {
+                return Err(AmqpError::new(
+                    ReplyCode::AccessRefused,
+                    format!("cannot publish to internal {}", exchange::display(&self.name, exchange)),
+                ));
+            }
+            self.walk(slot, keys, headers, route);
+        }
+        route.queues.sort_unstable();
+        route.queues.dedup();
+        Ok(())
+    }
+
+    fn walk(&self, first: u32, keys: &[&str], headers: Option<&FieldTable>, route: &mut Route) {
+        let Route { queues, visited, scratch } = route;
+        visited.clear();
+        visited.push(first);
+        let mut next = 0;
+        while let Some(&slot) = visited.get(next) {
+            next += 1;
+            let Some(exchange) = self.exchange_at(slot) else { continue };
+            let mut routed = false;
+            let mut found = |target: Target| {
+                routed = true;
+                match target {
+                    Target::Queue(queue) => queues.push(queue),
+                    Target::Exchange(exchange) => {
+                        if !visited.contains(&exchange) {
+                            visited.push(exchange);
+                        }
+                    }
+                }
+            };
+            match &exchange.table {
+                Table::Direct(table) => {
+                    for key in keys {
+                        table.get(*key).into_iter().flatten().for_each(|target| found(*target));
+                    }
+                }
+                Table::Fanout(targets) => targets.iter().for_each(|target| found(*target)),
+                Table::Topic(table) => keys.iter().for_each(|key| table.route(key, scratch, &mut found)),
+                Table::Headers(table) => table.route(headers, found),
+            }
+            // Each exchange on the way has its own alternate: it takes what that exchange had no binding for.
+            if !routed
+                && let Some(name) = exchange.definition.alternate()
+                && !name.is_empty()
+                && let Some(&alternate) = self.exchange_slots.get(name)
+                && !visited.contains(&alternate)
+            {
+                visited.push(alternate);
+            }
+        }
+    }
+
+    fn definition(&self, binding: &Binding, to_queue: bool) -> Result<BindingDefinition, AmqpError> {
+        let source = without_line_ends(binding.source.as_str());
+        let destination = without_line_ends(binding.destination.as_str());
+        refuse_default(&source)?;
+        if !to_queue {
+            refuse_default(&destination)?;
+        }
+        Ok(BindingDefinition {
+            source: source.into(),
+            destination: match to_queue {
+                true => Destination::Queue(destination.into()),
+                false => Destination::Exchange(destination.into()),
+            },
+            routing_key: binding.routing_key.as_str().into(),
+            arguments: binding.arguments.clone(),
+        })
+    }
+
+    fn plan_removal(&self, target: Target) -> Vec<Change> {
+        let mut plan = RemovalPlan { vhost: self, changes: Vec::new(), gone: HashMap::new(), dropped: Vec::new() };
+        plan.remove(target);
+        plan.changes
+    }
+
+    fn exchange_at(&self, slot: u32) -> Option<&Exchange> {
+        self.exchanges.get(slot as usize)?.as_ref()
+    }
+
+    fn put_exchange(&mut self, definition: ExchangeDefinition) {
+        if self.exchange_slots.contains_key(&definition.name) {
+            return;
+        }
+        let table = match definition.kind {
+            ExchangeKind::Direct => Table::Direct(HashMap::new()),
+            ExchangeKind::Fanout => Table::Fanout(Vec::new()),
+            ExchangeKind::Topic => Table::Topic(TopicTable::default()),
+            ExchangeKind::Headers => Table::Headers(HeadersTable::default()),
+        };
+        let name = definition.name.clone();
+        let slot =
+            fill(&mut self.exchanges, Exchange { definition, table, outgoing: Vec::new(), incoming: Vec::new() });
+        self.exchange_slots.insert(name, slot);
+    }
+
+    fn drop_exchange(&mut self, name: &str) {
+        let Some(slot) = self.exchange_slots.remove(name) else { return };
+        let Some(exchange) = self.exchanges[slot as usize].take() else { return };
+        for edge in exchange.outgoing.iter().chain(&exchange.incoming) {
+            self.detach(edge);
+        }
+    }
+
+    fn put_queue(&mut self, definition: QueueDefinition) -> u32 {
+        if let Some(slot) = self.queue_slot(&definition.name) {
+            return slot;
+        }
+        let name = definition.name.clone();
+        let slot = fill(&mut self.queues, Queue { definition, incoming: Vec::new() });
+        self.queue_slots.insert(name, slot);
+        slot
+    }
+
+    fn drop_queue(&mut self, name: &str) -> Option<u32> {
+        let slot = self.queue_slots.remove(name)?;
+        let queue = self.queues[slot as usize].take()?;
+        for edge in &queue.incoming {
+            self.detach(edge);
+        }
+        Some(slot)
+    }
+
+    fn bind(&mut self, definition: &BindingDefinition) {
+        let Some(&source) = self.exchange_slots.get(&definition.source) else { return };
+        let target = match &definition.destination {
+            Destination::Queue(name) => self.queue_slot(name).map(Target::Queue),
+            Destination::Exchange(name) => self.exchange_slots.get(name).copied().map(Target::Exchange),
+        };
+        let Some(target) = target else { return };
+        let edge = Arc::new(BoundEdge { source, target, definition: definition.clone() });
+        let Some(exchange) = self.exchanges[source as usize].as_mut() else { return };
+        if exchange.outgoing.contains(&edge) {
+            return;
+        }
+        exchange.table.insert(definition, target);
+        exchange.outgoing.push(edge.clone());
+        match target {
+            Target::Queue(slot) => {
+                if let Some(queue) = self.queues[slot as usize].as_mut() {
+                    queue.incoming.push(edge);
+                }
+            }
+            Target::Exchange(slot) => {
+                if let Some(exchange) = self.exchanges[slot as usize].as_mut() {
+                    exchange.incoming.push(edge);
+                }
+            }
+        }
+    }
+
+    fn unbind(&mut self, definition: &BindingDefinition) {
+        let source = self.exchange_slots.get(&definition.source).and_then(|slot| self.exchange_at(*slot));
+        let edge = source.and_then(|exchange| exchange.outgoing.iter().find(|edge| edge.definition == *definition));
+        if let Some(edge) = edge.cloned() {
+            self.detach(&edge);
+        }
+    }
+
+    /// Takes a binding away at both of its ends, as far as they are still there.
+    fn detach(&mut self, edge: &Edge) {
+        let forget = |edges: &mut Vec<Edge>| {
+            if let Some(index) = edges.iter().position(|other| Arc::ptr_eq(other, edge)) {
+                edges.swap_remove(index);
+            }
+        };
+        if let Some(exchange) = self.exchanges[edge.source as usize].as_mut() {
+            forget(&mut exchange.outgoing);
+            exchange.table.remove(&edge.definition, edge.target);
+        }
+        match edge.target {
+            Target::Queue(slot) => {
+                if let Some(queue) = self.queues[slot as usize].as_mut() {
+                    forget(&mut queue.incoming);
+                }
+            }
+            Target::Exchange(slot) => {
+                if let Some(exchange) = self.exchanges[slot as usize].as_mut() {
+                    forget(&mut exchange.incoming);
+                }
+            }
+        }
+    }
+}
+
+/// Works out what goes when something goes, without touching it: an auto-delete exchange goes with its last binding,
+/// and its own bindings go with it.
+struct RemovalPlan<'a> {
+    vhost: &'a Vhost,
+    changes: Vec<Change>,
+    /// How many outgoing bindings each exchange has lost so far.
+    gone: HashMap<u32, usize>,
+    dropped: Vec<Target>,
+}
+
+impl RemovalPlan<'_> {
+    fn remove(&mut self, target: Target) {
+        if self.dropped.contains(&target) {
+            return;
+        }
+        self.dropped.push(target);
+        let vhost = self.vhost;
+        let (incoming, drop) = match target {
+            Target::Queue(slot) => match vhost.queues.get(slot as usize).and_then(Option::as_ref) {
+                Some(queue) => (&queue.incoming, Change::DropQueue(queue.definition.name.clone())),
+                None => return,
+            },
+            Target::Exchange(slot) => match vhost.exchange_at(slot) {
+                Some(exchange) => {
+                    for edge in &exchange.outgoing {
+                        self.changes.push(Change::Unbind(edge.definition.clone()));
+                    }
+                    (&exchange.incoming, Change::DropExchange(exchange.definition.name.clone()))
+                }
+                None => return,
+            },
+        };
+        let mut emptied = Vec::new();
+        for edge in incoming {
+            self.changes.push(Change::Unbind(edge.definition.clone()));
+            emptied.extend(self.lose(edge));
+        }
+        self.changes.push(drop);
+        emptied.into_iter().for_each(|slot| self.remove(Target::Exchange(slot)));
+    }
+
+    fn unbind(&mut self, edge: &Edge) {
+        self.changes.push(Change::Unbind(edge.definition.clone()));
+        if let Some(slot) = self.lose(edge) {
+            self.remove(Target::Exchange(slot));
+        }
+    }
+
+    /// Counts a lost binding; the exchange's slot when it was its last one and the exchange goes with it.
+    fn lose(&mut self, edge: &Edge) -> Option<u32> {
+        let exchange = self.vhost.exchange_at(edge.source)?;
+        let gone = self.gone.entry(edge.source).or_default();
+        *gone += 1;
+        (exchange.definition.auto_delete && *gone == exchange.outgoing.len()).then_some(edge.source)
+    }
+}
+
+/// The routing keys that a message's `CC` and `BCC` headers add.
+///
+/// # Errors
+/// `PreconditionFailed` with RabbitMQ's text when one of them is no array. Entries that are no text are skipped, as
+/// RabbitMQ does.
+pub fn extra_keys(properties: &AMQPProperties) -> Result<SmallVec<[&str; 2]>, AmqpError> {
+    let mut keys = SmallVec::new();
+    let Some(headers) = properties.headers() else { return Ok(keys) };
+    for name in ["CC", "BCC"] {
+        match headers.inner().get(name) {
+            None => {}
+            Some(AMQPValue::FieldArray(values)) => {
+                keys.extend(values.as_slice().iter().filter_map(super::arguments::text));
+            }
+            Some(other) => {
+                return Err(AmqpError::new(
+                    ReplyCode::PreconditionFailed,
+                    format!("invalid message: {{unacceptable_type_in_header,\"{name}\",{}}}", type_name(other)),
+                ));
+            }
+        }
+    }
+    Ok(keys)
+}
+
+/// 404 for a queue.
+pub fn no_queue(vhost: &str, name: &str) -> AmqpError {
+    AmqpError::new(ReplyCode::NotFound, format!("no {}", queue::display(vhost, name)))
+}
+
+/// 404 for an exchange.
+pub fn no_exchange(vhost: &str, name: &str) -> AmqpError {
+    AmqpError::new(ReplyCode::NotFound, format!("no {}", exchange::display(vhost, name)))
+}
+
+/// A name as RabbitMQ stores it: without carriage returns and line feeds.
+pub fn without_line_ends(name: &str) -> String {
+    name.replace(['\r', '\n'], "")
+}
+
+fn refuse_default(name: &str) -> Result<(), AmqpError> {
+    match name.is_empty() {
+        true => Err(AmqpError::new(ReplyCode::AccessRefused, "operation not permitted on the default exchange")),
+        false => Ok(()),
+    }
+}
+
+fn refuse_reserved(what: &str, name: &str) -> Result<(), AmqpError> {
+    match name.starts_with("amq.") {
+        true => Err(AmqpError::new(
+            ReplyCode::AccessRefused,
+            format!("{what} name '{name}' contains reserved prefix 'amq.*'"),
+        )),
+        false => Ok(()),
+    }
+}
+
+fn fill<T>(slots: &mut Vec<Option<T>>, value: T) -> u32 {
+    let index = match slots.iter().position(Option::is_none) {
+        Some(index) => {
+            slots[index] = Some(value);
+            index
+        }
+        None => {
+            slots.push(Some(value));
+            slots.len() - 1
+        }
+    };
+    u32::try_from(index).expect("fewer than 2^32 queues or exchanges in memory")
+}
+
+#[cfg(test)]
+mod tests;
