@@ -9,6 +9,8 @@ use tokio::sync::{broadcast, watch};
 use crate::config::{Config, Login};
 use crate::connection::{Connection, ConnectionEvent, Events};
 use crate::error::{Error, ErrorKind, Result};
+use crate::message::Message;
+use crate::publish::{Pending, PublishConfig, Published, Publisher};
 
 /// A connection to NATS with JetStream. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -23,6 +25,7 @@ struct Shared {
     events: Arc<Events>,
     config: Config,
     api_level: u32,
+    publisher: Publisher,
 }
 
 impl Bridge {
@@ -60,11 +63,70 @@ impl Bridge {
             };
             Error::new(kind).with("servers", without_passwords(&servers)).with("why", &e).because(e)
         })?;
+        // The first `Connected` comes over a channel; counted now, it is not taken for a reconnect later.
+        let mut connected = events.watch();
+        let first = tokio::time::timeout(config.connect_timeout, connected.wait_for(|c| c.connects > 0)).await;
+        if !matches!(first, Ok(Ok(_))) {
+            return Err(Error::new(ErrorKind::Timeout).with("call", "connect"));
+        }
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(config.request_timeout);
         let api_level = read_api_level(&client, config.request_timeout).await?;
-        let shared = Shared { client, jetstream, events, config, api_level };
+        let publisher =
+            Publisher::open(&client, jetstream.clone(), &events, config.publish.clone(), config.region.as_deref())
+                .await?;
+        let shared = Shared { client, jetstream, events, config, api_level, publisher };
         Ok(Bridge { shared: Arc::new(shared) })
+    }
+
+    /// Publishes one message and waits until JetStream has stored it; see [`Publisher::publish`] for outcomes and errors.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped after its first poll, the message may or may not be published.
+    pub async fn publish(&self, message: Message) -> Result<Published> {
+        self.shared.publisher.publish(message).await
+    }
+
+    /// Hands one message over and gives its pending confirm; waits while the window is full.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish_later`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped before it is ready, nothing is sent.
+    pub async fn publish_later(&self, message: Message) -> Result<Pending> {
+        self.shared.publisher.publish_later(message).await
+    }
+
+    /// Hands one message over if there is room at once.
+    ///
+    /// # Errors
+    /// As [`Publisher::try_publish`].
+    pub fn try_publish(&self, message: Message) -> Result<Pending> {
+        self.shared.publisher.try_publish(message)
+    }
+
+    /// A further publisher on this connection, with a window and bounds of its own.
+    ///
+    /// # Errors
+    /// `Config`: a bound is out of range. `Closed`: the connection was closed.
+    pub async fn publisher(&self, config: PublishConfig) -> Result<Publisher> {
+        let Shared { client, jetstream, events, config: own, .. } = &*self.shared;
+        Publisher::open(client, jetstream.clone(), events, config, own.region.as_deref()).await
+    }
+
+    /// Waits for outstanding confirms of this bridge's own publisher, then closes the connection. Drain consumers first.
+    ///
+    /// # Errors
+    /// `Timeout`: not all was confirmed within `budget`; the connection is closed nevertheless.
+    pub async fn close(&self, budget: Duration) -> Result<()> {
+        let flushed = self.shared.publisher.flush(budget).await;
+        // It fails only when the connection is closed already.
+        let _ = self.shared.client.drain().await;
+        flushed
     }
 
     /// The connection underneath, for what this crate does not cover.
@@ -127,7 +189,12 @@ async fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions>
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     Ok(match &config.login {
-        Login::FromUrl => options,
+        // The client itself does not look at these.
+        Login::FromUrl => match url_login(&config.servers)? {
+            Some((user, Some(password))) => options.user_and_password(user, password),
+            Some((token, None)) => options.token(token),
+            None => options,
+        },
         Login::Password { user, password } => options.user_and_password(user.clone(), password.clone()),
         Login::Token(token) => options.token(token.clone()),
         Login::Nkey(seed) => options.nkey(seed.clone()),
@@ -135,6 +202,36 @@ async fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions>
             Error::new(ErrorKind::Config).with("credentials_file", path.display()).with("why", &e).because(e)
         })?,
     })
+}
+
+// User and password, or a token alone, of the first URL that has them.
+fn url_login(servers: &[String]) -> Result<Option<(String, Option<String>)>> {
+    for server in servers {
+        let wrong = || Error::new(ErrorKind::Config).with("server", without_passwords(server));
+        let address: async_nats::ServerAddr = server.parse().map_err(|e| wrong().because(e))?;
+        if let Some(user) = address.username() {
+            let decode = |text: &str| percent_decoded(text).ok_or_else(wrong);
+            let password = address.password().map(decode).transpose()?;
+            return Ok(Some((decode(user)?, password)));
+        }
+    }
+    Ok(None)
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+                let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+                out.push((high * 16 + low) as u8);
+            }
+            _ => out.push(byte),
+        }
+    }
+    String::from_utf8(out).ok()
 }
 
 // `random` in 0..=u32::MAX chooses between half and all of the doubled pause.
@@ -198,6 +295,15 @@ mod tests {
         assert_eq!(reconnect_pause(2, max, u32::MAX), Duration::from_millis(10));
         assert_eq!(reconnect_pause(3, max, 0), Duration::from_millis(10));
         assert_eq!(reconnect_pause(usize::MAX, max, u32::MAX), max);
+    }
+
+    #[test]
+    fn a_login_is_read_from_the_url() {
+        let login = |url: &str| url_login(&[url.to_owned()]).expect("a URL");
+        assert_eq!(login("nats://h:1"), None);
+        assert_eq!(login("nats://a:p%40ss@h:1"), Some(("a".into(), Some("p@ss".into()))));
+        assert_eq!(login("nats://s3cret@h"), Some(("s3cret".into(), None)));
+        assert!(url_login(&["nats://a:%zz@h".to_owned()]).is_err());
     }
 
     #[test]

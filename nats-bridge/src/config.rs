@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::publish::PublishConfig;
+
 /// How to reach NATS and how to behave when it is away. All fields have defaults; see each.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -30,6 +32,8 @@ pub struct Config {
     pub reconnect_pause_max: Duration,
     /// A word that generated message ids start with (`msg_{region}_{ulid}`); letters, digits, `-`; default none.
     pub region: Option<String>,
+    /// The window and the bounds of [`Bridge::publish`](crate::Bridge::publish).
+    pub publish: PublishConfig,
 }
 
 /// How to log in to NATS.
@@ -81,6 +85,7 @@ impl Default for Config {
             ping_interval: Duration::from_secs(10),
             reconnect_pause_max: Duration::from_secs(4),
             region: None,
+            publish: PublishConfig::default(),
         }
     }
 }

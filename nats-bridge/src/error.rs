@@ -67,7 +67,6 @@ impl Error {
         Error(Box::new(Inner { kind, landed: Landed::No, context: Vec::new(), source: None }))
     }
 
-    #[allow(dead_code)]
     pub(crate) fn landed_unknown(mut self) -> Self {
         self.0.landed = Landed::Unknown;
         self

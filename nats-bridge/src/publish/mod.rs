@@ -1,10 +1,80 @@
 //! Publishing with confirms.
 //!
-//! - [`ConfirmInbox`]: the lowest layer; one subscription for the confirms of many publishes.
+//! - [`Publisher`]: publishes with ids, waits for confirms, sends again what has no answer, in a bounded window.
+//! - [`ConfirmInbox`]: the layer below; one subscription for the confirms of many publishes.
 //! - [`Stored`], [`Rejection`]: what JetStream answers.
 
 mod confirm;
 mod inbox;
+mod keeper;
+mod publisher;
+mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 pub use confirm::{Rejection, Stored};
 pub use inbox::{Confirm, ConfirmInbox, Confirms};
+pub use publisher::{Pending, Publisher};
+
+use crate::retry::RetryPolicy;
+
+/// Where a published message is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The stream that holds it.
+    pub stream: Arc<str>,
+    /// Its sequence in that stream; for a duplicate, the sequence of the first one.
+    pub sequence: u64,
+    /// Whether the id was already seen inside the stream's duplicate window. Also true when a resend of the SDK's own
+    /// found that the first send had been stored.
+    pub duplicate: bool,
+    /// The id it carries, also when it was generated.
+    pub id: Option<String>,
+}
+
+/// The bounds of a [`Publisher`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublishConfig {
+    /// Messages handed over and not confirmed; 1 to 32 768; default 4 096. At the bound, publishing waits and
+    /// `try_publish` says `WindowFull`.
+    pub max_in_flight: usize,
+    /// Bytes (subject, headers, payload) of those; default 32 MiB. A message larger than that goes alone.
+    pub max_in_flight_bytes: usize,
+    /// How long to wait for a confirm before sending again; default 5 s.
+    pub ack_wait: Duration,
+    /// How often one message is sent, the first time included; default 10.
+    pub attempts: u32,
+    /// How long one message is tried in all, connected or not; default 60 s. Keep it below the duplicate window of the
+    /// streams (120 s unless set otherwise), else resends stop at the window.
+    pub deadline: Duration,
+    /// How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 s.
+    pub no_stream_wait: Duration,
+}
+
+impl Default for PublishConfig {
+    fn default() -> Self {
+        PublishConfig {
+            max_in_flight: 4_096,
+            max_in_flight_bytes: 32 * 1024 * 1024,
+            ack_wait: Duration::from_secs(5),
+            attempts: 10,
+            deadline: Duration::from_secs(60),
+            no_stream_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+impl PublishConfig {
+    // Between rejections that may pass. Short, because a leader election takes a second or two.
+    fn pauses(&self) -> RetryPolicy {
+        RetryPolicy {
+            attempts: self.attempts,
+            first_pause: Duration::from_millis(200),
+            factor: 2.0,
+            max_pause: Duration::from_secs(2),
+            max_elapsed: Some(self.deadline),
+            jitter: true,
+        }
+    }
+}

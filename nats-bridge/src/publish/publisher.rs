@@ -1,0 +1,250 @@
+//! A publisher: a window of unconfirmed messages and the task that watches over it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, jetstream};
+use futures::FutureExt;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::inbox::ConfirmInbox;
+use super::keeper::{Keeper, PublishMetrics};
+use super::window::{Outstanding, Window};
+use super::{PublishConfig, Published};
+use crate::connection::Events;
+use crate::error::{Error, ErrorKind, Result};
+use crate::message::{Message, header_map};
+use crate::message_id::{Generator, MessageId};
+
+/// Publishes to JetStream, with a window of its own. Clones share the window.
+///
+/// When the last clone is dropped, what was handed over is still confirmed or timed out.
+#[derive(Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+    _last: Arc<DropGuard>,
+}
+
+pub(super) struct Shared {
+    pub inbox: ConfirmInbox,
+    pub config: PublishConfig,
+    pub window: std::sync::Mutex<Window>,
+    pub slots: Semaphore,
+    pub bytes: Semaphore,
+    pub ids: Generator,
+    pub metrics: PublishMetrics,
+    // The shortest duplicate window (milliseconds) of the streams published to; a resend later than this after the
+    // first send could be stored twice.
+    pub resend_bound_ms: AtomicU64,
+}
+
+/// A message that was handed over and is not confirmed yet; await it for the outcome.
+///
+/// Dropping it gives up the answer, not the message.
+#[derive(Debug)]
+pub struct Pending {
+    done: oneshot::Receiver<Result<Published>>,
+}
+
+impl Publisher {
+    pub(crate) async fn open(
+        client: &Client,
+        jetstream: jetstream::Context,
+        events: &Events,
+        config: PublishConfig,
+        region: Option<&str>,
+    ) -> Result<Publisher> {
+        config.check()?;
+        let (inbox, confirms) = ConfirmInbox::open(client).await?;
+        let shared = Arc::new(Shared {
+            inbox,
+            slots: Semaphore::new(config.max_in_flight),
+            bytes: Semaphore::new(config.max_in_flight_bytes),
+            config,
+            window: Default::default(),
+            ids: Generator::new(region),
+            metrics: PublishMetrics::new(),
+            resend_bound_ms: AtomicU64::new(u64::MAX),
+        });
+        let stop = CancellationToken::new();
+        let keeper = Keeper::new(shared.clone(), jetstream, events.watch(), events.follow());
+        tokio::spawn(keeper.run(confirms, stop.clone()));
+        Ok(Publisher { shared, _last: Arc::new(stop.drop_guard()) })
+    }
+
+    /// Publishes one message and waits until JetStream has stored it.
+    ///
+    /// No answer, a lost connection or a rejection that may pass (no leader, busy) are handled here: the message is sent
+    /// again with the same id, inside the streams' duplicate window, up to the bounds of [`PublishConfig`].
+    /// `duplicate` is true when the id was already seen inside the stream's duplicate window (default 120 s).
+    ///
+    /// # Errors
+    /// - `InvalidMessage`, `TooLarge`: it cannot be sent as it is. Nothing landed.
+    /// - `Rejected`: JetStream refused it, such as a full stream with discard "new" (`err_code` 10077). Nothing landed,
+    ///   unless an earlier attempt had no answer.
+    /// - `Denied`: this user may not publish to the subject.
+    /// - `Unreachable`: no stream listens on the subject, for longer than `no_stream_wait`.
+    /// - `Timeout`: not confirmed within the deadline. It may have landed: resend with the same id.
+    /// - `Closed`: the connection was closed. It may have landed.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped after its first poll, the message may or may not be published.
+    pub async fn publish(&self, message: Message) -> Result<Published> {
+        self.publish_later(message).await?.await
+    }
+
+    /// Hands one message over and gives its pending confirm.
+    ///
+    /// Waits while the window is full, in messages or bytes. Messages of one task are stored in the order of these
+    /// calls, except around a resend.
+    ///
+    /// # Errors
+    /// `InvalidMessage`, `TooLarge`, `Closed`; nothing landed. All else comes from the [`Pending`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: dropped before it is ready, nothing is sent.
+    pub async fn publish_later(&self, message: Message) -> Result<Pending> {
+        let (message, id) = self.prepare(message)?;
+        let size = self.window_size(&message);
+        let slot = self.shared.slots.acquire().await.map_err(|_| Error::new(ErrorKind::Closed))?;
+        let bytes = self.shared.bytes.acquire_many(size).await.map_err(|_| Error::new(ErrorKind::Closed))?;
+        slot.forget();
+        bytes.forget();
+        self.hand_over(message, id, size).await
+    }
+
+    /// Hands one message over if there is room at once.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish_later`], and `WindowFull`: the window, or the client's own queue, has no room. Nothing
+    /// landed.
+    pub fn try_publish(&self, message: Message) -> Result<Pending> {
+        let full = || Error::new(ErrorKind::WindowFull);
+        let (message, id) = self.prepare(message)?;
+        let size = self.window_size(&message);
+        let slot = self.shared.slots.try_acquire().map_err(|_| full())?;
+        let bytes = self.shared.bytes.try_acquire_many(size).map_err(|_| full())?;
+        slot.forget();
+        bytes.forget();
+        // Outside of Tokio's budget, so that "not ready" means that the client's queue is full.
+        tokio::task::unconstrained(self.hand_over(message, id, size)).now_or_never().unwrap_or_else(|| Err(full()))
+    }
+
+    /// Waits until nothing is outstanding; what is handed over meanwhile counts too.
+    ///
+    /// # Errors
+    /// `Timeout`: something is still outstanding after `budget`.
+    pub async fn flush(&self, budget: Duration) -> Result<()> {
+        let all = self.shared.slots.acquire_many(self.shared.config.max_in_flight as u32);
+        match tokio::time::timeout(budget, all).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::new(ErrorKind::Timeout).with("outstanding", self.outstanding())),
+        }
+    }
+
+    /// How many messages are handed over and not confirmed.
+    pub fn outstanding(&self) -> usize {
+        self.shared.lock().len()
+    }
+
+    fn prepare(&self, mut message: Message) -> Result<(Message, Option<String>)> {
+        message.check()?;
+        let id = match std::mem::take(&mut message.id) {
+            MessageId::Generated => Some(self.shared.ids.generate()),
+            MessageId::Given(id) => Some(id),
+            MessageId::None => None,
+        };
+        Ok((message, id))
+    }
+
+    // One that is larger than the whole window goes alone.
+    fn window_size(&self, message: &Message) -> u32 {
+        message.size().min(self.shared.config.max_in_flight_bytes) as u32
+    }
+
+    async fn hand_over(&self, message: Message, id: Option<String>, size: u32) -> Result<Pending> {
+        let Message { subject, payload, headers, .. } = message;
+        let (done, receiver) = oneshot::channel();
+        let map = header_map(&headers, id.as_deref());
+        let (wire_subject, wire_payload) = (subject.clone(), payload.clone());
+        let outstanding = Outstanding::new(subject, payload, headers, id, size, done, Instant::now());
+        let token = self.shared.lock().insert(outstanding);
+        // Takes the entry back if this future is dropped, or fails, before the message was handed over.
+        let mut entry = Entry { shared: &self.shared, token, keep: false };
+        let handed_over = self.shared.inbox.publish(token, wire_subject, map, wire_payload).await;
+        match handed_over {
+            Ok(()) => {
+                entry.keep = true;
+                Ok(Pending { done: receiver })
+            }
+            Err(error) => Err(entry.describe(error)),
+        }
+    }
+}
+
+struct Entry<'a> {
+    shared: &'a Shared,
+    token: u64,
+    keep: bool,
+}
+
+impl Entry<'_> {
+    fn describe(&self, error: Error) -> Error {
+        let mut window = self.shared.lock();
+        match window.get_mut(self.token) {
+            Some(out) => {
+                let error = error.with("subject", &out.subject);
+                match &out.id {
+                    Some(id) => error.with("msg_id", id),
+                    None => error,
+                }
+            }
+            None => error,
+        }
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Some(out) = { self.shared.lock().remove(self.token) }
+        {
+            self.shared.release(1, out.size as usize);
+        }
+    }
+}
+
+impl Shared {
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, Window> {
+        // Nothing panics while it is held; a poisoned window would still be whole.
+        self.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub fn release(&self, slots: usize, bytes: usize) {
+        self.slots.add_permits(slots);
+        self.bytes.add_permits(bytes);
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Published>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.done.poll_unpin(cx).map(|outcome| match outcome {
+            Ok(outcome) => outcome,
+            // The keeper ended without an answer: the runtime is shutting down.
+            Err(_) => Err(Error::new(ErrorKind::Closed).landed_unknown()),
+        })
+    }
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("outstanding", &self.outstanding()).finish_non_exhaustive()
+    }
+}
