@@ -1,1 +1,21 @@
-//! bindings/python
+//! Python binding of nats-bridge: converts types and errors, nothing else.
+//!
+//! The public classes are in `python/nats_bridge/`; this module, `nats_bridge._native`, is what they are made of. Each verb
+//! comes twice: `verb` waits without the GIL, `verb_start` gives its result to a future of asyncio. One file for each noun
+//! of the core.
+
+pub mod bridge;
+pub mod completions;
+pub mod errors;
+pub mod home;
+pub mod options;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::bridge::Bridge;
+    #[pymodule_export]
+    use super::completions::Completions;
+}

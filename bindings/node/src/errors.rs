@@ -1,0 +1,29 @@
+//! The core's errors as JSON texts, from which `lib/errors.ts` makes a `BridgeError`.
+
+use nats_bridge::{Error, ErrorKind, Landed};
+use serde_json::json;
+
+/// The rejection for an error of the core.
+pub fn from_core(error: &Error) -> napi::Error {
+    build(error.kind(), error.landed(), error.is_temporary(), &error.to_string(), error.context())
+}
+
+/// The rejection for an argument that the core was not asked about because its type cannot hold it.
+pub fn invalid(field: &'static str, why: &str) -> napi::Error {
+    let context = [("field", field.to_owned()), ("why", why.to_owned())];
+    build(ErrorKind::Config, Landed::No, false, &format!("config: field={field} why={why}"), &context)
+}
+
+fn build(
+    kind: ErrorKind,
+    landed: Landed,
+    temporary: bool,
+    text: &str,
+    context: &[(&'static str, String)],
+) -> napi::Error {
+    let context: serde_json::Map<_, _> = context.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    let error = json!({
+        "code": kind.name(), "landed": landed.name(), "temporary": temporary, "text": text, "context": context,
+    });
+    napi::Error::from_reason(error.to_string())
+}

@@ -1,0 +1,131 @@
+"""Why a call failed, and whether the message may have landed anyway."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Literal
+
+__all__ = [
+    "AlreadySettled",
+    "Closed",
+    "InvalidConfig",
+    "Conflict",
+    "Denied",
+    "Error",
+    "Forked",
+    "InvalidMessage",
+    "Landed",
+    "NotFound",
+    "Rejected",
+    "Timeout",
+    "TooLarge",
+    "Unreachable",
+    "Unsupported",
+    "WindowFull",
+]
+
+Landed = Literal["no", "unknown"]
+"""``"no"``: it is not stored, a resend cannot duplicate. ``"unknown"``: resend only with the same id."""
+
+
+class Error(Exception):
+    """The base of every exception that this package raises about messages, streams and connections.
+
+    Wrong Python types raise ``TypeError``, as everywhere.
+    """
+
+    code: str
+    """What went wrong, as one word in snake case: ``"timeout"``, ``"already_settled"``; the same in every language."""
+    landed: Landed
+    """Whether the message may be stored although the call failed; ``"no"`` for calls that store nothing."""
+    context: Mapping[str, str]
+    """What is known about the failure, such as ``{"stream": "ORDERS"}``."""
+
+    _classes: ClassVar[dict[str, type["Error"]]] = {}
+
+    is_temporary: bool
+    """Whether the same call may succeed later without anybody changing anything."""
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        code: str,
+        landed: Landed = "no",
+        is_temporary: bool = False,
+        context: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.code = code
+        self.landed = landed
+        self.is_temporary = is_temporary
+        self.context = MappingProxyType(dict(context or {}))
+
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
+        super().__init_subclass__()
+        if code is not None:
+            Error._classes[code] = cls
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return build, (self.code, self.landed, self.is_temporary, str(self), dict(self.context))
+
+
+class AlreadySettled(Error, code="already_settled"):
+    """The delivery was settled before; nothing was sent."""
+
+
+class Closed(Error, code="closed"):
+    """The connection or the consumer was closed."""
+
+
+class InvalidConfig(Error, code="config"):
+    """A setting is wrong or contradicts another."""
+
+
+class Conflict(Error, code="conflict"):
+    """What exists on the server differs from what was asked for and cannot be changed in place."""
+
+
+class Denied(Error, code="denied"):
+    """The server refuses this user the subject or the call."""
+
+
+class Forked(Error, code="forked"):
+    """The connection was made in another process: after a fork, connect again in the child."""
+
+
+class InvalidMessage(Error, code="invalid_message"):
+    """The message cannot be sent as it is: bad subject, reserved or illegal header, empty id."""
+
+
+class NotFound(Error, code="not_found"):
+    """The stream or consumer does not exist."""
+
+
+class Rejected(Error, code="rejected"):
+    """JetStream refused to store the message, or refused the call."""
+
+
+class Timeout(Error, code="timeout"):
+    """No answer within the time allowed."""
+
+
+class TooLarge(Error, code="too_large"):
+    """Headers and payload exceed the server's ``max_payload``."""
+
+
+class Unreachable(Error, code="unreachable"):
+    """No server could be reached, or nobody answers for this subject."""
+
+
+class Unsupported(Error, code="unsupported"):
+    """The server is too old for what was asked."""
+
+
+class WindowFull(Error, code="window_full"):
+    """The window of unconfirmed messages is full."""
+
+
+def build(code: str, landed: Landed, is_temporary: bool, text: str, context: Mapping[str, str]) -> Error:
+    """The exception for an error of the core; a code that is new to this file gives the base class."""
+    made = Error._classes.get(code, Error)  # pyright: ignore[reportPrivateUsage]
+    return made(text, code=code, landed=landed, is_temporary=is_temporary, context=context)

@@ -1,0 +1,152 @@
+//! How results reach an asyncio event loop: a queue and one wake-up, drained by the loop itself.
+//!
+//! Tokio's threads never take the GIL. They queue a result and, if the queue was empty, write one byte to a socket that
+//! the loop watches; the loop then sets many futures at once. So a busy loop costs no thread switches for each result, and
+//! nothing waits for the interpreter while it ends.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use pyo3::prelude::*;
+use tokio::task::AbortHandle;
+
+use crate::errors;
+use crate::home::{self, Home, lock};
+
+type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
+
+/// The futures of one connection that wait for the core.
+#[pyclass(frozen, module = "nats_bridge._native")]
+pub struct Completions {
+    home: &'static Home,
+    queue: Arc<Queue>,
+    reader: UnixStream,
+    next_token: AtomicU64,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+}
+
+struct Waiting {
+    future: Py<PyAny>,
+    task: Option<AbortHandle>,
+}
+
+struct Queue {
+    done: Mutex<Vec<(u64, Outcome)>>,
+    wake: UnixStream,
+}
+
+impl Queue {
+    fn push(&self, token: u64, outcome: Outcome) {
+        let mut done = lock(&self.done);
+        let was_empty = done.is_empty();
+        done.push((token, outcome));
+        if was_empty {
+            // A full socket means that a wake-up is on its way; a closed one, that the loop is gone.
+            let _ = (&self.wake).write(&[1]);
+        }
+    }
+}
+
+// Queues an error if the task ends without a result, so that no future waits for ever.
+struct Promise {
+    queue: Arc<Queue>,
+    token: u64,
+    kept: bool,
+}
+
+impl Promise {
+    fn keep(mut self, outcome: Outcome) {
+        self.kept = true;
+        self.queue.push(self.token, outcome);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.queue.push(self.token, Box::new(|_| Err(errors::abandoned())));
+        }
+    }
+}
+
+impl Completions {
+    /// Runs `work` and later, in the event loop, sets `future` to what `convert` makes of its result.
+    ///
+    /// Gives the token with which [`Completions::cancel`] gives up.
+    pub fn start<T: Send + 'static>(
+        &self,
+        future: Py<PyAny>,
+        work: impl Future<Output = T> + Send + 'static,
+        convert: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
+    ) -> PyResult<u64> {
+        self.home.check()?;
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        lock(&self.waiting).insert(token, Waiting { future, task: None });
+        let promise = Promise { queue: self.queue.clone(), token, kept: false };
+        let task = self.home.spawn(async move {
+            let result = work.await;
+            promise.keep(Box::new(move |py| convert(py, result)));
+        });
+        if let Some(waiting) = lock(&self.waiting).get_mut(&token) {
+            waiting.task = Some(task);
+        }
+        Ok(token)
+    }
+}
+
+#[pymethods]
+impl Completions {
+    #[new]
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let (reader, wake) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        wake.set_nonblocking(true)?;
+        Ok(Completions {
+            home: home::here(py)?,
+            queue: Arc::new(Queue { done: Mutex::new(Vec::new()), wake }),
+            reader,
+            next_token: AtomicU64::new(0),
+            waiting: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// The descriptor that is readable when there are results to drain.
+    fn fileno(&self) -> i32 {
+        self.reader.as_raw_fd()
+    }
+
+    /// Sets the futures whose results are there. Called by the event loop.
+    fn drain(&self, py: Python<'_>) -> PyResult<()> {
+        self.home.check()?;
+        let mut bytes = [0; 16];
+        // Nothing to read is normal: an earlier drain may have taken this wake-up's results.
+        let _ = (&self.reader).read(&mut bytes);
+        let done = std::mem::take(&mut *lock(&self.queue.done));
+        for (token, outcome) in done {
+            let Some(Waiting { future, .. }) = lock(&self.waiting).remove(&token) else { continue };
+            let future = future.into_bound(py);
+            if future.call_method0("done")?.is_truthy()? {
+                continue;
+            }
+            match outcome(py) {
+                Ok(value) => future.call_method1("set_result", (value,))?,
+                Err(error) => future.call_method1("set_exception", (error,))?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Stops the work behind `token` and forgets its future.
+    fn cancel(&self, token: u64) -> PyResult<()> {
+        self.home.check()?;
+        if let Some(Waiting { task: Some(task), .. }) = lock(&self.waiting).remove(&token) {
+            task.abort();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! The core's errors as Python exceptions. The classes are in `nats_bridge/errors.py`.
+
+use nats_bridge::{Error, ErrorKind, Landed};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+/// The exception for an error of the core.
+pub fn from_core(error: &Error) -> PyErr {
+    let code = error.kind().name();
+    build(code, error.landed(), error.is_temporary(), &error.to_string(), error.context())
+}
+
+/// The exception for a second settle of one delivery.
+pub fn already_settled(stream: &str, sequence: u64) -> PyErr {
+    let context = [("stream", stream.to_owned()), ("sequence", sequence.to_string())];
+    let text = format!("already settled: stream={stream} sequence={sequence}");
+    build(ErrorKind::AlreadySettled.name(), Landed::No, false, &text, &context)
+}
+
+/// The exception for an argument that the core was not asked about because its type cannot hold it.
+pub fn invalid(field: &str, why: &str) -> PyErr {
+    let context = [("field", field.to_owned()), ("why", why.to_owned())];
+    build(ErrorKind::Config.name(), Landed::No, false, &format!("config: field={field} why={why}"), &context)
+}
+
+/// The exception for the use of a closed object.
+pub fn closed(what: &'static str) -> PyErr {
+    build(ErrorKind::Closed.name(), Landed::No, false, &format!("closed: {what}"), &[("what", what.to_owned())])
+}
+
+/// The exception for use in a process other than the one that connected.
+pub fn forked(pid: u32) -> PyErr {
+    let text = format!(
+        "forked: connected in process {pid}, used in process {}: a connection does not survive a fork, connect again in the child",
+        std::process::id()
+    );
+    build("forked", Landed::No, false, &text, &[("connected_in", pid.to_string())])
+}
+
+/// The exception for work that ended without a result, which is a defect of ours.
+pub fn abandoned() -> PyErr {
+    let text = "closed: the call ended without a result (the message may have been stored)";
+    build(ErrorKind::Closed.name(), Landed::Unknown, false, text, &[])
+}
+
+fn build(code: &str, landed: Landed, temporary: bool, text: &str, context: &[(&'static str, String)]) -> PyErr {
+    Python::attach(|py| {
+        let made = || {
+            let pairs = PyDict::new(py);
+            for (key, value) in context {
+                pairs.set_item(key, value)?;
+            }
+            static BUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+            let build = BUILD.import(py, "nats_bridge.errors", "build")?;
+            Ok(PyErr::from_value(build.call1((code, landed.name(), temporary, text, pairs))?))
+        };
+        made().unwrap_or_else(|error: PyErr| error)
+    })
+}
