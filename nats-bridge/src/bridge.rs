@@ -65,8 +65,10 @@ impl Bridge {
         })?;
         // The first `Connected` comes over a channel; counted now, it is not taken for a reconnect later.
         let mut connected = events.watch();
-        let first = tokio::time::timeout(config.connect_timeout, connected.wait_for(|c| c.connects > 0)).await;
-        if !matches!(first, Ok(Ok(_))) {
+        let first = connected.wait_for(|c| c.connects > 0);
+        // What is awaited here holds a lock; kept longer, it would tie this future to one thread.
+        let counted = matches!(tokio::time::timeout(config.connect_timeout, first).await, Ok(Ok(_)));
+        if !counted {
             return Err(Error::new(ErrorKind::Timeout).with("call", "connect"));
         }
         let mut jetstream = jetstream::new(client.clone());
