@@ -33,6 +33,18 @@ pub mod rabbitmq;
 /// A broker that AMQP sessions can be run against.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
+    /// Checks a login before limits are negotiated; clients expect a refusal here and not later. `login.vhost` is not
+    /// known yet and empty. Also asked for a changed secret (`connection.update-secret`).
+    ///
+    /// A backend that can only tell while it opens a link says yes to everyone here, which is the default.
+    ///
+    /// # Errors
+    /// `AccessRefused` for a refused login.
+    async fn authenticate(&self, login: &Login) -> Result<(), AmqpError> {
+        let _ = login;
+        Ok(())
+    }
+
     /// Opens one link for one AMQP connection whose login the client has just sent.
     ///
     /// # Errors

@@ -1,1 +1,131 @@
-//! The server sockets.
+//! The server sockets: unmodified RabbitMQ clients connect here.
+//!
+//! [`Listener::run`] accepts connections and gives each a task of its own (`connection`), which moves bytes between the
+//! socket and a [`crate::session::Session`], and commands and events between the session and the backend's link.
+
+mod connection;
+mod figures;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use ulid::Ulid;
+
+use crate::backend::Backend;
+use crate::session::Limits;
+
+/// A bound TCP socket that speaks AMQP 0-9-1.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    options: Options,
+}
+
+/// The bounds of a listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// How many connections there may be; one more is closed at once and counted in
+    /// `natsbridge_amqp_connections_refused_total`. Default 10 000.
+    pub max_connections: usize,
+    /// The bounds of each connection.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_connections: 10_000, limits: Limits::default() }
+    }
+}
+
+impl Listener {
+    /// Binds a socket with the default [`Options`]; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// Those of resolving and binding `address`.
+    pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::bind_with(address, Options::default()).await
+    }
+
+    /// Binds a socket; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// Those of resolving and binding `address`.
+    pub async fn bind_with(address: impl ToSocketAddrs, options: Options) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await?, options })
+    }
+
+    /// The address that clients connect to.
+    ///
+    /// # Errors
+    /// Those of asking the operating system.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until `shutdown` is cancelled, then closes all connections with 320 `CONNECTION_FORCED`, each after its
+    /// publishes have been answered, and returns when they are gone (20 s at most).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket and all connections at once; what was not confirmed may have landed.
+    pub async fn run(self, backend: Arc<dyn Backend>, shutdown: CancellationToken) {
+        let mut connections = JoinSet::new();
+        let places = Arc::new(Semaphore::new(self.options.max_connections));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.socket.accept() => accepted,
+                Some(ended) = connections.join_next() => {
+                    note_end(ended);
+                    continue;
+                }
+                () = shutdown.cancelled() => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: trying again at once would only burn the processor.
+                    warn!(%error, "cannot accept an AMQP connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                figures::refused();
+                warn!(%peer, max = self.options.max_connections, "too many AMQP connections, one is closed");
+                continue;
+            };
+            let (backend, shutdown, limits) = (Arc::clone(&backend), shutdown.clone(), self.options.limits);
+            connections.spawn(async move {
+                connection::serve(stream, peer, backend, limits, &Ulid::new().to_string(), shutdown).await;
+                drop(place);
+            });
+        }
+        drop(self.socket);
+        info!(connections = connections.len(), "closing AMQP connections");
+        let drained = tokio::time::timeout(DRAIN, async {
+            while let Some(ended) = connections.join_next().await {
+                note_end(ended);
+            }
+        });
+        if drained.await.is_err() {
+            warn!(connections = connections.len(), "AMQP connections did not end in time");
+        }
+    }
+}
+
+fn note_end(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "the task of an AMQP connection panicked");
+    }
+}
+
+/// How long connections may take to close when the listener stops.
+const DRAIN: Duration = Duration::from_secs(20);

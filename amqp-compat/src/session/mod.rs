@@ -1,1 +1,38 @@
 //! Pure: the AMQP 0-9-1 protocol of one connection; frames in, frames and commands out.
+//!
+//! [`Session`] is one connection. It is fed the client's bytes, the broker's [`crate::backend::Event`]s and the time, and
+//! it fills an output buffer and a queue of [`crate::backend::Command`]s. It awaits nothing and reads no clock, so that
+//! every rule of the protocol is tested with tables of frames.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `frame` | bytes <-> frames, and what a malformed frame is |
+//! | `nesting` | how deep a field table may nest |
+//! | `output` | the bytes to write |
+//! | `handshake` | server properties, login responses, tuning |
+//! | `connection` | the life of a connection: [`Session`] |
+//! | `heartbeat` | when to send a heartbeat, and when a silent peer is gone |
+//! | `channel` | the life of a channel, and the order of what happens on it |
+//! | `topology` | exchange and queue methods |
+//! | `publish` | a publish is put together from its frames |
+//! | `confirms` | publisher confirms, in publish order |
+//! | `consumers` | consumers, prefetch and credit |
+//! | `unacked` | delivery tags that wait for their settlement |
+
+mod channel;
+mod confirms;
+mod connection;
+mod consumers;
+mod frame;
+mod handshake;
+mod heartbeat;
+mod nesting;
+mod output;
+mod publish;
+mod topology;
+mod unacked;
+
+#[cfg(test)]
+mod tests;
+
+pub use connection::{Ask, Counts, Limits, Session};

@@ -1,0 +1,339 @@
+//! One connection's task: a socket, a session and a link.
+//!
+//! The loop never waits for one of its sides alone: reading, writing, sending commands and taking events are branches of
+//! one `select!`, each switched off while the session cannot take more of it. So a slow client stops its events, a slow
+//! broker stops its reads, and neither can block the other.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::figures::Figures;
+use crate::backend::{Backend, Command, Event, Link};
+use crate::error::AmqpError;
+use crate::session::{Ask, Limits, Session};
+
+/// How many bytes are read at once.
+const READ: usize = 64 * 1024;
+
+/// How many bytes may wait to be decoded; more than the largest frame.
+const MAX_INPUT: usize = 256 * 1024;
+
+/// How many events are taken at once.
+const EVENTS: usize = 256;
+
+/// How long the last bytes may take to be written, and the client to close its side.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    backend: Arc<dyn Backend>,
+    limits: Limits,
+    token: &str,
+    shutdown: CancellationToken,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%peer, %error, "cannot switch Nagle's algorithm off");
+    }
+    let session = Session::new(peer.to_string(), token, limits, Instant::now());
+    let (reader, writer) = stream.into_split();
+    let mut task = Task {
+        session,
+        backend,
+        figures: Figures::open(),
+        peer,
+        reader,
+        writer,
+        input: BytesMut::new(),
+        ended: false,
+        dead: false,
+        writing: Vec::new(),
+        written: 0,
+        commands: None,
+        events: None,
+        waiting: VecDeque::new(),
+    };
+    task.run(shutdown).await;
+    task.last_words().await;
+}
+
+struct Task {
+    session: Session,
+    backend: Arc<dyn Backend>,
+    figures: Figures,
+    peer: SocketAddr,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    input: BytesMut,
+    /// The client has closed its side.
+    ended: bool,
+    /// The socket takes no more bytes.
+    dead: bool,
+    /// What is being written, and how much of it has gone.
+    writing: Vec<u8>,
+    written: usize,
+    commands: Option<mpsc::Sender<Command>>,
+    events: Option<mpsc::Receiver<Event>>,
+    /// Events that are taken and not worked on.
+    waiting: VecDeque<Event>,
+}
+
+/// What an [`Ask`] came to.
+type Answer = Result<Option<Link>, AmqpError>;
+
+impl Task {
+    async fn run(&mut self, shutdown: CancellationToken) {
+        let mut asked: Option<Pin<Box<dyn Future<Output = Answer> + Send>>> = None;
+        let mut batch = Vec::with_capacity(EVENTS);
+        let alarm = tokio::time::sleep(Duration::ZERO);
+        tokio::pin!(alarm);
+        let mut stopping = false;
+        while !self.work() {
+            if let Some(ask) = self.session.take_ask() {
+                asked = Some(answer(Arc::clone(&self.backend), ask));
+            }
+            // An alarm that rings early does no harm; moving it for each byte would cost.
+            if let Some(deadline) = self.session.deadline().map(tokio::time::Instant::from_std)
+                && (deadline < alarm.deadline() || alarm.is_elapsed())
+            {
+                alarm.as_mut().reset(deadline);
+            }
+            let reads = !self.ended && self.session.takes_input() && self.input.len() < MAX_INPUT;
+            let takes = self.waiting.is_empty() && self.session.takes_events();
+            let sends = !self.session.commands().is_empty();
+            tokio::select! {
+                read = read(&mut self.reader, &mut self.input), if reads => match read {
+                    Ok(1..) => {}
+                    Ok(0) => self.ended = true,
+                    Err(error) => {
+                        debug!(peer = %self.peer, %error, "an AMQP client's socket failed");
+                        // Nothing can be written either.
+                        self.give_up_writing();
+                    }
+                },
+                taken = take(&mut self.events, &mut batch), if takes && self.events.is_some() => {
+                    if taken == 0 {
+                        self.events = None;
+                        self.session.link_ended(Instant::now());
+                    }
+                    self.waiting.extend(batch.drain(..));
+                }
+                writable = self.writer.writable(), if self.written < self.writing.len() => {
+                    if writable.is_err() {
+                        self.give_up_writing();
+                    }
+                }
+                open = room(&self.commands), if sends && self.commands.is_some() => {
+                    if !open {
+                        self.commands = None;
+                    }
+                }
+                answer = wait(&mut asked), if asked.is_some() => {
+                    asked = None;
+                    self.answered(answer);
+                }
+                () = &mut alarm, if !alarm.is_elapsed() => self.session.tick(Instant::now()),
+                () = shutdown.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.session.shutdown(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Does all that can be done without waiting; answers whether the connection is over.
+    fn work(&mut self) -> bool {
+        let now = Instant::now();
+        loop {
+            while self.session.takes_events()
+                && let Some(event) = self.waiting.pop_front()
+            {
+                self.session.event(event, now);
+            }
+            if !self.input.is_empty() {
+                self.session.read(&mut self.input, now);
+            }
+            if self.ended && self.session.takes_input() {
+                // All that the client has sent is worked on; what is left is no whole frame.
+                self.input.clear();
+                self.session.hung_up(now);
+            }
+            self.session.flush();
+            self.send();
+            if !self.write(now) {
+                break;
+            }
+        }
+        self.figures.tell(self.session.counts());
+        self.session.is_over()
+    }
+
+    /// Sends the commands that the link has room for.
+    fn send(&mut self) {
+        let commands = self.session.commands();
+        match &self.commands {
+            Some(_) if commands.is_empty() => {}
+            Some(link) => {
+                let amount = commands.len().min(link.capacity());
+                match link.try_reserve_many(amount) {
+                    Ok(permits) => {
+                        for (permit, command) in permits.zip(commands.drain(..amount)) {
+                            permit.send(command);
+                        }
+                    }
+                    Err(mpsc::error::TrySendError::Full(())) => {}
+                    // The link's last event says why.
+                    Err(mpsc::error::TrySendError::Closed(())) => commands.clear(),
+                }
+            }
+            None => commands.clear(),
+        }
+        if commands.is_empty() && self.session.is_link_done() {
+            self.commands = None;
+        }
+    }
+
+    /// Writes what the socket takes; answers whether something became possible by that.
+    fn write(&mut self, now: Instant) -> bool {
+        if self.writing.is_empty() && self.session.output_len() > 0 {
+            self.session.take_output(&mut self.writing, now);
+        }
+        if self.dead {
+            // Never written: nothing that was in there is settled for the client.
+            self.writing.clear();
+        }
+        if self.writing.is_empty() {
+            return false;
+        }
+        while self.written < self.writing.len() {
+            match self.writer.try_write(&self.writing[self.written..]) {
+                Ok(0) => {
+                    self.give_up_writing();
+                    return false;
+                }
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    debug!(peer = %self.peer, %error, "an AMQP client's socket failed");
+                    self.give_up_writing();
+                    return false;
+                }
+            }
+        }
+        self.writing.clear();
+        self.written = 0;
+        // A large delivery must not keep its room for the life of the connection.
+        self.writing.shrink_to(MAX_INPUT);
+        self.session.written();
+        true
+    }
+
+    /// The client will not hear anything any more: no delivery counts as written from here on.
+    fn give_up_writing(&mut self) {
+        self.writing.clear();
+        self.written = 0;
+        self.dead = true;
+        self.ended = true;
+        self.session.hung_up(Instant::now());
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let login = self.session.login();
+        let (user, vhost) = (login.user.clone(), login.vhost.clone());
+        let outcome = match answer {
+            Ok(link) => {
+                if let Some(Link { commands, events }) = link {
+                    info!(peer = %self.peer, user, vhost, "AMQP connection opened");
+                    self.commands = Some(commands);
+                    self.events = Some(events);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                warn!(peer = %self.peer, user, vhost, %error, "AMQP connection refused");
+                Err(error)
+            }
+        };
+        self.session.answered(outcome, Instant::now());
+    }
+
+    /// Writes what is left, closes the socket, and lets the client close its side, so that it can read what was written.
+    async fn last_words(mut self) {
+        let words = async {
+            if !self.dead && (self.session.output_len() > 0 || !self.writing.is_empty()) {
+                self.writer.write_all(&self.writing[self.written..]).await?;
+                let mut rest = Vec::new();
+                self.session.take_output(&mut rest, Instant::now());
+                self.writer.write_all(&rest).await?;
+            }
+            self.writer.shutdown().await?;
+            let mut sink = [0; 4096];
+            while self.reader.read(&mut sink).await? > 0 {}
+            std::io::Result::Ok(())
+        };
+        match tokio::time::timeout(LAST_WORDS, words).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(error)) => debug!(peer = %self.peer, %error, "an AMQP client was gone before the last words"),
+        }
+        debug!(peer = %self.peer, "AMQP connection closed");
+    }
+}
+
+/// Reads into `input`.
+///
+/// # Cancel safety
+/// Cancel safe: nothing is read when it is dropped.
+async fn read(reader: &mut OwnedReadHalf, input: &mut BytesMut) -> std::io::Result<usize> {
+    if input.capacity() - input.len() < READ / 4 {
+        input.reserve(READ);
+    }
+    reader.read_buf(input).await
+}
+
+/// Takes events, as many as there are; 0 when the link has ended.
+///
+/// # Cancel safety
+/// Cancel safe, as `recv_many` is.
+async fn take(events: &mut Option<mpsc::Receiver<Event>>, batch: &mut Vec<Event>) -> usize {
+    match events {
+        Some(events) => events.recv_many(batch, EVENTS).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the link has room for a command; `false` when it is gone.
+async fn room(commands: &Option<mpsc::Sender<Command>>) -> bool {
+    match commands {
+        Some(commands) => commands.reserve().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait(asked: &mut Option<Pin<Box<dyn Future<Output = Answer> + Send>>>) -> Answer {
+    match asked {
+        Some(asked) => asked.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn answer(backend: Arc<dyn Backend>, ask: Ask) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+    Box::pin(async move {
+        match ask {
+            Ask::Authenticate(login) => backend.authenticate(&login).await.map(|()| None),
+            Ask::Open(login) => backend.open(login).await.map(Some),
+        }
+    })
+}

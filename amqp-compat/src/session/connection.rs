@@ -1,0 +1,749 @@
+//! The life of a connection.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use amq_protocol::protocol::{AMQPClass, channel, connection};
+use amq_protocol::types::{FieldTable, ShortString};
+use bytes::BytesMut;
+
+use super::channel::{Channel, Next, Phase, Shared, ids, reply_text};
+use super::frame::{self, Fault, Frame, PROTOCOL_HEADER};
+use super::handshake::{self, Capabilities, PROPOSED, Tuned};
+use super::heartbeat::Heartbeat;
+use super::output::Output;
+use crate::backend::{ChannelId, Command, Event, Login};
+use crate::error::{AmqpError, ReplyCode};
+
+/// One AMQP connection, without its socket and without its broker.
+///
+/// Its driver feeds it [`Session::read`], [`Session::event`] and [`Session::tick`], calls [`Session::flush`] at the end
+/// of each batch, sends [`Session::commands`] to the broker in order and writes [`Session::take_output`] to the client.
+/// When [`Session::takes_input`] or [`Session::takes_events`] say no, the driver stops reading that side until they say
+/// yes again; this is how every buffer in here is bounded ([`Limits`]).
+#[derive(Debug)]
+pub struct Session {
+    stage: Stage,
+    now: Instant,
+    /// End of the handshake, of closing, or of draining.
+    deadline: Option<Instant>,
+    /// Input can no longer be understood.
+    deaf: bool,
+    /// The broker's side may be dropped.
+    link_done: bool,
+    stopping: bool,
+    ask: Option<Ask>,
+    asking: bool,
+    login: Login,
+    mechanism: String,
+    tuned: Tuned,
+    heartbeat: Heartbeat,
+    channels: HashMap<ChannelId, Channel>,
+    shared: Shared,
+}
+
+/// What a session needs its driver to do before it goes on; answered by [`Session::answered`].
+#[derive(Debug)]
+pub enum Ask {
+    /// Check a login ([`crate::backend::Backend::authenticate`]); its vhost is not known yet and empty.
+    Authenticate(Login),
+    /// Open the link ([`crate::backend::Backend::open`]).
+    Open(Login),
+}
+
+/// The bounds of a session.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Largest body of a message in bytes; a larger one is refused with 406. Default 16 MiB.
+    pub max_message: usize,
+    /// Bytes of messages that have begun to arrive, over all channels; above it the connection is closed with 506.
+    /// Default 64 MiB.
+    pub max_assembling: usize,
+    /// Publishes that the broker has not answered; at it, nothing more is read. Default 32 768.
+    pub max_publishes: usize,
+    /// Their bodies in bytes; at it, nothing more is read. Default 64 MiB.
+    pub max_publish_bytes: usize,
+    /// Commands that the broker has not taken; at it, nothing more is read. Default 1024.
+    pub max_commands: usize,
+    /// Bytes of frames that wait for a request on their channel; at it, nothing more is read. Default 1 MiB.
+    pub max_parked: usize,
+    /// Bytes that the client has not taken; at it, no more events are taken, at four times it nothing more is read.
+    /// Default 1 MiB.
+    pub max_output: usize,
+    /// How long a handshake may take. Default 10 s.
+    pub handshake: Duration,
+    /// How long the peer is waited for when a connection is closed. Default 10 s.
+    pub closing: Duration,
+    /// How long publishes and requests are waited for when a client leaves or the server stops. Default 5 s.
+    pub draining: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: usize = 1 << 20;
+        Self {
+            max_message: 16 * MIB,
+            max_assembling: 64 * MIB,
+            max_publishes: 32_768,
+            max_publish_bytes: 64 * MIB,
+            max_commands: 1024,
+            max_parked: MIB,
+            max_output: MIB,
+            handshake: Duration::from_secs(10),
+            closing: Duration::from_secs(10),
+            draining: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What has happened on a connection; all but `channels` and `consumers` only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Channels that are open.
+    pub channels: u64,
+    /// Consumers that are attached.
+    pub consumers: u64,
+    /// Messages that the client published.
+    pub published: u64,
+    /// `basic.ack`s to a publisher; one may stand for many publishes.
+    pub acks: u64,
+    /// `basic.nack`s to a publisher.
+    pub nacks: u64,
+    /// Messages that were given back.
+    pub returned: u64,
+    /// Messages that were delivered or got.
+    pub delivered: u64,
+    /// Deliveries that the client settled.
+    pub settled: u64,
+    /// Channels that were closed for an error.
+    pub channel_errors: u64,
+    /// 1 once the connection was closed for an error.
+    pub connection_errors: u64,
+}
+
+/// Where a connection is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The protocol header is due.
+    Header,
+    /// `connection.start-ok` is due.
+    Start,
+    /// The login is checked.
+    Authenticating,
+    /// `connection.tune-ok` is due.
+    Tune,
+    /// `connection.open` is due.
+    Open,
+    /// The link is being opened.
+    Opening,
+    /// In use.
+    Running,
+    /// The client leaves; what it began is finished. `answer`: it waits for `connection.close-ok`.
+    Leaving { answer: bool },
+    /// The server has closed it, and waits for `connection.close-ok`.
+    Closing,
+    /// Over.
+    Closed,
+}
+
+impl Session {
+    /// A connection that was just accepted from `peer`. Made up consumer tags contain `token`, which should be unique.
+    pub fn new(peer: String, token: &str, limits: Limits, now: Instant) -> Self {
+        let login = Login {
+            vhost: String::new(),
+            user: String::new(),
+            password: String::new(),
+            client_properties: FieldTable::default(),
+            peer,
+        };
+        Self {
+            stage: Stage::Header,
+            now,
+            deadline: Some(now + limits.handshake),
+            deaf: false,
+            link_done: false,
+            stopping: false,
+            ask: None,
+            asking: false,
+            login,
+            mechanism: String::new(),
+            tuned: PROPOSED,
+            heartbeat: Heartbeat::new(now),
+            channels: HashMap::new(),
+            shared: Shared {
+                output: Output::default(),
+                commands: VecDeque::new(),
+                generation: 0,
+                unwritten: Vec::new(),
+                touched: Vec::new(),
+                assembling: 0,
+                publishes: 0,
+                publish_bytes: 0,
+                parked: 0,
+                tag_prefix: token.to_owned(),
+                next_key: 0,
+                user: String::new(),
+                capabilities: Capabilities::default(),
+                frame_max: PROPOSED.frame_max,
+                limits,
+                counts: Counts::default(),
+            },
+        }
+    }
+
+    /// Takes the client's bytes off `input`, as many as it can work on; an incomplete frame stays.
+    pub fn read(&mut self, input: &mut BytesMut, now: Instant) {
+        self.now = now;
+        self.heartbeat.received(now);
+        while self.takes_input() {
+            if self.deaf {
+                input.clear();
+                return;
+            }
+            if self.stage == Stage::Header {
+                if !self.protocol_header(input) {
+                    return;
+                }
+                continue;
+            }
+            match frame::decode(input, self.tuned.frame_max as usize) {
+                Ok(Some(frame)) => self.frame(frame),
+                Ok(None) => return,
+                Err(fault) => {
+                    self.deaf = true;
+                    self.fail(fault);
+                }
+            }
+        }
+    }
+
+    /// Whether [`Session::read`] would take anything now.
+    pub fn takes_input(&self) -> bool {
+        let shared = &self.shared;
+        let limits = &shared.limits;
+        let listens = match self.stage {
+            Stage::Header | Stage::Start | Stage::Tune | Stage::Open => true,
+            Stage::Authenticating | Stage::Opening | Stage::Leaving { .. } | Stage::Closed => false,
+            Stage::Running => !self.stopping,
+            Stage::Closing => return true,
+        };
+        listens
+            && !self.asking
+            && shared.commands.len() < limits.max_commands
+            && shared.publishes < limits.max_publishes
+            && shared.publish_bytes < limits.max_publish_bytes
+            && shared.parked < limits.max_parked
+            && shared.output.len() < limits.max_output * 4
+    }
+
+    /// Whether it can take more events now.
+    pub fn takes_events(&self) -> bool {
+        self.shared.output.len() < self.shared.limits.max_output
+    }
+
+    /// What the driver has to do; each is given out once.
+    pub fn take_ask(&mut self) -> Option<Ask> {
+        self.ask.take()
+    }
+
+    /// The answer to the last [`Ask`].
+    pub fn answered(&mut self, answer: Result<(), AmqpError>, now: Instant) {
+        self.now = now;
+        self.asking = false;
+        match (self.stage, answer) {
+            (Stage::Authenticating, Ok(())) => {
+                self.stage = Stage::Tune;
+                let Tuned { channel_max, frame_max, heartbeat } = PROPOSED;
+                self.tell(connection::AMQPMethod::Tune(connection::Tune { channel_max, frame_max, heartbeat }));
+            }
+            (Stage::Authenticating, Err(error)) => self.refuse_login(error),
+            (Stage::Opening, Ok(())) => {
+                self.stage = Stage::Running;
+                self.deadline = None;
+                self.heartbeat.start(self.tuned.heartbeat, now);
+                self.tell(connection::AMQPMethod::OpenOk(connection::OpenOk {}));
+            }
+            (Stage::Opening, Err(error)) => self.fail(Fault::of(error, (10, 40))),
+            (Stage::Running, Ok(())) => {
+                self.tell(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}));
+            }
+            (Stage::Running, Err(error)) => self.fail(Fault::of(error, (10, 70))),
+            _ => {}
+        }
+    }
+
+    /// Takes an event of the broker.
+    pub fn event(&mut self, event: Event, now: Instant) {
+        self.now = now;
+        if !matches!(self.stage, Stage::Running | Stage::Leaving { .. }) {
+            return;
+        }
+        let shared = &mut self.shared;
+        match event {
+            Event::Reply { channel, reply } => {
+                let Some(open) = self.channels.get_mut(&channel) else { return };
+                let next = open.reply(reply, shared);
+                self.follow(channel, next);
+                self.resume(channel);
+            }
+            Event::Confirm { channel, seq, outcome } => {
+                if let Some(open) = self.channels.get_mut(&channel) {
+                    open.confirm(seq, outcome, shared);
+                }
+            }
+            Event::Returned { channel, error, message } => {
+                if let Some(open) = self.channels.get_mut(&channel) {
+                    open.returned(&error, *message, shared);
+                }
+            }
+            Event::Delivery { channel, consumer_tag, delivery } => {
+                if let Some(open) = self.channels.get_mut(&channel)
+                    && self.stage == Stage::Running
+                {
+                    open.deliver(&consumer_tag, delivery, shared);
+                }
+            }
+            Event::ConsumerCancelled { channel, consumer_tag } => {
+                if let Some(open) = self.channels.get_mut(&channel) {
+                    open.cancelled(consumer_tag, shared);
+                }
+            }
+            Event::ChannelFailed { channel, error } => {
+                if let Some(open) = self.channels.get_mut(&channel) {
+                    let fault = Fault::of(error, open.culprit());
+                    self.follow(channel, Err(fault));
+                }
+            }
+            Event::Blocked { reason } => {
+                if shared.capabilities.blocked {
+                    let reason = ShortString::from(reason.chars().take(60).collect::<String>());
+                    self.tell(connection::AMQPMethod::Blocked(connection::Blocked { reason }));
+                }
+            }
+            Event::Unblocked => {
+                if shared.capabilities.blocked {
+                    self.tell(connection::AMQPMethod::Unblocked(connection::Unblocked {}));
+                }
+            }
+            Event::Closed { error } => match self.stage {
+                Stage::Leaving { .. } => self.link_done = true,
+                _ => self.fail(Fault::of(error, (0, 0))),
+            },
+        }
+    }
+
+    /// The broker's side has ended; no event will come.
+    pub fn link_ended(&mut self, now: Instant) {
+        self.now = now;
+        match self.stage {
+            Stage::Leaving { answer } => {
+                if answer {
+                    self.tell(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+                }
+                self.end();
+            }
+            Stage::Running => self.fail(Fault::new(ReplyCode::InternalError, "the connection to the broker is lost")),
+            _ => {}
+        }
+    }
+
+    /// The client's side has ended: no byte will come. What it sent is carried out before the link is dropped.
+    pub fn hung_up(&mut self, now: Instant) {
+        self.now = now;
+        match self.stage {
+            Stage::Running => self.leave(false),
+            Stage::Leaving { .. } => self.stage = Stage::Leaving { answer: false },
+            _ => self.end(),
+        }
+    }
+
+    /// The server stops: once the client's publishes have been answered, the connection is closed with 320.
+    pub fn shutdown(&mut self, now: Instant) {
+        self.now = now;
+        match self.stage {
+            Stage::Running if !self.stopping => {
+                self.stopping = true;
+                self.deadline = Some(now + self.shared.limits.draining);
+            }
+            Stage::Running | Stage::Leaving { .. } | Stage::Closing | Stage::Closed => {}
+            _ => self.end(),
+        }
+    }
+
+    /// Does what is due by time.
+    pub fn tick(&mut self, now: Instant) {
+        self.now = now;
+        if self.deadline.is_some_and(|deadline| now >= deadline) {
+            match self.stage {
+                Stage::Running => self.force_close(),
+                // Once more for a broker that does not end its side.
+                Stage::Leaving { .. } if !self.link_done => {
+                    self.link_done = true;
+                    self.deadline = Some(now + self.shared.limits.closing);
+                }
+                _ => self.end(),
+            }
+        }
+        if !matches!(self.stage, Stage::Running) {
+            return;
+        }
+        if !self.takes_input() {
+            // It is not the client who is silent.
+            self.heartbeat.received(now);
+        }
+        if self.heartbeat.peer_is_gone(now) {
+            self.shared.counts.connection_errors = 1;
+            self.end();
+        } else if self.heartbeat.send_due(now) {
+            self.heartbeat.sent(now);
+            self.shared.output.heartbeat();
+        }
+    }
+
+    /// When [`Session::tick`] has something to do, if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        let heartbeat = match self.stage {
+            Stage::Running => self.heartbeat.deadline(),
+            _ => None,
+        };
+        [self.deadline, heartbeat].into_iter().flatten().min()
+    }
+
+    /// Ends a batch of reads and events: confirms, acknowledgements and credit are put together here.
+    pub fn flush(&mut self) {
+        let mut touched = std::mem::take(&mut self.shared.touched);
+        for id in touched.drain(..) {
+            if let Some(open) = self.channels.get_mut(&id) {
+                open.flush(&mut self.shared);
+            }
+        }
+        if self.shared.touched.is_empty() {
+            self.shared.touched = touched;
+        }
+        if self.stopping && self.stage == Stage::Running && self.shared.publishes == 0 {
+            self.force_close();
+        }
+        if matches!(self.stage, Stage::Leaving { .. })
+            && !self.link_done
+            && self.channels.values().all(Channel::is_idle)
+        {
+            for open in self.channels.values_mut() {
+                open.settle_all_sent(&mut self.shared);
+            }
+            self.link_done = true;
+        }
+    }
+
+    /// What is to be sent to the broker, oldest first; the driver takes it from the front.
+    pub fn commands(&mut self) -> &mut VecDeque<Command> {
+        &mut self.shared.commands
+    }
+
+    /// How many bytes [`Session::take_output`] has.
+    pub fn output_len(&self) -> usize {
+        self.shared.output.len()
+    }
+
+    /// Takes what is to be written to the client into `buffer`, which must be empty. The driver calls
+    /// [`Session::written`] when all of it has gone, and only then takes more.
+    pub fn take_output(&mut self, buffer: &mut Vec<u8>, now: Instant) {
+        self.shared.output.swap(buffer);
+        self.shared.generation += 1;
+        self.heartbeat.sent(now);
+    }
+
+    /// All that was taken is written: deliveries that need no acknowledgement are done.
+    pub fn written(&mut self) {
+        for id in std::mem::take(&mut self.shared.unwritten) {
+            if let Some(open) = self.channels.get_mut(&id) {
+                open.written(&mut self.shared);
+            }
+        }
+    }
+
+    /// Whether the driver shall drop the link's commands, once all of [`Session::commands`] are sent.
+    pub fn is_link_done(&self) -> bool {
+        self.link_done || matches!(self.stage, Stage::Closing | Stage::Closed)
+    }
+
+    /// Whether the connection is over; the driver writes what is left and closes the socket.
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Closed
+    }
+
+    /// Whether the connection is open for use.
+    pub fn is_running(&self) -> bool {
+        self.stage == Stage::Running
+    }
+
+    /// Who is logged in, and where; for logs.
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// What has happened so far.
+    pub fn counts(&self) -> Counts {
+        Counts { channels: self.channels.len() as u64, ..self.shared.counts }
+    }
+
+    /// Answers whether a whole protocol header was there.
+    fn protocol_header(&mut self, input: &mut BytesMut) -> bool {
+        let there = input.len().min(PROTOCOL_HEADER.len());
+        if input[..there] != PROTOCOL_HEADER[..there] {
+            input.clear();
+            self.shared.output.protocol_header();
+            self.end();
+            return false;
+        }
+        if there < PROTOCOL_HEADER.len() {
+            return false;
+        }
+        let _ = input.split_to(there);
+        self.stage = Stage::Start;
+        self.shared.output.method(0, handshake::start());
+        true
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        if self.stage == Stage::Closing {
+            match frame {
+                Frame::Method(0, AMQPClass::Connection(connection::AMQPMethod::CloseOk(_))) => self.end(),
+                // Both sides have closed it at the same time.
+                Frame::Method(0, AMQPClass::Connection(connection::AMQPMethod::Close(_))) => {
+                    self.tell(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+                    self.end();
+                }
+                _ => {}
+            }
+            return;
+        }
+        if matches!(frame, Frame::Heartbeat) {
+            return;
+        }
+        let outcome = match frame.channel() {
+            0 => self.connection_frame(frame),
+            _ if self.stage != Stage::Running => {
+                Err(Fault::new(ReplyCode::ChannelError, "the connection is not open yet"))
+            }
+            channel => {
+                self.channel_frame(channel, frame);
+                Ok(())
+            }
+        };
+        if let Err(fault) = outcome {
+            self.fail(fault);
+        }
+    }
+
+    fn connection_frame(&mut self, frame: Frame) -> Result<(), Fault> {
+        use connection::AMQPMethod as M;
+        let class = match frame {
+            Frame::Method(_, class) => class,
+            Frame::Refused(_, fault) => return Err(fault),
+            Frame::Header(..) | Frame::Body(..) | Frame::Heartbeat => {
+                return Err(Fault::new(ReplyCode::UnexpectedFrame, "content on channel 0"));
+            }
+        };
+        let method = ids(&class);
+        let unexpected = |stage| {
+            let text = format!("unexpected method in connection state {stage}");
+            Err(Fault::of(AmqpError::new(ReplyCode::ChannelError, text), method))
+        };
+        let AMQPClass::Connection(class) = class else { return unexpected(self.stage_name()) };
+        match (self.stage, class) {
+            (Stage::Start, M::StartOk(ok)) => {
+                self.shared.capabilities = Capabilities::of(&ok.client_properties);
+                self.login.client_properties = ok.client_properties;
+                self.mechanism = ok.mechanism.to_string();
+                match handshake::credentials(&self.mechanism, &ok.response) {
+                    Ok((user, password)) => {
+                        self.shared.user.clone_from(&user);
+                        self.login.user = user;
+                        self.login.password = password;
+                        self.stage = Stage::Authenticating;
+                        self.ask(Ask::Authenticate(self.login.clone()));
+                    }
+                    Err(error) if error.code == ReplyCode::AccessRefused => self.refuse_login(error),
+                    Err(error) => return Err(Fault::of(error, method)),
+                }
+            }
+            (Stage::Tune, M::TuneOk(ok)) => {
+                self.tuned = handshake::tune(&ok)?;
+                self.shared.frame_max = self.tuned.frame_max;
+                self.stage = Stage::Open;
+            }
+            (Stage::Open, M::Open(open)) => {
+                self.login.vhost = open.virtual_host.to_string();
+                self.stage = Stage::Opening;
+                self.ask(Ask::Open(self.login.clone()));
+            }
+            (Stage::Running, M::Close(_)) => self.leave(true),
+            (Stage::Running, M::UpdateSecret(secret)) => {
+                let Ok(password) = String::from_utf8(secret.new_secret.as_bytes().to_vec()) else {
+                    return Err(Fault::of(handshake::refused_login(&self.mechanism), method));
+                };
+                self.login.password = password;
+                self.ask(Ask::Authenticate(self.login.clone()));
+            }
+            // A client may leave before it is in.
+            (Stage::Start | Stage::Tune | Stage::Open, M::Close(_)) => {
+                self.tell(M::CloseOk(connection::CloseOk {}));
+                self.end();
+            }
+            _ => return unexpected(self.stage_name()),
+        }
+        Ok(())
+    }
+
+    /// A channel's frame, and whatever follows from it.
+    fn channel_frame(&mut self, channel: ChannelId, frame: Frame) {
+        if let Some(open) = self.channels.get_mut(&channel) {
+            let next = open.frame(frame, &mut self.shared);
+            self.follow(channel, next);
+            return;
+        }
+        match frame {
+            Frame::Method(_, AMQPClass::Channel(channel::AMQPMethod::Open(_))) => {
+                let max = usize::from(self.tuned.channel_max);
+                if self.channels.len() >= max {
+                    let text = format!(
+                        "number of channels opened ({}) has reached the negotiated channel_max ({max})",
+                        self.channels.len()
+                    );
+                    return self.fail(Fault::of(AmqpError::new(ReplyCode::NotAllowed, text), (20, 10)));
+                }
+                self.channels.insert(channel, Channel::open(channel, &mut self.shared));
+            }
+            // The answer to a close that has crossed the client's own.
+            Frame::Method(_, AMQPClass::Channel(channel::AMQPMethod::CloseOk(_))) => {}
+            frame => {
+                let method = match &frame {
+                    Frame::Method(_, class) => ids(class),
+                    Frame::Refused(_, fault) => fault.method,
+                    Frame::Header(..) | Frame::Body(..) | Frame::Heartbeat => (0, 0),
+                };
+                let error = AmqpError::new(ReplyCode::ChannelError, "expected 'channel.open'");
+                self.fail(Fault::of(error, method));
+            }
+        }
+    }
+
+    /// Does what a channel's frame or reply made necessary.
+    fn follow(&mut self, channel: ChannelId, next: Result<Next, Fault>) {
+        match next {
+            Ok(Next::Stay) => {}
+            Ok(Next::Remove) => {
+                if let Some(mut closed) = self.channels.remove(&channel) {
+                    let parked = closed.take_parked(&mut self.shared);
+                    closed.abandon(&mut self.shared);
+                    for frame in parked {
+                        if self.stage != Stage::Closing {
+                            self.channel_frame(channel, frame);
+                        }
+                    }
+                }
+            }
+            Err(fault) if fault.error.code.closes_connection() => self.fail(fault),
+            Err(fault) => {
+                if let Some(open) = self.channels.get_mut(&channel) {
+                    if !matches!(open.phase, Phase::Refused | Phase::Settling) {
+                        self.shared.counts.channel_errors += 1;
+                    }
+                    open.refuse(&fault, &mut self.shared);
+                }
+            }
+        }
+    }
+
+    /// Works on a channel's parked frames until one of them has to be waited for.
+    fn resume(&mut self, channel: ChannelId) {
+        while matches!(self.stage, Stage::Running | Stage::Leaving { .. })
+            && let Some(open) = self.channels.get_mut(&channel)
+            && let Some(frame) = open.next_parked(&mut self.shared)
+        {
+            let next = open.frame(frame, &mut self.shared);
+            self.follow(channel, next);
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        self.ask = Some(ask);
+        self.asking = true;
+    }
+
+    fn tell(&mut self, method: connection::AMQPMethod) {
+        self.shared.output.method(0, AMQPClass::Connection(method));
+    }
+
+    /// A client that does not know `connection.close` here sees the socket close, as with RabbitMQ.
+    fn refuse_login(&mut self, error: AmqpError) {
+        if self.shared.capabilities.authentication_failure_close {
+            let error = match error.code {
+                ReplyCode::AccessRefused => handshake::refused_login(&self.mechanism),
+                _ => error,
+            };
+            self.fail(Fault::of(error, (0, 0)));
+        } else {
+            self.shared.counts.connection_errors = 1;
+            self.end();
+        }
+    }
+
+    fn leave(&mut self, answer: bool) {
+        self.stage = Stage::Leaving { answer };
+        self.deadline = Some(self.now + self.shared.limits.draining);
+    }
+
+    fn force_close(&mut self) {
+        let text = "broker forced connection closure with reason 'shutdown'";
+        self.fail(Fault::new(ReplyCode::ConnectionForced, text));
+    }
+
+    /// Closes the connection for an error.
+    fn fail(&mut self, fault: Fault) {
+        match self.stage {
+            Stage::Closing | Stage::Closed => return,
+            Stage::Leaving { .. } => {
+                self.link_done = true;
+                return;
+            }
+            Stage::Header => return self.end(),
+            _ => {}
+        }
+        self.shared.counts.connection_errors = 1;
+        let close = connection::Close {
+            reply_code: fault.error.code as u16,
+            reply_text: reply_text(&fault.error),
+            class_id: fault.method.0,
+            method_id: fault.method.1,
+        };
+        self.tell(connection::AMQPMethod::Close(close));
+        self.stage = Stage::Closing;
+        self.deadline = Some(self.now + self.shared.limits.closing);
+        self.clear();
+    }
+
+    fn end(&mut self) {
+        self.stage = Stage::Closed;
+        self.deadline = None;
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        for (_, mut open) in self.channels.drain() {
+            open.abandon(&mut self.shared);
+        }
+    }
+
+    fn stage_name(&self) -> &'static str {
+        match self.stage {
+            Stage::Header => "pre_init",
+            Stage::Start | Stage::Authenticating => "starting",
+            Stage::Tune => "tuning",
+            Stage::Open | Stage::Opening => "opening",
+            Stage::Running => "running",
+            Stage::Leaving { .. } | Stage::Closing => "closing",
+            Stage::Closed => "closed",
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Bytes to frames.
+
+use amq_protocol::frame::AMQPContentHeader;
+use amq_protocol::frame::parsing::parse_content_header;
+use amq_protocol::protocol::{AMQPClass, parse_class};
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::nesting;
+use crate::backend::ChannelId;
+use crate::error::{AmqpError, ReplyCode};
+
+/// What a frame takes besides its payload: type, channel, size and the end octet.
+pub(super) const OVERHEAD: usize = 8;
+
+/// The protocol header of AMQP 0-9-1, which a client sends first and a server answers to any other.
+pub(super) const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
+
+/// One frame of a client.
+#[derive(Debug)]
+pub(super) enum Frame {
+    /// A method.
+    Method(ChannelId, AMQPClass),
+    /// A method that cannot be carried out, whatever the state of its channel.
+    Refused(ChannelId, Fault),
+    /// The header of a message.
+    Header(ChannelId, Box<AMQPContentHeader>),
+    /// A part of a message's body.
+    Body(ChannelId, Bytes),
+    /// A sign of life.
+    Heartbeat,
+}
+
+impl Frame {
+    /// The channel it came on.
+    pub(super) fn channel(&self) -> ChannelId {
+        match self {
+            Frame::Method(channel, _)
+            | Frame::Refused(channel, _)
+            | Frame::Header(channel, _)
+            | Frame::Body(channel, _) => *channel,
+            Frame::Heartbeat => 0,
+        }
+    }
+
+    /// About how much memory it takes, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Frame::Body(_, body) => body.len() + 64,
+            Frame::Method(..) | Frame::Refused(..) | Frame::Header(..) | Frame::Heartbeat => 512,
+        }
+    }
+}
+
+/// An error, and the method that caused it (0, 0 when none did); what a `close` method says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// What went wrong.
+    pub(super) error: AmqpError,
+    /// Class and method id.
+    pub(super) method: (u16, u16),
+}
+
+impl Fault {
+    /// A fault that no method caused.
+    pub(super) fn new(code: ReplyCode, text: impl Into<String>) -> Self {
+        Self { error: AmqpError::new(code, text), method: (0, 0) }
+    }
+
+    /// A fault of this method.
+    pub(super) fn of(error: AmqpError, method: (u16, u16)) -> Self {
+        Self { error, method }
+    }
+}
+
+/// Takes the next frame off `input`; `None` until it is there as a whole.
+///
+/// `frame_max` (bytes, with the overhead) bounds what has to be buffered. Bodies are not copied when they are large:
+/// they share `input`'s memory.
+///
+/// # Errors
+/// A connection error; nothing after it in `input` can be understood.
+pub(super) fn decode(input: &mut BytesMut, frame_max: usize) -> Result<Option<Frame>, Fault> {
+    let Some(head) = input.get(..7) else { return Ok(None) };
+    let kind = head[0];
+    let channel = u16::from_be_bytes([head[1], head[2]]);
+    let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+    if !matches!(kind, METHOD | HEADER | BODY | HEARTBEAT) {
+        return Err(Fault::new(ReplyCode::FrameError, format!("unknown frame type {kind} on channel {channel}")));
+    }
+    if size > frame_max.saturating_sub(OVERHEAD) {
+        let text = format!("frame of {size} bytes on channel {channel} is larger than the negotiated {frame_max}");
+        return Err(Fault::new(ReplyCode::FrameError, text));
+    }
+    if input.len() < size + OVERHEAD {
+        return Ok(None);
+    }
+    if input[7 + size] != END {
+        let text = format!("type {kind} frame on channel {channel} of {size} bytes has an invalid end marker");
+        return Err(Fault::new(ReplyCode::FrameError, text));
+    }
+    let mut whole = input.split_to(size + OVERHEAD);
+    match kind {
+        METHOD => method(channel, &whole[7..7 + size]).map(Some),
+        HEADER => header(channel, &whole[7..7 + size]).map(Some),
+        BODY => {
+            let body = if size < SHARED_FROM {
+                Bytes::copy_from_slice(&whole[7..7 + size])
+            } else {
+                whole.advance(7);
+                whole.truncate(size);
+                whole.freeze()
+            };
+            Ok(Some(Frame::Body(channel, body)))
+        }
+        _ if channel == 0 && size == 0 => Ok(Some(Frame::Heartbeat)),
+        _ => Err(Fault::new(ReplyCode::UnexpectedFrame, format!("heartbeat frame on channel {channel}"))),
+    }
+}
+
+fn method(channel: ChannelId, payload: &[u8]) -> Result<Frame, Fault> {
+    let Some(ids) = payload.get(..4) else {
+        return Err(Fault::new(ReplyCode::FrameError, "method frame without a method"));
+    };
+    let ids = (u16::from_be_bytes([ids[0], ids[1]]), u16::from_be_bytes([ids[2], ids[3]]));
+    if !nesting::method_is_shallow(payload) {
+        let text = format!("a table nests deeper than {}", nesting::MAX_DEPTH);
+        return Err(Fault::of(AmqpError::new(ReplyCode::SyntaxError, text), ids));
+    }
+    match parse_class(payload) {
+        // `amq-protocol` leaves prefetch-size out of `Qos`; RabbitMQ's text.
+        Ok(([], AMQPClass::Basic(_))) if ids == BASIC_QOS && payload[4..8] != [0; 4] => {
+            let size = u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]);
+            let error = AmqpError::not_implemented(format!("prefetch_size!=0 ({size})"));
+            Ok(Frame::Refused(channel, Fault::of(error, ids)))
+        }
+        Ok(([], class)) => Ok(Frame::Method(channel, class)),
+        _ if is_known(ids) => {
+            let text = format!("malformed fields in method {}.{} (short strings must be UTF-8)", ids.0, ids.1);
+            Err(Fault::of(AmqpError::new(ReplyCode::SyntaxError, text), ids))
+        }
+        _ => Err(Fault::of(AmqpError::not_implemented(format!("unknown method {}.{}", ids.0, ids.1)), ids)),
+    }
+}
+
+fn header(channel: ChannelId, payload: &[u8]) -> Result<Frame, Fault> {
+    if !nesting::properties_are_shallow(payload) {
+        let text = format!("the headers of a message nest deeper than {}", nesting::MAX_DEPTH);
+        return Err(Fault::new(ReplyCode::SyntaxError, text));
+    }
+    match parse_content_header(payload) {
+        Ok(([], header)) => Ok(Frame::Header(channel, Box::new(header))),
+        _ => Err(Fault::new(ReplyCode::SyntaxError, "malformed content header (short strings must be UTF-8)")),
+    }
+}
+
+/// Whether AMQP 0-9-1, with RabbitMQ's extensions, has this method.
+fn is_known((class, method): (u16, u16)) -> bool {
+    let methods: &[u16] = match class {
+        10 => &[10, 11, 20, 21, 30, 31, 40, 41, 50, 51, 60, 61, 70, 71],
+        20 => &[10, 11, 20, 21, 40, 41],
+        30 => &[10, 11],
+        40 => &[10, 11, 20, 21, 30, 31, 40, 51],
+        50 => &[10, 11, 20, 21, 30, 31, 40, 41, 50, 51],
+        60 => &[10, 11, 20, 21, 30, 31, 40, 50, 60, 70, 71, 72, 80, 90, 100, 110, 111, 120],
+        85 => &[10, 11],
+        90 => &[10, 11, 20, 21, 30, 31],
+        _ => &[],
+    };
+    methods.contains(&method)
+}
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+const END: u8 = 0xCE;
+const BASIC_QOS: (u16, u16) = (60, 10);
+
+/// From this size on a body keeps the read buffer alive instead of being copied; a smaller one would hold on to memory
+/// many times its own size for as long as its message waits somewhere.
+const SHARED_FROM: usize = 4096;
