@@ -24,11 +24,6 @@ impl Running {
         Ok(Self { name: name.to_owned(), child, ended: None })
     }
 
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// The child's piped output, once.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
