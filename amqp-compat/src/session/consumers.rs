@@ -272,6 +272,7 @@ mod tests {
             for (limit, settle) in limits {
                 let before = unsettled.len();
                 consumers.set_limit(limit);
+                consumers.credit(before, |tag, amount| credit[usize::from(*tag == tags[1])] += amount);
                 for round in 0..=settle {
                     for key in 0..2u32 {
                         // Windows are of no interest here, and large.
