@@ -158,6 +158,20 @@ impl RabbitMq {
         http(self.ports.management, method, path, body)
     }
 
+    /// Runs `rabbitmqctl` on this node, for what the management API cannot do, and gives what it printed. Takes seconds.
+    ///
+    /// # Panics
+    /// When it fails, with its own words.
+    pub fn ctl(&self, arguments: &[&str]) -> String {
+        let script = find_server().unwrap_or_else(|e| panic!("{e}")).with_file_name("rabbitmqctl");
+        let mut command = Command::new(script);
+        self.environment(&mut command);
+        let output = command.args(arguments).output().expect("rabbitmqctl starts");
+        let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "rabbitmqctl {arguments:?}: {said}");
+        said.into_owned()
+    }
+
     /// Kills the node at once (SIGKILL) and waits until the process is gone.
     pub fn kill_9(&mut self) {
         if let Some(broker) = self.broker.take() {
@@ -238,25 +252,15 @@ impl RabbitMq {
         let _ = fs::remove_file(&pid_file);
         let server = find_server()?;
         let mut command = Command::new(&server);
-        // No setting of an installed service, or of a developer's shell, may reach this node.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("RABBITMQ_") {
-                command.env_remove(name);
-            }
-        }
+        self.environment(&mut command);
         let script = command
-            .env("HOME", dir.join("home"))
-            .env("RABBITMQ_NODENAME", &self.node)
             .env("RABBITMQ_MNESIA_BASE", dir.join("data"))
             .env("RABBITMQ_LOG_BASE", &dir)
             .env("RABBITMQ_LOGS", dir.join("rabbit.log"))
             .env("RABBITMQ_PID_FILE", &pid_file)
             .env("RABBITMQ_CONFIG_FILE", dir.join("rabbitmq.conf"))
-            .env("RABBITMQ_CONF_ENV_FILE", dir.join("no-such-file"))
             .env("RABBITMQ_ENABLED_PLUGINS_FILE", dir.join("enabled_plugins"))
             .env("RABBITMQ_DIST_PORT", self.ports.dist.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
             // Schedulers that spin while idle would take the machine from the tests.
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+sbwt none +sbwtdcpu none +sbwtdio none")
             // Makes the script become the Erlang VM instead of waiting for it.
@@ -279,11 +283,26 @@ impl RabbitMq {
         })
     }
 
-    fn start_epmd(&mut self) -> Result<(), String> {
-        if let Some(epmd) = &mut self.epmd {
-            if matches!(epmd.try_wait(), Ok(None)) {
-                return Ok(());
+    fn environment(&self, command: &mut Command) {
+        // No setting of an installed service, or of a developer's shell, may reach this node.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("RABBITMQ_") {
+                command.env_remove(name);
             }
+        }
+        command
+            .env("HOME", self.dir().join("home"))
+            .env("RABBITMQ_NODENAME", &self.node)
+            .env("RABBITMQ_CONF_ENV_FILE", self.dir().join("no-such-file"))
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_EPMD_PORT", self.ports.epmd.to_string());
+    }
+
+    fn start_epmd(&mut self) -> Result<(), String> {
+        if let Some(epmd) = &mut self.epmd
+            && matches!(epmd.try_wait(), Ok(None))
+        {
+            return Ok(());
         }
         // Started by us, in the foreground: the node would otherwise leave a daemon behind.
         let binary = find_epmd()?;

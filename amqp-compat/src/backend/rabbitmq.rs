@@ -1,1 +1,0 @@
-//! AMQP sessions over RabbitMQ, through lapin.

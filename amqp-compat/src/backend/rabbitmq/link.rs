@@ -1,0 +1,181 @@
+//! The task of one upstream connection.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::connection::{Connection, Ended, Tuned};
+use super::errors::lost;
+use super::handshake::{Stream, Upstream};
+use super::wire;
+use crate::backend::{Command, Event};
+
+/// With more than this many bytes on their way to RabbitMQ no further command is taken.
+const WRITE_LIMIT: usize = 1 << 20;
+/// With more than this many publishes unconfirmed no further command is taken.
+const UNCONFIRMED_LIMIT: usize = 1 << 16;
+/// How many commands are taken at once.
+const BATCH: usize = 256;
+/// How much is read at once, in bytes.
+const READ: usize = 64 * 1024;
+/// How long RabbitMQ may take to agree to the end of a connection.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs one link until the session drops it or RabbitMQ is gone.
+///
+/// It never waits for one side while the other could go on: with events that the session does not take, RabbitMQ is no
+/// longer read, but commands still are; with bytes that RabbitMQ does not take it is the other way round.
+pub(super) async fn run(upstream: Upstream, mut commands: Receiver<Command>, events: Sender<Event>) {
+    let Upstream { stream, input, tuned } = upstream;
+    let (reader, writer) = tokio::io::split(stream);
+    let mut link = Link {
+        connection: Connection::new(tuned),
+        reader,
+        writer,
+        input,
+        writing: Vec::new(),
+        written: 0,
+        closing: None,
+    };
+    let ended = link.drive(tuned, &mut commands, &events).await;
+    let Link { mut connection, mut writer, .. } = link;
+    if let Ended::ByThem(error) = ended {
+        // Our `connection.close-ok`, if it can still be said.
+        let mut rest = Vec::new();
+        connection.out.swap(&mut rest);
+        let _ = tokio::time::timeout(Duration::from_millis(250), writer.write_all(&rest)).await;
+        drop(writer);
+        tracing::debug!(%error, "the link to RabbitMQ ended");
+        commands.close();
+        connection.lost(&error, std::iter::from_fn(|| commands.try_recv().ok()));
+        for event in connection.events {
+            if events.send(event).await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+struct Link {
+    connection: Connection,
+    reader: ReadHalf<Stream>,
+    writer: WriteHalf<Stream>,
+    input: BytesMut,
+    writing: Vec<u8>,
+    written: usize,
+    // When to stop waiting for the end; set once the session has dropped the link.
+    closing: Option<Instant>,
+}
+
+impl Link {
+    async fn drive(&mut self, tuned: Tuned, commands: &mut Receiver<Command>, events: &Sender<Event>) -> Ended {
+        let mut batch = Vec::with_capacity(BATCH);
+        let heartbeat = Duration::from_secs(u64::from(tuned.heartbeat));
+        // An interval of zero does not exist; without heartbeats it is never looked at.
+        let mut tick = tokio::time::interval((heartbeat / 2).max(Duration::from_millis(500)));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        let (mut heard, mut said) = (Instant::now(), false);
+        loop {
+            if let Err(ended) = self.take_frames(tuned.frame_max) {
+                return ended;
+            }
+            if !self.hand_over(events) && self.closing.is_none() {
+                self.start_closing();
+            }
+            if self.written == self.writing.len() {
+                self.writing.clear();
+                self.writing.shrink_to(4 * WRITE_LIMIT);
+                self.written = 0;
+                self.connection.out.swap(&mut self.writing);
+            }
+            let waiting = !self.connection.events.is_empty();
+            let may_command = self.closing.is_none()
+                && self.connection.out.len() < WRITE_LIMIT
+                && self.connection.unconfirmed() < UNCONFIRMED_LIMIT;
+            tokio::select! {
+                count = commands.recv_many(&mut batch, BATCH), if may_command => {
+                    if count == 0 {
+                        self.start_closing();
+                    }
+                    batch.drain(..).for_each(|command| self.connection.command(command));
+                }
+                read = self.reader.read_buf(&mut self.input), if !waiting => {
+                    match read {
+                        Ok(0) => return Ended::ByThem(lost("it was closed")),
+                        Ok(_) => heard = Instant::now(),
+                        Err(error) => return Ended::ByThem(lost(error)),
+                    }
+                }
+                wrote = self.writer.write(&self.writing[self.written..]), if self.written < self.writing.len() => {
+                    match wrote {
+                        Ok(0) => return Ended::ByThem(lost("it takes no bytes")),
+                        Ok(count) => (self.written, said) = (self.written + count, true),
+                        Err(error) => return Ended::ByThem(lost(error)),
+                    }
+                }
+                permit = events.reserve(), if waiting => {
+                    match (permit, self.connection.events.pop_front()) {
+                        (Ok(permit), Some(event)) => permit.send(event),
+                        _ => self.start_closing(),
+                    }
+                }
+                now = tick.tick(), if !heartbeat.is_zero() => {
+                    if waiting {
+                        // What was not read cannot have been missed.
+                        heard = now;
+                    } else if now.duration_since(heard) > 2 * heartbeat {
+                        let error = format!("missed heartbeats from RabbitMQ, timeout: {}s", 2 * tuned.heartbeat);
+                        return Ended::ByThem(lost(error));
+                    }
+                    if !said && self.writing.is_empty() {
+                        self.connection.out.heartbeat();
+                    }
+                    said = false;
+                }
+                () = tokio::time::sleep_until(self.closing.unwrap_or_else(Instant::now)), if self.closing.is_some() => {
+                    return Ended::ByUs;
+                }
+            }
+        }
+    }
+
+    /// Decodes what was read.
+    fn take_frames(&mut self, frame_max: usize) -> Result<(), Ended> {
+        while let Some(frame) = wire::decode(&mut self.input, frame_max).map_err(Ended::ByThem)? {
+            self.connection.frame(frame)?;
+        }
+        self.input.reserve(READ);
+        Ok(())
+    }
+
+    /// Hands over as many events as fit; false when nobody takes them any more.
+    fn hand_over(&mut self, events: &Sender<Event>) -> bool {
+        if self.closing.is_some() {
+            self.connection.events.clear();
+        }
+        while let Some(event) = self.connection.events.pop_front() {
+            match events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    self.connection.events.push_front(event);
+                    return true;
+                }
+                Err(TrySendError::Closed(_)) => return false,
+            }
+        }
+        true
+    }
+
+    fn start_closing(&mut self) {
+        if self.closing.is_none() {
+            self.closing = Some(Instant::now() + CLOSE_TIMEOUT);
+            self.connection.close();
+            self.connection.events.clear();
+        }
+    }
+}
