@@ -35,7 +35,7 @@ fn rust(places: &Places) -> Vec<Step> {
     docs.args(workspace_without_bindings()).env("RUSTDOCFLAGS", "-D warnings");
     let mut build = places.cargo(&["build", "--all-targets"]);
     build.args(workspace_without_bindings());
-    let mut test = places.cargo(&["test"]);
+    let mut test = places.cargo(&["test", "--no-fail-fast"]);
     test.args(workspace_without_bindings());
     vec![
         check("format", "rustfmt would change nothing", vec![places.cargo(&["fmt", "--all", "--check"])]),
@@ -67,7 +67,7 @@ fn python(places: &Places) -> Vec<Step> {
     }
     let mut develop = places.python(&["-m", "maturin", "develop", "--quiet"]);
     develop.current_dir(&dir).env("VIRTUAL_ENV", &places.venv).env_remove("CONDA_PREFIX");
-    let mut pytest = places.python(&["-m", "pytest", "--quiet", "--timeout=120", "tests"]);
+    let mut pytest = places.python(&["-m", "pytest", "--quiet"]);
     pytest.current_dir(&dir);
     let mut pyright = Command::new(&places.pyright);
     pyright.args(["--pythonpath".as_ref(), places.python.as_os_str()]).current_dir(&dir);
@@ -108,8 +108,8 @@ fn clients(places: &Places) -> Vec<Step> {
     if !dir.exists() {
         return Vec::new();
     }
-    let mut pytest = places.python(&["-m", "pytest", "--quiet", "--timeout=120", "pika"]);
-    pytest.current_dir(&dir);
+    let mut pytest = places.python(&["-m", "pytest", "--quiet"]);
+    pytest.current_dir(dir.join("pika"));
     vec![
         step("pika", "a pika client works on `serve --embedded`", Reads::Pytest, vec![pytest]),
         step(

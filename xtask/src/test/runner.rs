@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::tally::{Reads, Tally, plain};
 use crate::failure::{Doing, Failure};
 use crate::process::{self, Running};
+use crate::workspace;
 
 /// One step of the plan.
 pub struct Step {
@@ -175,7 +176,7 @@ fn forward(from: impl Read, out: bool, lines: &mpsc::SyncSender<(bool, String)>)
 }
 
 fn shown(command: &Command) -> String {
-    let root = crate::workspace::root();
+    let root = workspace::root();
     let mut words = Vec::new();
     if let Some(dir) = command.get_current_dir()
         && let Ok(dir) = dir.strip_prefix(root)
@@ -183,8 +184,9 @@ fn shown(command: &Command) -> String {
     {
         words.push(format!("cd {};", dir.display()));
     }
+    let cargo = workspace::cargo();
     for word in std::iter::once(command.get_program()).chain(command.get_args()) {
-        let word = word.to_string_lossy();
+        let word = if word == cargo.get_program() { "cargo".into() } else { word.to_string_lossy() };
         words.push(word.strip_prefix(&format!("{}/", root.display())).unwrap_or(&word).to_owned());
     }
     words.join(" ")
