@@ -9,6 +9,7 @@ mod rollback;
 pub mod serve;
 mod shadow;
 pub mod sidecar;
+mod signals;
 mod status;
 mod weight;
 
