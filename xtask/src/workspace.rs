@@ -21,3 +21,10 @@ pub fn cargo() -> std::process::Command {
     cargo.current_dir(root());
     cargo
 }
+
+/// This program again, for a step that is a command of ours: as the step before it has just built it.
+pub fn xtask() -> std::process::Command {
+    let mut xtask = std::process::Command::new(target().join("debug/xtask"));
+    xtask.current_dir(root());
+    xtask
+}

@@ -250,7 +250,7 @@ impl Journey {
     ///
     /// # Errors
     /// When the sidecar did not end in order.
-    pub fn finish_servers(mut self) -> Result<(), Failure> {
+    pub fn finish_servers(&mut self) -> Result<(), Failure> {
         let ended = self.sidecar.take().map_or(Ok(()), Sidecar::stop);
         self.nats.stop();
         ended.doing("at the end")

@@ -110,17 +110,20 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         })
         .collect();
     let kills = journey.kills().to_vec();
-    if args.keep {
-        keep(&journey, &dir);
+    if !args.keep {
+        wrong.extend(journey.finish_servers().err().map(|failure| failure.to_string()));
     }
-    wrong.extend(journey.finish_servers().err().map(|failure| failure.to_string()));
     let seconds = start.elapsed().as_secs_f64();
     let right = wrong.is_empty();
-    let report = Report { seed, right, wrong, ledger, kills, steps, seconds, promise: Some(promise) };
+    let report = Report { seed, right, wrong, ledger, kills, steps, seconds, promise };
     if args.json {
         println!("{}", serde_json::to_string(&report).doing("cannot write the report")?);
     } else {
         print!("{}", report.text());
+    }
+    if args.keep {
+        keep(&journey, &dir);
+        journey.finish_servers()?;
     }
     if right && !args.keep {
         std::fs::remove_dir_all(&dir).doing(format_args!("cannot remove {}", dir.display()))?;

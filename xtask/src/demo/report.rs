@@ -24,8 +24,8 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     /// From the first server's start to the last one's end, in seconds.
     pub seconds: f64,
-    #[serde(skip)]
-    pub promise: Option<Promise>,
+    /// What had to hold.
+    pub promise: Promise,
 }
 
 /// One step: what the applications saw, and which side the sidecar says it gave the messages to.
@@ -77,7 +77,7 @@ impl Report {
         count("delivered", ledger.delivered, format!("of {} expected", ledger.expected));
         count("lost", ledger.lost, String::new());
         count("duplicated", ledger.duplicated, String::new());
-        if self.promise == Some(Promise::SurvivesKills) || ledger.again_flagged + ledger.again_resent > 0 {
+        if self.promise == Promise::SurvivesKills || ledger.again_flagged + ledger.again_resent > 0 {
             count("again, flagged", ledger.again_flagged, "delivered again and said so (redelivered)".to_owned());
             count(
                 "again, resent",

@@ -8,7 +8,8 @@ use super::ledger::{Event, Ledger};
 use super::topology::Queue;
 
 /// What must hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Promise {
     /// Nothing is killed: nobody may notice anything.
     Unnoticed,

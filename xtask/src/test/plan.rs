@@ -27,6 +27,7 @@ pub fn steps(only_list: bool) -> Result<Vec<Step>, Failure> {
     steps.extend(python(&places));
     steps.extend(node(&places));
     steps.extend(clients(&places));
+    steps.extend(demo());
     Ok(steps)
 }
 
@@ -121,6 +122,19 @@ fn clients(places: &Places) -> Vec<Step> {
                 places.npm(&dir.join("amqplib"), &["test"]),
             ],
         ),
+    ]
+}
+
+/// The main job on real servers, with the binary that the step `build` made.
+fn demo() -> Vec<Step> {
+    let demo = |more: &[&str]| {
+        let mut command = workspace::xtask();
+        command.args(["demo", "--quick", "--binary"]).arg(workspace::target().join("debug/nats-bridge")).args(more);
+        vec![command]
+    };
+    vec![
+        check("demo", "unmodified applications move to JetStream, back, and there again, unnoticed", demo(&[])),
+        check("demo, chaos", "no message is lost when servers are killed on the way", demo(&["--chaos"])),
     ]
 }
 
