@@ -15,6 +15,7 @@ pub mod error;
 pub mod listener;
 pub mod mapping;
 pub mod model;
+mod nesting;
 pub mod session;
 
 pub use error::{AmqpError, ReplyCode};

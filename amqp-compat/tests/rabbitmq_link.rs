@@ -201,6 +201,7 @@ fn consume(queue: &str, tag: &str, credit: u32) -> Consume {
         exclusive: false,
         no_ack: false,
         credit,
+        no_limit: false,
         arguments: FieldTable::default(),
     }
 }
@@ -513,6 +514,35 @@ async fn a_consumer_without_credit_gets_nothing_until_it_has_some() {
     assert_eq!(&talk.delivery("c").await.message.body[..], b"a");
     talk.done(Command::Cancel { channel: 1, consumer_tag: "c".into() }).await;
     assert_eq!(&talk.got("q").await.expect("one is left").delivery.message.body[..], b"b");
+}
+
+#[tokio::test]
+async fn a_consumer_without_a_limit_may_leave_any_number_unsettled_and_its_backlog_is_bounded() {
+    let mut talk = Talk::new().await;
+    talk.queue("q").await;
+    let body = vec![7; 1 << 20];
+    for _ in 0..100 {
+        talk.store("q", &body).await;
+    }
+    let consume = Consume { no_limit: true, ..consume("q", "c", 10) };
+    talk.done(Command::Consume { channel: 1, consume }).await;
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        for _ in 0..10 {
+            ids.push(talk.delivery("c").await.id);
+        }
+        // As after writing them; none is settled.
+        talk.credit("c", 10).await;
+    }
+    // Cancelled while RabbitMQ is not read: the backlog goes back, and the answer comes.
+    for _ in 0..10 {
+        talk.delivery("c").await;
+    }
+    talk.done(Command::Cancel { channel: 1, consumer_tag: "c".into() }).await;
+    talk.settle(&ids, Outcome::Ack).await;
+    talk.done(Command::CloseChannel { channel: 1 }).await;
+    talk.done(Command::OpenChannel { channel: 1 }).await;
+    assert_eq!(talk.queue("q").await, (40, 0));
 }
 
 #[tokio::test]

@@ -245,6 +245,9 @@ pub struct Consume {
     pub no_ack: bool,
     /// How many deliveries it may get at first.
     pub credit: u32,
+    /// Whether the client set no prefetch limit, and will acknowledge: the credit is then a window that is given back as
+    /// deliveries are written, not as they are settled, and any number of them may be unsettled.
+    pub no_limit: bool,
     /// Its arguments, such as `x-priority`.
     pub arguments: FieldTable,
 }

@@ -389,6 +389,7 @@ impl Channel {
             exclusive: consume.exclusive,
             no_ack: consume.no_ack,
             credit,
+            no_limit: self.consumers.is_unlimited(key),
             arguments: consume.arguments,
         };
         let command = Command::Consume { channel: self.id, consume: asked };

@@ -107,6 +107,11 @@ impl Consumers {
         credit
     }
 
+    /// Whether any number of this consumer's deliveries may be unsettled.
+    pub(super) fn is_unlimited(&self, key: u32) -> bool {
+        self.by_key.get(&key).is_some_and(|consumer| !consumer.no_ack && consumer.is_windowed(self.limit))
+    }
+
     /// Removes a consumer, and answers what was held for it, oldest first.
     pub(super) fn remove(&mut self, tag: &ShortString) -> Vec<DeliveryId> {
         let Some(key) = self.by_tag.remove(tag) else { return Vec::new() };

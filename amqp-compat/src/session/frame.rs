@@ -5,9 +5,9 @@ use amq_protocol::frame::parsing::parse_content_header;
 use amq_protocol::protocol::{AMQPClass, parse_class};
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::nesting;
 use crate::backend::ChannelId;
 use crate::error::{AmqpError, ReplyCode};
+use crate::nesting;
 
 /// What a frame takes besides its payload: type, channel, size and the end octet.
 pub(super) const OVERHEAD: usize = 8;

@@ -5,8 +5,8 @@ use amq_protocol::types::parsing::parse_field_table;
 use amq_protocol::types::{AMQPValue, FieldTable, LongString};
 
 use super::frame::Fault;
-use super::nesting;
 use crate::error::{AmqpError, ReplyCode};
+use crate::nesting;
 
 /// What both sides have agreed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `frame` | bytes <-> frames, and what a malformed frame is |
-//! | `nesting` | how deep a field table may nest |
 //! | `output` | the bytes to write |
 //! | `handshake` | server properties, login responses, tuning |
 //! | `connection` | the life of a connection: [`Session`] |
@@ -26,7 +25,6 @@ mod consumers;
 mod frame;
 mod handshake;
 mod heartbeat;
-mod nesting;
 mod output;
 mod publish;
 mod topology;

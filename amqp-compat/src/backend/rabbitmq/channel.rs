@@ -43,6 +43,8 @@ pub(super) struct Channel {
     unsettled: BTreeSet<u64>,
     confirms: Confirms,
     incoming: Option<Incoming>,
+    // Bytes in the backlogs of all consumers.
+    backlog: usize,
 }
 
 #[derive(Debug)]
@@ -58,8 +60,10 @@ enum Phase {
 #[derive(Debug)]
 struct Consumer {
     credit: u32,
-    // Beyond its credit; at most the upstream prefetch.
+    // Beyond its credit: at most the upstream prefetch or, without one, what was read before reading stopped.
     backlog: VecDeque<Box<Delivery>>,
+    // The session wants nothing more for it.
+    cancelled: bool,
 }
 
 impl Channel {
@@ -76,6 +80,7 @@ impl Channel {
             unsettled: BTreeSet::new(),
             confirms: Confirms::default(),
             incoming: None,
+            backlog: 0,
         }
     }
 
@@ -92,6 +97,11 @@ impl Channel {
     /// How many publishes RabbitMQ has not confirmed.
     pub(super) fn unconfirmed(&self) -> usize {
         self.confirms.pending()
+    }
+
+    /// Bytes of deliveries that wait for credit.
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog
     }
 
     /// Carries out a command of the session. `OpenChannel` is [`Channel::open`].
@@ -125,6 +135,12 @@ impl Channel {
             Command::Consume { consume, .. } => self.consume(consume, io),
             Command::Credit { consumer_tag, amount, .. } => self.credit(&consumer_tag, amount, io),
             Command::Cancel { consumer_tag, .. } => {
+                // Now and not with the answer: the backlog may be why RabbitMQ is not read.
+                if let Some(consumer) = self.consumers.get_mut(&consumer_tag) {
+                    consumer.cancelled = true;
+                    let backlog = std::mem::take(&mut consumer.backlog);
+                    self.give_back(backlog, io);
+                }
                 let cancel = basic::Cancel { consumer_tag: consumer_tag.clone(), nowait: false };
                 self.ask(AMQPClass::Basic(basic::AMQPMethod::Cancel(cancel)), Asked::Cancel(consumer_tag), io);
             }
@@ -146,12 +162,12 @@ impl Channel {
     }
 
     fn consume(&mut self, consume: Consume, io: &mut Io) {
-        let Consume { queue, consumer_tag, exclusive, credit, arguments, .. } = consume;
-        // 0 would be "no limit" to RabbitMQ: with no credit yet, one delivery waits in the backlog.
-        let prefetch_count = u16::try_from(credit.max(1)).unwrap_or(u16::MAX);
+        let Consume { queue, consumer_tag, exclusive, credit, no_limit, arguments, .. } = consume;
+        // 0 is "no limit" to RabbitMQ: without one, and without credit yet, one delivery waits in the backlog.
+        let prefetch_count = if no_limit { 0 } else { u16::try_from(credit.max(1)).unwrap_or(u16::MAX) };
         let qos = basic::Qos { prefetch_count, global: false };
         self.send(AMQPClass::Basic(basic::AMQPMethod::Qos(qos)), io);
-        self.consumers.insert(consumer_tag.clone(), Consumer { credit, backlog: VecDeque::new() });
+        self.consumers.insert(consumer_tag.clone(), Consumer { credit, backlog: VecDeque::new(), cancelled: false });
         let method =
             basic::Consume { queue, consumer_tag, no_local: false, no_ack: false, exclusive, nowait: false, arguments };
         self.ask(AMQPClass::Basic(basic::AMQPMethod::Consume(method)), Asked::Consume, io);
@@ -164,6 +180,7 @@ impl Channel {
             && let Some(delivery) = consumer.backlog.pop_front()
         {
             consumer.credit -= 1;
+            self.backlog -= weight(&delivery);
             let consumer_tag = consumer_tag.clone();
             io.events.push_back(Event::Delivery { channel: self.id, consumer_tag, delivery });
         }
@@ -353,22 +370,30 @@ impl Channel {
 
     fn deliver(&mut self, consumer_tag: ShortString, delivery: Box<Delivery>, io: &mut Io) {
         match self.consumers.get_mut(&consumer_tag) {
-            Some(consumer) if consumer.credit > 0 && consumer.backlog.is_empty() => {
+            Some(consumer) if consumer.credit > 0 && consumer.backlog.is_empty() && !consumer.cancelled => {
                 consumer.credit -= 1;
                 io.events.push_back(Event::Delivery { channel: self.id, consumer_tag, delivery });
             }
-            Some(consumer) => consumer.backlog.push_back(delivery),
-            None => self.settle(&[delivery.id], Outcome::Requeue, io),
+            Some(consumer) if !consumer.cancelled => {
+                self.backlog += weight(&delivery);
+                consumer.backlog.push_back(delivery);
+            }
+            _ => self.settle(&[delivery.id], Outcome::Requeue, io),
         }
     }
 
     /// Forgets a consumer; what the session was not given goes back into the queue. Whether there was one.
     fn drop_consumer(&mut self, consumer_tag: &ShortString, io: &mut Io) -> bool {
         let Some(consumer) = self.consumers.remove(consumer_tag) else { return false };
-        for delivery in consumer.backlog {
+        self.give_back(consumer.backlog, io);
+        true
+    }
+
+    fn give_back(&mut self, backlog: VecDeque<Box<Delivery>>, io: &mut Io) {
+        for delivery in backlog {
+            self.backlog -= weight(&delivery);
             self.settle(&[delivery.id], Outcome::Requeue, io);
         }
-        true
     }
 
     fn confirmed(&mut self, tag: u64, multiple: bool, outcome: PublishOutcome, io: &mut Io) {
@@ -401,6 +426,7 @@ impl Channel {
 
     fn forget(&mut self) {
         self.consumers.clear();
+        self.backlog = 0;
         self.unsettled.clear();
         self.incoming = None;
     }
@@ -442,6 +468,11 @@ impl Channel {
     fn reply(&mut self, reply: Result<Reply, AmqpError>, io: &mut Io) {
         io.events.push_back(Event::Reply { channel: self.id, reply });
     }
+}
+
+/// About how much memory a delivery takes, in bytes.
+fn weight(delivery: &Delivery) -> usize {
+    delivery.message.body.len() + 512
 }
 
 /// Answers a command that can no longer be carried out.

@@ -42,18 +42,24 @@ pub(super) struct Connection {
     tuned: Tuned,
     incarnations: u64,
     unconfirmed: usize,
+    backlog: usize,
 }
 
 impl Connection {
     /// A connection on which `connection.open-ok` was just received.
     pub(super) fn new(tuned: Tuned) -> Self {
         let (out, events, channels) = (Outbox::default(), VecDeque::new(), HashMap::new());
-        Self { out, events, channels, tuned, incarnations: 0, unconfirmed: 0 }
+        Self { out, events, channels, tuned, incarnations: 0, unconfirmed: 0, backlog: 0 }
     }
 
     /// How many publishes RabbitMQ has not confirmed, over all channels.
     pub(super) fn unconfirmed(&self) -> usize {
         self.unconfirmed
+    }
+
+    /// Bytes of deliveries that wait for credit, over all channels.
+    pub(super) fn backlog(&self) -> usize {
+        self.backlog
     }
 
     /// Carries out a command of the session.
@@ -63,9 +69,10 @@ impl Connection {
         let mut io = Io { out: &mut self.out, events: &mut self.events, frame_max: self.tuned.frame_max };
         match self.channels.get_mut(&id) {
             Some(channel) if !(opens && channel.has_failed()) => {
-                let before = channel.unconfirmed();
+                let (unconfirmed, backlog) = (channel.unconfirmed(), channel.backlog());
                 channel.command(command, &mut io);
-                self.unconfirmed = self.unconfirmed - before + channel.unconfirmed();
+                self.unconfirmed = self.unconfirmed - unconfirmed + channel.unconfirmed();
+                self.backlog = self.backlog - backlog + channel.backlog();
                 if channel.is_gone() {
                     self.channels.remove(&id);
                 }
@@ -107,9 +114,10 @@ impl Connection {
             return Err(Ended::ByThem(unexpected(format_args!("a frame on channel {id}, which is not open"))));
         };
         let mut io = Io { out: &mut self.out, events: &mut self.events, frame_max: self.tuned.frame_max };
-        let before = channel.unconfirmed();
+        let (unconfirmed, backlog) = (channel.unconfirmed(), channel.backlog());
         let taken = take(channel, &mut io);
-        self.unconfirmed = self.unconfirmed - before + channel.unconfirmed();
+        self.unconfirmed = self.unconfirmed - unconfirmed + channel.unconfirmed();
+        self.backlog = self.backlog - backlog + channel.backlog();
         if channel.is_gone() {
             self.channels.remove(&id);
         }

@@ -18,6 +18,9 @@ use crate::backend::{Command, Event};
 const WRITE_LIMIT: usize = 1 << 20;
 /// With more than this many publishes unconfirmed no further command is taken.
 const UNCONFIRMED_LIMIT: usize = 1 << 16;
+/// With more than this many bytes of deliveries waiting for credit RabbitMQ is not read. Only consumers without a prefetch
+/// limit can come this far; as with RabbitMQ itself, they then hold up their whole connection.
+const BACKLOG_LIMIT: usize = 32 << 20;
 /// How many commands are taken at once.
 const BATCH: usize = 256;
 /// How much is read at once, in bytes.
@@ -94,6 +97,7 @@ impl Link {
                 self.connection.out.swap(&mut self.writing);
             }
             let waiting = !self.connection.events.is_empty();
+            let may_read = !waiting && (self.connection.backlog() < BACKLOG_LIMIT || self.closing.is_some());
             let may_command = self.closing.is_none()
                 && self.connection.out.len() < WRITE_LIMIT
                 && self.connection.unconfirmed() < UNCONFIRMED_LIMIT;
@@ -104,7 +108,7 @@ impl Link {
                     }
                     batch.drain(..).for_each(|command| self.connection.command(command));
                 }
-                read = self.reader.read_buf(&mut self.input), if !waiting => {
+                read = self.reader.read_buf(&mut self.input), if may_read => {
                     match read {
                         Ok(0) => return Ended::ByThem(lost("it was closed")),
                         Ok(_) => heard = Instant::now(),
@@ -125,7 +129,7 @@ impl Link {
                     }
                 }
                 now = tick.tick(), if !heartbeat.is_zero() => {
-                    if waiting {
+                    if !may_read {
                         // What was not read cannot have been missed.
                         heard = now;
                     } else if now.duration_since(heard) > 2 * heartbeat {

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::backend::ChannelId;
 use crate::error::{AmqpError, ReplyCode};
+use crate::nesting;
 
 /// What a frame takes besides its payload: type, channel, size and the end octet.
 const OVERHEAD: usize = 8;
@@ -56,6 +57,7 @@ pub(super) fn decode(input: &mut BytesMut, frame_max: usize) -> Result<Option<Fr
             Ok(([], class)) => Ok(Some(Frame::Method(channel, class))),
             _ => Err(broken(format!("a method could not be decoded: {:02x?}", &payload[..size.min(4)]))),
         },
+        2 if !nesting::properties_are_shallow(payload) => Err(broken("the headers of a message nest too deep")),
         2 => match parse_content_header(payload) {
             Ok(([], header)) => Ok(Some(Frame::Header(channel, header.body_size, Box::new(header.properties)))),
             _ => Err(broken("the properties of a message could not be decoded")),

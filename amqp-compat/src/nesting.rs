@@ -4,10 +4,10 @@
 //! up the stack. The bound is ours; RabbitMQ has none.
 
 /// How many tables and arrays may lie inside one another.
-pub(super) const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Whether the arguments of a method (`payload` begins with class and method id) nest at most [`MAX_DEPTH`] deep.
-pub(super) fn method_is_shallow(payload: &[u8]) -> bool {
+pub(crate) fn method_is_shallow(payload: &[u8]) -> bool {
     if few_containers(payload) {
         return true;
     }
@@ -29,7 +29,7 @@ pub(super) fn method_is_shallow(payload: &[u8]) -> bool {
 }
 
 /// Whether the headers of a content header (`payload` begins with the class id) nest at most [`MAX_DEPTH`] deep.
-pub(super) fn properties_are_shallow(payload: &[u8]) -> bool {
+pub(crate) fn properties_are_shallow(payload: &[u8]) -> bool {
     if few_containers(payload) {
         return true;
     }
@@ -43,7 +43,7 @@ pub(super) fn properties_are_shallow(payload: &[u8]) -> bool {
 }
 
 /// Whether the entries of a table (without its length) nest at most [`MAX_DEPTH`] deep.
-pub(super) fn table_is_shallow(entries: &[u8]) -> bool {
+pub(crate) fn table_is_shallow(entries: &[u8]) -> bool {
     walk(entries, 0, entries.len())
 }
 
