@@ -375,6 +375,33 @@ async fn a_refused_login_or_vhost_is_rabbitmqs_own_refusal() {
 }
 
 #[tokio::test]
+async fn a_login_is_checked_before_its_vhost_is_known_and_on_the_same_connection() {
+    let rabbit = RabbitMq::shared();
+    let vhost = rabbit.fresh_vhost();
+    let backend = RabbitMqBackend::new(RabbitMqConfig::from_url(&rabbit.url()).expect("valid"));
+    rabbit.create_user("early", "secret");
+    rabbit.set_permissions("early", &vhost);
+    let early = |peer: &str, password: &str| Login {
+        peer: peer.to_owned(),
+        user: "early".to_owned(),
+        password: password.to_owned(),
+        ..login("")
+    };
+
+    let error = backend.authenticate(&early("a:1", "wrong")).await.expect_err("refused");
+    assert_eq!(error.code, ReplyCode::AccessRefused);
+
+    backend.authenticate(&early("b:2", "secret")).await.expect("taken");
+    // Nothing but the connection that was checked before can open with the old password now.
+    rabbit.create_user("early", "changed");
+    let _link = backend.open(Login { vhost: vhost.clone(), ..early("b:2", "secret") }).await.expect("opened");
+    // Another login than the one that was checked gets a connection, and an answer, of its own.
+    backend.authenticate(&early("c:3", "changed")).await.expect("taken");
+    let error = backend.open(Login { vhost, ..early("c:3", "secret") }).await.expect_err("refused");
+    assert_eq!(error.code, ReplyCode::AccessRefused);
+}
+
+#[tokio::test]
 async fn every_publish_is_confirmed_once_and_commands_take_effect_in_order() {
     let mut talk = Talk::new().await;
     talk.queue("q").await;

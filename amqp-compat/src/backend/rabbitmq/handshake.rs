@@ -40,11 +40,23 @@ pub(super) struct Upstream {
     pub(super) tuned: Tuned,
 }
 
-/// Connects and logs in.
+/// A connection whose login RabbitMQ took, and whose limits are still to be agreed on.
+pub(super) struct LoggedIn {
+    talk: Talk,
+    tune: connection::Tune,
+}
+
+impl std::fmt::Debug for LoggedIn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoggedIn").field("tune", &self.tune).finish_non_exhaustive()
+    }
+}
+
+/// Connects and logs in, up to `connection.tune`.
 ///
 /// # Errors
 /// RabbitMQ's own answer where it gave one, else `InternalError`. The socket is closed.
-pub(super) async fn open(config: &RabbitMqConfig, login: &Login) -> Result<Upstream, AmqpError> {
+pub(super) async fn login(config: &RabbitMqConfig, login: &Login) -> Result<LoggedIn, AmqpError> {
     let stream = connect(config).await?;
     let mut talk = Talk { stream, input: BytesMut::with_capacity(64 * 1024), out: Outbox::default() };
     talk.out.protocol_header();
@@ -66,20 +78,30 @@ pub(super) async fn open(config: &RabbitMqConfig, login: &Login) -> Result<Upstr
     .await?;
 
     let connection::AMQPMethod::Tune(tune) = talk.hear().await? else { return Err(unexpected("no 'connection.tune'")) };
-    let tuned = agree(&tune, config);
-    talk.say(connection::AMQPMethod::TuneOk(connection::TuneOk {
-        channel_max: tuned.channel_max,
-        frame_max: tuned.frame_max as u32,
-        heartbeat: tuned.heartbeat,
-    }))
-    .await?;
+    Ok(LoggedIn { talk, tune })
+}
 
-    let virtual_host = ShortString::try_new(login.vhost.as_str())
-        .map_err(|_| AmqpError::new(ReplyCode::NotAllowed, "the vhost's name is longer than 255 bytes"))?;
-    talk.say(connection::AMQPMethod::Open(connection::Open { virtual_host })).await?;
-    match talk.hear().await? {
-        connection::AMQPMethod::OpenOk(_) => Ok(Upstream { stream: talk.stream, input: talk.input, tuned }),
-        _ => Err(unexpected("no 'connection.open-ok'")),
+impl LoggedIn {
+    /// Agrees on limits and opens the vhost.
+    ///
+    /// # Errors
+    /// RabbitMQ's own answer where it gave one, else `InternalError`. The socket is closed.
+    pub(super) async fn open(self, config: &RabbitMqConfig, vhost: &str) -> Result<Upstream, AmqpError> {
+        let Self { mut talk, tune } = self;
+        let virtual_host = ShortString::try_new(vhost)
+            .map_err(|_| AmqpError::new(ReplyCode::NotAllowed, "the vhost's name is longer than 255 bytes"))?;
+        let tuned = agree(&tune, config);
+        talk.say(connection::AMQPMethod::TuneOk(connection::TuneOk {
+            channel_max: tuned.channel_max,
+            frame_max: tuned.frame_max as u32,
+            heartbeat: tuned.heartbeat,
+        }))
+        .await?;
+        talk.say(connection::AMQPMethod::Open(connection::Open { virtual_host })).await?;
+        match talk.hear().await? {
+            connection::AMQPMethod::OpenOk(_) => Ok(Upstream { stream: talk.stream, input: talk.input, tuned }),
+            _ => Err(unexpected("no 'connection.open-ok'")),
+        }
     }
 }
 
