@@ -359,6 +359,12 @@ impl Fences {
         if side_done && stamp.epoch != self.epoch { self.send_fences() } else { Vec::new() }
     }
 
+    /// Whether anybody still waits for this fence.
+    pub fn awaits(&self, name: &QueueName, fence: FenceId) -> bool {
+        let waits = |h: &Hold| h.stage == Stage::Sending(fence) || h.stage == Stage::Sent(fence);
+        self.queues.get(name).is_some_and(|q| q.holds.iter().any(waits))
+    }
+
     /// The fence is stored in its queue.
     pub fn fence_stored(&mut self, name: &QueueName, fence: FenceId) {
         let Some(queue) = self.queues.get_mut(name) else { return };

@@ -264,7 +264,7 @@ pub struct Delivery {
 }
 
 /// A read or change of exchanges, queues or bindings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Topology {
     /// `exchange.declare`; answered by [`Reply::Done`].
     ExchangeDeclare(ExchangeDeclare),

@@ -1,3 +1,19 @@
 //! One AMQP session over RabbitMQ and JetStream.
+//!
+//! [`engine::Engine`] is one link: it decides and does no I/O. [`link`] moves its commands and events. [`shared`] is what
+//! all links have in common: the order keeper above all. [`operator`] is the sidecar's own link to each side.
 
+mod backend;
+mod channel;
+pub mod engine;
+pub mod half;
+pub mod lane;
+mod link;
+pub mod logins;
+mod loss;
 pub mod merge;
+mod request;
+pub mod shared;
+pub mod stamp;
+
+pub use backend::DualBackend;

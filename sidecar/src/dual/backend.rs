@@ -1,0 +1,143 @@
+//! The backend over both sides.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use amqp_compat::backend::{Backend, LINK_CAPACITY, Link, Login};
+use amqp_compat::error::{AmqpError, ReplyCode};
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+
+use super::engine::Engine;
+use super::half::Presence;
+use super::link::{Sides, run};
+use super::logins::{Accepted, Logins};
+use super::shared::Shared;
+use crate::control_api::{Phase, Weight};
+
+/// RabbitMQ and JetStream as one broker for AMQP sessions.
+///
+/// RabbitMQ decides who may log in until `native`. What it accepted is remembered, so that new connections are possible
+/// when it is detached, or away while NATS owns everything.
+pub struct DualBackend {
+    shared: Arc<Shared>,
+    rabbit: Arc<dyn Backend>,
+    nats: Arc<dyn Backend>,
+    nats_user: Option<(String, String)>,
+    logins: Arc<Logins>,
+    accepted: mpsc::Sender<Accepted>,
+    links: AtomicU64,
+}
+
+/// How long a new connection waits for NATS before it begins without it, in `observe` and `shadow` and later.
+const NATS_WAIT: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
+
+impl DualBackend {
+    /// A backend over these two. `nats_user` is the user and password that JetStream is opened with; the client's own
+    /// when `None`. What RabbitMQ accepts is remembered in `logins`, and new ones go to `accepted`.
+    pub fn new(
+        shared: Arc<Shared>,
+        rabbit: Arc<dyn Backend>,
+        nats: Arc<dyn Backend>,
+        nats_user: Option<(String, String)>,
+        logins: Arc<Logins>,
+        accepted: mpsc::Sender<Accepted>,
+    ) -> Self {
+        Self { shared, rabbit, nats, nats_user, logins, accepted, links: AtomicU64::new(0) }
+    }
+
+    fn login_for_nats(&self, login: &Login) -> Login {
+        match &self.nats_user {
+            Some((user, password)) => Login { user: user.clone(), password: password.clone(), ..login.clone() },
+            None => login.clone(),
+        }
+    }
+
+    /// Hashing takes some milliseconds: the connection does not wait for it.
+    fn remember(&self, login: &Login) {
+        let (logins, accepted, login) = (Arc::clone(&self.logins), self.accepted.clone(), login.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Some(new) = logins.accept(&login) {
+                // A full channel only means that a restart of the sidecar will not know this login.
+                let _ = accepted.try_send(new);
+            }
+        });
+    }
+
+    async fn knows(&self, login: &Login) -> Result<(), AmqpError> {
+        let (logins, asked) = (Arc::clone(&self.logins), login.clone());
+        let known = tokio::task::spawn_blocking(move || logins.check(&asked)).await.unwrap_or(false);
+        if known {
+            return Ok(());
+        }
+        let text = "Login was refused using authentication mechanism PLAIN: RabbitMQ is not there to ask, and has not \
+                    accepted this login before";
+        Err(AmqpError::new(ReplyCode::AccessRefused, text))
+    }
+}
+
+#[async_trait]
+impl Backend for DualBackend {
+    /// Opens RabbitMQ's link with the client's login, and JetStream's.
+    ///
+    /// # Errors
+    /// RabbitMQ's own, until `native`. When it is detached, or cannot be reached while NATS owns everything:
+    /// `AccessRefused` for a login that it has not accepted before. A NATS that cannot be reached is an error in `native`
+    /// only; before, the link begins without it and gets it later.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a dropped future leaves no link behind.
+    async fn open(&self, login: Login) -> Result<Link, AmqpError> {
+        let (phase, weight) = {
+            let order = self.shared.order();
+            (order.phase, order.fences.weight())
+        };
+        let nats_login = self.login_for_nats(&login);
+        let (rabbit, nats) = if phase == Phase::Native {
+            self.knows(&login).await?;
+            (None, Some(self.nats.open(nats_login.clone()).await?))
+        } else {
+            let patience = if phase < Phase::Canary { NATS_WAIT[0] } else { NATS_WAIT[1] };
+            let opening = tokio::time::timeout(patience, self.nats.open(nats_login.clone()));
+            let (rabbit, nats) = tokio::join!(self.rabbit.open(login.clone()), opening);
+            let nats = match nats {
+                Ok(Ok(link)) => Some(link),
+                Ok(Err(error)) => {
+                    self.shared.warn("nats_not_opened", format!("vhost {}: {error}", login.vhost));
+                    None
+                }
+                Err(_) => {
+                    self.shared.warn("nats_not_opened", format!("vhost {}: NATS did not answer", login.vhost));
+                    None
+                }
+            };
+            let rabbit = match rabbit {
+                Ok(link) => {
+                    self.remember(&login);
+                    Some(link)
+                }
+                Err(error) if error.code == ReplyCode::InternalError && weight == Weight::ALL => {
+                    self.knows(&login).await?;
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            if rabbit.is_none() && nats.is_none() {
+                return Err(AmqpError::new(ReplyCode::InternalError, "neither RabbitMQ nor NATS answers"));
+            }
+            (rabbit, nats)
+        };
+        let number = self.links.fetch_add(1, Ordering::Relaxed);
+        let presence = |link: &Option<Link>| if link.is_some() { Presence::Attached } else { Presence::Lost };
+        let rabbit_is = if phase == Phase::Native { Presence::Gone } else { presence(&rabbit) };
+        self.shared.connections.fetch_add(1, Ordering::Relaxed);
+        let engine = Engine::new(Arc::clone(&self.shared), number, &login.vhost, rabbit_is, presence(&nats));
+        let sides =
+            Sides { backends: [Arc::clone(&self.rabbit), Arc::clone(&self.nats)], logins: [login, nats_login] };
+        let (commands, from_session) = mpsc::channel(LINK_CAPACITY);
+        let (to_session, events) = mpsc::channel(LINK_CAPACITY);
+        tokio::spawn(run(engine, sides, [rabbit, nats], from_session, to_session));
+        Ok(Link { commands, events })
+    }
+}

@@ -1,0 +1,127 @@
+//! What one channel of a link holds.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use amq_protocol::types::ShortString;
+use amqp_compat::backend::{ChannelId, Consume, DeliveryId, Got, Message, Reply, Topology};
+
+use super::merge::Merge;
+use crate::fence::{MessageKey, QueueName, Stamp};
+use crate::ownership::{Bucket, Side};
+
+/// One channel of a link.
+#[derive(Debug, Default)]
+pub struct Channel {
+    /// What the client waits for.
+    pub request: Option<Request>,
+    /// By tag.
+    pub consumers: HashMap<ShortString, Consumer>,
+    /// Publishes that are not confirmed, by number.
+    pub publishes: HashMap<u64, InFlight>,
+}
+
+/// A publish that is not confirmed.
+#[derive(Debug, Clone, Copy)]
+pub struct InFlight {
+    /// What it is counted under; `None` in `native`.
+    pub stamp: Option<Stamp>,
+    /// Its id.
+    pub id: u128,
+}
+
+/// A consumer on both sides.
+#[derive(Debug)]
+pub struct Consumer {
+    /// Its queue.
+    pub queue: QueueName,
+    /// What the client asked for, to attach it again.
+    pub consume: Consume,
+    /// Its two halves.
+    pub merge: Merge<Item>,
+    /// Whether each side has said that it began, RabbitMQ first.
+    pub on: [bool; 2],
+    /// Whether the client knows that it began.
+    pub live: bool,
+    /// How many lifts had happened when it last looked at what waits.
+    pub lifted: u64,
+    /// How many deliveries it has reported as held.
+    pub held: usize,
+}
+
+/// A delivery that the client does not have yet.
+#[derive(Debug)]
+pub struct Item {
+    /// Its side's name for it.
+    pub inner: DeliveryId,
+    /// The generation of its side.
+    pub generation: u64,
+    /// Whether it may have been delivered before.
+    pub redelivered: bool,
+    /// Without stamp.
+    pub message: Message,
+    /// What it is known by.
+    pub key: MessageKey,
+    /// Of its ordering key.
+    pub bucket: Bucket,
+    /// That it was published in.
+    pub epoch: u64,
+}
+
+/// A delivery that the client has not settled.
+#[derive(Debug)]
+pub struct Open {
+    /// Its channel.
+    pub channel: ChannelId,
+    /// Its consumer; `None` for the answer to a get.
+    pub tag: Option<ShortString>,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Where it came from.
+    pub side: Side,
+    /// The generation of its side.
+    pub generation: u64,
+    /// Its side's name for it.
+    pub inner: DeliveryId,
+    /// What it is known by.
+    pub key: MessageKey,
+}
+
+/// A request of the client that is not answered.
+#[derive(Debug)]
+pub struct Request {
+    /// Tells a late reply from one that is awaited.
+    pub number: u64,
+    /// When it came.
+    pub since: Duration,
+    /// The sides whose reply is awaited, RabbitMQ first.
+    pub waiting: [bool; 2],
+    /// What the leading side answered.
+    pub first: Option<Reply>,
+    /// What is asked.
+    pub asked: Asked,
+}
+
+/// What a client asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// `channel.open`.
+    Open,
+    /// `channel.close`.
+    Close,
+    /// Topology.
+    Topology(Topology),
+    /// `basic.consume` with this tag.
+    Consume(ShortString),
+    /// `basic.cancel` of this tag.
+    Cancel(ShortString),
+    /// `basic.get`.
+    Get {
+        /// The queue.
+        queue: QueueName,
+        /// The sides that are still to be asked.
+        next: VecDeque<Side>,
+        /// What was got, while the other side is asked for its count.
+        got: Option<Box<Got>>,
+    },
+}

@@ -1,0 +1,462 @@
+//! One link: commands of the client and events of both sides in, commands to both sides and events to the client out.
+//!
+//! It does no I/O and never waits: [`super::link`] moves what it puts into its outboxes. RabbitMQ leads while it is
+//! attached: its answers are the client's answers. What `observe` and `shadow` tell NATS is told without waiting for it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use amq_protocol::types::ShortString;
+use amqp_compat::backend::{
+    ChannelId, Command, Delivery, DeliveryId, Event, Outcome, Publish, PublishOutcome, Reply, Topology,
+};
+use amqp_compat::error::{AmqpError, ReplyCode};
+use smallvec::SmallVec;
+
+use super::channel::{Channel, Consumer, InFlight, Item, Open};
+use super::half::{Half, Presence};
+use super::shared::Shared;
+use super::stamp;
+use crate::control_api::Phase;
+use crate::fence::{MessageKey, QueueName};
+use crate::ownership::Side;
+
+/// One AMQP connection over both sides.
+pub struct Engine {
+    pub(super) shared: Arc<Shared>,
+    pub(super) link: u64,
+    pub(super) vhost: Arc<str>,
+    /// RabbitMQ first.
+    pub halves: [Half; 2],
+    pub(super) channels: HashMap<ChannelId, Channel>,
+    pub(super) unsettled: HashMap<u64, Open>,
+    pub(super) next_delivery: u64,
+    pub(super) next_request: u64,
+    in_flight: usize,
+    /// Queues and bindings that go with this link, to be made again on a side that was lost.
+    pub(super) own: Vec<(ChannelId, Topology)>,
+    pub(super) own_queues: HashSet<ShortString>,
+    /// What the client is to be told, in order. Bounded by the client's credit, by [`Engine::IN_FLIGHT_MOST`] and by
+    /// one reply a channel.
+    pub events: VecDeque<Event>,
+    /// Whether the last event was [`Event::Closed`].
+    pub ended: bool,
+    behind: bool,
+    names: HashMap<ShortString, QueueName>,
+}
+
+impl Engine {
+    /// Publishes that may be unconfirmed on one link; beyond it the client's commands wait in its socket.
+    pub const IN_FLIGHT_MOST: usize = 16_384;
+    /// Commands that may wait for one side; beyond it the client's commands wait, or, for NATS in `observe` and
+    /// `shadow`, its link is given up and opened again.
+    pub const BACKLOG_MOST: usize = 8_192;
+
+    /// A link whose sides are in these states. `link` is unique in this run.
+    pub fn new(shared: Arc<Shared>, link: u64, vhost: &str, rabbit: Presence, nats: Presence) -> Self {
+        let mut engine = Self {
+            shared,
+            link,
+            vhost: vhost.into(),
+            halves: [Half::new(Side::Rabbit, rabbit), Half::new(Side::Nats, nats)],
+            channels: HashMap::new(),
+            unsettled: HashMap::new(),
+            next_delivery: 0,
+            next_request: 0,
+            in_flight: 0,
+            own: Vec::new(),
+            own_queues: HashSet::new(),
+            events: VecDeque::new(),
+            ended: false,
+            behind: false,
+            names: HashMap::new(),
+        };
+        engine.report_behind();
+        engine
+    }
+
+    /// Whether the client's next command can be taken now.
+    pub fn takes_commands(&self) -> bool {
+        if self.ended || self.in_flight >= Self::IN_FLIGHT_MOST {
+            return false;
+        }
+        self.halves.iter().all(|half| {
+            let may_overflow = half.side == Side::Nats && self.phase() < Phase::Canary;
+            may_overflow || half.backlog() < Self::BACKLOG_MOST
+        })
+    }
+
+    /// Takes a command of the client.
+    pub fn command(&mut self, command: Command) {
+        let now = self.shared.now();
+        match command {
+            Command::Publish(publish) => self.publish(publish),
+            Command::Settle { channel, deliveries, outcome } => self.settle(channel, &deliveries, outcome, now),
+            Command::Credit { channel, consumer_tag, amount } => {
+                if let Some(consumer) = self.consumer(channel, &consumer_tag) {
+                    consumer.merge.credit(amount);
+                    self.pump(channel, &consumer_tag);
+                }
+            }
+            Command::OpenChannel { .. }
+            | Command::CloseChannel { .. }
+            | Command::Topology { .. }
+            | Command::Consume { .. }
+            | Command::Cancel { .. }
+            | Command::Get { .. } => self.ask(command, now),
+        }
+        self.check_nats();
+    }
+
+    /// Takes an event of a side.
+    pub fn event(&mut self, side: Side, event: Event) {
+        match event {
+            Event::Reply { channel, reply } => self.replied(side, channel, reply),
+            Event::Confirm { channel, seq, outcome } => self.confirmed(channel, seq, outcome),
+            Event::Returned { channel, error, mut message } => {
+                stamp::unstamp(&mut message);
+                self.events.push_back(Event::Returned { channel, error, message });
+            }
+            Event::Delivery { channel, consumer_tag, delivery } => self.delivered(side, channel, consumer_tag, *delivery),
+            Event::ConsumerCancelled { channel, consumer_tag } => self.consumer_ended(side, channel, consumer_tag),
+            Event::ChannelFailed { channel, error } => {
+                if side == self.lead() || self.phase() >= Phase::Canary {
+                    self.events.push_back(Event::ChannelFailed { channel, error });
+                } else {
+                    self.shared.warn("nats_channel_failed", error.to_string());
+                }
+            }
+            Event::Blocked { reason } => self.blocked(side, Some(reason)),
+            Event::Unblocked => self.blocked(side, None),
+            Event::Closed { error } => self.side_closed(side, error),
+        }
+        self.check_nats();
+    }
+
+    /// Looks again at what waits for fences, after holds were lifted.
+    pub fn lifted(&mut self) {
+        let waiting: Vec<(ChannelId, ShortString)> = self
+            .channels
+            .iter()
+            .flat_map(|(id, c)| c.consumers.iter().filter(|(_, c)| c.merge.held() > 0).map(|(tag, _)| (*id, tag.clone())))
+            .collect();
+        for (channel, tag) in waiting {
+            self.release(channel, &tag);
+            self.pump(channel, &tag);
+        }
+    }
+
+    /// The side whose answers are the client's.
+    pub(super) fn lead(&self) -> Side {
+        if self.half(Side::Rabbit).attached() { Side::Rabbit } else { Side::Nats }
+    }
+
+    pub(super) fn half(&self, side: Side) -> &Half {
+        &self.halves[side.index()]
+    }
+
+    pub(super) fn half_mut(&mut self, side: Side) -> &mut Half {
+        &mut self.halves[side.index()]
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.shared.order().phase
+    }
+
+    /// Whether the client waits for NATS as well: not before NATS owns, or has owned, anything.
+    pub(super) fn waits_for(&self, side: Side) -> bool {
+        let order = self.shared.order();
+        side == self.lead() || order.phase >= Phase::Canary || order.nats_may_hold
+    }
+
+    pub(super) fn consumer(&mut self, channel: ChannelId, tag: &ShortString) -> Option<&mut Consumer> {
+        self.channels.get_mut(&channel)?.consumers.get_mut(tag)
+    }
+
+    pub(super) fn queue_name(&mut self, queue: &ShortString) -> QueueName {
+        if let Some(name) = self.names.get(queue) {
+            return name.clone();
+        }
+        let name = QueueName { vhost: self.vhost.clone(), queue: queue.as_str().into() };
+        if self.names.len() < 1024 {
+            self.names.insert(queue.clone(), name.clone());
+        }
+        name
+    }
+
+    fn publish(&mut self, mut publish: Box<Publish>) {
+        let (channel, seq) = (publish.channel, publish.seq);
+        if !self.channels.contains_key(&channel) {
+            return;
+        }
+        if let Some(name) = stamp::reserved(&publish.message) {
+            let text = format!("the header '{name}' is reserved for the bridge; publish without it");
+            self.events.push_back(Event::Confirm { channel, seq, outcome: PublishOutcome::Failed });
+            let error = AmqpError::new(ReplyCode::PreconditionFailed, text);
+            self.events.push_back(Event::ChannelFailed { channel, error });
+            return;
+        }
+        let shared = Arc::clone(&self.shared);
+        let bucket = shared.bucket(&publish.message);
+        let taken = shared.publish(bucket, || shared.only_rabbit_knows(&self.vhost, &publish.message));
+        let id = shared.ids.next();
+        let owner = match taken {
+            None => Side::Nats,
+            Some((phase, taken)) => {
+                if phase == Phase::Shadow
+                    && taken.owner == Side::Rabbit
+                    && let Some(shadow) = &shared.shadow
+                {
+                    shadow.published(&self.vhost, id, &publish.message);
+                }
+                stamp::stamp(&mut publish.message, id, taken.epoch);
+                taken.owner
+            }
+        };
+        if let Some(open) = self.channels.get_mut(&channel) {
+            open.publishes.insert(seq, InFlight { stamp: taken.map(|(_, stamp)| stamp), id });
+            self.in_flight += 1;
+        }
+        let half = self.half_mut(owner);
+        if half.attached() {
+            half.tell(Command::Publish(publish));
+        } else {
+            half.parked.push_back(publish);
+        }
+    }
+
+    fn confirmed(&mut self, channel: ChannelId, seq: u64, outcome: PublishOutcome) {
+        let Some(in_flight) = self.channels.get_mut(&channel).and_then(|c| c.publishes.remove(&seq)) else { return };
+        self.publish_ended(in_flight, outcome);
+        self.events.push_back(Event::Confirm { channel, seq, outcome });
+    }
+
+    /// A publish needs no confirm any more.
+    pub(super) fn publish_ended(&mut self, in_flight: InFlight, outcome: PublishOutcome) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(stamp) = in_flight.stamp {
+            let actions = self.shared.order().fences.published(stamp);
+            self.shared.act(actions);
+        }
+        if outcome == PublishOutcome::Failed
+            && let Some(shadow) = &self.shared.shadow
+        {
+            shadow.failed(&self.vhost, in_flight.id);
+        }
+    }
+
+    fn delivered(&mut self, side: Side, channel: ChannelId, tag: ShortString, delivery: Delivery) {
+        let inner = delivery.id;
+        let live = self.consumer(channel, &tag).is_some_and(|c| c.on[side.index()]);
+        if !live {
+            self.settle_inner(side, channel, inner, Outcome::Requeue);
+            return;
+        }
+        if let Some(fence) = stamp::is_fence(&delivery.message) {
+            self.settle_inner(side, channel, inner, Outcome::Ack);
+            let Some(consumer) = self.consumer(channel, &tag) else { return };
+            consumer.merge.fence(side);
+            let queue = consumer.queue.clone();
+            let actions = self.shared.order().fences.fence_out(&queue, fence);
+            self.shared.act(actions);
+            self.release(channel, &tag);
+            self.pump(channel, &tag);
+            return;
+        }
+        let item = self.item(side, inner, delivery.redelivered, delivery.message);
+        self.release(channel, &tag);
+        let (shared, now) = (Arc::clone(&self.shared), self.shared.now());
+        let Some(consumer) = self.consumer(channel, &tag) else { return };
+        let (received, phase) = {
+            let mut order = shared.order();
+            let phase = order.phase;
+            (order.fences.received(&consumer.queue, side, item.key, item.bucket, item.epoch, now), phase)
+        };
+        if phase == Phase::Shadow
+            && side == Side::Rabbit
+            && let (Some(shadow), MessageKey::Stamped(id)) = (&shared.shadow, item.key)
+        {
+            shadow.delivered(&consumer.queue, id, &item.message, item.redelivered);
+        }
+        consumer.merge.received(side, received.place, received.waits, item);
+        report_held(&shared, consumer);
+        self.pump(channel, &tag);
+    }
+
+    /// What was received, without its stamp.
+    pub(super) fn item(
+        &self,
+        side: Side,
+        inner: DeliveryId,
+        redelivered: bool,
+        mut message: amqp_compat::backend::Message,
+    ) -> Item {
+        let read = stamp::unstamp(&mut message);
+        let bucket = self.shared.bucket(&message);
+        let generation = self.half(side).generation;
+        let key = match read.id {
+            Some(id) => MessageKey::Stamped(id),
+            // Both sides may use the same numbers; a generation begins them again.
+            None => MessageKey::Anonymous { link: self.link << 16 | (generation & 0xffff), delivery: inner.0 },
+        };
+        Item { inner, generation, redelivered, message, key, bucket, epoch: read.epoch }
+    }
+
+    /// Looks again at what waits in one consumer, if any hold was lifted since it last did.
+    fn release(&mut self, channel: ChannelId, tag: &ShortString) {
+        let (shared, now) = (Arc::clone(&self.shared), self.shared.now());
+        let Some(consumer) = self.consumer(channel, tag) else { return };
+        if consumer.merge.held() == 0 {
+            return;
+        }
+        let mut order = shared.order();
+        let lifted = order.fences.lifted();
+        if consumer.lifted != lifted {
+            consumer.lifted = lifted;
+            let Consumer { merge, queue, .. } = consumer;
+            merge.release(|side, item| order.fences.must_wait(queue, side, item.bucket, item.epoch, now));
+        }
+        drop(order);
+        report_held(&shared, consumer);
+    }
+
+    /// Gives the client what it may have, and each side the credit that this frees.
+    pub(super) fn pump(&mut self, channel: ChannelId, tag: &ShortString) {
+        let Some(consumer) = self.channels.get_mut(&channel).and_then(|c| c.consumers.get_mut(tag)) else { return };
+        if !consumer.live {
+            return;
+        }
+        while let Some((side, item)) = consumer.merge.next() {
+            self.next_delivery += 1;
+            let id = DeliveryId(self.next_delivery);
+            let open = Open {
+                channel,
+                tag: Some(tag.clone()),
+                queue: consumer.queue.clone(),
+                side,
+                generation: item.generation,
+                inner: item.inner,
+                key: item.key,
+            };
+            self.unsettled.insert(id.0, open);
+            self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
+            let delivery = Box::new(Delivery { id, redelivered: item.redelivered, message: item.message });
+            self.events.push_back(Event::Delivery { channel, consumer_tag: tag.clone(), delivery });
+        }
+        for side in Side::BOTH {
+            let amount = consumer.merge.grant(side);
+            if amount > 0 {
+                self.halves[side.index()].tell(Command::Credit { channel, consumer_tag: tag.clone(), amount });
+            }
+        }
+    }
+
+    fn settle(&mut self, channel: ChannelId, deliveries: &[DeliveryId], outcome: Outcome, now: Duration) {
+        let mut run: Option<(Side, SmallVec<[DeliveryId; 1]>)> = None;
+        let mut touched: SmallVec<[ShortString; 2]> = SmallVec::new();
+        let mut actions = Vec::new();
+        for id in deliveries {
+            let Some(open) = self.unsettled.remove(&id.0) else { continue };
+            if let Some(tag) = open.tag {
+                if let Some(consumer) = self.channels.get_mut(&channel).and_then(|c| c.consumers.get_mut(&tag)) {
+                    consumer.merge.settled(open.side);
+                }
+                if !touched.contains(&tag) {
+                    touched.push(tag);
+                }
+            }
+            let half = &self.halves[open.side.index()];
+            if !half.attached() || half.generation != open.generation {
+                // Its side was lost meanwhile and has it back in its queue: it will come again, as redelivered.
+                continue;
+            }
+            let mut order = self.shared.order();
+            actions.extend(match outcome {
+                Outcome::Ack | Outcome::Reject => order.fences.settled(&open.queue, open.side, open.key),
+                Outcome::Requeue => order.fences.requeued(&open.queue, open.side, open.key, now),
+            });
+            drop(order);
+            match &mut run {
+                Some((side, ids)) if *side == open.side => ids.push(open.inner),
+                _ => {
+                    let next = (open.side, SmallVec::from_elem(open.inner, 1));
+                    if let Some((side, deliveries)) = run.replace(next) {
+                        self.halves[side.index()].tell(Command::Settle { channel, deliveries, outcome });
+                    }
+                }
+            }
+        }
+        if let Some((side, deliveries)) = run {
+            self.half_mut(side).tell(Command::Settle { channel, deliveries, outcome });
+        }
+        self.shared.act(actions);
+        for tag in touched {
+            self.release(channel, &tag);
+            self.pump(channel, &tag);
+        }
+    }
+
+    /// Settles a delivery that the client never saw.
+    pub(super) fn settle_inner(&mut self, side: Side, channel: ChannelId, inner: DeliveryId, outcome: Outcome) {
+        self.half_mut(side).tell(Command::Settle { channel, deliveries: SmallVec::from_elem(inner, 1), outcome });
+    }
+
+    fn blocked(&mut self, side: Side, reason: Option<String>) {
+        if side == Side::Nats && self.phase() < Phase::Canary {
+            return;
+        }
+        let was = self.halves.iter().any(|h| h.blocked);
+        self.half_mut(side).blocked = reason.is_some();
+        let is = self.halves.iter().any(|h| h.blocked);
+        match (was, is) {
+            (false, true) => self.events.push_back(Event::Blocked { reason: reason.unwrap_or_default() }),
+            (true, false) => self.events.push_back(Event::Unblocked),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// Gives NATS up, to be opened again, when it cannot follow in a phase in which nobody may wait for it; and says
+    /// whether this link has caught up with it.
+    fn check_nats(&mut self) {
+        let nats = self.half(Side::Nats);
+        if nats.attached() && nats.backlog() >= Self::BACKLOG_MOST && self.phase() < Phase::Canary {
+            self.shared.warn("nats_behind", "NATS did not take what it was told; its link is opened again".to_owned());
+            self.lose(Side::Nats);
+        }
+        self.report_behind();
+    }
+
+    pub(super) fn report_behind(&mut self) {
+        let behind = !self.ended && !self.half(Side::Nats).caught_up();
+        if behind != self.behind {
+            self.behind = behind;
+            if behind {
+                self.shared.behind.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.shared.behind.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tells the client the answer to its request.
+    pub(super) fn answer(&mut self, channel: ChannelId, reply: Result<Reply, AmqpError>) {
+        self.events.push_back(Event::Reply { channel, reply });
+    }
+}
+
+/// Keeps the count of what waits in a queue up to date.
+pub(super) fn report_held(shared: &Shared, consumer: &mut Consumer) {
+    let held = consumer.merge.held();
+    if held == consumer.held {
+        return;
+    }
+    let mut order = shared.order();
+    let count = order.held.entry(consumer.queue.clone()).or_default();
+    *count = (*count + held as u64).saturating_sub(consumer.held as u64);
+    if *count == 0 {
+        order.held.remove(&consumer.queue);
+    }
+    consumer.held = held;
+}

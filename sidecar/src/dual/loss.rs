@@ -1,0 +1,295 @@
+//! A side that is lost and comes back, and the end of a link.
+
+use std::collections::HashSet;
+
+use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome};
+use amqp_compat::error::{AmqpError, ReplyCode};
+
+use super::channel::Asked;
+use super::engine::Engine;
+use super::half::Presence;
+use super::lane::Purpose;
+use crate::control_api::{Phase, Weight};
+use crate::ownership::Side;
+
+impl Engine {
+    /// A side's link ended by itself.
+    pub(super) fn side_closed(&mut self, side: Side, error: AmqpError) {
+        if self.ended || !self.half(side).attached() {
+            return;
+        }
+        let (phase, weight) = {
+            let order = self.shared.order();
+            (order.phase, order.fences.weight())
+        };
+        let goes_on = match side {
+            // All that is published belongs to NATS: RabbitMQ is only drained, and can be away.
+            Side::Rabbit => weight == Weight::ALL,
+            Side::Nats => phase != Phase::Native,
+        };
+        // What the client did wrong is meant for the client; a loss is not.
+        let lost = matches!(error.code, ReplyCode::ConnectionForced | ReplyCode::InternalError);
+        if goes_on && lost {
+            tracing::warn!(vhost = %self.vhost, %side, %error, "lost a side of a connection; it is opened again");
+            self.lose(side);
+        } else {
+            self.events.push_back(Event::Closed { error });
+            self.ended = true;
+        }
+    }
+
+    /// Takes a side for lost, to be attached again. Nothing of the client's fails but what this side had in hand.
+    pub(super) fn lose(&mut self, side: Side) {
+        let half = self.half_mut(side);
+        half.presence = Presence::Lost;
+        half.generation += 1;
+        half.blocked = false;
+        // What was not sent yet can be sent later.
+        let mut asked = Vec::new();
+        for command in half.outbox.drain(..) {
+            if let Command::Publish(publish) = command {
+                half.parked.push_back(publish);
+            }
+        }
+        for (channel, lane) in half.lanes.drain() {
+            let (in_flight, waiting) = lane.end();
+            asked.extend(in_flight.map(|purpose| (channel, purpose)));
+            for (command, purpose) in waiting {
+                asked.extend(purpose.map(|purpose| (channel, purpose)));
+                if let Command::Publish(publish) = command {
+                    half.parked.push_back(publish);
+                }
+            }
+        }
+        let parked: HashSet<(ChannelId, u64)> = half.parked.iter().map(|p| (p.channel, p.seq)).collect();
+        self.fail_publishes(side, &parked);
+        self.give_up_deliveries(side);
+        for (channel, purpose) in asked {
+            match purpose {
+                Purpose::Client(number) => self.unanswered(side, channel, number),
+                Purpose::Topology(topology) => self.replay(side, channel, *topology),
+                Purpose::Consume(_) | Purpose::Cancel(_) | Purpose::Nothing => {}
+            }
+        }
+        self.report_behind();
+    }
+
+    /// Ends the publishes that a side had and did not confirm: whether they are stored is unknown.
+    fn fail_publishes(&mut self, side: Side, parked: &HashSet<(ChannelId, u64)>) {
+        let mut failed = Vec::new();
+        for (channel, open) in &mut self.channels {
+            let lost: Vec<u64> = open
+                .publishes
+                .iter()
+                .filter(|(seq, p)| p.stamp.map_or(Side::Nats, |s| s.owner) == side && !parked.contains(&(*channel, **seq)))
+                .map(|(seq, _)| *seq)
+                .collect();
+            for seq in lost {
+                failed.extend(open.publishes.remove(&seq).map(|p| (*channel, seq, p)));
+            }
+        }
+        failed.sort_by_key(|(channel, seq, _)| (*channel, *seq));
+        for (channel, seq, publish) in failed {
+            self.publish_ended(publish, PublishOutcome::Failed);
+            self.events.push_back(Event::Confirm { channel, seq, outcome: PublishOutcome::Failed });
+        }
+    }
+
+    /// A side has its deliveries back in its queues; the client cannot settle those that it has.
+    fn give_up_deliveries(&mut self, side: Side) {
+        let now = self.shared.now();
+        let mut actions = Vec::new();
+        for open in self.unsettled.values().filter(|o| o.side == side) {
+            actions.extend(self.shared.order().fences.requeued(&open.queue, side, open.key, now));
+        }
+        self.shared.act(actions);
+        let all: Vec<_> =
+            self.channels.iter().flat_map(|(id, c)| c.consumers.keys().map(|tag| (*id, tag.clone()))).collect();
+        for (channel, tag) in all {
+            if let Some(consumer) = self.consumer(channel, &tag) {
+                consumer.on[side.index()] = false;
+            }
+            self.drop_buffered(side, channel, &tag);
+        }
+    }
+
+    /// The client's request was with a side that is lost.
+    fn unanswered(&mut self, side: Side, channel: ChannelId, number: u64) {
+        let request = self.channels.get_mut(&channel).and_then(|c| c.request.take_if(|r| r.number == number));
+        let Some(mut request) = request else { return };
+        request.waiting[side.index()] = false;
+        match &request.asked {
+            Asked::Open => {
+                // The other side has been asked as well.
+                if self.half(side.other()).attached() {
+                    self.finish(channel, request);
+                } else {
+                    self.start(channel, request);
+                }
+            }
+            Asked::Close | Asked::Cancel(_) => {
+                if request.waiting == [false, false] {
+                    self.finish(channel, request);
+                } else if let Some(open) = self.channels.get_mut(&channel) {
+                    open.request = Some(request);
+                }
+            }
+            Asked::Topology(topology) => match request.first.take() {
+                Some(reply) => {
+                    let topology = topology.clone();
+                    self.replay(side, channel, topology);
+                    self.answer(channel, Ok(reply));
+                }
+                None => self.start(channel, request),
+            },
+            Asked::Consume(tag) => {
+                let tag = tag.clone();
+                if request.first.is_some() {
+                    self.consumer_live(channel, &tag);
+                } else {
+                    self.start(channel, request);
+                }
+            }
+            Asked::Get { .. } => self.start(channel, request),
+        }
+    }
+
+    /// A lost side is back, with nothing of this link on it: opens the channels, repeats the topology, attaches the
+    /// consumers, and sends what waited.
+    pub fn attach(&mut self, side: Side) {
+        let half = self.half_mut(side);
+        if half.presence != Presence::Lost {
+            return;
+        }
+        half.presence = Presence::Attached;
+        let mut open: Vec<ChannelId> = self.channels.keys().copied().collect();
+        open.sort_unstable();
+        for channel in &open {
+            // A channel whose opening waits for a side is opened by its request.
+            let waits = self.channels.get(channel).and_then(|c| c.request.as_ref());
+            if !waits.is_some_and(|r| matches!(r.asked, Asked::Open) && r.waiting == [false, false]) {
+                self.half_mut(side).request(Command::OpenChannel { channel: *channel }, Purpose::Nothing);
+            }
+        }
+        if let Some(any) = open.first().copied() {
+            let own: Vec<_> = self.own.clone();
+            let replay: Vec<_> = self.half_mut(side).replay.drain(..).collect();
+            let repeated = own.iter().filter(|o| !replay.iter().any(|r| r.1 == o.1));
+            for (channel, topology) in repeated.chain(&replay) {
+                let channel = if self.channels.contains_key(channel) { *channel } else { any };
+                let purpose = Purpose::Topology(Box::new(topology.clone()));
+                let command = Command::Topology { channel, request: topology.clone() };
+                self.half_mut(side).request(command, purpose);
+            }
+        }
+        let consumers: Vec<_> = self
+            .channels
+            .iter()
+            .flat_map(|(id, c)| c.consumers.iter().filter(|(_, c)| c.live).map(|(tag, _)| (*id, tag.clone())))
+            .collect();
+        for (channel, tag) in consumers {
+            if let Some(command) = self.consume_command(channel, &tag, side) {
+                self.half_mut(side).request(command, Purpose::Consume(tag));
+            }
+        }
+        let parked: Vec<_> = self.half_mut(side).parked.drain(..).collect();
+        for publish in parked {
+            self.half_mut(side).tell(Command::Publish(publish));
+        }
+        // Requests that found no side.
+        for channel in open {
+            let request = self.channels.get_mut(&channel).and_then(|c| c.request.take_if(|r| r.waiting == [false, false]));
+            if let Some(request) = request {
+                self.start(channel, request);
+            }
+        }
+        self.report_behind();
+    }
+
+    /// RabbitMQ is detached for good.
+    pub fn detach_rabbit(&mut self) {
+        if self.half(Side::Rabbit).presence == Presence::Gone {
+            return;
+        }
+        if self.half(Side::Rabbit).attached() {
+            self.lose(Side::Rabbit);
+        }
+        let half = self.half_mut(Side::Rabbit);
+        half.presence = Presence::Gone;
+        half.replay.clear();
+        let nats = self.half(Side::Nats).attached();
+        let parked: Vec<_> = self.half_mut(Side::Rabbit).parked.drain(..).collect();
+        for publish in parked {
+            let half = self.half_mut(Side::Nats);
+            if nats {
+                half.tell(Command::Publish(publish));
+            } else {
+                half.parked.push_back(publish);
+            }
+        }
+    }
+
+    /// Time has passed: ends requests that have waited too long for the side that follows.
+    pub fn tick(&mut self) {
+        let (now, phase, lead) = (self.shared.now(), self.phase(), self.lead());
+        let follower = lead.other();
+        let limit = if phase < Phase::Canary { Self::SHADOW_WAIT } else { Self::FOLLOW_WAIT };
+        let over: Vec<ChannelId> = self
+            .channels
+            .iter()
+            .filter(|(_, c)| {
+                c.request.as_ref().is_some_and(|r| {
+                    r.waiting[follower.index()] && !r.waiting[lead.index()] && now >= r.since + limit
+                })
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        if over.is_empty() {
+            return;
+        }
+        if phase < Phase::Canary && follower == Side::Nats {
+            self.shared.warn("nats_silent", "NATS did not answer in time; its link is opened again".to_owned());
+            return self.lose(Side::Nats);
+        }
+        for channel in over {
+            let Some(request) = self.channels.get_mut(&channel).and_then(|c| c.request.take()) else { continue };
+            match request.asked {
+                Asked::Close | Asked::Cancel(_) => self.finish(channel, request),
+                Asked::Open | Asked::Topology(_) | Asked::Consume(_) | Asked::Get { .. } => {
+                    let text = format!("{follower} did not answer within {} s", limit.as_secs());
+                    self.answer(channel, Err(AmqpError::new(ReplyCode::InternalError, text)));
+                }
+            }
+        }
+    }
+
+    /// The client is gone: both sides requeue what it had. Call [`Engine::abandon_publishes`] once their links ended.
+    pub fn client_gone(&mut self) {
+        self.ended = true;
+        let now = self.shared.now();
+        let mut actions = Vec::new();
+        for (_, open) in self.unsettled.drain() {
+            actions.extend(self.shared.order().fences.requeued(&open.queue, open.side, open.key, now));
+        }
+        self.shared.act(actions);
+        let consumers: Vec<_> = self.channels.values_mut().flat_map(|c| c.consumers.drain()).collect();
+        for (_, consumer) in consumers {
+            self.put_back(None, consumer);
+        }
+        for queue in std::mem::take(&mut self.own_queues) {
+            let name = self.queue_name(&queue);
+            let actions = self.shared.order().fences.forget(&name);
+            self.shared.act(actions);
+            self.shared.queue_gone(&self.vhost, queue.as_str());
+        }
+        self.report_behind();
+    }
+
+    /// Ends the publishes whose confirms nobody waits for any more.
+    pub fn abandon_publishes(&mut self) {
+        let left: Vec<_> = self.channels.values_mut().flat_map(|c| c.publishes.drain()).collect();
+        for (_, publish) in left {
+            self.publish_ended(publish, PublishOutcome::Failed);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What all links of a sidecar share: the order keeper, the position in force, what is unmapped, and counters.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use amqp_compat::backend::Message;
+use amq_protocol::types::ShortString;
+use tokio::sync::{Notify, watch};
+
+use super::stamp::Ids;
+use crate::control_api::{Phase, Unmapped, Warning};
+use crate::fence::{Action, FenceId, Fences, QueueName, Stamp};
+use crate::ownership::{Bucket, Side};
+use crate::phase::Position;
+
+/// What JetStream has, as far as publishing needs to know.
+pub trait Routes: Send + Sync + 'static {
+    /// Whether a publish to this exchange with this routing key would find the exchange; for the default exchange,
+    /// the queue.
+    fn knows(&self, vhost: &str, exchange: &str, routing_key: &str) -> bool;
+    /// The queues that would get the message.
+    fn route(&self, vhost: &str, message: &Message) -> Vec<ShortString>;
+}
+
+/// Where `shadow` takes its copies from: both calls return at once, and count what they have no room for.
+pub trait Shadow: Send + Sync + 'static {
+    /// A message was published to RabbitMQ, not confirmed yet.
+    fn published(&self, vhost: &str, id: u128, message: &Message);
+    /// RabbitMQ refused it, or its fate is unknown.
+    fn failed(&self, vhost: &str, id: u128);
+    /// RabbitMQ delivered a message to a consumer of this queue.
+    fn delivered(&self, queue: &QueueName, id: u128, message: &Message, redelivered: bool);
+}
+
+/// Shared by all links of one sidecar.
+pub struct Shared {
+    started: Instant,
+    salt: u64,
+    /// Message ids, and the number of this run.
+    pub ids: Ids,
+    order: Mutex<Order>,
+    position: watch::Sender<Position>,
+    lifted: watch::Sender<u64>,
+    actions: [Mutex<VecDeque<Action>>; 2],
+    actions_ready: [Notify; 2],
+    unmapped: Mutex<BTreeMap<(String, &'static str, String), String>>,
+    warnings: Mutex<BTreeMap<&'static str, (u64, String)>>,
+    /// What JetStream has; `None` takes everything as known.
+    pub routes: Option<Arc<dyn Routes>>,
+    /// Where copies go in `shadow`.
+    pub shadow: Option<Arc<dyn Shadow>>,
+    /// Messages published to each side as their owner, RabbitMQ first.
+    pub published: [AtomicU64; 2],
+    /// Messages of each side that were delivered, RabbitMQ first.
+    pub delivered: [AtomicU64; 2],
+    /// Open connections.
+    pub connections: AtomicU64,
+    /// Open connections that have lost their link to NATS, or have not caught up with it.
+    pub behind: AtomicU64,
+}
+
+/// What one short lock guards.
+pub struct Order {
+    /// Epochs, holds, fences.
+    pub fences: Fences,
+    /// The phase in force.
+    pub phase: Phase,
+    /// Whether NATS has ever owned anything, so that it may hold messages at weight 0.
+    pub nats_may_hold: bool,
+    /// Consumers that the sidecar has, by queue.
+    pub consumers: HashMap<QueueName, u64>,
+    /// Deliveries that wait for a fence, by queue.
+    pub held: HashMap<QueueName, u64>,
+}
+
+impl Shared {
+    /// How many unmapped things are remembered; a weight above 0 is refused at one.
+    const UNMAPPED_MOST: usize = 10_000;
+
+    /// The shared state of a sidecar that starts at this position.
+    pub fn new(ids: Ids, salt: u64, position: Position, fences: Fences, nats_may_hold: bool) -> Self {
+        let order = Order {
+            fences,
+            phase: position.phase,
+            nats_may_hold,
+            consumers: HashMap::new(),
+            held: HashMap::new(),
+        };
+        Self {
+            started: Instant::now(),
+            salt,
+            ids,
+            order: Mutex::new(order),
+            position: watch::Sender::new(position),
+            lifted: watch::Sender::new(0),
+            actions: Default::default(),
+            actions_ready: Default::default(),
+            unmapped: Mutex::default(),
+            warnings: Mutex::default(),
+            routes: None,
+            shadow: None,
+            published: Default::default(),
+            delivered: Default::default(),
+            connections: AtomicU64::new(0),
+            behind: AtomicU64::new(0),
+        }
+    }
+
+    /// The time since the sidecar started.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The lock over epochs and holds. Held for a few map operations, never across an await.
+    pub fn order(&self) -> MutexGuard<'_, Order> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bucket of a message. Its ordering key is its routing key.
+    pub fn bucket(&self, message: &Message) -> Bucket {
+        Bucket::of(self.salt, message.routing_key.as_str().as_bytes())
+    }
+
+    /// The position in force, to be watched.
+    pub fn position(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    /// Says that holds were lifted, to be watched.
+    pub fn lifts(&self) -> watch::Receiver<u64> {
+        self.lifted.subscribe()
+    }
+
+    /// Puts a position in force: from here on every publish has the new epoch.
+    pub fn adopt(&self, epoch: u64, position: Position) {
+        let actions = {
+            let mut order = self.order();
+            order.phase = position.phase;
+            order.nats_may_hold |= position.weight.buckets() > 0;
+            order.fences.begin(epoch, position.weight)
+        };
+        self.act(actions);
+        self.position.send_replace(position);
+    }
+
+    /// Takes a publish under the epoch in force. `None` in `native`, where nothing is stamped.
+    pub fn publish(&self, bucket: Bucket, only_rabbit: impl FnOnce() -> bool) -> Option<(Phase, Stamp)> {
+        let mut order = self.order();
+        let phase = order.phase;
+        if phase == Phase::Native {
+            return None;
+        }
+        let mut owner = bucket.owner(order.fences.weight());
+        if owner == Side::Nats && only_rabbit() {
+            owner = Side::Rabbit;
+        }
+        let stamp = order.fences.publish_to(owner);
+        drop(order);
+        self.published[owner.index()].fetch_add(1, Ordering::Relaxed);
+        Some((phase, stamp))
+    }
+
+    /// Whether JetStream does not have what a publish names, so that only RabbitMQ can route it.
+    pub fn only_rabbit_knows(&self, vhost: &str, message: &Message) -> bool {
+        let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
+        self.routes.as_ref().is_some_and(|routes| !routes.knows(vhost, exchange, key))
+    }
+
+    /// Carries out what the order keeper asks for.
+    pub fn act(&self, actions: Vec<Action>) {
+        if actions.is_empty() {
+            return;
+        }
+        let mut lifted = 0;
+        for action in actions {
+            match action {
+                Action::PublishFence { side, .. } => {
+                    self.actions[side.index()].lock().unwrap_or_else(PoisonError::into_inner).push_back(action);
+                    self.actions_ready[side.index()].notify_one();
+                }
+                Action::Lifted { queue, epoch, timed_out } => {
+                    lifted += 1;
+                    if timed_out {
+                        tracing::warn!(%queue, epoch, "a hold was lifted because its time was over");
+                        metrics::counter!("nats_bridge_holds_timed_out_total").increment(1);
+                        self.warn(
+                            "hold_timed_out",
+                            format!("queue {queue}: the messages of epoch {epoch} waited too long and may be out of order"),
+                        );
+                    }
+                }
+            }
+        }
+        if lifted > 0 {
+            self.lifted.send_modify(|n| *n += lifted);
+        }
+    }
+
+    /// Waits for a fence to publish on this side. At most one a queue and change is waiting at any time.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is taken by a future that is dropped.
+    pub async fn next_fence(&self, side: Side) -> (QueueName, FenceId) {
+        loop {
+            let next = self.actions[side.index()].lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            if let Some(Action::PublishFence { queue, fence, .. }) = next {
+                return (queue, fence);
+            }
+            self.actions_ready[side.index()].notified().await;
+        }
+    }
+
+    /// Records something that JetStream does not have.
+    pub fn unmapped(&self, vhost: &str, kind: &'static str, name: &str, reason: impl Into<String>) {
+        let mut all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < Self::UNMAPPED_MOST {
+            all.insert((vhost.to_owned(), kind, name.to_owned()), reason.into());
+        }
+    }
+
+    /// Something is in JetStream now, or is gone from RabbitMQ.
+    pub fn mapped(&self, vhost: &str, kind: &'static str, name: &str) {
+        let mut all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.is_empty() {
+            all.remove(&(vhost.to_owned(), kind, name.to_owned()));
+        }
+    }
+
+    /// A queue was deleted: what was unmapped of it is no longer missed.
+    pub fn queue_gone(&self, vhost: &str, queue: &str) {
+        let mut all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = format!(" -> {queue} (");
+        all.retain(|(v, kind, name), _| v != vhost || !(*kind == "queue" && name == queue || name.contains(&bound)));
+    }
+
+    /// What JetStream does not have.
+    pub fn all_unmapped(&self) -> Vec<Unmapped> {
+        let all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let one = |((vhost, kind, name), reason): (&(String, &'static str, String), &String)| Unmapped {
+            vhost: vhost.clone(),
+            kind: (*kind).to_owned(),
+            name: name.clone(),
+            reason: reason.clone(),
+        };
+        all.iter().map(one).collect()
+    }
+
+    /// Counts something that a human should look at.
+    pub fn warn(&self, code: &'static str, text: String) {
+        let mut all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        let warning = all.entry(code).or_default();
+        warning.0 += 1;
+        warning.1 = text;
+    }
+
+    /// What a human should look at.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(code, (count, text))| Warning { code: (*code).to_owned(), count: *count, text: text.clone() }).collect()
+    }
+}

@@ -1,0 +1,252 @@
+//! What the sidecar writes on a message, and takes off before delivery. Pure, but for the source of ids.
+//!
+//! | header | on | value |
+//! |---|---|---|
+//! | `bridge-id` | every publish | a ULID, unique for ever |
+//! | `bridge-epoch` | every publish | the epoch it was published in |
+//! | `bridge-bare` | a publish without a header table | `true`: no table is delivered either |
+//! | `bridge-fence` | a fence | its id; a fence is never delivered to an application |
+//!
+//! A publish of an application that has one of these headers itself is refused, so that none is taken for a fence or
+//! changed without a word.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use amq_protocol::protocol::basic::AMQPProperties;
+use amq_protocol::types::{AMQPValue, FieldTable, LongString, ShortString};
+use amqp_compat::backend::Message;
+use bytes::Bytes;
+use ulid::Ulid;
+
+use crate::fence::FenceId;
+
+/// The id of a message.
+pub const ID: &str = "bridge-id";
+/// The epoch a message was published in.
+pub const EPOCH: &str = "bridge-epoch";
+/// Set on a message that had no header table.
+pub const BARE: &str = "bridge-bare";
+/// The id of a fence.
+pub const FENCE: &str = "bridge-fence";
+/// The `type` property of a fence.
+const FENCE_TYPE: &str = "nats-bridge.fence";
+
+/// Unique message ids: the upper half is of this run of the sidecar, the lower half counts.
+#[derive(Debug)]
+pub struct Ids {
+    run: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    /// A new run's ids.
+    pub fn new() -> Self {
+        Self { run: (Ulid::new().0 >> 64) as u64, next: AtomicU64::new(0) }
+    }
+
+    /// The number of this run: 48 bits of the time it began, in ms, and 16 random bits.
+    pub fn run(&self) -> u64 {
+        self.run
+    }
+
+    /// The next id.
+    pub fn next(&self) -> u128 {
+        u128::from(self.run) << 64 | u128::from(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What was read off a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Read {
+    /// Its id; `None` when it was not published through the sidecar.
+    pub id: Option<u128>,
+    /// The epoch it was published in; 0 when it was not published through the sidecar.
+    pub epoch: u64,
+}
+
+/// The reserved header that a publish of an application has, if any.
+pub fn reserved(message: &Message) -> Option<&'static str> {
+    let table = message.properties.headers().as_ref()?;
+    [ID, EPOCH, BARE, FENCE].into_iter().find(|name| table.contains_key(name))
+}
+
+/// Writes id and epoch on a message.
+pub fn stamp(message: &mut Message, id: u128, epoch: u64) {
+    let mut properties = std::mem::take(&mut message.properties);
+    let mut table = match properties.headers() {
+        Some(table) => table.clone(),
+        None => {
+            let mut table = FieldTable::default();
+            table.insert(BARE.into(), AMQPValue::Boolean(true));
+            table
+        }
+    };
+    table.insert(ID.into(), AMQPValue::LongString(LongString::from(Ulid(id).to_string())));
+    table.insert(EPOCH.into(), AMQPValue::LongLongInt(i64::try_from(epoch).unwrap_or(i64::MAX)));
+    properties = properties.with_headers(table);
+    message.properties = properties;
+}
+
+/// Takes off what [`stamp`] wrote, and tells it.
+pub fn unstamp(message: &mut Message) -> Read {
+    let Some(table) = message.properties.headers() else { return Read::default() };
+    if reserved(message).is_none() {
+        return Read::default();
+    }
+    let id = match table.inner().get(ID) {
+        Some(AMQPValue::LongString(text)) => {
+            std::str::from_utf8(text.as_bytes()).ok().and_then(|t| Ulid::from_string(t).ok()).map(|u| u.0)
+        }
+        _ => None,
+    };
+    let epoch = match table.inner().get(EPOCH) {
+        Some(AMQPValue::LongLongInt(epoch)) => u64::try_from(*epoch).unwrap_or(0),
+        _ => 0,
+    };
+    let bare = table.contains_key(BARE);
+    let ours = |name: &ShortString| [ID, EPOCH, BARE, FENCE].contains(&name.as_str());
+    let mut rest = FieldTable::default();
+    for (name, value) in table.inner().iter().filter(|(name, _)| !ours(name)) {
+        rest.insert(name.clone(), value.clone());
+    }
+    let properties = std::mem::take(&mut message.properties);
+    // A broker may have added a table of its own to a message that had none (`x-death`).
+    message.properties =
+        if bare && rest.inner().is_empty() { without_headers(&properties) } else { properties.with_headers(rest) };
+    Read { id, epoch }
+}
+
+/// A fence for a queue, to be published to it through the default exchange.
+pub fn fence(queue: &str, id: FenceId) -> Message {
+    let mut table = FieldTable::default();
+    table.insert(FENCE.into(), AMQPValue::LongString(LongString::from(id.to_string())));
+    Message {
+        exchange: ShortString::default(),
+        routing_key: queue.into(),
+        properties: AMQPProperties::default()
+            .with_headers(table)
+            .with_type(FENCE_TYPE.into())
+            .with_delivery_mode(2),
+        body: Bytes::new(),
+    }
+}
+
+/// The fence that a message is.
+pub fn is_fence(message: &Message) -> Option<FenceId> {
+    let table = message.properties.headers().as_ref()?;
+    let AMQPValue::LongString(text) = table.inner().get(FENCE)? else { return None };
+    let is_ours = message.body.is_empty() && message.properties.kind().as_ref().is_some_and(|t| t.as_str() == FENCE_TYPE);
+    if !is_ours {
+        return None;
+    }
+    std::str::from_utf8(text.as_bytes()).ok()?.parse().ok()
+}
+
+fn without_headers(old: &AMQPProperties) -> AMQPProperties {
+    let mut new = AMQPProperties::default();
+    macro_rules! copy {
+        ($($get:ident $set:ident),*) => {
+            $(if let Some(value) = old.$get() { new = new.$set(value.clone()); })*
+        };
+    }
+    copy!(
+        content_type with_content_type, content_encoding with_content_encoding, delivery_mode with_delivery_mode,
+        priority with_priority, correlation_id with_correlation_id, reply_to with_reply_to,
+        expiration with_expiration, message_id with_message_id, timestamp with_timestamp, kind with_type,
+        user_id with_user_id, app_id with_app_id, cluster_id with_cluster_id
+    );
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(properties: AMQPProperties) -> Message {
+        Message { exchange: "x".into(), routing_key: "k".into(), properties, body: Bytes::from_static(b"body") }
+    }
+
+    fn full() -> AMQPProperties {
+        AMQPProperties::default()
+            .with_content_type("a".into())
+            .with_content_encoding("b".into())
+            .with_delivery_mode(2)
+            .with_priority(3)
+            .with_correlation_id("c".into())
+            .with_reply_to("d".into())
+            .with_expiration("5".into())
+            .with_message_id("e".into())
+            .with_timestamp(7)
+            .with_type("f".into())
+            .with_user_id("g".into())
+            .with_app_id("h".into())
+            .with_cluster_id("i".into())
+    }
+
+    #[test]
+    fn a_message_is_delivered_exactly_as_it_was_published() {
+        let mut table = FieldTable::default();
+        table.insert("x-app".into(), AMQPValue::LongUInt(1));
+        for properties in [
+            AMQPProperties::default(),
+            AMQPProperties::default().with_headers(FieldTable::default()),
+            full(),
+            full().with_headers(table),
+        ] {
+            let original = message(properties);
+            let mut stamped = original.clone();
+            stamp(&mut stamped, 77, 12);
+            assert_ne!(stamped, original);
+            assert_eq!(unstamp(&mut stamped), Read { id: Some(77), epoch: 12 });
+            assert_eq!(stamped, original);
+        }
+    }
+
+    #[test]
+    fn what_was_not_stamped_is_left_alone() {
+        let mut table = FieldTable::default();
+        table.insert("bridge-of-spies".into(), AMQPValue::Boolean(true));
+        let original = message(AMQPProperties::default().with_headers(table));
+        let mut read = original.clone();
+        assert_eq!(unstamp(&mut read), Read::default());
+        assert_eq!(read, original);
+        assert_eq!(reserved(&original), None);
+    }
+
+    #[test]
+    fn headers_that_a_broker_added_to_a_bare_message_stay() {
+        let mut stamped = message(AMQPProperties::default());
+        stamp(&mut stamped, 1, 1);
+        let mut table = stamped.properties.headers().clone().expect("stamped");
+        table.insert("x-death".into(), AMQPValue::Boolean(true));
+        stamped.properties = stamped.properties.with_headers(table);
+        unstamp(&mut stamped);
+        let kept = stamped.properties.headers().as_ref().expect("kept");
+        let left: Vec<_> = kept.inner().keys().map(|k| k.as_str()).collect();
+        assert_eq!(left, ["x-death"]);
+    }
+
+    #[test]
+    fn a_fence_is_known_by_more_than_its_header() {
+        let id: FenceId = "000000000000000a-1".parse().expect("a fence id");
+        assert_eq!(id.to_string(), "000000000000000a-1");
+        let mut fence = fence("q", id);
+        assert_eq!(is_fence(&fence), Some(id));
+        assert_eq!(reserved(&fence), Some(FENCE));
+        fence.body = Bytes::from_static(b"payment");
+        assert_eq!(is_fence(&fence), None);
+    }
+
+    #[test]
+    fn ids_are_never_given_twice() {
+        let (a, b) = (Ids::new(), Ids::new());
+        assert_ne!(a.next(), a.next());
+        assert_ne!(a.run(), b.run());
+    }
+}
