@@ -250,7 +250,8 @@ impl Server {
         #[cfg(unix)]
         command.process_group(0);
         command.kill_on_drop(true);
-        let mut child = command.spawn().map_err(|error| EmbeddedError::Spawn { program: self.program.clone(), error })?;
+        let mut child =
+            command.spawn().map_err(|error| EmbeddedError::Spawn { program: self.program.clone(), error })?;
         match self.wait_until_up(&mut child, &ports).await {
             Ok(address) => {
                 self.port = Some(address.port());

@@ -133,8 +133,7 @@ impl Backend for DualBackend {
         let rabbit_is = if phase == Phase::Native { Presence::Gone } else { presence(&rabbit) };
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
         let engine = Engine::new(Arc::clone(&self.shared), number, &login.vhost, rabbit_is, presence(&nats));
-        let sides =
-            Sides { backends: [Arc::clone(&self.rabbit), Arc::clone(&self.nats)], logins: [login, nats_login] };
+        let sides = Sides { backends: [Arc::clone(&self.rabbit), Arc::clone(&self.nats)], logins: [login, nats_login] };
         let (commands, from_session) = mpsc::channel(LINK_CAPACITY);
         let (to_session, events) = mpsc::channel(LINK_CAPACITY);
         tokio::spawn(run(engine, sides, [rabbit, nats], from_session, to_session));

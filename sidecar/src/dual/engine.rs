@@ -119,7 +119,9 @@ impl Engine {
                 stamp::unstamp(&mut message);
                 self.events.push_back(Event::Returned { channel, error, message });
             }
-            Event::Delivery { channel, consumer_tag, delivery } => self.delivered(side, channel, consumer_tag, *delivery),
+            Event::Delivery { channel, consumer_tag, delivery } => {
+                self.delivered(side, channel, consumer_tag, *delivery)
+            }
             Event::ConsumerCancelled { channel, consumer_tag } => self.consumer_ended(side, channel, consumer_tag),
             Event::ChannelFailed { channel, error } => {
                 if side == self.lead() || self.phase() >= Phase::Canary {
@@ -140,7 +142,9 @@ impl Engine {
         let waiting: Vec<(ChannelId, ShortString)> = self
             .channels
             .iter()
-            .flat_map(|(id, c)| c.consumers.iter().filter(|(_, c)| c.merge.held() > 0).map(|(tag, _)| (*id, tag.clone())))
+            .flat_map(|(id, c)| {
+                c.consumers.iter().filter(|(_, c)| c.merge.held() > 0).map(|(tag, _)| (*id, tag.clone()))
+            })
             .collect();
         for (channel, tag) in waiting {
             self.release(channel, &tag);

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use amqp_compat::backend::{Command, Topology};
 use amq_protocol::types::ShortString;
+use amqp_compat::backend::{Command, Topology};
 
 /// What a reply of a side is for.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,7 +69,8 @@ impl Lane {
     /// Whether it has repeated everything that was told to it without waiting.
     pub fn caught_up(&self) -> bool {
         let follows = |p: &Purpose| !matches!(p, Purpose::Client(_));
-        !self.in_flight.as_ref().is_some_and(follows) && !self.waiting.iter().any(|(_, p)| p.as_ref().is_some_and(follows))
+        !self.in_flight.as_ref().is_some_and(follows)
+            && !self.waiting.iter().any(|(_, p)| p.as_ref().is_some_and(follows))
     }
 
     /// How much waits.

@@ -81,7 +81,9 @@ impl Engine {
             let lost: Vec<u64> = open
                 .publishes
                 .iter()
-                .filter(|(seq, p)| p.stamp.map_or(Side::Nats, |s| s.owner) == side && !parked.contains(&(*channel, **seq)))
+                .filter(|(seq, p)| {
+                    p.stamp.map_or(Side::Nats, |s| s.owner) == side && !parked.contains(&(*channel, **seq))
+                })
                 .map(|(seq, _)| *seq)
                 .collect();
             for seq in lost {
@@ -198,7 +200,8 @@ impl Engine {
         }
         // Requests that found no side.
         for channel in open {
-            let request = self.channels.get_mut(&channel).and_then(|c| c.request.take_if(|r| r.waiting == [false, false]));
+            let request =
+                self.channels.get_mut(&channel).and_then(|c| c.request.take_if(|r| r.waiting == [false, false]));
             if let Some(request) = request {
                 self.start(channel, request);
             }
@@ -238,9 +241,9 @@ impl Engine {
             .channels
             .iter()
             .filter(|(_, c)| {
-                c.request.as_ref().is_some_and(|r| {
-                    r.waiting[follower.index()] && !r.waiting[lead.index()] && now >= r.since + limit
-                })
+                c.request
+                    .as_ref()
+                    .is_some_and(|r| r.waiting[follower.index()] && !r.waiting[lead.index()] && now >= r.since + limit)
             })
             .map(|(id, _)| *id)
             .collect();

@@ -11,6 +11,8 @@ use crate::ownership::Side;
 #[derive(Debug)]
 pub struct Merge<T> {
     credit: u64,
+    // Whether what is unsettled fills the client's window.
+    limited: bool,
     unsettled: [u64; 2],
     buffered: [u64; 2],
     granted: [u64; 2],
@@ -27,10 +29,12 @@ struct Waiting<T> {
 }
 
 impl<T> Merge<T> {
-    /// A consumer with this much credit from its client, attached to no side yet.
-    pub fn new(credit: u32) -> Self {
+    /// A consumer with this much credit from its client, attached to no side yet. `limited` is false for one that may
+    /// have any number of unsettled deliveries: its credit comes back when they are written.
+    pub fn new(credit: u32, limited: bool) -> Self {
         Self {
             credit: credit.into(),
+            limited,
             unsettled: [0, 0],
             buffered: [0, 0],
             granted: [0, 0],
@@ -133,8 +137,10 @@ impl<T> Merge<T> {
         if !self.attached[i] {
             return 0;
         }
-        let window = self.credit + self.unsettled[0] + self.unsettled[1];
-        let used = self.unsettled[i] + self.buffered[i] + self.granted[i];
+        let (mine, all) =
+            if self.limited { (self.unsettled[i], self.unsettled[0] + self.unsettled[1]) } else { (0, 0) };
+        let window = self.credit + all;
+        let used = mine + self.buffered[i] + self.granted[i];
         let more = u32::try_from(window.saturating_sub(used)).unwrap_or(u32::MAX);
         self.granted[i] += u64::from(more);
         more
@@ -166,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_client_never_gets_more_than_its_credit_and_a_side_never_more_than_the_window() {
-        let mut merge = Merge::new(2);
+        let mut merge = Merge::new(2, true);
         assert_eq!((merge.attach(Side::Rabbit), merge.attach(Side::Nats)), (2, 2));
         for place in 0..2 {
             merge.received(Side::Rabbit, place, false, place);
@@ -184,8 +190,20 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_without_a_limit_is_bounded_by_what_is_buffered_and_not_by_what_is_unsettled() {
+        let mut merge = Merge::new(2, false);
+        merge.attach(Side::Rabbit);
+        for place in 0..100 {
+            merge.received(Side::Rabbit, place, false, place);
+            assert_eq!(merge.next(), Some((Side::Rabbit, place)));
+            merge.credit(1);
+            assert_eq!(merge.grant(Side::Rabbit), 1);
+        }
+    }
+
+    #[test]
     fn what_waits_is_passed_by_others_and_comes_in_order_when_it_is_released() {
-        let mut merge = Merge::new(10);
+        let mut merge = Merge::new(10, true);
         merge.attach(Side::Rabbit);
         merge.attach(Side::Nats);
         merge.received(Side::Nats, 0, true, "n0");
@@ -202,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_comes_again_goes_before_what_came_after_it() {
-        let mut merge = Merge::new(10);
+        let mut merge = Merge::new(10, true);
         merge.attach(Side::Rabbit);
         merge.received(Side::Rabbit, 6, false, 6);
         merge.received(Side::Nats, 3, false, 3);

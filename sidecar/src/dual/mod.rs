@@ -12,6 +12,7 @@ mod link;
 pub mod logins;
 mod loss;
 pub mod merge;
+pub mod operator;
 mod request;
 pub mod shared;
 pub mod stamp;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use amq_protocol::types::{FieldTable, ShortString};
 use amqp_compat::backend::{
-    ChannelId, Command, Consume, Delivery, DeliveryId, Event, Got, Outcome, PublishOutcome, QueueDeclare, Reply, Topology,
+    ChannelId, Command, Consume, Delivery, DeliveryId, Event, Got, Outcome, PublishOutcome, QueueDeclare, Reply,
+    Topology,
 };
 use amqp_compat::error::{AmqpError, ReplyCode};
 
@@ -41,7 +42,7 @@ impl Engine {
                 let queue = self.queue_name(&consume.queue);
                 let consumer = Consumer {
                     queue,
-                    merge: Merge::new(consume.credit),
+                    merge: Merge::new(consume.credit, !consume.no_limit),
                     consume,
                     on: [false, false],
                     live: false,
@@ -291,9 +292,11 @@ impl Engine {
                 }
             }
             Topology::QueueBind(binding)
-                if self.own.iter().any(|(_, t)| {
-                    matches!(t, Topology::QueueDeclare(d) if d.queue == binding.destination)
-                }) && self.own.len() < 8192 =>
+                if self
+                    .own
+                    .iter()
+                    .any(|(_, t)| matches!(t, Topology::QueueDeclare(d) if d.queue == binding.destination))
+                    && self.own.len() < 8192 =>
             {
                 self.own.push((channel, topology.clone()));
             }
@@ -350,7 +353,9 @@ impl Engine {
         }
         let (kind, name) = named(topology);
         let reason = if error.code == ReplyCode::NotFound {
-            format!("{error}; JetStream knows only what was declared through the sidecar: let the application that owns it declare it")
+            format!(
+                "{error}; JetStream knows only what was declared through the sidecar: let the application that owns it declare it"
+            )
         } else {
             error.to_string()
         };
@@ -526,7 +531,11 @@ impl Engine {
             let before = half.parked.len();
             half.parked.retain(|p| p.channel != channel);
             if half.parked.len() < before {
-                let text = format!("{} publishes waited for {} when their channel was closed", before - half.parked.len(), half.side);
+                let text = format!(
+                    "{} publishes waited for {} when their channel was closed",
+                    before - half.parked.len(),
+                    half.side
+                );
                 self.shared.warn("publishes_dropped", text);
             }
         }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use amqp_compat::backend::Message;
 use amq_protocol::types::ShortString;
+use amqp_compat::backend::Message;
 use tokio::sync::{Notify, watch};
 
 use super::stamp::Ids;
@@ -81,13 +81,8 @@ impl Shared {
 
     /// The shared state of a sidecar that starts at this position.
     pub fn new(ids: Ids, salt: u64, position: Position, fences: Fences, nats_may_hold: bool) -> Self {
-        let order = Order {
-            fences,
-            phase: position.phase,
-            nats_may_hold,
-            consumers: HashMap::new(),
-            held: HashMap::new(),
-        };
+        let order =
+            Order { fences, phase: position.phase, nats_may_hold, consumers: HashMap::new(), held: HashMap::new() };
         Self {
             started: Instant::now(),
             salt,
@@ -187,7 +182,9 @@ impl Shared {
                         metrics::counter!("nats_bridge_holds_timed_out_total").increment(1);
                         self.warn(
                             "hold_timed_out",
-                            format!("queue {queue}: the messages of epoch {epoch} waited too long and may be out of order"),
+                            format!(
+                                "queue {queue}: the messages of epoch {epoch} waited too long and may be out of order"
+                            ),
                         );
                     }
                 }
@@ -258,6 +255,8 @@ impl Shared {
     /// What a human should look at.
     pub fn warnings(&self) -> Vec<Warning> {
         let all = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|(code, (count, text))| Warning { code: (*code).to_owned(), count: *count, text: text.clone() }).collect()
+        all.iter()
+            .map(|(code, (count, text))| Warning { code: (*code).to_owned(), count: *count, text: text.clone() })
+            .collect()
     }
 }

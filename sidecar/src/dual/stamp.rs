@@ -129,10 +129,7 @@ pub fn fence(queue: &str, id: FenceId) -> Message {
     Message {
         exchange: ShortString::default(),
         routing_key: queue.into(),
-        properties: AMQPProperties::default()
-            .with_headers(table)
-            .with_type(FENCE_TYPE.into())
-            .with_delivery_mode(2),
+        properties: AMQPProperties::default().with_headers(table).with_type(FENCE_TYPE.into()).with_delivery_mode(2),
         body: Bytes::new(),
     }
 }
@@ -141,7 +138,8 @@ pub fn fence(queue: &str, id: FenceId) -> Message {
 pub fn is_fence(message: &Message) -> Option<FenceId> {
     let table = message.properties.headers().as_ref()?;
     let AMQPValue::LongString(text) = table.inner().get(FENCE)? else { return None };
-    let is_ours = message.body.is_empty() && message.properties.kind().as_ref().is_some_and(|t| t.as_str() == FENCE_TYPE);
+    let is_ours =
+        message.body.is_empty() && message.properties.kind().as_ref().is_some_and(|t| t.as_str() == FENCE_TYPE);
     if !is_ours {
         return None;
     }

@@ -166,7 +166,7 @@ impl Simulation {
         for queue in 0..QUEUES {
             simulation.fences.register(&queue_name(queue), Duration::ZERO);
             simulation.consumers.push(Consumer {
-                merge: Merge::new(0),
+                merge: Merge::new(0, true),
                 client: Vec::new(),
                 last_first: BTreeMap::new(),
                 last_acked: BTreeMap::new(),
@@ -179,7 +179,7 @@ impl Simulation {
     }
 
     fn attach(&mut self, queue: usize) {
-        let mut merge = Merge::new(self.window);
+        let mut merge = Merge::new(self.window, true);
         for side in Side::BOTH {
             self.brokers[side.index()][queue].credit = merge.attach(side);
         }

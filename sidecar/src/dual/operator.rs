@@ -1,0 +1,230 @@
+//! The sidecar's own link to one side: it publishes fences and asks for counts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use amq_protocol::types::{FieldTable, ShortString};
+use amqp_compat::backend::{
+    Backend, Command, Event, Link, Login, Message, Publish, PublishOutcome, QueueDeclare, Reply, Topology,
+};
+use amqp_compat::error::{AmqpError, ReplyCode};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::shared::Shared;
+use super::stamp;
+use crate::fence::QueueName;
+use crate::ownership::Side;
+
+/// What became of a message that the sidecar published itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is in the queue.
+    Stored,
+    /// There is no such queue.
+    NoQueue,
+}
+
+/// What a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages ready for delivery.
+    pub ready: u64,
+    /// Consumers that are attached.
+    pub consumers: u64,
+}
+
+/// The sidecar's own link to one side: one a vhost, opened when it is needed.
+pub struct Operator {
+    side: Side,
+    backend: Arc<dyn Backend>,
+    login: Login,
+    links: Mutex<HashMap<Arc<str>, Arc<Mutex<Option<Talk>>>>>,
+}
+
+/// One open link.
+struct Talk {
+    link: Link,
+    seq: u64,
+}
+
+const CHANNEL: u16 = 1;
+/// The longest that a side may take for one thing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Operator {
+    /// An operator that logs in like this, to whatever vhost is needed.
+    pub fn new(side: Side, backend: Arc<dyn Backend>, login: Login) -> Self {
+        Self { side, backend, login, links: Mutex::default() }
+    }
+
+    /// Whether this side answers, asked through the vhost of the operator's own login.
+    ///
+    /// # Errors
+    /// What it said, or that it did not answer.
+    pub async fn ping(&self) -> Result<(), AmqpError> {
+        let vhost: Arc<str> = self.login.vhost.as_str().into();
+        // A channel more is the cheapest thing that a broker has to answer.
+        self.with(&vhost, async |talk| {
+            talk.ask(Command::OpenChannel { channel: CHANNEL + 1 }).await?;
+            talk.ask(Command::CloseChannel { channel: CHANNEL + 1 }).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// What a queue holds; `None` when there is no such queue.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn depth(&self, queue: &QueueName) -> Result<Option<Depth>, AmqpError> {
+        let name = ShortString::from(&*queue.queue);
+        self.with(&queue.vhost, async |talk| {
+            let declare = QueueDeclare {
+                queue: name.clone(),
+                passive: true,
+                durable: false,
+                exclusive: false,
+                auto_delete: false,
+                arguments: FieldTable::default(),
+            };
+            let command = Command::Topology { channel: CHANNEL, request: Topology::QueueDeclare(declare) };
+            match talk.ask(command).await {
+                Ok(Reply::Queue { message_count, consumer_count, .. }) => {
+                    Ok(Some(Depth { ready: message_count.into(), consumers: consumer_count.into() }))
+                }
+                Ok(_) => Ok(None),
+                // The error has closed the channel.
+                Err(error) if !error.code.closes_connection() => {
+                    talk.ask(Command::CloseChannel { channel: CHANNEL }).await?;
+                    talk.ask(Command::OpenChannel { channel: CHANNEL }).await?;
+                    if error.code == ReplyCode::NotFound { Ok(None) } else { Err(error) }
+                }
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Publishes a message to a queue, and waits until it is stored.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer; the message may have landed.
+    pub async fn send(&self, queue: &QueueName, message: &Message) -> Result<Sent, AmqpError> {
+        self.with(&queue.vhost, async |talk| talk.publish(message.clone()).await).await
+    }
+
+    async fn with<T>(
+        &self,
+        vhost: &Arc<str>,
+        work: impl AsyncFnOnce(&mut Talk) -> Result<T, AmqpError>,
+    ) -> Result<T, AmqpError> {
+        let slot = Arc::clone(self.links.lock().await.entry(vhost.clone()).or_default());
+        let mut slot = slot.lock().await;
+        let did = timeout(PATIENCE, async {
+            if slot.as_ref().is_none_or(|talk| talk.link.commands.is_closed()) {
+                let login = Login { vhost: vhost.to_string(), ..self.login.clone() };
+                let mut talk = Talk { link: self.backend.open(login).await?, seq: 0 };
+                talk.ask(Command::OpenChannel { channel: CHANNEL }).await?;
+                *slot = Some(talk);
+            }
+            match slot.as_mut() {
+                Some(talk) => work(talk).await,
+                None => Err(AmqpError::new(ReplyCode::InternalError, "no link")),
+            }
+        });
+        let did = did.await.unwrap_or_else(|_| {
+            let text = format!("{} did not answer within {} s", self.side, PATIENCE.as_secs());
+            Err(AmqpError::new(ReplyCode::InternalError, text))
+        });
+        // Whatever a failed exchange has left behind in the link is not to be taken for the answer to the next.
+        if did.is_err() {
+            *slot = None;
+        }
+        did
+    }
+}
+
+impl Talk {
+    async fn say(&mut self, command: Command) -> Result<(), AmqpError> {
+        self.link.commands.send(command).await.map_err(|_| AmqpError::new(ReplyCode::InternalError, "the link ended"))
+    }
+
+    async fn hear(&mut self) -> Result<Event, AmqpError> {
+        match self.link.events.recv().await {
+            Some(Event::Closed { error } | Event::ChannelFailed { error, .. }) => Err(error),
+            Some(event) => Ok(event),
+            None => Err(AmqpError::new(ReplyCode::InternalError, "the link ended")),
+        }
+    }
+
+    async fn ask(&mut self, command: Command) -> Result<Reply, AmqpError> {
+        self.say(command).await?;
+        loop {
+            if let Event::Reply { reply, .. } = self.hear().await? {
+                return reply;
+            }
+        }
+    }
+
+    async fn publish(&mut self, message: Message) -> Result<Sent, AmqpError> {
+        self.seq += 1;
+        let seq = self.seq;
+        self.say(Command::Publish(Box::new(Publish { channel: CHANNEL, seq, mandatory: true, message }))).await?;
+        let mut sent = Sent::Stored;
+        loop {
+            match self.hear().await? {
+                Event::Returned { .. } => sent = Sent::NoQueue,
+                Event::Confirm { seq: confirmed, outcome, .. } if confirmed == seq => {
+                    return match outcome {
+                        PublishOutcome::Stored => Ok(sent),
+                        PublishOutcome::Failed => Err(AmqpError::new(ReplyCode::InternalError, "not stored")),
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Publishes fences on one side, for as long as the sidecar runs. One that fails is sent again until nobody waits for
+/// it; a fence that is in its queue twice changes nothing.
+pub async fn publish_fences(shared: Arc<Shared>, operator: Arc<Operator>) {
+    let side = operator.side;
+    loop {
+        let (queue, fence) = shared.next_fence(side).await;
+        let mut wait = Duration::from_millis(20);
+        while shared.order().fences.awaits(&queue, fence) {
+            // A queue that nobody consumes here and that holds nothing needs no fence, and is not to keep one.
+            let consumed = shared.order().consumers.contains_key(&queue);
+            let depth =
+                if consumed { Ok(Some(Depth { ready: 1, consumers: 1 })) } else { operator.depth(&queue).await };
+            let sent = match depth {
+                Ok(Some(Depth { ready: 0, consumers: 0 })) => {
+                    let actions = shared.order().fences.passed(&queue, fence);
+                    shared.act(actions);
+                    break;
+                }
+                Ok(None) => Ok(Sent::NoQueue),
+                // A queue that belongs to a connection may not be asked for, but can be published to.
+                Err(error) if error.code != ReplyCode::ResourceLocked => Err(error),
+                Ok(Some(_)) | Err(_) => operator.send(&queue, &stamp::fence(&queue.queue, fence)).await,
+            };
+            match sent {
+                Ok(Sent::Stored) => shared.order().fences.fence_stored(&queue, fence),
+                Ok(Sent::NoQueue) => {
+                    let actions = shared.order().fences.passed(&queue, fence);
+                    shared.act(actions);
+                }
+                Err(error) => {
+                    tracing::warn!(%queue, %side, %error, "a fence could not be published yet");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(1));
+                    continue;
+                }
+            }
+            break;
+        }
+    }
+}
