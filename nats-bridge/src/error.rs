@@ -82,6 +82,11 @@ impl Error {
         self
     }
 
+    /// The error for a second settlement, for bindings to languages that cannot consume a delivery.
+    pub fn already_settled() -> Self {
+        Error::new(ErrorKind::AlreadySettled)
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

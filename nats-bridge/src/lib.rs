@@ -3,23 +3,33 @@
 //! - [`Bridge`]: a connection; [`Config`] says how to make it.
 //! - [`Message`], [`MessageId`]: what to publish, and how a stream recognises it.
 //! - [`publish`]: publishing with confirms.
+//! - [`consume`]: deliveries, settled once, retried by policy, then dead-lettered.
+//! - [`dead_letter`]: what a dead letter says.
+//! - [`provision`]: streams and consumers as data.
 //! - [`RetryPolicy`]: when to try again, and when to give up.
 //! - [`Error`]: why a call failed, and whether the message may have landed.
 
+mod api;
 mod bridge;
 mod config;
 mod connection;
+pub mod consume;
+pub mod dead_letter;
 mod error;
 mod message;
 mod message_id;
+pub mod provision;
 pub mod publish;
 mod retry;
 
 pub use bridge::Bridge;
 pub use config::{Config, Login};
 pub use connection::{Connection, ConnectionEvent};
+pub use consume::{ConsumeConfig, Consumer, ConsumerHandle, ConsumerState, Delivery, Received, Settled};
+pub use dead_letter::{Failure, Reason};
 pub use error::{Error, ErrorKind, Landed, Result};
 pub use message::Message;
 pub use message_id::MessageId;
+pub use provision::{ConsumerSpec, Discard, Manifest, Retention, Storage, StreamSpec};
 pub use publish::{PublishConfig, Published};
 pub use retry::{Next, RetryPolicy};

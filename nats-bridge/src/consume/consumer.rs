@@ -1,0 +1,246 @@
+//! A consumer as the application sees it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::credit::Credit;
+use super::delivery::{Delivery, Received};
+use super::held::Held;
+use super::shared::Shared;
+use super::supervisor::Supervisor;
+use super::{ConsumeConfig, ConsumerState, HEADROOM};
+use crate::bridge::Bridge;
+use crate::dead_letter::Failure;
+use crate::error::{Error, ErrorKind, Result};
+use crate::provision::{ConsumerSpec, StreamSpec, ensure_consumer, ensure_stream};
+use crate::publish::PublishConfig;
+
+/// Gives the deliveries of one durable consumer. Dropping it drains it without waiting.
+#[derive(Debug)]
+pub struct Consumer {
+    shared: Arc<Shared>,
+}
+
+/// Watches and drains a consumer from elsewhere.
+#[derive(Debug, Clone)]
+pub struct ConsumerHandle {
+    shared: Arc<Shared>,
+}
+
+impl Bridge {
+    /// Starts consuming: makes the durable consumer and, unless another is named, the dead-letter stream `{stream}_DLQ`
+    /// if they do not exist, and pulls within the credit.
+    ///
+    /// # Errors
+    /// `Config`: a setting is out of range. `NotFound`: there is no such stream, or the dead-letter stream that was named.
+    /// `Conflict`: the consumer exists and differs in what cannot be changed.
+    pub async fn consume(&self, config: ConsumeConfig) -> Result<Consumer> {
+        config.check()?;
+        let js = self.jetstream();
+        match &config.dead_letter_stream {
+            None => make_dead_letter_stream(self, &config.stream).await?,
+            Some(name) => {
+                crate::api::ask(js, format!("STREAM.INFO.{name}")).await?;
+            }
+        }
+        let spec = ConsumerSpec {
+            stream: config.stream.clone(),
+            name: config.name.clone(),
+            filter_subjects: config.filter_subjects.clone(),
+            ack_wait: config.ack_wait,
+            max_deliver: Some(config.retry.attempts.saturating_add(HEADROOM)),
+        };
+        ensure_consumer(js, &spec).await?;
+        // A failed message is to be a dead letter, or the consumer paused, within seconds.
+        let letters = PublishConfig {
+            max_in_flight: 256,
+            ack_wait: Duration::from_secs(2),
+            deadline: Duration::from_secs(5),
+            no_stream_wait: Duration::from_secs(1),
+            ..PublishConfig::default()
+        };
+        let letters = self.publisher(letters).await?;
+        let held = Held::new(Credit::new(config.max_messages, config.max_bytes));
+        let (dropped, dropped_rx) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(self.client().clone(), js.clone(), config, letters, held, dropped));
+        Supervisor::start(shared.clone(), self.connection(), dropped_rx).await?;
+        Ok(Consumer { shared })
+    }
+}
+
+// An existing one is left as it is: its limits are the operator's.
+async fn make_dead_letter_stream(bridge: &Bridge, stream: &str) -> Result<()> {
+    let spec = StreamSpec::dead_letters_of(stream);
+    match crate::api::ask(bridge.jetstream(), format!("STREAM.INFO.{}", spec.name)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => ensure_stream(bridge.jetstream(), &spec).await,
+        Err(error) => Err(error),
+    }
+}
+
+impl Consumer {
+    /// Waits for the next delivery; none when the consumer was drained.
+    ///
+    /// Gives nothing while the consumer is [`ConsumerState::Paused`].
+    ///
+    /// # Errors
+    /// `NotFound`: the stream or consumer was deleted. `Closed`: the connection was closed. After an error, and after
+    /// none, there is nothing more.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no delivery is lost.
+    pub async fn next(&mut self) -> Result<Option<Delivery>> {
+        loop {
+            if let Some((received, token)) = self.shared.take_ready(Instant::now()) {
+                return Ok(Some(Delivery::new(received, token, self.shared.clone())));
+            }
+            {
+                let mut inner = self.shared.lock();
+                if let Some(ended) = &mut inner.ended {
+                    return std::mem::replace(ended, Ok(())).map(|()| None);
+                }
+            }
+            self.shared.arrived.notified().await;
+        }
+    }
+
+    /// Waits for deliveries and gives those that are there, at most `max`; an empty list when none came within
+    /// `max_wait`, or when the consumer was drained.
+    ///
+    /// # Errors
+    /// As [`Consumer::next`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no delivery is lost.
+    pub async fn next_batch(&mut self, max: usize, max_wait: Duration) -> Result<Vec<Delivery>> {
+        let mut batch = Vec::new();
+        match tokio::time::timeout(max_wait, self.next()).await {
+            Ok(Ok(Some(first))) => batch.push(first),
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(None)) | Err(_) => return Ok(batch),
+        }
+        let now = Instant::now();
+        while batch.len() < max
+            && let Some((received, token)) = self.shared.take_ready(now)
+        {
+            batch.push(Delivery::new(received, token, self.shared.clone()));
+        }
+        Ok(batch)
+    }
+
+    /// Runs `handler` over the deliveries, at most `concurrency` at a time, until the consumer was drained.
+    ///
+    /// `Ok` acks. `Err` follows the retry policy, and so does a panic (class `panic`).
+    ///
+    /// # Errors
+    /// As [`Consumer::next`], after the running handlers ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends running handlers where they are; their deliveries count as dropped.
+    pub async fn run<H, F>(mut self, concurrency: usize, handler: H) -> Result<()>
+    where
+        H: Fn(Received) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let handler = Arc::new(handler);
+        let mut running = JoinSet::new();
+        let ended = loop {
+            while running.len() >= concurrency.max(1) {
+                running.join_next().await;
+            }
+            let delivery = tokio::select! {
+                delivery = self.next() => delivery,
+                // Reaps what ended, so that the set does not grow while nothing comes.
+                Some(_) = running.join_next(), if !running.is_empty() => continue,
+            };
+            match delivery {
+                Ok(Some(delivery)) => {
+                    let handler = handler.clone();
+                    running.spawn(async move { handle(&*handler, delivery).await });
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        while running.join_next().await.is_some() {}
+        ended
+    }
+
+    /// A handle to watch and drain this consumer from elsewhere.
+    pub fn handle(&self) -> ConsumerHandle {
+        ConsumerHandle { shared: self.shared.clone() }
+    }
+}
+
+async fn handle<H, F>(handler: &H, delivery: Delivery)
+where
+    H: Fn(Received) -> F,
+    F: Future<Output = Result<(), Failure>>,
+{
+    let received = delivery.received();
+    let work = std::panic::AssertUnwindSafe(async move { handler(received).await });
+    let settled = match work.catch_unwind().await {
+        Ok(Ok(())) => delivery.ack().await,
+        Ok(Err(failure)) => delivery.retry(failure).await,
+        Err(panic) => {
+            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            delivery.retry(Failure::of("panic", text)).await
+        }
+    };
+    if let Err(error) = settled {
+        tracing::warn!(%error, "a delivery could not be settled");
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.drain.cancel();
+    }
+}
+
+impl ConsumerHandle {
+    /// How the consumer is now.
+    pub fn state(&self) -> ConsumerState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// The consumer's state, to await changes of.
+    pub fn watch(&self) -> watch::Receiver<ConsumerState> {
+        self.shared.state.subscribe()
+    }
+
+    /// How many deliveries are here and not settled, waiting ones included.
+    pub fn held(&self) -> usize {
+        self.shared.lock().held.credit.held()
+    }
+
+    /// Stops pulling, gives back what no handler has, and waits until the rest is settled.
+    ///
+    /// # Errors
+    /// `Timeout`: after `budget` something is still not settled; it stays so, and [`Consumer::next`] gives none only when
+    /// it is settled. Else the error that the consumer ended with.
+    pub async fn drain(&self, budget: Duration) -> Result<()> {
+        self.shared.drain.cancel();
+        let mut state = self.shared.state.subscribe();
+        let ended = state.wait_for(|s| matches!(s, ConsumerState::Stopped | ConsumerState::Failed { .. }));
+        match tokio::time::timeout(budget, ended).await {
+            Ok(Ok(state)) => match &*state {
+                ConsumerState::Failed { why } => Err(Error::new(ErrorKind::Closed).with("why", why)),
+                _ => Ok(()),
+            },
+            Ok(Err(_)) => Ok(()),
+            Err(_) => {
+                let running = self.shared.lock().held.handed_out();
+                Err(Error::new(ErrorKind::Timeout)
+                    .with("consumer", &self.shared.config.name)
+                    .with("not_settled", running))
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! One delivered message, and its settlement.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+
+use super::held::Token;
+use super::place::Place;
+use super::shared::Shared;
+use crate::dead_letter::{Failure, Reason};
+use crate::error::Result;
+
+/// A message as it was received. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Received(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    message: async_nats::Message,
+    place: Place,
+}
+
+/// A message to be settled exactly once: [`ack`](Delivery::ack), [`retry`](Delivery::retry),
+/// [`reject`](Delivery::reject) each consume it.
+///
+/// Dropped without having been settled, it counts as failed (class `dropped`) and follows the retry policy. While it is
+/// held, the server is told so, up to the consumer's `max_run`.
+#[derive(Debug)]
+pub struct Delivery {
+    received: Received,
+    token: Token,
+    // None once it is settled.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// It is done.
+    Acked,
+    /// It will be delivered again.
+    Retried {
+        /// Not before this time has passed.
+        after: Duration,
+    },
+    /// It was given up and is kept there.
+    DeadLettered {
+        /// The dead-letter stream.
+        stream: Arc<str>,
+        /// Its sequence there.
+        sequence: u64,
+    },
+}
+
+impl Received {
+    pub(super) fn new(message: async_nats::Message, place: Place) -> Self {
+        Received(Arc::new(Inner { message, place }))
+    }
+
+    /// The subject it was published to.
+    pub fn subject(&self) -> &str {
+        &self.0.message.subject
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &Bytes {
+        &self.0.message.payload
+    }
+
+    /// All headers, `Nats-Msg-Id` included; none if it has none.
+    pub fn headers(&self) -> Option<&HeaderMap> {
+        self.0.message.headers.as_ref()
+    }
+
+    /// The first value of a header; names are compared exactly.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let legal = name.parse::<async_nats::HeaderName>().ok()?;
+        self.headers()?.get(legal).map(|value| value.as_str())
+    }
+
+    /// The id that it was published with.
+    pub fn id(&self) -> Option<&str> {
+        self.headers()?.get(async_nats::header::NATS_MESSAGE_ID).map(|value| value.as_str())
+    }
+
+    /// Which delivery of this message it is, from 1. Above 1 it may have been handled before.
+    pub fn attempt(&self) -> u64 {
+        self.0.place.delivered
+    }
+
+    /// Its sequence in the stream.
+    pub fn sequence(&self) -> u64 {
+        self.0.place.stream_sequence
+    }
+
+    /// When the stream stored it.
+    pub fn stored_at(&self) -> SystemTime {
+        let nanos = u64::try_from(self.0.place.stored_at).unwrap_or(0);
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
+    }
+
+    /// How many messages the consumer had still to deliver after this one.
+    pub fn pending(&self) -> u64 {
+        self.0.place.pending
+    }
+
+    pub(super) fn stored_at_nanos(&self) -> i128 {
+        self.0.place.stored_at
+    }
+
+    pub(super) fn reply(&self) -> Subject {
+        // Only messages with an ack subject become `Received`.
+        self.0.message.reply.clone().unwrap_or_else(|| Subject::from_static("_"))
+    }
+}
+
+impl Delivery {
+    pub(super) fn new(received: Received, token: Token, shared: Arc<Shared>) -> Self {
+        Delivery { received, token, shared: Some(shared) }
+    }
+
+    /// The message, to keep beyond the settlement.
+    pub fn received(&self) -> Received {
+        self.received.clone()
+    }
+
+    /// Says that the message is done. Returns when the client has taken the ack, not when the server has it: an ack that
+    /// is lost with the connection means that the message is delivered again.
+    ///
+    /// # Errors
+    /// `Closed`: the connection was closed; the message will be delivered again.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the delivery counts as dropped.
+    pub async fn ack(mut self) -> Result<Settled> {
+        let Some(shared) = &self.shared else { return Ok(Settled::Acked) };
+        shared.send(&self.received, Bytes::from_static(b"+ACK")).await?;
+        shared.metrics.acked.increment(1);
+        shared.settled(self.token, self.received.sequence(), true);
+        self.shared = None;
+        Ok(Settled::Acked)
+    }
+
+    /// Says that the message is done and waits until the server has it: it will not be delivered again.
+    ///
+    /// # Errors
+    /// `Timeout`: no answer within 5 s; the server may have it. The delivery counts as dropped.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the delivery counts as dropped.
+    pub async fn ack_confirmed(mut self) -> Result<Settled> {
+        let Some(shared) = &self.shared else { return Ok(Settled::Acked) };
+        shared.send_confirmed(&self.received, Bytes::from_static(b"+ACK")).await?;
+        shared.metrics.acked.increment(1);
+        shared.settled(self.token, self.received.sequence(), true);
+        self.shared = None;
+        Ok(Settled::Acked)
+    }
+
+    /// Says that handling failed: it is delivered again after the pause that the policy computes, or becomes a dead letter
+    /// with reason `handler_error` when no attempt is left.
+    ///
+    /// # Errors
+    /// As [`Delivery::dead_letter`] when no attempt is left. `Closed`: the connection was closed.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the settlement goes on in the background or the delivery counts as dropped.
+    pub async fn retry(self, failure: impl Into<Failure>) -> Result<Settled> {
+        self.fail(Reason::HandlerError, failure.into(), None).await
+    }
+
+    /// As [`Delivery::retry`], with a pause of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Delivery::retry`].
+    pub async fn retry_after(self, pause: Duration, failure: impl Into<Failure>) -> Result<Settled> {
+        self.fail(Reason::HandlerError, failure.into(), Some(pause)).await
+    }
+
+    /// Gives the message up at once: it becomes a dead letter with reason `rejected`.
+    ///
+    /// # Errors
+    /// As [`Delivery::dead_letter`].
+    pub async fn reject(self, failure: impl Into<Failure>) -> Result<Settled> {
+        self.dead_letter(Reason::Rejected, failure).await
+    }
+
+    /// Gives the message up at once: publishes it to the dead-letter stream, waits for the confirm, then ends the original.
+    ///
+    /// # Errors
+    /// When the dead-letter stream does not take it, with that publish's kind. Then the message is neither dead letter
+    /// nor done: it stays un-acked, the consumer pauses and says so, and the hand-over is tried again until it succeeds.
+    /// The caller has nothing more to do.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the delivery counts as dropped unless the hand-over had ended.
+    pub async fn dead_letter(mut self, reason: Reason, failure: impl Into<Failure>) -> Result<Settled> {
+        let Some(shared) = self.shared.clone() else { return Ok(Settled::Acked) };
+        let (received, token) = (self.received.clone(), self.token);
+        let now = SystemTime::now();
+        let why = shared.lock().outcomes.failed(received.sequence(), received.attempt(), reason, failure.into(), now);
+        // In a task of its own, so that a caller that goes away does not cut a hand-over in two.
+        self.shared = None;
+        finish(tokio::spawn(async move { shared.give_up(received, token, why).await })).await
+    }
+
+    async fn fail(mut self, reason: Reason, failure: Failure, pause: Option<Duration>) -> Result<Settled> {
+        let Some(shared) = self.shared.clone() else { return Ok(Settled::Acked) };
+        let (received, token) = (self.received.clone(), self.token);
+        self.shared = None;
+        finish(tokio::spawn(async move { shared.failed(received, token, reason, failure, pause).await })).await
+    }
+}
+
+async fn finish(task: tokio::task::JoinHandle<Result<Settled>>) -> Result<Settled> {
+    match task.await {
+        Ok(settled) => settled,
+        // The runtime is shutting down: the server delivers the message again.
+        Err(e) => Err(crate::Error::new(crate::ErrorKind::Closed).because(e)),
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Received;
+
+    fn deref(&self) -> &Received {
+        &self.received
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.metrics.dropped.increment(1);
+            // Without a supervisor nobody tells the server any more, and it delivers again after `ack_wait`.
+            let _ = shared.dropped.send((self.received.clone(), self.token));
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.config.stream, self.config.name)
+    }
+}

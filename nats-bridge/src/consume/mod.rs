@@ -1,0 +1,117 @@
+//! Consuming: pull with bounded credit, settle each delivery once, retry by policy, then dead-letter.
+//!
+//! - [`Consumer`]: gives [`Delivery`]s, or runs a handler over them.
+//! - [`ConsumerHandle`]: watches and drains a consumer from elsewhere.
+//! - `supervisor`: the task behind it, which pulls, keeps long deliveries alive and rebuilds what is stuck.
+
+mod consumer;
+mod credit;
+mod delivery;
+mod held;
+mod metrics;
+mod outcomes;
+mod place;
+mod shared;
+mod status;
+mod supervisor;
+
+use std::time::Duration;
+
+pub use consumer::{Consumer, ConsumerHandle};
+pub use delivery::{Delivery, Received, Settled};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::retry::RetryPolicy;
+
+/// What to consume, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConsumeConfig {
+    /// The stream.
+    pub stream: String,
+    /// The durable consumer's name, which all instances of a service share; it is made if it does not exist.
+    pub name: String,
+    /// Which subjects; default all of the stream.
+    pub filter_subjects: Vec<String>,
+    /// When to try again and when to give up; default 5 attempts, 1 s doubling up to 60 s, jittered.
+    pub retry: RetryPolicy,
+    /// How long the server waits for a sign of life before it delivers again; default 30 s. Signs are sent three times as
+    /// often while a handler runs.
+    pub ack_wait: Duration,
+    /// How long one handler may run; default 10 min. Then the signs stop, the server delivers again after `ack_wait`, and
+    /// that counts as a failure with reason `timeout`.
+    pub max_run: Duration,
+    /// The most messages that are here and not settled, waiting ones included; default 256.
+    pub max_messages: usize,
+    /// The most bytes of those; default 16 MiB. A message larger than that is taken alone.
+    pub max_bytes: usize,
+    /// Where messages go that are given up; default `{stream}_DLQ`, which is made if it does not exist. Another one must
+    /// exist and take `dlq.{stream}.{consumer}`.
+    pub dead_letter_stream: Option<String>,
+    /// When messages are pending on the server and none came for this long, the pull is made anew; default 30 s.
+    pub stalled_after: Duration,
+    /// How often the server gives a sign of life on a waiting pull; default 5 s. Two missed ones make the pull anew.
+    pub heartbeat: Duration,
+}
+
+/// How a consumer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConsumerState {
+    /// It pulls and delivers.
+    Running,
+    /// A message that was given up cannot be stored as a dead letter: nothing new is pulled or handed out until it can. Not
+    /// ready.
+    Paused {
+        /// Why the dead-letter stream does not take it.
+        why: String,
+    },
+    /// It hands out nothing more and waits for what is being handled.
+    Draining,
+    /// It ended, drained.
+    Stopped,
+    /// It ended because of an error, which [`Consumer::next`] gives.
+    Failed {
+        /// The error's text.
+        why: String,
+    },
+}
+
+impl ConsumeConfig {
+    /// Consumes a stream under a durable name with default settings.
+    pub fn new(stream: impl Into<String>, name: impl Into<String>) -> ConsumeConfig {
+        ConsumeConfig {
+            stream: stream.into(),
+            name: name.into(),
+            filter_subjects: Vec::new(),
+            retry: RetryPolicy::default(),
+            ack_wait: Duration::from_secs(30),
+            max_run: Duration::from_secs(600),
+            max_messages: 256,
+            max_bytes: 16 * 1024 * 1024,
+            dead_letter_stream: None,
+            stalled_after: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(5),
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &'static str| Error::new(ErrorKind::Config).with("consumer", &self.name).with("why", what);
+        match self {
+            // The client drops what its subscription buffer of 65 536 cannot take.
+            c if c.max_messages == 0 || c.max_messages > 32_768 => Err(wrong("max_messages is 1 to 32768")),
+            c if c.max_bytes == 0 || c.max_bytes > i32::MAX as usize => Err(wrong("max_bytes is 1 to 2 GiB")),
+            c if c.retry.attempts == 0 => Err(wrong("retry.attempts is at least 1")),
+            c if c.heartbeat < Duration::from_millis(100) || c.heartbeat > Duration::from_secs(15) => {
+                Err(wrong("heartbeat is 100 ms to 15 s"))
+            }
+            c if c.max_run.is_zero() || c.stalled_after.is_zero() => {
+                Err(wrong("max_run and stalled_after are above 0"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the server may deliver beyond the policy's attempts before it gives up by itself: room for processes that died
+/// and for hand-overs that had to wait.
+const HEADROOM: u32 = 10;

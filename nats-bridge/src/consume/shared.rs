@@ -1,0 +1,341 @@
+//! What a consumer, its deliveries and its supervisor share, and how a delivery is settled.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_nats::{Client, Request, jetstream};
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::delivery::{Received, Settled};
+use super::held::{Held, Token};
+use super::metrics::ConsumeMetrics;
+use super::outcomes::{Outcomes, Remembered};
+use super::{ConsumeConfig, ConsumerState};
+use crate::dead_letter::{self, Facts, Failure, Reason};
+use crate::error::{Error, ErrorKind, Result};
+use crate::publish::{Published, Publisher};
+use crate::retry::{Next, RetryPolicy};
+
+pub(super) struct Shared {
+    pub client: Client,
+    pub jetstream: jetstream::Context,
+    pub config: ConsumeConfig,
+    pub metrics: ConsumeMetrics,
+    /// Publishes dead letters; apart from the application's own publishing, with shorter bounds.
+    pub letters: Publisher,
+    pub letter_subject: String,
+    pub host: String,
+    pub state: watch::Sender<ConsumerState>,
+    /// Something came into `Inner::ready`, or the consumer ended.
+    pub arrived: Notify,
+    /// Enough was settled to pull again.
+    pub credit: Notify,
+    /// Deliveries that were dropped without having been settled. Bounded by what may be held.
+    pub dropped: mpsc::UnboundedSender<(Received, Token)>,
+    /// Asks the supervisor to drain.
+    pub drain: CancellationToken,
+    /// The supervisor ended.
+    pub end: CancellationToken,
+    pub paused: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+pub(super) struct Inner {
+    pub held: Held,
+    pub outcomes: Outcomes,
+    /// Delivered to this process and not handed out yet; they are held too.
+    pub ready: VecDeque<(Received, Token)>,
+    pub ended: Option<Result<()>>,
+    // Messages that wait for the dead-letter stream.
+    stuck: usize,
+}
+
+/// How [`Shared::hand_over`] went wrong, with what is needed to try again.
+type Stuck = Box<(Error, Received, Remembered)>;
+
+impl Shared {
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        client: Client,
+        jetstream: jetstream::Context,
+        config: ConsumeConfig,
+        letters: Publisher,
+        held: Held,
+        dropped: mpsc::UnboundedSender<(Received, Token)>,
+    ) -> Self {
+        Shared {
+            client,
+            jetstream,
+            metrics: ConsumeMetrics::new(&config.stream, &config.name),
+            letters,
+            letter_subject: dead_letter::subject(&config.stream, &config.name),
+            host: host(),
+            state: watch::Sender::new(ConsumerState::Running),
+            arrived: Notify::new(),
+            credit: Notify::new(),
+            dropped,
+            drain: CancellationToken::new(),
+            end: CancellationToken::new(),
+            paused: AtomicBool::new(false),
+            inner: Mutex::new(Inner {
+                held,
+                outcomes: Outcomes::default(),
+                ready: VecDeque::new(),
+                ended: None,
+                stuck: 0,
+            }),
+            config,
+        }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while it is held.
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Sends one settlement; the client's queue takes it also while disconnected, up to its capacity.
+    pub async fn send(&self, received: &Received, what: Bytes) -> Result<()> {
+        self.client
+            .publish(received.reply(), what)
+            .await
+            .map_err(|e| self.describe(Error::new(ErrorKind::Closed).because(e), received))
+    }
+
+    /// Sends one settlement and waits until the server has it.
+    pub async fn send_confirmed(&self, received: &Received, what: Bytes) -> Result<()> {
+        let request = Request::new().payload(what).timeout(Some(Duration::from_secs(5)));
+        let answer = self.client.send_request(received.reply(), request).await;
+        answer.map(drop).map_err(|e| {
+            let kind = match e.kind() {
+                async_nats::RequestErrorKind::TimedOut => ErrorKind::Timeout,
+                async_nats::RequestErrorKind::NoResponders => ErrorKind::Unreachable,
+                _ => ErrorKind::Closed,
+            };
+            self.describe(Error::new(kind).because(e), received)
+        })
+    }
+
+    /// The delivery is settled: gives its credit back; `done` forgets its failures too.
+    pub fn settled(&self, token: Token, sequence: u64, done: bool) {
+        let mut inner = self.lock();
+        let wanted = inner.held.credit.wants_pull();
+        inner.held.remove(token);
+        if done {
+            inner.outcomes.forget(sequence);
+        }
+        let wants = !wanted && inner.held.credit.wants_pull();
+        drop(inner);
+        if wants || self.drain.is_cancelled() {
+            self.credit.notify_one();
+        }
+    }
+
+    /// After a failure: tries again later, or gives up, as the policy says.
+    pub async fn failed(
+        self: &Arc<Self>,
+        received: Received,
+        token: Token,
+        reason: Reason,
+        failure: Failure,
+        pause: Option<Duration>,
+    ) -> Result<Settled> {
+        let (attempt, sequence) = (received.attempt(), received.sequence());
+        let now = SystemTime::now();
+        let remembered = self.lock().outcomes.failed(sequence, attempt, reason, failure, now);
+        let elapsed = now.duration_since(remembered.first).unwrap_or_default();
+        let next = self.config.retry.next(u32::try_from(attempt).unwrap_or(u32::MAX), elapsed, rand::random());
+        let Next::After(computed) = next else { return self.give_up(received, token, remembered).await };
+        let pause = pause.unwrap_or(computed);
+        tracing::info!(
+            stream = self.config.stream,
+            consumer = self.config.name,
+            sequence,
+            attempt,
+            pause_ms = pause.as_millis() as u64,
+            reason = remembered.reason.name(),
+            class = remembered.failure.class,
+            "a delivery failed and will be tried again"
+        );
+        // A delay of zero means "not given" to the server, which is the same: at once.
+        let nak = format!("-NAK {{\"delay\": {}}}", pause.as_nanos());
+        self.send(&received, nak.into()).await?;
+        self.metrics.retried.increment(1);
+        self.settled(token, sequence, false);
+        Ok(Settled::Retried { after: pause })
+    }
+
+    /// Hands the message over to the dead-letter stream. If that cannot be, the consumer pauses and a task goes on trying.
+    pub async fn give_up(self: &Arc<Self>, received: Received, token: Token, why: Remembered) -> Result<Settled> {
+        if let Some(tenant) = self.lock().held.get_mut(token) {
+            tenant.leaving = true;
+        }
+        let stuck = match self.hand_over(received, why).await {
+            Ok((received, published)) => return self.lettered(received, token, published).await,
+            Err(stuck) => stuck,
+        };
+        let (error, received, why) = *stuck;
+        self.stuck(&error);
+        let shared = self.clone();
+        tokio::spawn(async move { shared.hand_over_until_it_is_stored(received, token, why).await });
+        Err(error)
+    }
+
+    async fn hand_over(&self, received: Received, why: Remembered) -> Result<(Received, Published), Stuck> {
+        let facts = Facts {
+            stream: &self.config.stream,
+            consumer: &self.config.name,
+            subject: received.subject(),
+            sequence: received.sequence(),
+            stored_at: received.stored_at_nanos(),
+            attempts: why.attempt,
+            reason: why.reason,
+            failure: &why.failure,
+            first_failed: why.first,
+            last_failed: why.last,
+            host: &self.host,
+        };
+        let letter = dead_letter::letter(&self.letter_subject, &facts, received.headers(), received.payload().clone());
+        match self.letters.publish(letter).await {
+            Ok(published) => {
+                tracing::warn!(
+                    stream = self.config.stream,
+                    consumer = self.config.name,
+                    sequence = received.sequence(),
+                    attempts = why.attempt,
+                    reason = why.reason.name(),
+                    class = why.failure.class,
+                    dead_letter_stream = &*published.stream,
+                    dead_letter_sequence = published.sequence,
+                    "a message was given up and is a dead letter now"
+                );
+                Ok((received, published))
+            }
+            Err(error) => {
+                self.metrics.dead_letter_failed.increment(1);
+                Err(Box::new((self.describe(error, &received), received, why)))
+            }
+        }
+    }
+
+    // It is stored as a dead letter: ends the original.
+    async fn lettered(self: &Arc<Self>, received: Received, token: Token, at: Published) -> Result<Settled> {
+        self.metrics.dead_lettered.increment(1);
+        let settled = Settled::DeadLettered { stream: at.stream.clone(), sequence: at.sequence };
+        if self.terminate(&received).await.is_err() {
+            // The connection is away. Until it is back the message stays held; should the server deliver it again, the
+            // dead letter's id makes the second hand-over a duplicate.
+            let shared = self.clone();
+            tokio::spawn(async move {
+                while !shared.end.is_cancelled() && shared.terminate(&received).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                }
+                shared.settled(token, received.sequence(), true);
+            });
+            return Ok(settled);
+        }
+        self.settled(token, received.sequence(), true);
+        Ok(settled)
+    }
+
+    async fn terminate(&self, received: &Received) -> Result<()> {
+        self.send_confirmed(received, Bytes::from_static(b"+TERM dead letter")).await
+    }
+
+    async fn hand_over_until_it_is_stored(self: Arc<Self>, mut received: Received, token: Token, mut why: Remembered) {
+        let pauses = RetryPolicy { max_pause: Duration::from_secs(15), ..RetryPolicy::default() };
+        for attempt in 1.. {
+            let pause = pauses.full_pause(attempt).mul_f64(0.5 + 0.5 * rand::random::<f64>());
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.end.cancelled() => return,
+            }
+            match self.hand_over(received, why).await {
+                Ok((back, published)) => {
+                    // It cannot fail: what is away is tried again there.
+                    let _ = self.lettered(back, token, published).await;
+                    self.unstuck();
+                    return;
+                }
+                Err(stuck) => {
+                    let (error, back, reason) = *stuck;
+                    tracing::error!(%error, attempt, "a dead letter can still not be stored; the consumer stays paused");
+                    (received, why) = (back, reason);
+                }
+            }
+        }
+    }
+
+    fn stuck(&self, error: &Error) {
+        tracing::error!(%error, "a dead letter cannot be stored; the consumer pauses until it can");
+        self.lock().stuck += 1;
+        self.paused.store(true, Ordering::Release);
+        self.metrics.paused.set(1.0);
+        self.state.send_if_modified(|state| {
+            let running = *state == ConsumerState::Running;
+            if running {
+                *state = ConsumerState::Paused { why: error.to_string() };
+            }
+            running
+        });
+    }
+
+    fn unstuck(&self) {
+        {
+            let mut inner = self.lock();
+            inner.stuck -= 1;
+            if inner.stuck > 0 {
+                return;
+            }
+        }
+        self.paused.store(false, Ordering::Release);
+        self.metrics.paused.set(0.0);
+        self.state.send_if_modified(|state| {
+            let paused = matches!(state, ConsumerState::Paused { .. });
+            if paused {
+                *state = ConsumerState::Running;
+            }
+            paused
+        });
+        tracing::info!(stream = self.config.stream, consumer = self.config.name, "the consumer goes on");
+        self.credit.notify_one();
+        self.arrived.notify_one();
+    }
+
+    /// Takes the next message to hand out, unless nothing may be handed out.
+    pub fn take_ready(&self, now: Instant) -> Option<(Received, Token)> {
+        if self.paused.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut inner = self.lock();
+        let (received, token) = inner.ready.pop_front()?;
+        if let Some(tenant) = inner.held.get_mut(token) {
+            tenant.started = Some(now);
+        }
+        Some((received, token))
+    }
+
+    fn describe(&self, error: Error, received: &Received) -> Error {
+        error
+            .with("stream", &self.config.stream)
+            .with("consumer", &self.config.name)
+            .with("sequence", received.sequence())
+    }
+}
+
+fn host() -> String {
+    std::env::var("HOSTNAME")
+        .ok()
+        .or_else(|| std::fs::read_to_string("/etc/hostname").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown".into())
+}
+
+/// Milliseconds of an instant's age, for logs.
+pub(super) fn age_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,12 @@
+//! Streams and consumers as data: what should be, what differs, and making it so.
+//!
+//! [`Manifest`] names what should be. [`Bridge::plan`](crate::Bridge::plan) compares it with the server,
+//! [`Bridge::apply`](crate::Bridge::apply) makes it so; applied twice, the second time changes nothing.
+
+mod apply;
+mod plan;
+mod spec;
+
+pub(crate) use apply::{ensure_consumer, ensure_stream};
+pub use plan::{Action, Change, Difference, Plan};
+pub use spec::{ConsumerSpec, Discard, Manifest, Retention, Storage, StreamSpec};
