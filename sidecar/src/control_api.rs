@@ -2,6 +2,7 @@
 //!
 //! The HTTP surface ([`crate::http`]) and the CLI verbs see only this file; the cutover itself implements [`Control`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use async_trait::async_trait;
@@ -218,6 +219,39 @@ pub struct QueueParity {
     /// How many copies ended in which class.
     #[serde(flatten)]
     pub counts: ParityCounts,
+    /// What is unverified, by reason.
+    #[serde(default)]
+    pub unverified_by: BTreeMap<String, u64>,
+    /// The last few messages that are not a match; at most 16.
+    #[serde(default)]
+    pub samples: Vec<ParitySample>,
+}
+
+/// One message that is not a match.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParitySample {
+    /// Its class.
+    pub class: ParityClass,
+    /// Its `bridge-id`.
+    pub id: String,
+}
+
+/// What a message can end as, besides unverified; see [`ParityCounts`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ParityClass {
+    /// Equal.
+    Matched,
+    /// The payloads differ.
+    MismatchedPayload,
+    /// The properties differ.
+    MismatchedProperties,
+    /// Exchange or routing key differ.
+    MismatchedRouting,
+    /// No copy came.
+    Missing,
+    /// A copy too many.
+    Extra,
 }
 
 /// How many copies ended in which class; every copy ends in exactly one. `late` are among `matched` or `mismatched`

@@ -1,1 +1,465 @@
-//! Joins what RabbitMQ delivered with the copies in the standby stream.
+//! Joins what RabbitMQ delivered with the copies in the standby stream. Pure.
+//!
+//! Every message of every queue ends in exactly one class: match, mismatch (payload, properties or routing), missing,
+//! extra or unverified. A match is only what was compared: copy and delivery were both seen, and their digests are equal.
+//! What could not be compared is unverified, with the reason.
+//!
+//! The table is bounded ([`Limits::entries`]). At the bound the oldest entry is given up: one that waits for its other
+//! half is counted as unverified, and its other half, should it come, is then not counted as missing or extra.
+
+mod digest;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use ulid::Ulid;
+
+pub use digest::{Digest, NOT_COMPARED, digest};
+
+use crate::control_api::{ParityClass, ParityCounts, ParitySample, QueueParity};
+
+/// The bounds of a [`Parity`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long after a delivery its copy may come before it is missing. Default 5 s.
+    pub window: Duration,
+    /// How long after that a copy still turns a missing into a late match or mismatch. Default 60 s.
+    pub grace: Duration,
+    /// How many messages are kept at most, over all queues. Default 100 000 (about 20 MB).
+    pub entries: usize,
+    /// How many queues are told apart; what comes for further ones is unverified, under one name. Default 10 000.
+    pub queues: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { window: Duration::from_secs(5), grace: Duration::from_secs(60), entries: 100_000, queues: 10_000 }
+    }
+}
+
+/// A queue that [`Parity::queue`] has given a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueId(u32);
+
+/// Why a message could not be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unverified {
+    /// The bounded queue of copies was full.
+    CopyQueueFull,
+    /// JetStream refused the copy, or did not confirm it.
+    CopyFailed,
+    /// The copy cannot be carried by JetStream, such as one above `max_payload`.
+    NotCarried,
+    /// It was given up at the bound of the table.
+    TableFull,
+    /// There are more queues than are told apart.
+    TooManyQueues,
+    /// The queue was purged or deleted, or the message expired.
+    Discarded,
+    /// RabbitMQ put it into this queue itself: it was dead-lettered.
+    DeadLettered,
+    /// It was delivered again, and nothing is known of the first time.
+    Redelivered,
+    /// Shadowing began after it was published, or ended before it was delivered.
+    OutsideShadow,
+}
+
+impl Unverified {
+    /// Its name in `status` and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unverified::CopyQueueFull => "copy_queue_full",
+            Unverified::CopyFailed => "copy_failed",
+            Unverified::NotCarried => "not_carried",
+            Unverified::TableFull => "table_full",
+            Unverified::TooManyQueues => "too_many_queues",
+            Unverified::Discarded => "discarded",
+            Unverified::DeadLettered => "dead_lettered",
+            Unverified::Redelivered => "redelivered",
+            Unverified::OutsideShadow => "outside_shadow",
+        }
+    }
+}
+
+/// The comparison of all queues. `now` is the time since any fixed moment, the same for all calls, and never goes back.
+#[derive(Debug)]
+pub struct Parity {
+    limits: Limits,
+    names: HashMap<(Box<str>, Box<str>), QueueId>,
+    queues: Vec<Queue>,
+    entries: HashMap<Key, Entry>,
+    // What is given up first at the bound: entries that nothing is expected of any more, then the oldest.
+    closed: BTreeMap<u64, Key>,
+    waiting: BTreeMap<u64, Key>,
+    // Entries that end by time.
+    deadlines: BTreeSet<(Duration, Key)>,
+    next_age: u64,
+}
+
+type Key = (QueueId, u128);
+
+#[derive(Debug)]
+struct Queue {
+    vhost: Box<str>,
+    name: Box<str>,
+    counts: ParityCounts,
+    reasons: BTreeMap<Unverified, u64>,
+    samples: VecDeque<ParitySample>,
+    // Entries given up whose other half may still come. It is counted already.
+    untracked: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    age: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A copy that RabbitMQ has not delivered yet, since when.
+    Copied(Digest, Duration),
+    /// A delivery whose copy has not come yet, until when it may.
+    Delivered(Digest, Duration),
+    /// A delivery that was counted as missing, and until when it may still be late.
+    Missing(Digest, Duration),
+    /// RabbitMQ refused the publish; until when a copy is waited for.
+    Refused(Duration),
+    /// Counted; kept so that a redelivery is not counted again. True: its other half was not seen.
+    Closed(bool),
+}
+
+/// The number of samples kept for each queue.
+const SAMPLES: usize = 16;
+
+impl Parity {
+    /// An empty comparison.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            names: HashMap::new(),
+            queues: Vec::new(),
+            entries: HashMap::new(),
+            closed: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            next_age: 0,
+        }
+    }
+
+    /// The number of a queue. Beyond [`Limits::queues`] all get the number of the queue `(more)` in the vhost ``, on which
+    /// everything is unverified.
+    pub fn queue(&mut self, vhost: &str, name: &str) -> QueueId {
+        let (vhost, name) = if self.names.len() < self.limits.queues { (vhost, name) } else { self.known(vhost, name) };
+        if let Some(queue) = self.names.get(&(vhost.into(), name.into())) {
+            return *queue;
+        }
+        let queue = QueueId(u32::try_from(self.queues.len()).expect("the number of queues is bounded"));
+        self.names.insert((vhost.into(), name.into()), queue);
+        self.queues.push(Queue {
+            vhost: vhost.into(),
+            name: name.into(),
+            counts: ParityCounts::default(),
+            reasons: BTreeMap::new(),
+            samples: VecDeque::new(),
+            untracked: 0,
+        });
+        queue
+    }
+
+    /// A copy was read back from the standby stream.
+    pub fn copy_stored(&mut self, queue: QueueId, id: u128, digest: Digest, now: Duration) {
+        let key = (queue, id);
+        match self.entries.get(&key).map(|entry| entry.state) {
+            None => self.open(key, State::Copied(digest, now)),
+            Some(State::Delivered(delivered, _)) => self.compared(key, digest, delivered, false),
+            Some(State::Missing(delivered, _)) => {
+                self.queue_mut(queue).counts.missing -= 1;
+                self.compared(key, digest, delivered, true);
+            }
+            Some(State::Refused(_)) => {
+                self.count(key, ParityClass::Extra);
+                self.close(key, false);
+            }
+            // Read back a second time.
+            Some(State::Copied(..) | State::Closed(_)) => {}
+        }
+    }
+
+    /// RabbitMQ delivered it to the sidecar. `redelivered` is RabbitMQ's flag.
+    pub fn delivered(&mut self, queue: QueueId, id: u128, digest: Digest, redelivered: bool, now: Duration) {
+        let key = (queue, id);
+        match self.entries.get(&key).map(|entry| entry.state) {
+            Some(State::Copied(copy, _)) => self.compared(key, copy, digest, false),
+            Some(State::Closed(true)) => self.close(key, false),
+            // Delivered before; it was or will be compared once.
+            Some(State::Delivered(..) | State::Missing(..) | State::Refused(_) | State::Closed(false)) => {}
+            None if redelivered => self.unverified(queue, id, Unverified::Redelivered),
+            None => self.open(key, State::Delivered(digest, now + self.limits.window)),
+        }
+    }
+
+    /// A delivery was settled for good: acknowledged, dropped or dead-lettered. Nothing more will come for it.
+    pub fn settled(&mut self, queue: QueueId, id: u128) {
+        if matches!(self.entries.get(&(queue, id)), Some(Entry { state: State::Closed(false), .. })) {
+            self.remove((queue, id));
+        }
+    }
+
+    /// RabbitMQ refused the publish (`basic.nack`): a copy of it is one too many.
+    pub fn refused(&mut self, queue: QueueId, id: u128, now: Duration) {
+        let key = (queue, id);
+        match self.entries.get(&key).map(|entry| entry.state) {
+            None => self.open(key, State::Refused(now + self.limits.window + self.limits.grace)),
+            Some(State::Copied(..)) => {
+                self.count(key, ParityClass::Extra);
+                self.close(key, false);
+            }
+            // Delivered nevertheless, or counted already.
+            Some(State::Delivered(..) | State::Missing(..) | State::Refused(_) | State::Closed(_)) => {}
+        }
+    }
+
+    /// It cannot be compared: its copy was not stored, or its delivery will not be seen.
+    pub fn unverified(&mut self, queue: QueueId, id: u128, reason: Unverified) {
+        let key = (queue, id);
+        let other_half = match self.entries.get(&key).map(|entry| entry.state) {
+            Some(State::Closed(_)) => return,
+            Some(State::Missing(..)) => {
+                self.queue_mut(queue).counts.missing -= 1;
+                false
+            }
+            Some(State::Copied(..) | State::Delivered(..) | State::Refused(_)) => false,
+            // Delivered again, it is not expected a third time; else the delivery may still come.
+            None => reason != Unverified::Redelivered && reason != Unverified::DeadLettered,
+        };
+        self.count_unverified(queue, reason);
+        self.close(key, other_half);
+    }
+
+    /// RabbitMQ's queue holds nothing any more, unsettled deliveries included: copies that are older than the window and
+    /// were never delivered are extra.
+    pub fn emptied(&mut self, queue: QueueId, now: Duration) {
+        let window = self.limits.window;
+        let left = self.keys_of(queue, |state| matches!(state, State::Copied(_, since) if since + window <= now));
+        for key in left {
+            let queue = self.queue_mut(queue);
+            if queue.untracked > 0 {
+                queue.untracked -= 1;
+                self.remove(key);
+            } else {
+                self.count(key, ParityClass::Extra);
+                self.close(key, false);
+            }
+        }
+    }
+
+    /// RabbitMQ's queue was purged or deleted, or its messages expired: the copies that wait will never be delivered.
+    pub fn discarded(&mut self, queue: QueueId) {
+        for key in self.keys_of(queue, |state| matches!(state, State::Copied(..))) {
+            self.unverified(queue, key.1, Unverified::Discarded);
+        }
+    }
+
+    /// Shadowing has ended: what waits is unverified, and nothing more is expected. The counts stay.
+    pub fn stop(&mut self) {
+        let waiting: Vec<Key> = self.waiting.values().copied().collect();
+        for key in waiting {
+            if matches!(self.entries[&key].state, State::Copied(..) | State::Delivered(..)) {
+                self.count_unverified(key.0, Unverified::OutsideShadow);
+            }
+        }
+        self.entries.clear();
+        self.closed.clear();
+        self.waiting.clear();
+        self.deadlines.clear();
+        for queue in &mut self.queues {
+            queue.untracked = 0;
+            queue.counts.pending = 0;
+        }
+    }
+
+    /// Lets time pass: deliveries whose copy did not come in time are missing.
+    pub fn tick(&mut self, now: Duration) {
+        while let Some((at, key)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            match self.entries[&key].state {
+                State::Delivered(digest, until) => {
+                    let queue = self.queue_mut(key.0);
+                    if queue.untracked > 0 {
+                        // Its copy may be the one that was given up, and that is counted.
+                        queue.untracked -= 1;
+                        self.remove(key);
+                    } else {
+                        self.count(key, ParityClass::Missing);
+                        self.change(key, State::Missing(digest, until + self.limits.grace));
+                    }
+                }
+                State::Missing(..) => self.close(key, true),
+                State::Refused(_) | State::Copied(..) | State::Closed(_) => self.remove(key),
+            }
+        }
+    }
+
+    /// When [`Parity::tick`] has something to do next.
+    pub fn next_tick(&self) -> Option<Duration> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// How many messages are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no message is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All queues, sorted by vhost and name.
+    pub fn snapshot(&self) -> Vec<QueueParity> {
+        let mut queues: Vec<QueueParity> = self
+            .queues
+            .iter()
+            .map(|queue| QueueParity {
+                vhost: queue.vhost.to_string(),
+                queue: queue.name.to_string(),
+                counts: queue.counts,
+                unverified_by: queue.reasons.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect(),
+                samples: queue.samples.iter().cloned().collect(),
+            })
+            .collect();
+        queues.sort_by(|a, b| (&a.vhost, &a.queue).cmp(&(&b.vhost, &b.queue)));
+        queues
+    }
+
+    fn known<'a>(&self, vhost: &'a str, name: &'a str) -> (&'a str, &'a str) {
+        if self.names.contains_key(&(vhost.into(), name.into())) { (vhost, name) } else { ("", MORE) }
+    }
+
+    fn queue_mut(&mut self, queue: QueueId) -> &mut Queue {
+        &mut self.queues[queue.0 as usize]
+    }
+
+    fn compared(&mut self, key: Key, copy: Digest, delivered: Digest, late: bool) {
+        let class = if copy.payload != delivered.payload {
+            ParityClass::MismatchedPayload
+        } else if copy.properties != delivered.properties {
+            ParityClass::MismatchedProperties
+        } else if copy.routing != delivered.routing {
+            ParityClass::MismatchedRouting
+        } else {
+            ParityClass::Matched
+        };
+        self.count(key, class);
+        self.queue_mut(key.0).counts.late += u64::from(late);
+        self.close(key, false);
+    }
+
+    fn count(&mut self, (queue, id): Key, class: ParityClass) {
+        let queue = self.queue_mut(queue);
+        let count = match class {
+            ParityClass::Matched => &mut queue.counts.matched,
+            ParityClass::MismatchedPayload => &mut queue.counts.mismatched_payload,
+            ParityClass::MismatchedProperties => &mut queue.counts.mismatched_properties,
+            ParityClass::MismatchedRouting => &mut queue.counts.mismatched_routing,
+            ParityClass::Missing => &mut queue.counts.missing,
+            ParityClass::Extra => &mut queue.counts.extra,
+        };
+        *count += 1;
+        if class != ParityClass::Matched {
+            if queue.samples.len() == SAMPLES {
+                queue.samples.pop_front();
+            }
+            queue.samples.push_back(ParitySample { class, id: Ulid(id).to_string() });
+        }
+    }
+
+    fn count_unverified(&mut self, queue: QueueId, reason: Unverified) {
+        let queue = self.queue_mut(queue);
+        queue.counts.unverified += 1;
+        *queue.reasons.entry(reason).or_default() += 1;
+    }
+
+    /// Adds an entry for what was not known before.
+    fn open(&mut self, key: Key, state: State) {
+        if &*self.queues[key.0.0 as usize].name == MORE {
+            return self.count_unverified(key.0, Unverified::TooManyQueues);
+        }
+        self.put(key, state);
+    }
+
+    fn change(&mut self, key: Key, state: State) {
+        self.remove(key);
+        self.put(key, state);
+    }
+
+    fn close(&mut self, key: Key, other_half: bool) {
+        self.change(key, State::Closed(other_half));
+    }
+
+    fn put(&mut self, key: Key, state: State) {
+        let age = self.next_age;
+        self.next_age += 1;
+        match state {
+            State::Closed(_) => self.closed.insert(age, key),
+            _ => self.waiting.insert(age, key),
+        };
+        if let Some(at) = deadline(state) {
+            self.deadlines.insert((at, key));
+        }
+        self.queue_mut(key.0).counts.pending += u64::from(is_pending(state));
+        self.entries.insert(key, Entry { age, state });
+        if self.entries.len() > self.limits.entries {
+            self.give_up();
+        }
+    }
+
+    fn remove(&mut self, key: Key) {
+        let Some(entry) = self.entries.remove(&key) else { return };
+        match entry.state {
+            State::Closed(_) => self.closed.remove(&entry.age),
+            _ => self.waiting.remove(&entry.age),
+        };
+        if let Some(at) = deadline(entry.state) {
+            self.deadlines.remove(&(at, key));
+        }
+        self.queue_mut(key.0).counts.pending -= u64::from(is_pending(entry.state));
+    }
+
+    fn give_up(&mut self) {
+        let oldest = self.closed.first_key_value().or_else(|| self.waiting.first_key_value());
+        let Some((_, &key)) = oldest else { return };
+        match self.entries[&key].state {
+            State::Copied(..) | State::Delivered(..) => {
+                self.count_unverified(key.0, Unverified::TableFull);
+                self.queue_mut(key.0).untracked += 1;
+            }
+            State::Closed(other_half) => self.queue_mut(key.0).untracked += u64::from(other_half),
+            // Counted; a copy that comes for it waits until its queue is empty.
+            State::Missing(..) | State::Refused(_) => self.queue_mut(key.0).untracked += 1,
+        }
+        self.remove(key);
+    }
+
+    fn keys_of(&self, queue: QueueId, which: impl Fn(State) -> bool) -> Vec<Key> {
+        self.waiting.values().filter(|key| key.0 == queue && which(self.entries[key].state)).copied().collect()
+    }
+}
+
+/// The queue that stands for all above [`Limits::queues`].
+const MORE: &str = "(more)";
+
+fn deadline(state: State) -> Option<Duration> {
+    match state {
+        State::Delivered(_, until) | State::Missing(_, until) | State::Refused(until) => Some(until),
+        State::Copied(..) | State::Closed(_) => None,
+    }
+}
+
+fn is_pending(state: State) -> bool {
+    matches!(state, State::Copied(..) | State::Delivered(..))
+}
