@@ -4,13 +4,16 @@ use metrics::{Counter, Gauge, counter, gauge};
 
 use crate::session::Counts;
 
+/// A count that only grows, and its metric.
+type Growing = (fn(&Counts) -> u64, Counter);
+
 /// The metrics of one connection; they are sums over all connections.
 pub(super) struct Figures {
     told: Counts,
     connections: Gauge,
     channels: Gauge,
     consumers: Gauge,
-    counters: [(fn(&Counts) -> u64, Counter); 8],
+    counters: [Growing; 8],
 }
 
 impl Figures {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm};
+use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, tx as tx_class};
 use amq_protocol::types::ShortString;
 use smallvec::SmallVec;
 
@@ -17,6 +17,7 @@ use super::handshake::Capabilities;
 use super::output::Output;
 use super::publish::{Assembly, Complete, PUBLISH};
 use super::topology::{self, Answer, Asked};
+use super::tx::{self, Transaction};
 use super::unacked::{Entry, Unacked};
 use crate::backend::{
     ChannelId, Command, Consume, Delivery, DeliveryId, Message, Outcome, Publish, PublishOutcome, Reply,
@@ -72,6 +73,8 @@ pub(super) struct Channel {
     confirms: Confirms,
     unacked: Unacked,
     consumers: Consumers,
+    /// `Some`: the channel is transactional.
+    transaction: Option<Transaction>,
     last_queue: Option<ShortString>,
     /// Deliveries that are encoded and not written, with the generation they were encoded in.
     sent: VecDeque<Sent>,
@@ -117,14 +120,35 @@ struct Request {
     nowait: bool,
 }
 
+impl Request {
+    /// Whether it ends with the end of all publishes, and not with a reply.
+    fn waits_for_publishes(&self) -> bool {
+        matches!(self.kind, Kind::Commit { .. } | Kind::Behind { .. })
+    }
+}
+
 #[derive(Debug)]
 enum Kind {
     Open,
     Close,
     Topology(Answer),
-    Consume { tag: ShortString },
-    Cancel { tag: ShortString },
-    Get { no_ack: bool },
+    Consume {
+        tag: ShortString,
+    },
+    Cancel {
+        tag: ShortString,
+    },
+    Get {
+        no_ack: bool,
+    },
+    /// Not one request but many: all publishes of a transaction.
+    Commit {
+        failed: bool,
+    },
+    /// No request: a method that is answered here, behind publishes that may still fail.
+    Behind {
+        class: AMQPClass,
+    },
 }
 
 /// What the connection has to do about a channel after something happened on it.
@@ -148,6 +172,7 @@ impl Channel {
             confirms: Confirms::default(),
             unacked: Unacked::default(),
             consumers: Consumers::default(),
+            transaction: None,
             last_queue: None,
             sent: VecDeque::new(),
             acks: SmallVec::new(),
@@ -221,6 +246,7 @@ impl Channel {
             }
             Frame::Method(_, class) => self.method(class, shared).map(|()| Next::Stay),
             Frame::Refused(_, fault) => Err(fault),
+            Frame::BadHeader(_, fault) => Err(self.assembly.bad_header(fault)),
             Frame::Header(_, header) => {
                 if let Some(user) = header.properties.user_id()
                     && user.as_str() != shared.user
@@ -229,19 +255,14 @@ impl Channel {
                     return Err(Fault::of(AmqpError::new(ReplyCode::PreconditionFailed, text), PUBLISH));
                 }
                 let complete = self.assembly.header(*header, shared.limits.max_message)?;
-                self.publish(complete, shared);
+                self.complete(complete, shared)?;
                 Ok(Next::Stay)
             }
             Frame::Body(_, part) => {
                 let before = self.assembly.held();
                 let complete = self.assembly.body(part);
                 shared.assembling = shared.assembling - before + self.assembly.held();
-                let complete = complete?;
-                if shared.assembling > shared.limits.max_assembling {
-                    let text = format!("more than {} bytes of unfinished messages", shared.limits.max_assembling);
-                    return Err(Fault::of(AmqpError::new(ReplyCode::ResourceError, text), PUBLISH));
-                }
-                self.publish(complete, shared);
+                self.complete(complete?, shared)?;
                 Ok(Next::Stay)
             }
             Frame::Heartbeat => Ok(Next::Stay),
@@ -250,6 +271,11 @@ impl Channel {
 
     fn method(&mut self, class: AMQPClass, shared: &mut Shared) -> Result<(), Fault> {
         let method = ids(&class);
+        if !self.confirms.all_ended() && is_answered_here(&class) {
+            // A client that hears the answer knows that the broker has found no fault with what came before.
+            self.request = Some(Request { kind: Kind::Behind { class }, method, nowait: false });
+            return Ok(());
+        }
         let of = |error| Fault::of(error, method);
         let asked = match class {
             AMQPClass::Basic(basic) => return self.basic(basic, method, shared),
@@ -271,6 +297,9 @@ impl Channel {
             AMQPClass::Channel(channel::AMQPMethod::Flow(_)) => {
                 return Err(of(AmqpError::not_implemented("active=false")));
             }
+            AMQPClass::Confirm(confirm::AMQPMethod::Select(_)) if self.transaction.is_some() => {
+                return Err(of(tx::wrong_mode("cannot switch from tx to confirm mode")));
+            }
             AMQPClass::Confirm(confirm::AMQPMethod::Select(select)) => {
                 self.confirms.select();
                 if !select.nowait {
@@ -279,7 +308,7 @@ impl Channel {
                 }
                 return Ok(());
             }
-            AMQPClass::Tx(_) => return Err(of(AmqpError::not_implemented("transactions (tx) are not supported"))),
+            AMQPClass::Tx(class) => return self.tx(class, method, shared),
             AMQPClass::Access(access::AMQPMethod::Request(_)) => {
                 let ok = access::AMQPMethod::RequestOk(access::RequestOk {});
                 shared.output.method(self.id, AMQPClass::Access(ok));
@@ -357,14 +386,97 @@ impl Channel {
         Ok(())
     }
 
-    fn publish(&mut self, complete: Option<Complete>, shared: &mut Shared) {
-        let Some(Complete { mandatory, message }) = complete else { return };
+    /// A body frame or an empty body may have completed a publish.
+    fn complete(&mut self, complete: Option<Complete>, shared: &mut Shared) -> Result<(), Fault> {
+        if let Some(complete) = complete {
+            match &mut self.transaction {
+                Some(transaction) => shared.assembling += transaction.publish(complete),
+                None => self.publish(complete, shared),
+            }
+        }
+        if shared.assembling > shared.limits.max_assembling {
+            let text = format!("more than {} bytes of unfinished messages", shared.limits.max_assembling);
+            return Err(Fault::of(AmqpError::new(ReplyCode::ResourceError, text), PUBLISH));
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, Complete { mandatory, message }: Complete, shared: &mut Shared) {
         let size = message.body.len();
         let publish = Publish { channel: self.id, seq: self.confirms.publish(size), mandatory, message };
         shared.publishes += 1;
         shared.publish_bytes += size;
         shared.counts.published += 1;
         self.send(Command::Publish(Box::new(publish)), shared);
+    }
+
+    fn tx(&mut self, class: tx_class::AMQPMethod, method: (u16, u16), shared: &mut Shared) -> Result<(), Fault> {
+        use tx_class::AMQPMethod as M;
+        let of = |error| Fault::of(error, method);
+        let ok = match (class, &mut self.transaction) {
+            (M::Select(_), _) if self.confirms.is_selected() => {
+                return Err(of(tx::wrong_mode("cannot switch from confirm to tx mode")));
+            }
+            (M::Select(_), transaction) => {
+                transaction.get_or_insert_default();
+                M::SelectOk(tx_class::SelectOk {})
+            }
+            (M::Commit(_) | M::Rollback(_), None) => return Err(of(tx::wrong_mode("channel is not transactional"))),
+            (M::Commit(_), Some(transaction)) => {
+                shared.assembling -= transaction.weight();
+                let publishes = transaction.take_publishes();
+                for complete in publishes {
+                    self.publish(complete, shared);
+                }
+                self.request = Some(Request { kind: Kind::Commit { failed: false }, method, nowait: false });
+                return self.end_of_publishes(shared);
+            }
+            (M::Rollback(_), Some(transaction)) => {
+                shared.assembling -= transaction.weight();
+                transaction.take_publishes();
+                let settled = transaction.take_settlements();
+                self.unacked.restore(settled.into_iter().flat_map(|(_, settled)| settled));
+                M::RollbackOk(tx_class::RollbackOk {})
+            }
+            (M::SelectOk(_) | M::CommitOk(_) | M::RollbackOk(_), _) => {
+                return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "a client does not send this method")));
+            }
+        };
+        shared.output.method(self.id, AMQPClass::Tx(ok));
+        Ok(())
+    }
+
+    /// Goes on with what waited for the end of all publishes.
+    fn end_of_publishes(&mut self, shared: &mut Shared) -> Result<(), Fault> {
+        if !self.confirms.all_ended() {
+            return Ok(());
+        }
+        let Some(request) = self.request.take_if(|request| request.waits_for_publishes()) else {
+            return Ok(());
+        };
+        if matches!(self.phase, Phase::Refused | Phase::Settling) {
+            self.close(shared);
+            return Ok(());
+        }
+        match request.kind {
+            Kind::Commit { failed } => self.end_commit(failed, request.method, shared),
+            Kind::Behind { class } => self.method(class, shared),
+            _ => Ok(()),
+        }
+    }
+
+    fn end_commit(&mut self, failed: bool, method: (u16, u16), shared: &mut Shared) -> Result<(), Fault> {
+        if failed {
+            let error = AmqpError::new(ReplyCode::PreconditionFailed, "partial tx completion");
+            return Err(Fault::of(error, method));
+        }
+        let settlements = self.transaction.as_mut().map(Transaction::take_settlements).unwrap_or_default();
+        for (outcome, settled) in settlements {
+            self.settled(outcome, &settled, shared);
+        }
+        let ok = tx_class::AMQPMethod::CommitOk(tx_class::CommitOk {});
+        shared.output.method(self.id, AMQPClass::Tx(ok));
+        Ok(())
     }
 
     fn consume(&mut self, consume: basic::Consume, shared: &mut Shared) -> Result<(), Fault> {
@@ -398,42 +510,50 @@ impl Channel {
     }
 
     fn settle(&mut self, tag: u64, multiple: bool, outcome: Outcome, shared: &mut Shared) -> Result<(), AmqpError> {
-        let mut settled: SmallVec<[DeliveryId; 1]> = SmallVec::new();
-        let consumers = &mut self.consumers;
-        let answer = self.unacked.settle(tag, multiple, |Entry { id, consumer }| {
-            settled.push(id);
-            if let Some(key) = consumer {
-                consumers.settled(key);
-            }
-        });
+        let mut settled: SmallVec<[(u64, Entry); 1]> = SmallVec::new();
+        let answer = self.unacked.settle(tag, multiple, |tag, entry| settled.push((tag, entry)));
         if answer.is_err() {
             return Err(AmqpError::new(ReplyCode::PreconditionFailed, format!("unknown delivery tag {tag}")));
         }
-        if settled.is_empty() {
-            return Ok(());
+        match &mut self.transaction {
+            Some(transaction) => transaction.settle(outcome, settled.into_vec()),
+            None => self.settled(outcome, &settled, shared),
+        }
+        Ok(())
+    }
+
+    /// Tells the broker how deliveries, ascending by tag, have ended.
+    fn settled(&mut self, outcome: Outcome, settled: &[(u64, Entry)], shared: &mut Shared) {
+        let (Some((first, _)), Some((last, _))) = (settled.first(), settled.last()) else { return };
+        for (_, entry) in settled {
+            if let Some(key) = entry.consumer {
+                self.consumers.settled(key);
+            }
         }
         shared.counts.settled += settled.len() as u64;
         if outcome == Outcome::Ack {
-            // Within one settlement tags ascend.
-            if tag < self.last_ack {
+            if *first < self.last_ack {
                 self.send_acks(shared);
             }
-            self.last_ack = tag;
-            self.acks.extend(settled);
+            self.last_ack = *last;
+            self.acks.extend(tx::names(settled));
         } else {
-            self.send(Command::Settle { channel: self.id, deliveries: settled, outcome }, shared);
+            let deliveries = tx::names(settled);
+            self.send(Command::Settle { channel: self.id, deliveries, outcome }, shared);
         }
         self.release(shared);
         self.touch(shared);
-        Ok(())
     }
 
     fn recover(&mut self, requeue: bool, shared: &mut Shared) -> Result<(), AmqpError> {
         if !requeue {
             return Err(AmqpError::not_implemented("requeue=false"));
         }
-        // With multiple and tag 0 nothing is unknown.
-        self.settle(0, true, Outcome::Requeue, shared)
+        // Not part of a transaction, as in RabbitMQ.
+        let mut settled = Vec::new();
+        self.unacked.drain(|tag, entry| settled.push((tag, entry)));
+        self.settled(Outcome::Requeue, &settled, shared);
+        Ok(())
     }
 
     /// Takes the broker's answer to the request in flight.
@@ -441,7 +561,8 @@ impl Channel {
     /// # Errors
     /// A fault, which closes the channel or the connection.
     pub(super) fn reply(&mut self, reply: Result<Reply, AmqpError>, shared: &mut Shared) -> Result<Next, Fault> {
-        let Some(Request { kind, method, nowait }) = self.request.take() else {
+        let Some(Request { kind, method, nowait }) = self.request.take_if(|request| !request.waits_for_publishes())
+        else {
             return Err(Fault::new(ReplyCode::InternalError, "the broker answered what was not asked"));
         };
         if matches!(self.phase, Phase::Refused | Phase::Settling) {
@@ -494,6 +615,7 @@ impl Channel {
                 Reply::Got(Some(got)) => self.got(got.delivery, got.message_count, no_ack, shared),
                 Reply::Done | Reply::Queue { .. } | Reply::MessageCount(_) => return Err(misfit()),
             },
+            Kind::Commit { .. } | Kind::Behind { .. } => {}
         }
         self.touch(shared);
         Ok(Next::Stay)
@@ -590,11 +712,19 @@ impl Channel {
     }
 
     /// The broker ended a publish.
-    pub(super) fn confirm(&mut self, seq: u64, outcome: PublishOutcome, shared: &mut Shared) {
+    ///
+    /// # Errors
+    /// A fault when it was part of a transaction that has failed.
+    pub(super) fn confirm(&mut self, seq: u64, outcome: PublishOutcome, shared: &mut Shared) -> Result<Next, Fault> {
         if let Some(size) = self.confirms.end(seq, outcome) {
             shared.publish_bytes -= size;
             self.touch(shared);
         }
+        if let Some(Request { kind: Kind::Commit { failed }, .. }) = &mut self.request {
+            *failed |= outcome == PublishOutcome::Failed;
+        }
+        self.end_of_publishes(shared)?;
+        Ok(Next::Stay)
     }
 
     /// What the asynchronous failure of a channel is blamed on.
@@ -643,7 +773,8 @@ impl Channel {
 
     /// Gives up the channel's share of the connection's bounds.
     pub(super) fn abandon(&mut self, shared: &mut Shared) {
-        shared.assembling -= self.assembly.held();
+        let transaction = self.transaction.take().unwrap_or_default();
+        shared.assembling -= self.assembly.held() + transaction.weight();
         self.assembly = Assembly::Idle;
         shared.publish_bytes -= self.confirms.bytes();
         shared.publishes -= self.confirms.open();
@@ -746,6 +877,25 @@ impl Channel {
         debug_assert!(self.request.is_none());
         self.request = Some(Request { kind, method, nowait });
         self.send(command, shared);
+    }
+}
+
+/// Whether a method is answered without the broker.
+fn is_answered_here(class: &AMQPClass) -> bool {
+    use basic::AMQPMethod as B;
+    match class {
+        AMQPClass::Basic(B::Qos(_) | B::Recover(_))
+        | AMQPClass::Channel(channel::AMQPMethod::Flow(_))
+        | AMQPClass::Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false }))
+        | AMQPClass::Tx(tx_class::AMQPMethod::Select(_))
+        | AMQPClass::Access(_) => true,
+        AMQPClass::Basic(_)
+        | AMQPClass::Channel(_)
+        | AMQPClass::Confirm(_)
+        | AMQPClass::Connection(_)
+        | AMQPClass::Exchange(_)
+        | AMQPClass::Queue(_)
+        | AMQPClass::Tx(_) => false,
     }
 }
 

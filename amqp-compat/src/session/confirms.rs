@@ -15,6 +15,8 @@ pub(super) struct Confirms {
     selected: Option<u64>,
     /// The publishes after `told`, oldest first, with their sizes in bytes; `None` while the broker works on one.
     open: VecDeque<(usize, Option<PublishOutcome>)>,
+    /// How many of them the broker works on.
+    working: usize,
     /// All publishes up to this `seq` have ended, and the client knows where it asked to.
     told: u64,
 }
@@ -42,10 +44,21 @@ impl Confirms {
         self.selected.get_or_insert(self.last);
     }
 
+    /// Whether the channel is in confirm mode.
+    pub(super) fn is_selected(&self) -> bool {
+        self.selected.is_some()
+    }
+
+    /// Whether every publish has ended.
+    pub(super) fn all_ended(&self) -> bool {
+        self.working == 0
+    }
+
     /// Numbers the next publish, of this size in bytes.
     pub(super) fn publish(&mut self, size: usize) -> u64 {
         self.last += 1;
         self.open.push_back((size, None));
+        self.working += 1;
         self.last
     }
 
@@ -60,6 +73,7 @@ impl Confirms {
         let index = usize::try_from(seq.checked_sub(self.told + 1)?).ok()?;
         let (size, slot @ None) = self.open.get_mut(index)? else { return None };
         *slot = Some(outcome);
+        self.working -= 1;
         Some(*size)
     }
 

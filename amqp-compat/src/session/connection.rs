@@ -263,6 +263,8 @@ impl Session {
                 self.heartbeat.start(self.tuned.heartbeat, now);
                 self.tell(connection::AMQPMethod::OpenOk(connection::OpenOk {}));
             }
+            // A backend that could not tell before.
+            (Stage::Opening, Err(error)) if error.code == ReplyCode::AccessRefused => self.refuse_login(error),
             (Stage::Opening, Err(error)) => self.fail(Fault::of(error, (10, 40))),
             (Stage::Running, Ok(())) => {
                 self.tell(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}));
@@ -288,7 +290,9 @@ impl Session {
             }
             Event::Confirm { channel, seq, outcome } => {
                 if let Some(open) = self.channels.get_mut(&channel) {
-                    open.confirm(seq, outcome, shared);
+                    let next = open.confirm(seq, outcome, shared);
+                    self.follow(channel, next);
+                    self.resume(channel);
                 }
             }
             Event::Returned { channel, error, message } => {
@@ -540,7 +544,7 @@ impl Session {
         let class = match frame {
             Frame::Method(_, class) => class,
             Frame::Refused(_, fault) => return Err(fault),
-            Frame::Header(..) | Frame::Body(..) | Frame::Heartbeat => {
+            Frame::Header(..) | Frame::BadHeader(..) | Frame::Body(..) | Frame::Heartbeat => {
                 return Err(Fault::new(ReplyCode::UnexpectedFrame, "content on channel 0"));
             }
         };
@@ -620,7 +624,7 @@ impl Session {
                 let method = match &frame {
                     Frame::Method(_, class) => ids(class),
                     Frame::Refused(_, fault) => fault.method,
-                    Frame::Header(..) | Frame::Body(..) | Frame::Heartbeat => (0, 0),
+                    Frame::Header(..) | Frame::BadHeader(..) | Frame::Body(..) | Frame::Heartbeat => (0, 0),
                 };
                 let error = AmqpError::new(ReplyCode::ChannelError, "expected 'channel.open'");
                 self.fail(Fault::of(error, method));

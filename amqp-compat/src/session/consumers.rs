@@ -132,13 +132,14 @@ impl Consumers {
     }
 
     /// A delivery came for the consumer with this tag; answers its key, and whether the delivery has to be held: the
-    /// channel's prefetch is used up, or others wait already.
+    /// channel's prefetch is used up, or others wait already. As in RabbitMQ, a delivery that nobody will settle needs
+    /// room as well, and takes none.
     pub(super) fn arrived(&mut self, tag: &ShortString) -> Option<(u32, bool)> {
         let key = *self.by_tag.get(tag)?;
         let hold = !self.has_room() || !self.held.is_empty();
         let consumer = self.by_key.get_mut(&key)?;
         consumer.out = consumer.out.saturating_sub(1);
-        Some((key, hold && !consumer.no_ack))
+        Some((key, hold))
     }
 
     /// Holds a delivery back.

@@ -22,6 +22,8 @@ pub(super) enum Frame {
     Method(ChannelId, AMQPClass),
     /// A method that cannot be carried out, whatever the state of its channel.
     Refused(ChannelId, Fault),
+    /// A content header that cannot be read, which matters only where one is due.
+    BadHeader(ChannelId, Fault),
     /// The header of a message.
     Header(ChannelId, Box<AMQPContentHeader>),
     /// A part of a message's body.
@@ -36,6 +38,7 @@ impl Frame {
         match self {
             Frame::Method(channel, _)
             | Frame::Refused(channel, _)
+            | Frame::BadHeader(channel, _)
             | Frame::Header(channel, _)
             | Frame::Body(channel, _) => *channel,
             Frame::Heartbeat => 0,
@@ -46,7 +49,7 @@ impl Frame {
     pub(super) fn weight(&self) -> usize {
         match self {
             Frame::Body(_, body) => body.len() + 64,
-            Frame::Method(..) | Frame::Refused(..) | Frame::Header(..) | Frame::Heartbeat => 512,
+            Frame::Method(..) | Frame::Refused(..) | Frame::BadHeader(..) | Frame::Header(..) | Frame::Heartbeat => 512,
         }
     }
 }
@@ -101,7 +104,7 @@ pub(super) fn decode(input: &mut BytesMut, frame_max: usize) -> Result<Option<Fr
     let mut whole = input.split_to(size + OVERHEAD);
     match kind {
         METHOD => method(channel, &whole[7..7 + size]).map(Some),
-        HEADER => header(channel, &whole[7..7 + size]).map(Some),
+        HEADER => Ok(Some(header(channel, &whole[7..7 + size]))),
         BODY => {
             let body = if size < SHARED_FROM {
                 Bytes::copy_from_slice(&whole[7..7 + size])
@@ -142,14 +145,14 @@ fn method(channel: ChannelId, payload: &[u8]) -> Result<Frame, Fault> {
     }
 }
 
-fn header(channel: ChannelId, payload: &[u8]) -> Result<Frame, Fault> {
+fn header(channel: ChannelId, payload: &[u8]) -> Frame {
+    let bad = |text: String| Frame::BadHeader(channel, Fault::new(ReplyCode::SyntaxError, text));
     if !nesting::properties_are_shallow(payload) {
-        let text = format!("the headers of a message nest deeper than {}", nesting::MAX_DEPTH);
-        return Err(Fault::new(ReplyCode::SyntaxError, text));
+        return bad(format!("the headers of a message nest deeper than {}", nesting::MAX_DEPTH));
     }
     match parse_content_header(payload) {
-        Ok(([], header)) => Ok(Frame::Header(channel, Box::new(header))),
-        _ => Err(Fault::new(ReplyCode::SyntaxError, "malformed content header (short strings must be UTF-8)")),
+        Ok(([], header)) => Frame::Header(channel, Box::new(header)),
+        _ => bad("malformed content header (short strings must be UTF-8)".to_owned()),
     }
 }
 

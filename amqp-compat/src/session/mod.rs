@@ -16,6 +16,7 @@
 //! | `publish` | a publish is put together from its frames |
 //! | `confirms` | publisher confirms, in publish order |
 //! | `consumers` | consumers, prefetch and credit |
+//! | `tx` | transactions: what waits for `tx.commit` |
 //! | `unacked` | delivery tags that wait for their settlement |
 
 mod channel;
@@ -28,6 +29,7 @@ mod heartbeat;
 mod output;
 mod publish;
 mod topology;
+mod tx;
 mod unacked;
 
 #[cfg(test)]

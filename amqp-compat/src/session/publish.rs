@@ -67,20 +67,31 @@ impl Assembly {
         }
     }
 
+    /// Whether a content header is due.
+    pub(super) fn awaits_header(&self) -> bool {
+        matches!(self, Assembly::Method(_))
+    }
+
+    /// What a content header that is not due is answered with.
+    fn no_header(&self) -> Fault {
+        match self {
+            Assembly::Body { .. } => unexpected("expected content body, got non content body frame instead"),
+            Assembly::Idle | Assembly::Method(_) => unexpected("expected method frame, got non method frame instead"),
+        }
+    }
+
+    /// Takes a content header that cannot be read; answers which of both faults counts.
+    pub(super) fn bad_header(&self, fault: Fault) -> Fault {
+        if self.awaits_header() { fault } else { self.no_header() }
+    }
+
     /// Takes the content header; a message without a body is complete with it.
     ///
     /// # Errors
     /// 505 when no header is due, 406 when the body would be larger than `max_message` bytes.
     pub(super) fn header(&mut self, header: AMQPContentHeader, max_message: usize) -> Result<Option<Complete>, Fault> {
-        let publish = match std::mem::take(self) {
-            Assembly::Method(publish) => publish,
-            Assembly::Idle => {
-                return Err(unexpected("expected method frame, got non method frame instead"));
-            }
-            Assembly::Body { .. } => {
-                return Err(unexpected("expected content body, got non content body frame instead"));
-            }
-        };
+        let fault = self.no_header();
+        let Assembly::Method(publish) = std::mem::take(self) else { return Err(fault) };
         if header.class_id != PUBLISH.0 {
             let text = format!("expected content header for class 60, got one for class {} instead", header.class_id);
             return Err(Fault::of(AmqpError::new(ReplyCode::UnexpectedFrame, text), PUBLISH));

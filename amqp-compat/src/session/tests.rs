@@ -361,7 +361,6 @@ fn what_breaks_the_protocol_closes_the_connection() {
     let immediate = basic::Publish { immediate: true, ..Default::default() };
     let flow = channel::AMQPMethod::Flow(channel::Flow { active: false });
     let recover = basic::AMQPMethod::Recover(basic::Recover { requeue: false });
-    let select = AMQPFrame::Method(1, AMQPClass::Tx(tx::AMQPMethod::Select(tx::Select {})));
     let mut prefetch_size = encoded(&qos(1, false));
     prefetch_size[14] = 9;
     let cases: Vec<(Vec<u8>, u16, &str, (u16, u16))> = vec![
@@ -370,7 +369,6 @@ fn what_breaks_the_protocol_closes_the_connection() {
         (encoded(&bas(1, basic::AMQPMethod::Publish(immediate))), 540, "immediate=true", (60, 40)),
         (encoded(&chan(1, flow)), 540, "active=false", (20, 20)),
         (encoded(&bas(1, recover)), 540, "requeue=false", (60, 110)),
-        (encoded(&select), 540, "transactions (tx) are not supported", (90, 10)),
         (prefetch_size, 540, "prefetch_size!=0 (9)", (60, 10)),
         (consume_twice, 530, "attempt to reuse consumer tag 'c'", (60, 20)),
         (encoded(&header(1)), 505, "expected method frame, got non method frame instead", (0, 0)),
@@ -593,6 +591,52 @@ fn a_publish_is_confirmed_by_nothing_but_the_brokers_word() {
 }
 
 #[test]
+fn an_answer_that_needs_no_broker_waits_for_publishes_that_may_still_fail() {
+    let mut peer = Peer::with_channel();
+    peer.publish("1");
+    assert_eq!(peer.send(qos(1, false)), []);
+    assert_eq!(peer.publish("2"), []);
+    assert_eq!(peer.commands().len(), 1);
+    let ok = bas(1, basic::AMQPMethod::QosOk(basic::QosOk {}));
+    let stored = |seq| Event::Confirm { channel: 1, seq, outcome: PublishOutcome::Stored };
+    assert_eq!(peer.event(stored(1)), [ok]);
+    assert_eq!(peer.commands().len(), 1);
+    // One that fails is heard of instead of the answer.
+    peer.send(qos(1, false));
+    let error = AmqpError::new(ReplyCode::NotFound, "no exchange 'x' in vhost '/'");
+    let close = channel_close(404, "NOT_FOUND - no exchange 'x' in vhost '/'", (60, 40));
+    assert_eq!(peer.event(Event::ChannelFailed { channel: 1, error }), [close]);
+    assert!(peer.commands().is_empty());
+    assert_eq!(peer.event(stored(2)), []);
+    assert!(matches!(peer.commands()[..], [Command::CloseChannel { channel: 1 }]));
+}
+
+#[test]
+fn a_header_that_cannot_be_read_is_malformed_only_where_one_is_due() {
+    let bad = [2, 0, 1, 0, 0, 0, 1, 7, 0xCE];
+    let mut peer = Peer::with_channel();
+    let text = "UNEXPECTED_FRAME - expected method frame, got non method frame instead";
+    assert_eq!(peer.bytes(&bad), [connection_close(505, text, (0, 0))]);
+    let mut peer = Peer::with_channel();
+    peer.send(publish_method(false));
+    let text = "SYNTAX_ERROR - malformed content header (short strings must be UTF-8)";
+    assert_eq!(peer.bytes(&bad), [connection_close(502, text, (0, 0))]);
+}
+
+#[test]
+fn a_consumer_without_acknowledgements_needs_room_and_takes_none() {
+    let mut peer = Peer::with_channel();
+    peer.send(qos(1, true));
+    peer.consume("a", false);
+    peer.consume("b", true);
+    assert_eq!(tags(&peer.delivery("b", 11)), [1]);
+    assert_eq!(tags(&peer.delivery("b", 12)), [2]);
+    assert_eq!(tags(&peer.delivery("a", 13)), [3]);
+    assert!(peer.delivery("b", 14).is_empty());
+    assert_eq!(tags(&peer.send(ack(3, false))), [4]);
+}
+
+#[test]
 fn an_unroutable_mandatory_message_comes_back_before_its_confirm() {
     let mut peer = Peer::with_channel();
     peer.send(confirm_select(false));
@@ -715,6 +759,76 @@ fn get_answers_with_a_message_or_says_empty() {
     assert_eq!(frames[0], bas(1, basic::AMQPMethod::GetOk(ok)));
     peer.send(ack(1, false));
     assert_eq!(settles(&peer.commands()), [(vec![9], Outcome::Ack)]);
+}
+
+fn tx(method: tx::AMQPMethod) -> AMQPFrame {
+    AMQPFrame::Method(1, AMQPClass::Tx(method))
+}
+
+/// With a transaction on channel 1 that has published one message and acknowledged delivery 11 of two.
+fn in_transaction() -> Peer {
+    let mut peer = Peer::with_channel();
+    let select = tx::AMQPMethod::Select(tx::Select {});
+    assert_eq!(peer.send(tx(select)), [tx(tx::AMQPMethod::SelectOk(tx::SelectOk {}))]);
+    peer.consume("c", false);
+    peer.delivery("c", 11);
+    peer.delivery("c", 12);
+    peer.publish("one");
+    peer.send(ack(1, false));
+    assert!(peer.commands().is_empty(), "nothing before the commit");
+    peer
+}
+
+#[test]
+fn a_commit_settles_once_all_is_stored() {
+    let mut peer = in_transaction();
+    assert_eq!(peer.send(tx(tx::AMQPMethod::Commit(tx::Commit {}))), []);
+    assert!(matches!(peer.commands()[..], [Command::Publish(_)]));
+    // The next transaction waits.
+    peer.publish("two");
+    assert!(peer.commands().is_empty());
+    let frames = peer.event(Event::Confirm { channel: 1, seq: 1, outcome: PublishOutcome::Stored });
+    assert_eq!(frames, [tx(tx::AMQPMethod::CommitOk(tx::CommitOk {}))]);
+    assert_eq!(settles(&peer.commands()), [(vec![11], Outcome::Ack)]);
+    assert_eq!(peer.send(tx(tx::AMQPMethod::Commit(tx::Commit {}))), []);
+    assert!(matches!(peer.commands()[..], [Command::Publish(_)]));
+}
+
+#[test]
+fn a_rollback_forgets_publishes_and_takes_settlements_back() {
+    let mut peer = in_transaction();
+    let rollback = tx::AMQPMethod::Rollback(tx::Rollback {});
+    assert_eq!(peer.send(tx(rollback)), [tx(tx::AMQPMethod::RollbackOk(tx::RollbackOk {}))]);
+    peer.send(ack(2, true));
+    let commit = tx::AMQPMethod::Commit(tx::Commit {});
+    assert_eq!(peer.send(tx(commit)), [tx(tx::AMQPMethod::CommitOk(tx::CommitOk {}))]);
+    assert_eq!(settles(&peer.commands()), [(vec![11, 12], Outcome::Ack)]);
+}
+
+#[test]
+fn a_commit_that_fails_settles_nothing() {
+    let mut peer = in_transaction();
+    peer.send(tx(tx::AMQPMethod::Commit(tx::Commit {})));
+    peer.commands();
+    let frames = peer.event(Event::Confirm { channel: 1, seq: 1, outcome: PublishOutcome::Failed });
+    assert_eq!(frames, [channel_close(406, "PRECONDITION_FAILED - partial tx completion", (90, 20))]);
+    assert!(matches!(peer.commands()[..], [Command::CloseChannel { channel: 1 }]));
+}
+
+#[test]
+fn confirms_and_transactions_exclude_each_other() {
+    let select = || tx(tx::AMQPMethod::Select(tx::Select {}));
+    let mut peer = Peer::with_channel();
+    peer.send(confirm_select(true));
+    let text = "PRECONDITION_FAILED - cannot switch from confirm to tx mode";
+    assert_eq!(peer.send(select()), [channel_close(406, text, (90, 10))]);
+    let mut peer = Peer::with_channel();
+    peer.send(select());
+    let text = "PRECONDITION_FAILED - cannot switch from tx to confirm mode";
+    assert_eq!(peer.send(confirm_select(true)), [channel_close(406, text, (85, 10))]);
+    let mut peer = Peer::with_channel();
+    let text = "PRECONDITION_FAILED - channel is not transactional";
+    assert_eq!(peer.send(tx(tx::AMQPMethod::Commit(tx::Commit {}))), [channel_close(406, text, (90, 20))]);
 }
 
 #[test]

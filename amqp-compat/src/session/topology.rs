@@ -21,23 +21,23 @@ pub(super) struct Asked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// `exchange.declare-ok`
-    ExchangeDeclareOk,
+    ExchangeDeclare,
     /// `exchange.delete-ok`
-    ExchangeDeleteOk,
+    ExchangeDelete,
     /// `exchange.bind-ok`
-    ExchangeBindOk,
+    ExchangeBind,
     /// `exchange.unbind-ok`
-    ExchangeUnbindOk,
+    ExchangeUnbind,
     /// `queue.declare-ok`
-    QueueDeclareOk,
+    QueueDeclare,
     /// `queue.bind-ok`
-    QueueBindOk,
+    QueueBind,
     /// `queue.unbind-ok`
-    QueueUnbindOk,
+    QueueUnbind,
     /// `queue.purge-ok`
-    PurgeOk,
+    QueuePurge,
     /// `queue.delete-ok`
-    QueueDeleteOk,
+    QueueDelete,
 }
 
 /// Takes an exchange method apart; `None` for one that only a server sends.
@@ -54,12 +54,12 @@ pub(super) fn exchange(method: exchange::AMQPMethod) -> Option<Asked> {
                 internal: m.internal,
                 arguments: m.arguments,
             }),
-            Answer::ExchangeDeclareOk,
+            Answer::ExchangeDeclare,
             m.nowait,
         ),
         M::Delete(m) => (
             Topology::ExchangeDelete { exchange: m.exchange, if_unused: m.if_unused },
-            Answer::ExchangeDeleteOk,
+            Answer::ExchangeDelete,
             m.nowait,
         ),
         M::Bind(m) => (
@@ -69,7 +69,7 @@ pub(super) fn exchange(method: exchange::AMQPMethod) -> Option<Asked> {
                 routing_key: m.routing_key,
                 arguments: m.arguments,
             }),
-            Answer::ExchangeBindOk,
+            Answer::ExchangeBind,
             m.nowait,
         ),
         M::Unbind(m) => (
@@ -79,7 +79,7 @@ pub(super) fn exchange(method: exchange::AMQPMethod) -> Option<Asked> {
                 routing_key: m.routing_key,
                 arguments: m.arguments,
             }),
-            Answer::ExchangeUnbindOk,
+            Answer::ExchangeUnbind,
             m.nowait,
         ),
         M::DeclareOk(_) | M::DeleteOk(_) | M::BindOk(_) | M::UnbindOk(_) => return None,
@@ -104,7 +104,7 @@ pub(super) fn queue(method: queue::AMQPMethod, last: Option<&ShortString>) -> Re
                 auto_delete: m.auto_delete,
                 arguments: m.arguments,
             }),
-            Answer::QueueDeclareOk,
+            Answer::QueueDeclare,
             m.nowait,
         ),
         M::Bind(m) => (
@@ -114,7 +114,7 @@ pub(super) fn queue(method: queue::AMQPMethod, last: Option<&ShortString>) -> Re
                 destination: named(m.queue, last)?,
                 arguments: m.arguments,
             }),
-            Answer::QueueBindOk,
+            Answer::QueueBind,
             m.nowait,
         ),
         M::Unbind(m) => (
@@ -124,13 +124,13 @@ pub(super) fn queue(method: queue::AMQPMethod, last: Option<&ShortString>) -> Re
                 destination: named(m.queue, last)?,
                 arguments: m.arguments,
             }),
-            Answer::QueueUnbindOk,
+            Answer::QueueUnbind,
             false,
         ),
-        M::Purge(m) => (Topology::QueuePurge { queue: named(m.queue, last)? }, Answer::PurgeOk, m.nowait),
+        M::Purge(m) => (Topology::QueuePurge { queue: named(m.queue, last)? }, Answer::QueuePurge, m.nowait),
         M::Delete(m) => (
             Topology::QueueDelete { queue: named(m.queue, last)?, if_unused: m.if_unused, if_empty: m.if_empty },
-            Answer::QueueDeleteOk,
+            Answer::QueueDelete,
             m.nowait,
         ),
         M::DeclareOk(_) | M::BindOk(_) | M::UnbindOk(_) | M::PurgeOk(_) | M::DeleteOk(_) => return Ok(None),
@@ -159,21 +159,19 @@ impl Answer {
     pub(super) fn method(self, reply: Reply) -> Option<AMQPClass> {
         use AMQPClass::{Exchange, Queue};
         Some(match (self, reply) {
-            (Answer::ExchangeDeclareOk, Reply::Done) => {
-                Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {}))
-            }
-            (Answer::ExchangeDeleteOk, Reply::Done) => Exchange(exchange::AMQPMethod::DeleteOk(exchange::DeleteOk {})),
-            (Answer::ExchangeBindOk, Reply::Done) => Exchange(exchange::AMQPMethod::BindOk(exchange::BindOk {})),
-            (Answer::ExchangeUnbindOk, Reply::Done) => Exchange(exchange::AMQPMethod::UnbindOk(exchange::UnbindOk {})),
-            (Answer::QueueDeclareOk, Reply::Queue { queue, message_count, consumer_count }) => {
+            (Answer::ExchangeDeclare, Reply::Done) => Exchange(exchange::AMQPMethod::DeclareOk(exchange::DeclareOk {})),
+            (Answer::ExchangeDelete, Reply::Done) => Exchange(exchange::AMQPMethod::DeleteOk(exchange::DeleteOk {})),
+            (Answer::ExchangeBind, Reply::Done) => Exchange(exchange::AMQPMethod::BindOk(exchange::BindOk {})),
+            (Answer::ExchangeUnbind, Reply::Done) => Exchange(exchange::AMQPMethod::UnbindOk(exchange::UnbindOk {})),
+            (Answer::QueueDeclare, Reply::Queue { queue, message_count, consumer_count }) => {
                 Queue(queue::AMQPMethod::DeclareOk(queue::DeclareOk { queue, message_count, consumer_count }))
             }
-            (Answer::QueueBindOk, Reply::Done) => Queue(queue::AMQPMethod::BindOk(queue::BindOk {})),
-            (Answer::QueueUnbindOk, Reply::Done) => Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {})),
-            (Answer::PurgeOk, Reply::MessageCount(message_count)) => {
+            (Answer::QueueBind, Reply::Done) => Queue(queue::AMQPMethod::BindOk(queue::BindOk {})),
+            (Answer::QueueUnbind, Reply::Done) => Queue(queue::AMQPMethod::UnbindOk(queue::UnbindOk {})),
+            (Answer::QueuePurge, Reply::MessageCount(message_count)) => {
                 Queue(queue::AMQPMethod::PurgeOk(queue::PurgeOk { message_count }))
             }
-            (Answer::QueueDeleteOk, Reply::MessageCount(message_count)) => {
+            (Answer::QueueDelete, Reply::MessageCount(message_count)) => {
                 Queue(queue::AMQPMethod::DeleteOk(queue::DeleteOk { message_count }))
             }
             _ => return None,

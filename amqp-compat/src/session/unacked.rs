@@ -52,7 +52,7 @@ impl Unacked {
     /// # Errors
     /// [`Unknown`] when `tag` was never given out or is settled, also with `multiple`, as in RabbitMQ. Nothing is
     /// settled then.
-    pub(super) fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(Entry)) -> Result<(), Unknown> {
+    pub(super) fn settle(&mut self, tag: u64, multiple: bool, mut each: impl FnMut(u64, Entry)) -> Result<(), Unknown> {
         if multiple && tag == 0 {
             self.drain(each);
             return Ok(());
@@ -62,28 +62,36 @@ impl Unacked {
             return Err(Unknown);
         }
         if multiple {
-            for (_, entry) in self.entries.drain(..=index) {
+            for (tag, entry) in self.entries.drain(..=index) {
                 if let Some(entry) = entry {
                     self.live -= 1;
-                    each(entry);
+                    each(tag, entry);
                 }
             }
         } else if let Some(entry) = self.entries[index].1.take() {
             self.live -= 1;
-            each(entry);
+            each(tag, entry);
         }
         self.compact();
         Ok(())
     }
 
     /// Settles everything, oldest first.
-    pub(super) fn drain(&mut self, mut each: impl FnMut(Entry)) {
-        for (_, entry) in self.entries.drain(..) {
+    pub(super) fn drain(&mut self, mut each: impl FnMut(u64, Entry)) {
+        for (tag, entry) in self.entries.drain(..) {
             if let Some(entry) = entry {
-                each(entry);
+                each(tag, entry);
             }
         }
         self.live = 0;
+    }
+
+    /// Takes settlements back: these deliveries are unsettled again.
+    pub(super) fn restore(&mut self, settled: impl IntoIterator<Item = (u64, Entry)>) {
+        self.entries.retain(|(_, entry)| entry.is_some());
+        self.entries.extend(settled.into_iter().map(|(tag, entry)| (tag, Some(entry))));
+        self.entries.make_contiguous().sort_unstable_by_key(|(tag, _)| *tag);
+        self.live = self.entries.len();
     }
 
     /// One old delivery that stays must not keep the places of all later ones.
@@ -123,7 +131,7 @@ mod tests {
                     continue;
                 }
                 let mut settled = Vec::new();
-                let answer = unacked.settle(tag, multiple, |entry| settled.push(entry.id));
+                let answer = unacked.settle(tag, multiple, |_, entry| settled.push(entry.id));
                 let expected: Vec<u64> = match (tag, multiple) {
                     (0, true) => model.keys().copied().collect(),
                     (tag, _) if !model.contains_key(&tag) => {
@@ -144,12 +152,29 @@ mod tests {
     }
 
     #[test]
+    fn restored_deliveries_are_back_in_their_places() {
+        let mut unacked = Unacked::default();
+        for id in 1..=5 {
+            unacked.add(entry(id));
+        }
+        let mut settled = Vec::new();
+        for tag in [4, 2] {
+            unacked.settle(tag, false, |tag, entry| settled.push((tag, entry))).expect("known");
+        }
+        unacked.restore(settled);
+        assert_eq!(unacked.len(), 5);
+        let mut order = Vec::new();
+        unacked.drain(|tag, _| order.push(tag));
+        assert_eq!(order, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
     fn one_stuck_delivery_does_not_keep_room_for_the_others() {
         let mut unacked = Unacked::default();
         unacked.add(entry(1));
         for _ in 0..10_000 {
             let tag = unacked.add(entry(2));
-            unacked.settle(tag, false, |_| ()).expect("known");
+            unacked.settle(tag, false, |_, _| ()).expect("known");
         }
         assert!(unacked.entries.len() <= 65, "{} places for one delivery", unacked.entries.len());
     }
