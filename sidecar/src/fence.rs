@@ -217,7 +217,7 @@ impl Fences {
     /// How many requeued messages of one queue and side are remembered; the oldest are taken as ended beyond it.
     const REQUEUED_MOST: usize = 65_536;
     /// How long after the start a queue that is seen for the first time is given the hold of the resumed change.
-    const RESUME_FOR: Duration = Duration::from_secs(120);
+    pub const RESUME_FOR: Duration = Duration::from_secs(120);
 
     /// An order keeper at this epoch and weight. `life` is a number that no other run of the sidecar has used; `limit`
     /// is how long a hold may keep something waiting.

@@ -2,6 +2,7 @@
 //! sidecar that moves RabbitMQ traffic to JetStream and back.
 
 pub mod cli;
+pub mod control;
 pub mod control_api;
 pub mod dual;
 pub mod embedded;

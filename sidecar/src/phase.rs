@@ -28,6 +28,8 @@ pub struct Facts {
     pub unmapped: usize,
     /// Whether NATS answers, and every open connection has its link to it.
     pub nats_connected: bool,
+    /// Whether RabbitMQ answers.
+    pub rabbit_connected: bool,
     /// Messages in RabbitMQ's known queues, unsettled ones included, fences excluded; `None` when RabbitMQ does not say.
     pub rabbit_messages: Option<u64>,
 }
@@ -55,6 +57,7 @@ pub fn change(at: Position, to: Target, facts: Facts) -> Result<Option<Position>
         }
         (Phase::Canary | Phase::Cutover, Target::Weight(Weight::NONE) | Target::Rollback) => {
             // Never refused for what NATS or the topology is like: this is the way out.
+            needs_rabbit(facts)?;
             Some(Position { phase: Phase::Shadow, weight: Weight::NONE })
         }
         (Phase::Shadow | Phase::Canary | Phase::Cutover, Target::Weight(weight)) if weight == at.weight => None,
@@ -62,6 +65,8 @@ pub fn change(at: Position, to: Target, facts: Facts) -> Result<Option<Position>
             if weight > at.weight {
                 needs_mapped(facts)?;
                 needs_nats(facts)?;
+            } else {
+                needs_rabbit(facts)?;
             }
             let phase = if weight == Weight::ALL { Phase::Cutover } else { Phase::Canary };
             Some(Position { phase, weight })
@@ -123,6 +128,17 @@ fn needs_nats(facts: Facts) -> Result<(), Refused> {
     ))
 }
 
+fn needs_rabbit(facts: Facts) -> Result<(), Refused> {
+    if facts.rabbit_connected {
+        return Ok(());
+    }
+    Err(Refused::new(
+        RefusedCode::SideDown,
+        "RabbitMQ does not answer: keys that it is given back would stand still",
+        "start RabbitMQ first; NATS goes on meanwhile",
+    ))
+}
+
 fn needs_mapped(facts: Facts) -> Result<(), Refused> {
     if facts.unmapped == 0 {
         return Ok(());
@@ -138,7 +154,7 @@ fn needs_mapped(facts: Facts) -> Result<(), Refused> {
 mod tests {
     use super::*;
 
-    const GOOD: Facts = Facts { unmapped: 0, nats_connected: true, rabbit_messages: Some(0) };
+    const GOOD: Facts = Facts { unmapped: 0, nats_connected: true, rabbit_connected: true, rabbit_messages: Some(0) };
     const PHASES: [Phase; 5] = [Phase::Observe, Phase::Shadow, Phase::Canary, Phase::Cutover, Phase::Native];
 
     fn weight(buckets: u16) -> Weight {
@@ -213,11 +229,19 @@ mod tests {
         let up = Target::Weight(weight(600));
         assert_eq!(refusal(Phase::Canary, up, Facts { unmapped: 1, ..GOOD }), RefusedCode::Unmapped);
         assert_eq!(refusal(Phase::Canary, up, Facts { nats_connected: false, ..GOOD }), RefusedCode::SideDown);
-        let bad = Facts { unmapped: 3, nats_connected: false, rabbit_messages: None };
+        let bad = Facts { unmapped: 3, nats_connected: false, rabbit_connected: true, rabbit_messages: None };
         for to in [Target::Weight(weight(100)), Target::Weight(Weight::NONE), Target::Rollback] {
             assert!(change(position(Phase::Canary), to, bad).expect("allowed").is_some());
         }
         assert!(change(position(Phase::Cutover), Target::Rollback, bad).expect("allowed").is_some());
+    }
+
+    #[test]
+    fn nothing_is_given_back_to_a_rabbitmq_that_does_not_answer() {
+        let away = Facts { rabbit_connected: false, ..GOOD };
+        assert_eq!(refusal(Phase::Cutover, Target::Rollback, away), RefusedCode::SideDown);
+        assert_eq!(refusal(Phase::Canary, Target::Weight(weight(1)), away), RefusedCode::SideDown);
+        assert!(change(position(Phase::Canary), Target::Weight(weight(600)), away).expect("allowed").is_some());
     }
 
     #[test]

@@ -1,0 +1,520 @@
+//! The running cutover: its state in NATS, the changes of phase and weight, and what it tells an operator.
+
+mod store;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use amqp_compat::backend::{Backend, Login};
+use async_trait::async_trait;
+use nats_bridge::Bridge;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
+
+pub use store::{BUCKET, State, Store, WriteError};
+
+use crate::control_api::{
+    Adopted, Change, Control, QueueParity, QueueStatus, Refused, RefusedCode, Side as SideStatus, Sides, Status,
+    Target, Weight,
+};
+use crate::dual::DualBackend;
+use crate::dual::logins::{Accepted, Logins};
+use crate::dual::operator::{Operator, publish_fences};
+use crate::dual::shared::{Routes, Shadow, Shared};
+use crate::dual::stamp::Ids;
+use crate::fence::{Fences, QueueName, Shift};
+use crate::ownership::Side;
+use crate::phase::{self, Facts, Position};
+
+/// What a cutover is between.
+pub struct Parts {
+    /// RabbitMQ.
+    pub rabbit: Arc<dyn Backend>,
+    /// Its address, without user and password.
+    pub rabbit_url: String,
+    /// How the sidecar itself logs in to RabbitMQ, to publish fences and to ask for counts. Its vhost is replaced.
+    pub operator: Login,
+    /// JetStream.
+    pub nats: Arc<dyn Backend>,
+    /// Its address, without user and password.
+    pub nats_url: String,
+    /// User and password that JetStream's links are opened with; the client's own when `None`.
+    pub nats_user: Option<(String, String)>,
+    /// Where the state is kept.
+    pub bridge: Bridge,
+    /// What JetStream has; `None` takes everything as known.
+    pub routes: Option<Arc<dyn Routes>>,
+    /// Takes the copies of `shadow`.
+    pub shadow: Option<Arc<dyn ShadowReport>>,
+    /// Users that may log in when RabbitMQ cannot be asked, besides those that it accepted before: vhost, user and
+    /// password.
+    pub users: Vec<Login>,
+    /// How long a hold may keep something waiting. Default of the command line: 30 s.
+    pub fence_limit: Duration,
+}
+
+/// What `shadow` compared.
+pub trait ShadowReport: Shadow {
+    /// By queue.
+    fn parity(&self) -> Vec<QueueParity>;
+    /// Copies that nothing has been compared with yet.
+    fn lag(&self) -> u64;
+}
+
+/// The running cutover of one sidecar.
+pub struct Cutover {
+    shared: Arc<Shared>,
+    backend: Arc<DualBackend>,
+    /// RabbitMQ's first.
+    operators: [Arc<Operator>; 2],
+    urls: [String; 2],
+    bridge: Bridge,
+    store: Store,
+    shadow: Option<Arc<dyn ShadowReport>>,
+    state: Mutex<Saved>,
+    draining: AtomicBool,
+    tasks: std::sync::Mutex<JoinSet<()>>,
+}
+
+/// The state in force, and whether it is in the bucket.
+struct Saved {
+    state: State,
+    revision: u64,
+    unsaved: bool,
+}
+
+/// How long a change waits for the fences of the one before it.
+const BEFORE: Duration = Duration::from_millis(800);
+/// How long a change waits, altogether, for its own fences to be in their queues. They go on when it is over.
+const AFTER: Duration = Duration::from_millis(900);
+/// How often holds are looked at whose time may be over.
+const TICK: Duration = Duration::from_millis(100);
+/// How long status waits for both brokers.
+const STATUS: Duration = Duration::from_millis(1500);
+
+impl Cutover {
+    /// Takes up the cutover where its state says that it is, and begins to keep it.
+    ///
+    /// # Errors
+    /// A text for people: the state cannot be read, so that it is not known who owns what.
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, String> {
+        let ids = Ids::new();
+        let store = Store::open(&parts.bridge).await?;
+        let first = State {
+            phase: Position::START.phase,
+            weight_percent: Position::START.weight,
+            epoch: 1,
+            salt: format!("{:016x}", ulid::Ulid::new().0 as u64),
+            by: "nats-bridge".to_owned(),
+            reason: "first start".to_owned(),
+            at: now(),
+            nats_may_hold: false,
+            shift: None,
+        };
+        let (state, revision) = store.load(first).await?;
+        let mut fences = Fences::new(ids.run(), state.epoch, state.weight_percent, parts.fence_limit);
+        if let Some(shift) = state.shift {
+            fences.resume(shift, Duration::ZERO);
+        }
+        let mut shared = Shared::new(ids, state.salt(), state.position(), fences, state.nats_may_hold);
+        shared.routes = parts.routes;
+        shared.shadow = parts.shadow.clone().map(|shadow| shadow as Arc<dyn Shadow>);
+        let shared = Arc::new(shared);
+        let logins = Arc::new(Logins::default());
+        for accepted in store.logins().await? {
+            logins.remember(accepted);
+        }
+        for login in &parts.users {
+            logins.accept(login);
+        }
+        let (accepted, new_logins) = mpsc::channel(256);
+        let backend = Arc::new(DualBackend::new(
+            Arc::clone(&shared),
+            Arc::clone(&parts.rabbit),
+            Arc::clone(&parts.nats),
+            parts.nats_user.clone(),
+            logins,
+            accepted,
+        ));
+        let nats_login = match parts.nats_user {
+            Some((user, password)) => Login { user, password, ..parts.operator.clone() },
+            None => parts.operator.clone(),
+        };
+        let operators = [
+            Arc::new(Operator::new(Side::Rabbit, parts.rabbit, parts.operator)),
+            Arc::new(Operator::new(Side::Nats, parts.nats, nats_login)),
+        ];
+        tracing::info!(phase = %state.phase, weight = %state.weight_percent, epoch = state.epoch, "the cutover is here");
+        let cutover = Arc::new(Self {
+            shared,
+            backend,
+            operators,
+            urls: [parts.rabbit_url, parts.nats_url],
+            bridge: parts.bridge,
+            store,
+            shadow: parts.shadow,
+            state: Mutex::new(Saved { state, revision, unsaved: false }),
+            draining: AtomicBool::new(false),
+            tasks: std::sync::Mutex::new(JoinSet::new()),
+        });
+        cutover.spawn(new_logins);
+        Ok(cutover)
+    }
+
+    /// The backend to run sessions against.
+    pub fn backend(&self) -> Arc<DualBackend> {
+        Arc::clone(&self.backend)
+    }
+
+    /// What all its links share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Refuses changes from now on: the sidecar is shutting down.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends its tasks. Nothing is lost: what a restart needs is in the bucket already.
+    pub fn stop(&self) {
+        self.drain();
+        self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).abort_all();
+    }
+
+    fn spawn(self: &Arc<Self>, mut new_logins: mpsc::Receiver<Accepted>) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for operator in &self.operators {
+            tasks.spawn(publish_fences(Arc::clone(&self.shared), Arc::clone(operator)));
+        }
+        let store = self.store.clone();
+        tasks.spawn(async move {
+            while let Some(accepted) = new_logins.recv().await {
+                if let Err(error) = store.keep_login(&accepted).await {
+                    tracing::warn!(error, user = accepted.user, "a login is not known to the next run of the sidecar");
+                }
+            }
+        });
+        let keeper = Arc::downgrade(self);
+        tasks.spawn(async move {
+            let mut tick = tokio::time::interval(TICK);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                let Some(cutover) = keeper.upgrade() else { return };
+                cutover.keep().await;
+            }
+        });
+        let (written, mut heard) = mpsc::channel(16);
+        let store = self.store.clone();
+        tasks.spawn(async move {
+            while !written.is_closed() {
+                if let Err(error) = store.watch(&written).await {
+                    tracing::debug!(error, "the state cannot be watched for now");
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let watcher = Arc::downgrade(self);
+        tasks.spawn(async move {
+            while let Some((state, revision)) = heard.recv().await {
+                let Some(cutover) = watcher.upgrade() else { return };
+                cutover.changed_elsewhere(state, revision).await;
+            }
+        });
+    }
+
+    /// Lifts holds whose time is over, and writes what could not be written, or is no longer needed.
+    async fn keep(&self) {
+        let now = self.shared.now();
+        let (actions, holds) = {
+            let mut order = self.shared.order();
+            let actions = order.fences.tick(now);
+            (actions, order.fences.any_hold())
+        };
+        self.shared.act(actions);
+        // A change that is under way has the lock, and writes itself.
+        let Ok(mut saved) = self.state.try_lock() else { return };
+        let drained = saved.state.shift.is_some() && !holds && now > Fences::RESUME_FOR;
+        if !saved.unsaved && !drained {
+            return;
+        }
+        let mut state = saved.state.clone();
+        if drained {
+            state.shift = None;
+        }
+        match self.store.save(&state, saved.revision).await {
+            Ok(revision) => *saved = Saved { state, revision, unsaved: false },
+            Err(WriteError::Conflict) => {
+                saved.unsaved = false;
+                self.shared.warn("state_conflict", "the state was changed elsewhere while NATS was away".to_owned());
+            }
+            Err(WriteError::Unreachable(_)) => {}
+        }
+    }
+
+    /// Adopts a change that another sidecar, or a human with a KV client, has made.
+    async fn changed_elsewhere(&self, state: State, revision: u64) {
+        let mut saved = self.state.lock().await;
+        if revision <= saved.revision {
+            return;
+        }
+        let newer = state.epoch > saved.state.epoch;
+        *saved = Saved { state: state.clone(), revision, unsaved: false };
+        if newer {
+            tracing::info!(phase = %state.phase, weight = %state.weight_percent, by = state.by, "adopts a change");
+            self.shared.adopt(state.epoch, state.position());
+        }
+    }
+
+    async fn facts(&self, at: Position, to: Target) -> Facts {
+        let wants_more = match to {
+            Target::Weight(weight) => weight > at.weight,
+            Target::Shadow | Target::Detach => true,
+            Target::Observe | Target::Rollback => false,
+        };
+        let gives_back = match to {
+            Target::Weight(weight) => weight < at.weight,
+            Target::Rollback => at.weight > Weight::NONE,
+            Target::Shadow | Target::Detach | Target::Observe => false,
+        };
+        Facts {
+            unmapped: self.shared.all_unmapped().len(),
+            nats_connected: !wants_more || self.nats_is_ready().await,
+            rabbit_connected: !gives_back || matches!(timeout(BEFORE, self.operators[0].ping()).await, Ok(Ok(()))),
+            rabbit_messages: if to == Target::Detach { self.rabbit_messages().await } else { None },
+        }
+    }
+
+    /// Whether NATS is connected and every link has caught up with it; links get a moment to.
+    async fn nats_is_ready(&self) -> bool {
+        let deadline = Instant::now() + BEFORE;
+        loop {
+            let connected = self.bridge.connection().borrow().connected;
+            if connected && self.shared.behind.load(Ordering::Relaxed) == 0 {
+                return true;
+            }
+            if !connected || Instant::now() > deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What RabbitMQ's known queues hold, fences excluded; `None` when it does not say.
+    async fn rabbit_messages(&self) -> Option<u64> {
+        let (queues, unsettled) = {
+            let order = self.shared.order();
+            let queues: Vec<QueueName> = order.fences.queues().cloned().collect();
+            let unsettled: u64 = queues.iter().filter_map(|q| order.fences.view(q)).map(|v| v.unsettled[0]).sum();
+            (queues, unsettled)
+        };
+        let mut sum = unsettled;
+        for queue in queues {
+            let ready = match self.operators[0].depth(&queue).await {
+                Ok(depth) => depth.map_or(0, |d| d.ready),
+                // A queue that belongs to a connection cannot be asked for by another; it goes with its connection.
+                Err(error) if error.code == amqp_compat::ReplyCode::ResourceLocked => 0,
+                Err(_) => return None,
+            };
+            let fences = self.shared.order().fences.view(&queue).map_or(0, |v| v.fences[0]);
+            sum += ready.saturating_sub(fences);
+        }
+        Some(sum)
+    }
+
+    /// Waits until the fences of all changes so far are in their queues.
+    async fn fences_are_sent(&self, deadline: Instant) -> bool {
+        loop {
+            if self.shared.order().fences.can_begin() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Asks both brokers for the depth of every queue, until the deadline.
+    async fn depths(&self, queues: &[QueueName], side: Side, deadline: Deadline) -> Vec<Option<u64>> {
+        let mut all = vec![None; queues.len()];
+        let asked = timeout_at(deadline, async {
+            for (queue, depth) in queues.iter().zip(&mut all) {
+                *depth = match self.operators[side.index()].depth(queue).await {
+                    Ok(found) => Some(found.map_or(0, |d| d.ready)),
+                    Err(error) if error.code == amqp_compat::ReplyCode::ResourceLocked => None,
+                    // Every further question would take as long.
+                    Err(_) => break,
+                };
+            }
+        });
+        // Out of time: what is known so far.
+        let _ = asked.await;
+        all
+    }
+
+    async fn side(&self, side: Side, unsettled: u64, deadline: Deadline) -> SideStatus {
+        let answer = match side {
+            Side::Rabbit if self.shared.order().phase == crate::control_api::Phase::Native => {
+                Err("detached".to_owned())
+            }
+            Side::Nats if !self.bridge.connection().borrow().connected => Err("not connected".to_owned()),
+            Side::Rabbit | Side::Nats => match timeout_at(deadline, self.operators[side.index()].ping()).await {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(_) => Err("no answer in time".to_owned()),
+            },
+        };
+        SideStatus {
+            connected: answer.is_ok(),
+            url: self.urls[side.index()].clone(),
+            error: answer.err(),
+            published: self.shared.published[side.index()].load(Ordering::Relaxed),
+            delivered: self.shared.delivered[side.index()].load(Ordering::Relaxed),
+            unsettled,
+        }
+    }
+}
+
+#[async_trait]
+impl Control for Cutover {
+    async fn status(&self) -> Status {
+        let deadline = Deadline::now() + STATUS;
+        let saved = self.state.lock().await.state.clone();
+        let mut queues: Vec<QueueName> = self.shared.order().fences.queues().cloned().collect();
+        queues.sort();
+        let native = saved.phase == crate::control_api::Phase::Native;
+        let (rabbit_ready, nats_ready) = tokio::join!(
+            async {
+                if native { vec![None; queues.len()] } else { self.depths(&queues, Side::Rabbit, deadline).await }
+            },
+            self.depths(&queues, Side::Nats, deadline),
+        );
+        let mut unsettled = [0, 0];
+        let mut statuses = Vec::with_capacity(queues.len());
+        for (i, queue) in queues.iter().enumerate() {
+            let order = self.shared.order();
+            let Some(view) = order.fences.view(queue) else { continue };
+            unsettled[0] += view.unsettled[0];
+            unsettled[1] += view.unsettled[1];
+            let without = |ready: Option<u64>, side: Side| ready.map(|n| n.saturating_sub(view.fences[side.index()]));
+            statuses.push(QueueStatus {
+                vhost: queue.vhost.to_string(),
+                name: queue.queue.to_string(),
+                rabbit_ready: without(rabbit_ready[i], Side::Rabbit),
+                nats_ready: without(nats_ready[i], Side::Nats),
+                rabbit_unsettled: view.unsettled[0],
+                nats_unsettled: view.unsettled[1],
+                held: order.held.get(queue).copied().unwrap_or(0),
+                fence: view.fence,
+            });
+        }
+        let (rabbit, nats) = tokio::join!(
+            self.side(Side::Rabbit, unsettled[0], deadline),
+            self.side(Side::Nats, unsettled[1], deadline)
+        );
+        Status {
+            phase: saved.phase,
+            weight_percent: saved.weight_percent,
+            epoch: saved.epoch,
+            by: saved.by,
+            reason: saved.reason,
+            at: saved.at,
+            draining: self.draining.load(Ordering::Relaxed),
+            sides: Sides { rabbit, nats },
+            connections: self.shared.connections.load(Ordering::Relaxed),
+            queues: statuses,
+            parity: self.shadow.as_ref().map(|s| s.parity()).unwrap_or_default(),
+            unmapped: self.shared.all_unmapped(),
+            warnings: self.shared.warnings(),
+            standby_lag: self.shadow.as_ref().map_or(0, |s| s.lag()),
+        }
+    }
+
+    async fn change(&self, request: Change) -> Result<Adopted, Refused> {
+        let began = Instant::now();
+        if self.draining.load(Ordering::Relaxed) {
+            let fix = "change the state through the sidecar that takes its place";
+            return Err(Refused::new(RefusedCode::Draining, "the sidecar is shutting down", fix));
+        }
+        let mut saved = self.state.lock().await;
+        let at = saved.state.position();
+        let facts = self.facts(at, request.to).await;
+        let Some(next) = phase::change(at, request.to, facts)? else {
+            return Ok(adopted(&saved.state, false, began));
+        };
+        let moves = next.weight != at.weight;
+        if moves && !self.fences_are_sent(Instant::now() + BEFORE).await {
+            let [rabbit, nats] = self.shared.order().fences.in_flight();
+            let what = format!("{rabbit} publishes to RabbitMQ and {nats} to NATS are not confirmed");
+            if next.weight > at.weight {
+                let reason = format!("the change before is still being put in force: {what}, or a fence is not stored");
+                return Err(Refused::new(RefusedCode::Conflict, reason, "try again in a moment"));
+            }
+            // The way out is not refused. Order may then have to wait for the time limit.
+            self.shared.warn("overlapping_changes", format!("keys were given back while {what}"));
+        }
+        let epoch = saved.state.epoch + 1;
+        let state = State {
+            phase: next.phase,
+            weight_percent: next.weight,
+            epoch,
+            by: request.by,
+            reason: request.reason,
+            at: now(),
+            nats_may_hold: saved.state.nats_may_hold || next.weight > Weight::NONE,
+            shift: if moves { Some(Shift { epoch, from: at.weight, to: next.weight }) } else { saved.state.shift },
+            salt: saved.state.salt.clone(),
+        };
+        match self.store.save(&state, saved.revision).await {
+            Ok(revision) => *saved = Saved { state, revision, unsaved: false },
+            Err(WriteError::Conflict) => {
+                let reason = "somebody else has changed the state at the same time";
+                return Err(Refused::new(
+                    RefusedCode::Conflict,
+                    reason,
+                    "look at `nats-bridge status`, then try again",
+                ));
+            }
+            Err(WriteError::Unreachable(why)) if next.weight < at.weight => {
+                self.shared.warn("state_unsaved", format!("in force, and written once NATS answers: {why}"));
+                *saved = Saved { state, revision: saved.revision, unsaved: true };
+            }
+            Err(WriteError::Unreachable(why)) => {
+                return Err(Refused::new(RefusedCode::SideDown, why, "wait until NATS answers"));
+            }
+        }
+        self.shared.adopt(epoch, next);
+        let state = saved.state.clone();
+        if moves {
+            self.fences_are_sent(began + AFTER).await;
+        }
+        let adopted = adopted(&state, true, began);
+        tracing::info!(
+            phase = %adopted.phase, weight = %adopted.weight_percent, epoch, by = adopted.by, reason = adopted.reason,
+            took_ms = adopted.took_ms, "a change is in force"
+        );
+        Ok(adopted)
+    }
+}
+
+fn adopted(state: &State, changed: bool, began: Instant) -> Adopted {
+    Adopted {
+        changed,
+        phase: state.phase,
+        weight_percent: state.weight_percent,
+        epoch: state.epoch,
+        by: state.by.clone(),
+        reason: state.reason.clone(),
+        at: state.at.clone(),
+        took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn now() -> String {
+    OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
+}

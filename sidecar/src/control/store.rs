@@ -1,0 +1,181 @@
+//! The state of the cutover in a NATS KV bucket, changed by compare-and-set.
+
+use std::time::Duration;
+
+use async_nats::jetstream::kv::{self, CreateErrorKind, UpdateErrorKind};
+use async_nats::jetstream::stream::StorageType;
+use futures::StreamExt;
+use nats_bridge::Bridge;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::control_api::{Phase, Weight};
+use crate::dual::logins::Accepted;
+use crate::fence::Shift;
+use crate::phase::Position;
+
+/// The bucket.
+pub const BUCKET: &str = "BRIDGE_STATE";
+const STATE: &str = "state";
+const LOGINS: &str = "login";
+/// The longest that a write may take: a change is to be in force within a second.
+const WRITE: Duration = Duration::from_millis(600);
+
+/// What survives a restart of the sidecar.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The phase in force.
+    pub phase: Phase,
+    /// The weight in force, in per cent.
+    pub weight_percent: Weight,
+    /// Grows by one with every change.
+    pub epoch: u64,
+    /// Of the hash that spreads ordering keys over buckets; hexadecimal. Never changes, or keys would change sides.
+    pub salt: String,
+    /// Who made the last change.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, as RFC 3339 in UTC.
+    pub at: String,
+    /// Whether NATS has ever owned anything.
+    pub nats_may_hold: bool,
+    /// The last change of weight, until the losing side is known to be drained of what moved.
+    pub shift: Option<Shift>,
+}
+
+impl State {
+    /// Phase and weight.
+    pub fn position(&self) -> Position {
+        Position { phase: self.phase, weight: self.weight_percent }
+    }
+
+    /// The salt as a number.
+    pub fn salt(&self) -> u64 {
+        u64::from_str_radix(&self.salt, 16).unwrap_or(0)
+    }
+}
+
+/// Why a write did not happen, or may not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Somebody else has changed it meanwhile. Nothing was written.
+    #[error("somebody else has changed the state")]
+    Conflict,
+    /// NATS did not answer. It may have been written.
+    #[error("the state cannot be written: {0}")]
+    Unreachable(String),
+}
+
+/// The bucket that holds the state.
+#[derive(Debug, Clone)]
+pub struct Store {
+    bucket: kv::Store,
+}
+
+impl Store {
+    /// Opens the bucket, and makes it where there is none.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn open(bridge: &Bridge) -> Result<Self, String> {
+        let jetstream = bridge.jetstream();
+        if let Ok(bucket) = jetstream.get_key_value(BUCKET).await {
+            return Ok(Self { bucket });
+        }
+        let config = kv::Config {
+            bucket: BUCKET.to_owned(),
+            description: "nats-bridge: the state of the cutover".to_owned(),
+            // Who changed what and why, without a limit that a human would reach.
+            history: 64,
+            storage: StorageType::File,
+            ..Default::default()
+        };
+        let made = jetstream.create_key_value(config).await;
+        Ok(Self { bucket: made.map_err(|e| format!("the KV bucket {BUCKET} cannot be made: {e}"))? })
+    }
+
+    /// Reads the state and its revision; writes `first` where there is none.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said, or that the state is not one of this version.
+    pub async fn load(&self, first: State) -> Result<(State, u64), String> {
+        loop {
+            let entry = self.bucket.entry(STATE).await.map_err(|e| format!("the state cannot be read: {e}"))?;
+            if let Some(entry) = entry.filter(|e| e.operation == kv::Operation::Put) {
+                let state = serde_json::from_slice(&entry.value)
+                    .map_err(|e| format!("the state in {BUCKET} is not one of this version: {e}"))?;
+                return Ok((state, entry.revision));
+            }
+            match self.bucket.create(STATE, encode(&first)).await {
+                Ok(revision) => return Ok((first, revision)),
+                Err(error) if error.kind() == CreateErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(format!("the state cannot be written: {error}")),
+            }
+        }
+    }
+
+    /// Writes the state if nobody else has since `revision`; answers the new revision.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn save(&self, state: &State, revision: u64) -> Result<u64, WriteError> {
+        match timeout(WRITE, self.bucket.update(STATE, encode(state), revision)).await {
+            Ok(Ok(revision)) => Ok(revision),
+            Ok(Err(error)) if error.kind() == UpdateErrorKind::WrongLastRevision => Err(WriteError::Conflict),
+            Ok(Err(error)) => Err(WriteError::Unreachable(error.to_string())),
+            Err(_) => Err(WriteError::Unreachable(format!("no answer within {} ms", WRITE.as_millis()))),
+        }
+    }
+
+    /// Sends the state and its revision, and every one that is written from now on, until the watch ends or nobody
+    /// listens.
+    ///
+    /// # Errors
+    /// A text for people: why the watch ended.
+    pub async fn watch(&self, each: &mpsc::Sender<(State, u64)>) -> Result<(), String> {
+        let mut entries = self.bucket.watch_with_history(STATE).await.map_err(|e| e.to_string())?;
+        while let Some(entry) = entries.next().await {
+            let entry = entry.map_err(|e| e.to_string())?;
+            if let Ok(state) = serde_json::from_slice(&entry.value) {
+                each.send((state, entry.revision)).await.map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The logins that RabbitMQ accepted in earlier runs.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn logins(&self) -> Result<Vec<Accepted>, String> {
+        let mut keys = self.bucket.keys().await.map_err(|e| e.to_string())?;
+        let mut all = Vec::new();
+        while let Some(key) = keys.next().await {
+            let key = key.map_err(|e| e.to_string())?;
+            if key.starts_with(LOGINS)
+                && let Ok(Some(value)) = self.bucket.get(&key).await
+                && let Ok(accepted) = serde_json::from_slice(&value)
+            {
+                all.push(accepted);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Keeps a login that RabbitMQ accepted: a salted hash, not the password.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn keep_login(&self, accepted: &Accepted) -> Result<(), String> {
+        let hex = |text: &str| text.bytes().map(|b| format!("{b:02x}")).collect::<String>();
+        let key = format!("{LOGINS}.{}_.{}_", hex(&accepted.vhost), hex(&accepted.user));
+        let value = serde_json::to_vec(accepted).map_err(|e| e.to_string())?;
+        self.bucket.put(key, value.into()).await.map(|_| ()).map_err(|e| e.to_string())
+    }
+}
+
+fn encode(state: &State) -> bytes::Bytes {
+    serde_json::to_vec(state).expect("a state has only keys that are text").into()
+}
