@@ -1,1 +1,79 @@
-//! AMQP sessions over JetStream.
+//! AMQP on NATS JetStream: each queue is a work-queue stream, exchanges and bindings are routed here.
+//!
+//! - [`JetStreamBackend`]: the backend; [`JetStreamConfig`] its settings.
+//! - `vhost`, `store`: the topology, in memory and in a key-value bucket.
+//! - `queue`, `pump`, `pull`, `ack`: one queue and the actor that feeds its consumers.
+//! - `link`, `publisher`: one AMQP connection, and what it has published.
+//! - `api`, `message`: JetStream's API, and messages as headers and payload.
+//!
+//! One gateway at a time serves a vhost: a second one would take the first one's deliveries for lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use nats_bridge::Bridge;
+use nats_bridge::publish::ConfirmInbox;
+
+use crate::backend::{Backend, Link, Login};
+use crate::error::{AmqpError, ReplyCode};
+
+mod ack;
+mod api;
+mod config;
+mod link;
+mod message;
+mod publisher;
+mod pull;
+mod pump;
+mod queue;
+mod store;
+mod vhost;
+
+pub use config::{JetStreamConfig, User};
+
+use vhost::VhostRuntime;
+
+/// AMQP on NATS JetStream.
+#[derive(Debug)]
+pub struct JetStreamBackend {
+    bridge: Bridge,
+    config: Arc<JetStreamConfig>,
+    vhosts: HashMap<String, Arc<VhostRuntime>>,
+}
+
+impl JetStreamBackend {
+    /// Loads every vhost's topology from JetStream, makes what is missing, and removes queues that a gateway before this
+    /// one has left and that do not outlive it (transient and exclusive ones).
+    ///
+    /// # Errors
+    /// `InternalError` when JetStream does not answer or refuses what is needed.
+    pub async fn connect(bridge: Bridge, config: JetStreamConfig) -> Result<Arc<Self>, AmqpError> {
+        let config = Arc::new(config);
+        let mut vhosts = HashMap::new();
+        for name in &config.vhosts {
+            vhosts.insert(name.clone(), VhostRuntime::load(name, &bridge, &config).await?);
+        }
+        Ok(Arc::new(Self { bridge, config, vhosts }))
+    }
+}
+
+#[async_trait]
+impl Backend for JetStreamBackend {
+    async fn open(&self, login: Login) -> Result<Link, AmqpError> {
+        let known = self.config.users.iter().any(|user| user.name == login.user && user.password == login.password);
+        if !known {
+            return Err(AmqpError::new(
+                ReplyCode::AccessRefused,
+                "Login was refused using authentication mechanism PLAIN. For details see the broker logfile.",
+            ));
+        }
+        let Some(vhost) = self.vhosts.get(&login.vhost) else {
+            return Err(AmqpError::new(ReplyCode::NotAllowed, format!("vhost '{}' not found", login.vhost)));
+        };
+        let (inbox, confirms) = ConfirmInbox::open(self.bridge.client())
+            .await
+            .map_err(|error| AmqpError::new(ReplyCode::InternalError, error.to_string()))?;
+        Ok(link::start(vhost.clone(), login.user, inbox, confirms))
+    }
+}

@@ -1,0 +1,121 @@
+//! The reply subject of a JetStream delivery, which says what the delivery is.
+
+use std::collections::BTreeMap;
+
+/// What the reply subject of a delivery says.
+///
+/// Source: NATS ADR-15: `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, with
+/// `<domain>.<account hash>` after `ACK` in the newer form, which may have one more token at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Metadata {
+    /// How often it was delivered, this time included.
+    pub(crate) delivered: u64,
+    /// Its sequence in the stream.
+    pub(crate) sequence: u64,
+    /// When it was stored, in nanoseconds since 1970.
+    pub(crate) stored_ns: u64,
+    /// How many messages the consumer has not delivered yet.
+    pub(crate) pending: u64,
+}
+
+/// Reads a reply subject; `None` for one that is none.
+pub(crate) fn read(reply: &str) -> Option<Metadata> {
+    let rest = reply.strip_prefix("$JS.ACK.")?;
+    let skip = match rest.bytes().filter(|byte| *byte == b'.').count() + 3 {
+        9 => 2,
+        11 | 12 => 4,
+        _ => return None,
+    };
+    let mut numbers = rest.split('.').skip(skip);
+    let mut number = || numbers.next()?.parse::<u64>().ok();
+    let (delivered, sequence, _, stored_ns, pending) = (number()?, number()?, number()?, number()?, number()?);
+    Some(Metadata { delivered, sequence, stored_ns, pending })
+}
+
+/// A set of sequences that remembers runs of them, at most [`MAX_RUNS`]; beyond it the lowest are forgotten.
+#[derive(Debug, Default)]
+pub(crate) struct Sequences {
+    /// First and last of each run.
+    runs: BTreeMap<u64, u64>,
+}
+
+/// How many runs [`Sequences`] remembers.
+pub(crate) const MAX_RUNS: usize = 4096;
+
+impl Sequences {
+    /// Adds a sequence.
+    pub(crate) fn insert(&mut self, sequence: u64) {
+        let before = self.runs.range(..=sequence).next_back().map(|(first, last)| (*first, *last));
+        let mut run = (sequence, sequence);
+        if let Some((first, last)) = before {
+            if last >= sequence {
+                return;
+            }
+            if last + 1 == sequence {
+                run.0 = first;
+            }
+        }
+        if let Some(last) = self.runs.remove(&(sequence + 1)) {
+            run.1 = last;
+        }
+        self.runs.insert(run.0, run.1);
+        if self.runs.len() > MAX_RUNS {
+            self.runs.pop_first();
+        }
+    }
+
+    /// Whether it has a sequence.
+    pub(crate) fn contains(&self, sequence: u64) -> bool {
+        self.runs.range(..=sequence).next_back().is_some_and(|(_, last)| *last >= sequence)
+    }
+
+    /// Forgets every sequence from this one on.
+    pub(crate) fn forget_from(&mut self, sequence: u64) {
+        self.runs.split_off(&sequence);
+        if let Some((_, last)) = self.runs.iter_mut().next_back() {
+            *last = (*last).min(sequence.saturating_sub(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_reply_subject_are_read() {
+        let expected = Metadata { delivered: 2, sequence: 17, stored_ns: 1234567890, pending: 3 };
+        for reply in [
+            "$JS.ACK.S.amqp.2.17.5.1234567890.3",
+            "$JS.ACK.hub.ACC.S.amqp.2.17.5.1234567890.3",
+            "$JS.ACK._.ACC.S.amqp.2.17.5.1234567890.3.rnd",
+        ] {
+            assert_eq!(read(reply), Some(expected), "{reply}");
+        }
+        for reply in ["", "$JS.ACK.", "$JS.ACK.S.amqp.x.17.5.1.3", "$JS.ACK.S.amqp.2.17.5.1", "a.b.c.d.1.2.3.4.5"] {
+            assert_eq!(read(reply), None, "{reply}");
+        }
+    }
+
+    #[test]
+    fn sequences_are_kept_as_runs() {
+        let mut set = Sequences::default();
+        for sequence in [5, 3, 4, 9, 4, 1] {
+            set.insert(sequence);
+        }
+        assert_eq!(set.runs.len(), 3);
+        for sequence in 0..12 {
+            assert_eq!(set.contains(sequence), [1, 3, 4, 5, 9].contains(&sequence), "{sequence}");
+        }
+        set.forget_from(4);
+        assert!(set.contains(3) && set.contains(1) && !set.contains(4) && !set.contains(9));
+    }
+
+    #[test]
+    fn the_lowest_runs_are_forgotten_at_the_bound() {
+        let mut set = Sequences::default();
+        (0..=MAX_RUNS as u64).for_each(|n| set.insert(n * 2));
+        assert!(!set.contains(0));
+        assert!(set.contains(2) && set.contains(MAX_RUNS as u64 * 2));
+    }
+}

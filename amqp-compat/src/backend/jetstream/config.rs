@@ -1,0 +1,69 @@
+//! Settings of the JetStream backend.
+
+use std::time::Duration;
+
+/// How AMQP is kept on JetStream.
+#[derive(Debug, Clone)]
+pub struct JetStreamConfig {
+    /// Users that may log in. Default: `guest` with password `guest`.
+    pub users: Vec<User>,
+    /// Virtual hosts that exist. Default: `/`.
+    pub vhosts: Vec<String>,
+    /// Replicas of a classic queue's stream. Default 1.
+    pub replicas: usize,
+    /// Replicas of a quorum queue's stream. Default 3.
+    pub quorum_replicas: usize,
+    /// What becomes of a quorum queue where the servers cannot hold that many replicas: made with `replicas`, with a
+    /// warning (as RabbitMQ does on one node), or refused with 540. Default: made.
+    pub quorum_fallback: bool,
+    /// For how long a queue's stream knows the ids of publishes. A publish whose confirm got lost is sent again within
+    /// it and stored once. Default 30 s; at least 100 ms.
+    pub dedup_window: Duration,
+    /// Whether publishes carry an id. Without one a publish that is sent again after a lost connection may be stored
+    /// twice; with one the server keeps about 150 bytes for each, for the window. Default true.
+    pub publish_ids: bool,
+    /// After how long JetStream takes a delivery back from a gateway that does not answer. What a client holds is kept
+    /// alive for as long as the gateway lives. Default 30 s.
+    pub ack_wait: Duration,
+    /// How many copies of messages one connection may have sent without a confirm; beyond it the connection's commands
+    /// wait. Default 8192: servers before 2.12 take at most 10 000 for a stream.
+    pub publish_window: usize,
+    /// The same in bytes of bodies. Default 64 MiB.
+    pub publish_window_bytes: usize,
+    /// How long a publish is tried before it fails (`basic.nack`). Default 30 s; not longer than `dedup_window`, or a late
+    /// resend could be stored twice.
+    pub publish_timeout: Duration,
+}
+
+impl Default for JetStreamConfig {
+    fn default() -> Self {
+        Self {
+            users: vec![User { name: "guest".into(), password: "guest".into() }],
+            vhosts: vec!["/".into()],
+            replicas: 1,
+            quorum_replicas: 3,
+            quorum_fallback: true,
+            dedup_window: Duration::from_secs(30),
+            publish_ids: true,
+            ack_wait: Duration::from_secs(30),
+            publish_window: 8192,
+            publish_window_bytes: 64 << 20,
+            publish_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A user that may log in.
+#[derive(Clone)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// The password. Never logged.
+    pub password: String,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("name", &self.name).field("password", &"***").finish()
+    }
+}

@@ -1,0 +1,474 @@
+//! The actor of one AMQP connection: its commands in, its events out.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use amq_protocol::protocol::basic::AMQPProperties;
+use amq_protocol::types::{FieldTable, ShortString};
+use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+
+use super::publisher::{Publisher, Settled};
+use super::pump::{LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
+use super::queue::{Queue, gone};
+use super::vhost::VhostRuntime;
+use crate::backend::{
+    ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Outcome, Publish, PublishOutcome, Reply, Topology,
+};
+use crate::error::{AmqpError, ReplyCode};
+use crate::model::features::{self, Area};
+use crate::model::queue::Owner;
+use crate::model::vhost::{Route, extra_keys};
+
+static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
+static NEXT_CONSUMER: AtomicU64 = AtomicU64::new(1);
+
+const BATCH: usize = 256;
+const CONFIRMS: usize = 1024;
+const TICK: Duration = Duration::from_millis(100);
+/// How long a closing link waits for confirms: a client that publishes without confirms and leaves has published.
+const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+const MAX_ATTACHMENTS: usize = 1 << (64 - SEQUENCE_BITS);
+
+struct LinkActor {
+    owner: Owner,
+    user: String,
+    vhost: Arc<VhostRuntime>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    /// Commands that were taken in and wait for confirms.
+    queued: VecDeque<Command>,
+    publisher: Publisher,
+    /// Queues that this link has consumed or got from; an index is never used again, since delivery ids hold it.
+    attached: Vec<Option<Attached>>,
+    consumers: HashMap<(ChannelId, ShortString), Consumer>,
+    /// Channels that have failed: what the client sent before it knew is not done.
+    failed: HashSet<ChannelId>,
+    route: Route,
+}
+
+struct Attached {
+    queue: Arc<Queue>,
+    pump: mpsc::Sender<PumpCommand>,
+    settled: Vec<(u64, Outcome)>,
+    credit: Vec<(u64, u32)>,
+}
+
+struct Consumer {
+    id: u64,
+    attachment: usize,
+}
+
+/// Starts the actor of a link.
+pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox, confirms: Confirms) -> Link {
+    let (commands, command_receiver) = mpsc::channel(LINK_CAPACITY);
+    let (event_sender, events) = mpsc::channel(LINK_CAPACITY);
+    let publisher = Publisher::new(inbox, vhost.config.clone());
+    let actor = LinkActor {
+        owner: Owner(NEXT_LINK.fetch_add(1, Ordering::Relaxed)),
+        user,
+        vhost,
+        commands: command_receiver,
+        events: event_sender,
+        queued: VecDeque::new(),
+        publisher,
+        attached: Vec::new(),
+        consumers: HashMap::new(),
+        failed: HashSet::new(),
+        route: Route::default(),
+    };
+    tokio::spawn(actor.run(confirms));
+    Link { commands, events }
+}
+
+impl LinkActor {
+    async fn run(mut self, mut confirms: Confirms) {
+        let mut connection = self.vhost.bridge.connection();
+        let mut connects = connection.borrow_and_update().connects;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut confirmed = Vec::with_capacity(CONFIRMS);
+        let why = loop {
+            tokio::select! {
+                received = self.commands.recv_many(&mut batch, BATCH), if self.queued.is_empty() => {
+                    if received == 0 {
+                        break None;
+                    }
+                    self.queued.extend(batch.drain(..));
+                }
+                count = confirms.next_many(&mut confirmed, CONFIRMS) => {
+                    if count == 0 {
+                        break Some("the connection to NATS was closed");
+                    }
+                    self.confirmed(&mut confirmed).await;
+                }
+                changed = connection.changed() => {
+                    let now = *connection.borrow_and_update();
+                    if changed.is_err() || now.closed {
+                        break Some("the connection to NATS was closed");
+                    }
+                    if now.connects > connects {
+                        connects = now.connects;
+                        let settled = self.publisher.resend(true, Instant::now()).await;
+                        self.report(settled).await;
+                    }
+                }
+                _ = tick.tick(), if self.publisher.is_outstanding(None) => {
+                    let settled = self.publisher.resend(false, Instant::now()).await;
+                    self.report(settled).await;
+                }
+            }
+            self.work().await;
+        };
+        if let Some(why) = why {
+            let error = AmqpError::new(ReplyCode::ConnectionForced, why);
+            let _ = self.events.send(Event::Closed { error }).await;
+        } else {
+            self.await_confirms(&mut confirms).await;
+        }
+        self.close().await;
+    }
+
+    /// Does the queued commands, up to one that has to wait for confirms.
+    async fn work(&mut self) {
+        while let Some(command) = self.queued.pop_front() {
+            // What was published on a channel is in its queues before a request on it looks at them.
+            let must_wait = match &command {
+                Command::Publish(_) => !self.publisher.has_room(),
+                command if command.is_request() => self.publisher.is_outstanding(Some(command.channel())),
+                _ => false,
+            };
+            if must_wait {
+                self.queued.push_front(command);
+                break;
+            }
+            self.handle(command).await;
+        }
+        self.flush().await;
+    }
+
+    async fn handle(&mut self, command: Command) {
+        match command {
+            Command::Publish(publish) => self.publish(*publish).await,
+            Command::Settle { channel, deliveries, outcome } => {
+                if !self.failed.contains(&channel) {
+                    self.settle(&deliveries, outcome);
+                }
+            }
+            Command::Credit { channel, consumer_tag, amount } => {
+                if let Some(Consumer { id, attachment }) = self.consumers.get(&(channel, consumer_tag))
+                    && let Some(Some(attached)) = self.attached.get_mut(*attachment)
+                {
+                    attached.credit.push((*id, amount));
+                }
+            }
+            Command::OpenChannel { channel } => {
+                self.failed.remove(&channel);
+                self.reply(channel, Ok(Reply::Done)).await;
+            }
+            Command::CloseChannel { channel } => {
+                self.flush().await;
+                self.release(Some(channel)).await;
+                self.consumers.retain(|(other, _), _| *other != channel);
+                self.failed.remove(&channel);
+                self.reply(channel, Ok(Reply::Done)).await;
+            }
+            Command::Topology { channel, request } => {
+                self.flush().await;
+                let reply = self.topology(request).await;
+                self.reply(channel, reply).await;
+            }
+            Command::Consume { channel, consume } => {
+                self.flush().await;
+                match self.consume(channel, consume).await {
+                    Ok((consumer, credit)) => {
+                        self.reply(channel, Ok(Reply::Done)).await;
+                        if let Some(Some(attached)) = self.attached.get_mut(consumer.attachment) {
+                            attached.credit.push((consumer.id, credit));
+                        }
+                    }
+                    Err(error) => self.reply(channel, Err(error)).await,
+                }
+            }
+            Command::Cancel { channel, consumer_tag } => {
+                self.flush().await;
+                self.cancel(channel, consumer_tag).await;
+                self.reply(channel, Ok(Reply::Done)).await;
+            }
+            Command::Get { channel, queue } => {
+                self.flush().await;
+                let reply = self.get(channel, queue.as_str()).await;
+                self.reply(channel, reply).await;
+            }
+        }
+    }
+
+    async fn topology(&mut self, request: Topology) -> Result<Reply, AmqpError> {
+        let (vhost, owner) = (&self.vhost, self.owner);
+        match request {
+            Topology::ExchangeDeclare(declare) => vhost.declare_exchange(&declare).await?,
+            Topology::ExchangeDelete { exchange, if_unused } => {
+                vhost.delete_exchange(exchange.as_str(), if_unused).await?;
+            }
+            Topology::ExchangeBind(binding) => vhost.bind(&binding, false, owner).await?,
+            Topology::ExchangeUnbind(binding) => vhost.unbind(&binding, false).await?,
+            Topology::QueueBind(binding) => vhost.bind(&binding, true, owner).await?,
+            Topology::QueueUnbind(binding) => vhost.unbind(&binding, true).await?,
+            Topology::QueueDeclare(declare) => {
+                let (queue, counts) = vhost.declare_queue(&declare, owner).await?;
+                return Ok(Reply::Queue {
+                    queue: ShortString::try_new(queue.name()).unwrap_or_default(),
+                    message_count: u32::try_from(counts.ready).unwrap_or(u32::MAX),
+                    consumer_count: counts.consumers,
+                });
+            }
+            Topology::QueuePurge { queue } => {
+                let purged = vhost.queue_for(queue.as_str(), owner)?.purge().await?;
+                return Ok(Reply::MessageCount(u32::try_from(purged).unwrap_or(u32::MAX)));
+            }
+            Topology::QueueDelete { queue, if_unused, if_empty } => {
+                let count = vhost.delete_queue(queue.as_str(), if_unused, if_empty, owner).await?;
+                return Ok(Reply::MessageCount(u32::try_from(count).unwrap_or(u32::MAX)));
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    async fn publish(&mut self, publish: Publish) {
+        let Publish { channel, seq, mandatory, message } = publish;
+        if self.failed.contains(&channel) {
+            return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
+        }
+        let result = match self.destinations(&message.properties, message.exchange.as_str(), message.routing_key.as_str()) {
+            Ok(queues) if queues.is_empty() => {
+                if mandatory {
+                    let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
+                    let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
+                }
+                return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
+            }
+            Ok(queues) => {
+                let mut message = message;
+                if let Some(properties) = without_bcc(&message.properties) {
+                    message.properties = properties;
+                }
+                self.publisher.publish(channel, seq, message, queues, Instant::now()).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            self.failed.insert(channel);
+            let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
+            self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
+        }
+    }
+
+    /// The queues that a message goes to.
+    fn destinations(
+        &mut self,
+        properties: &AMQPProperties,
+        exchange: &str,
+        routing_key: &str,
+    ) -> Result<SmallVec<[Arc<Queue>; 4]>, AmqpError> {
+        if let Some(user) = properties.user_id()
+            && user.as_str() != self.user
+        {
+            return Err(AmqpError::new(
+                ReplyCode::PreconditionFailed,
+                format!("user_id property set to '{user}' but authenticated user was '{}'", self.user),
+            ));
+        }
+        if properties.reply_to().as_ref().is_some_and(|reply_to| reply_to.as_str() == "amq.rabbitmq.reply-to") {
+            return Err(AmqpError::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"));
+        }
+        if properties.expiration().is_some() {
+            features::check(Area::Message, "expiration")?;
+        }
+        let extra = extra_keys(properties)?;
+        let state = self.vhost.state();
+        let headers = properties.headers().as_ref();
+        if extra.is_empty() {
+            state.model.route(exchange, &[routing_key], headers, &mut self.route)?;
+        } else {
+            let mut keys: SmallVec<[&str; 4]> = SmallVec::from_slice(&[routing_key]);
+            keys.extend(extra);
+            state.model.route(exchange, &keys, headers, &mut self.route)?;
+        }
+        Ok(self.route.queues.iter().filter_map(|slot| state.queue(*slot).cloned()).collect())
+    }
+
+    fn settle(&mut self, deliveries: &[DeliveryId], outcome: Outcome) {
+        for DeliveryId(id) in deliveries {
+            let attachment = usize::try_from(id >> SEQUENCE_BITS).unwrap_or(usize::MAX);
+            if let Some(Some(attached)) = self.attached.get_mut(attachment) {
+                attached.settled.push((id & ((1 << SEQUENCE_BITS) - 1), outcome));
+            }
+        }
+    }
+
+    async fn consume(&mut self, channel: ChannelId, consume: Consume) -> Result<(Consumer, u32), AmqpError> {
+        if consume.queue.as_str() == "amq.rabbitmq.reply-to" {
+            return Err(AmqpError::not_implemented("direct reply-to ('amq.rabbitmq.reply-to') is not implemented"));
+        }
+        let queue = self.vhost.queue_for(consume.queue.as_str(), self.owner)?;
+        for name in consume.arguments.inner().keys() {
+            features::check(Area::ConsumerArgument, name.as_str())?;
+        }
+        let attachment = self.attach(queue).await?;
+        let id = NEXT_CONSUMER.fetch_add(1, Ordering::Relaxed);
+        let consumer = NewConsumer {
+            id,
+            link: self.owner.0,
+            channel,
+            tag: consume.consumer_tag.clone(),
+            exclusive: consume.exclusive,
+            base: (attachment as u64) << SEQUENCE_BITS,
+            events: self.events.clone(),
+        };
+        self.ask(attachment, |answer| PumpCommand::Consume { consumer, answer }).await.ok_or_else(gone)??;
+        self.consumers.insert((channel, consume.consumer_tag), Consumer { id, attachment });
+        Ok((Consumer { id, attachment }, consume.credit))
+    }
+
+    async fn cancel(&mut self, channel: ChannelId, consumer_tag: ShortString) {
+        let Some(Consumer { id, attachment }) = self.consumers.remove(&(channel, consumer_tag)) else { return };
+        let last = self.ask(attachment, |answer| PumpCommand::Cancel { consumer: id, answer }).await;
+        if last == Some(LastGone(true)) {
+            self.last_consumer_gone(attachment).await;
+        }
+    }
+
+    async fn get(&mut self, channel: ChannelId, queue: &str) -> Result<Reply, AmqpError> {
+        let queue = self.vhost.queue_for(queue, self.owner)?;
+        let attachment = self.attach(queue).await?;
+        let (link, base) = (self.owner.0, (attachment as u64) << SEQUENCE_BITS);
+        let got = self.ask(attachment, |answer| PumpCommand::Get { link, channel, base, answer }).await;
+        Ok(Reply::Got(got.ok_or_else(gone)??.map(Box::new)))
+    }
+
+    async fn last_consumer_gone(&mut self, attachment: usize) {
+        let Some(Some(attached)) = self.attached.get(attachment) else { return };
+        if attached.queue.definition.auto_delete {
+            self.discard(attached.queue.clone()).await;
+        }
+    }
+
+    async fn discard(&self, queue: Arc<Queue>) {
+        if let Err(error) = self.vhost.discard_queue(&queue).await {
+            tracing::error!(queue = queue.name(), %error, "a queue that should go could not be deleted");
+        }
+    }
+
+    /// The link's attachment to a queue, made when there is none.
+    async fn attach(&mut self, queue: Arc<Queue>) -> Result<usize, AmqpError> {
+        let known = self.attached.iter().position(|a| a.as_ref().is_some_and(|a| Arc::ptr_eq(&a.queue, &queue)));
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        if self.attached.len() >= MAX_ATTACHMENTS {
+            return Err(AmqpError::new(ReplyCode::ResourceError, "this connection has consumed from too many queues"));
+        }
+        for attached in &mut self.attached {
+            if attached.as_ref().is_some_and(|attached| attached.queue.is_deleted()) {
+                *attached = None;
+            }
+        }
+        let pump = queue.pump().await.clone();
+        self.attached.push(Some(Attached { queue, pump, settled: Vec::new(), credit: Vec::new() }));
+        Ok(self.attached.len() - 1)
+    }
+
+    /// Asks a queue's actor; `None` when the queue is gone.
+    async fn ask<T>(&self, attachment: usize, command: impl FnOnce(oneshot::Sender<T>) -> PumpCommand) -> Option<T> {
+        let attached = self.attached.get(attachment)?.as_ref()?;
+        let (answer, answered) = oneshot::channel();
+        attached.pump.send(command(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    /// Hands settlements and credit to the queues.
+    async fn flush(&mut self) {
+        for attached in self.attached.iter_mut().flatten() {
+            if attached.settled.is_empty() && attached.credit.is_empty() {
+                continue;
+            }
+            let settled = std::mem::take(&mut attached.settled);
+            let credit = std::mem::take(&mut attached.credit);
+            // The actor of a deleted queue is gone, and with it what there was to settle.
+            let _ = attached.pump.send(PumpCommand::Work { settled, credit }).await;
+        }
+    }
+
+    async fn release(&mut self, channel: Option<ChannelId>) {
+        let link = self.owner.0;
+        for attachment in 0..self.attached.len() {
+            let last = self.ask(attachment, |answer| PumpCommand::Release { link, channel, answer }).await;
+            if last == Some(LastGone(true)) {
+                self.last_consumer_gone(attachment).await;
+            }
+        }
+    }
+
+    async fn confirmed(&mut self, confirmed: &mut Vec<Confirm>) {
+        let now = Instant::now();
+        for confirm in confirmed.drain(..) {
+            if let Some(settled) = self.publisher.confirmed(confirm, now) {
+                self.confirm(settled).await;
+            }
+        }
+    }
+
+    async fn report(&self, settled: Vec<Settled>) {
+        for settled in settled {
+            self.confirm(settled).await;
+        }
+    }
+
+    // A send to events fails only when the session has gone; the commands end with it.
+
+    async fn confirm(&self, Settled { channel, seq, outcome }: Settled) {
+        let _ = self.events.send(Event::Confirm { channel, seq, outcome }).await;
+    }
+
+    async fn reply(&self, channel: ChannelId, reply: Result<Reply, AmqpError>) {
+        let _ = self.events.send(Event::Reply { channel, reply }).await;
+    }
+
+    async fn await_confirms(&mut self, confirms: &mut Confirms) {
+        let wait = async {
+            let mut confirmed = Vec::with_capacity(CONFIRMS);
+            while self.publisher.is_outstanding(None) && confirms.next_many(&mut confirmed, CONFIRMS).await > 0 {
+                let now = Instant::now();
+                for confirm in confirmed.drain(..) {
+                    self.publisher.confirmed(confirm, now);
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_CONFIRMS, wait).await.is_err() {
+            tracing::warn!("a connection was closed before all that it published was confirmed");
+        }
+    }
+
+    async fn close(mut self) {
+        self.flush().await;
+        self.release(None).await;
+        for queue in self.vhost.queues_of(self.owner) {
+            self.discard(queue).await;
+        }
+    }
+}
+
+/// The properties without `BCC`, if they had it: it routes and is not delivered.
+fn without_bcc(properties: &AMQPProperties) -> Option<AMQPProperties> {
+    let headers = properties.headers().as_ref()?;
+    if !headers.contains_key("BCC") {
+        return None;
+    }
+    let rest: std::collections::BTreeMap<_, _> =
+        headers.inner().iter().filter(|(name, _)| name.as_str() != "BCC").map(|(n, v)| (n.clone(), v.clone())).collect();
+    Some(properties.clone().with_headers(FieldTable::from(rest)))
+}

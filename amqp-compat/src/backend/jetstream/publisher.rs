@@ -1,0 +1,259 @@
+//! What one link has published and JetStream has not confirmed: sent, resent, answered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderValue;
+use nats_bridge::publish::{Confirm, ConfirmInbox};
+use nats_bridge::{ErrorKind, publish::Rejection};
+use smallvec::SmallVec;
+
+use super::config::JetStreamConfig;
+use super::message::{self, MSG_ID};
+use super::queue::Queue;
+use crate::backend::{ChannelId, Message, PublishOutcome};
+use crate::error::{AmqpError, ReplyCode};
+
+/// How long a copy waits for its confirm before it is sent again.
+const RESEND_AFTER: Duration = Duration::from_secs(5);
+
+/// How long after a temporary refusal a copy is sent again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// A publish whose copies are all settled.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) channel: ChannelId,
+    pub(crate) seq: u64,
+    pub(crate) outcome: PublishOutcome,
+}
+
+/// The publishes of one link.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    inbox: ConfirmInbox,
+    config: Arc<JetStreamConfig>,
+    /// The start of this link's message ids: `<this>-<token>`.
+    id: String,
+    /// Outstanding copies, by token from `first` on; a settled one leaves a hole until it is at the front.
+    copies: VecDeque<Option<Copy>>,
+    first: u64,
+    publishes: Vec<Option<Outstanding>>,
+    free: Vec<u32>,
+    count: usize,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Copy {
+    publish: u32,
+    queue: Arc<Queue>,
+    send_at: Instant,
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    channel: ChannelId,
+    seq: u64,
+    message: Message,
+    /// Its only destination, if there is just one.
+    single: bool,
+    copies_left: u32,
+    failed: bool,
+    give_up_at: Instant,
+}
+
+impl Publisher {
+    pub(crate) fn new(inbox: ConfirmInbox, config: Arc<JetStreamConfig>) -> Self {
+        Self {
+            inbox,
+            config,
+            id: ulid::Ulid::new().to_string(),
+            copies: VecDeque::new(),
+            first: 1,
+            publishes: Vec::new(),
+            free: Vec::new(),
+            count: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Whether there is room for another publish.
+    pub(crate) fn has_room(&self) -> bool {
+        self.copies.len() < self.config.publish_window && self.bytes < self.config.publish_window_bytes
+    }
+
+    /// Whether anything of a channel is outstanding; `None` asks for any channel.
+    pub(crate) fn is_outstanding(&self, channel: Option<ChannelId>) -> bool {
+        match channel {
+            None => self.count > 0,
+            Some(_) if self.count == 0 => false,
+            Some(channel) => self.publishes.iter().flatten().any(|publish| publish.channel == channel),
+        }
+    }
+
+    /// Sends a copy to each queue.
+    ///
+    /// # Errors
+    /// `PreconditionFailed` for a message that is larger than the server takes. Nothing was sent.
+    pub(crate) async fn publish(
+        &mut self,
+        channel: ChannelId,
+        seq: u64,
+        message: Message,
+        queues: SmallVec<[Arc<Queue>; 4]>,
+        now: Instant,
+    ) -> Result<(), AmqpError> {
+        let single = queues.len() == 1;
+        let publish = Outstanding {
+            channel,
+            seq,
+            message,
+            single,
+            copies_left: u32::try_from(queues.len()).unwrap_or(u32::MAX),
+            failed: false,
+            give_up_at: now + self.config.publish_timeout,
+        };
+        self.bytes += publish.message.body.len();
+        self.count += 1;
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.publishes[slot as usize] = Some(publish);
+                slot
+            }
+            None => {
+                self.publishes.push(Some(publish));
+                u32::try_from(self.publishes.len() - 1).expect("fewer than 2^32 publishes are outstanding")
+            }
+        };
+        let first = self.first + self.copies.len() as u64;
+        for (token, queue) in (first..).zip(queues) {
+            self.copies.push_back(Some(Copy { publish: slot, queue, send_at: now + RESEND_AFTER }));
+            if let Err(error) = self.send(token).await {
+                // The check is of size alone, the same for every copy, and comes before the first is sent.
+                self.copies.truncate(usize::try_from(first - self.first).unwrap_or(usize::MAX));
+                self.end(slot);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands one copy to the client.
+    async fn send(&mut self, token: u64) -> Result<(), AmqpError> {
+        let Some(Some(copy)) = self.copies.get(self.index(token)) else { return Ok(()) };
+        let Some(Some(publish)) = self.publishes.get(copy.publish as usize) else { return Ok(()) };
+        let mut headers = message::headers(&publish.message, publish.single.then(|| copy.queue.name()));
+        if self.config.publish_ids
+            && let Ok(id) = format!("{}-{token}", self.id).parse::<HeaderValue>()
+        {
+            headers.insert(MSG_ID, id);
+        }
+        let headers = (!headers.is_empty()).then_some(headers);
+        let body = publish.message.body.clone();
+        match self.inbox.publish(token, copy.queue.subject.clone(), headers, body).await {
+            Err(error) if error.kind() == ErrorKind::TooLarge => Err(AmqpError::new(
+                ReplyCode::PreconditionFailed,
+                format!(
+                    "message size {} is larger than what the server takes with its headers (max_payload {})",
+                    publish.message.body.len(),
+                    copy.queue.bridge.client().max_payload()
+                ),
+            )),
+            // A closed client is the link's to notice; the publish stays outstanding and fails in time.
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes in a confirm; gives the publish that it settled.
+    pub(crate) fn confirmed(&mut self, confirm: Confirm, now: Instant) -> Option<Settled> {
+        let index = self.index(confirm.token);
+        let copy = self.copies.get_mut(index)?.as_mut()?;
+        let failed = match confirm.result {
+            Ok(stored) => {
+                copy.queue.stored(stored.sequence);
+                false
+            }
+            // A queue that was deleted meanwhile takes its messages with it; that is no failure of the publish.
+            Err(_) if copy.queue.is_deleted() => false,
+            Err(rejection) if rejection.is_temporary() => {
+                copy.send_at = now + RETRY_AFTER;
+                return None;
+            }
+            Err(rejection) => {
+                self.log(&rejection, index);
+                true
+            }
+        };
+        self.settle(index, failed)
+    }
+
+    /// Sends again what is due, or everything; gives up what has been tried for too long.
+    pub(crate) async fn resend(&mut self, everything: bool, now: Instant) -> Vec<Settled> {
+        let mut settled = Vec::new();
+        for index in 0..self.copies.len() {
+            let Some(Some(copy)) = self.copies.get_mut(index) else { continue };
+            if !everything && copy.send_at > now {
+                continue;
+            }
+            copy.send_at = now + RESEND_AFTER;
+            let (publish, deleted) = (copy.publish as usize, copy.queue.is_deleted());
+            let late = self.publishes[publish].as_ref().is_none_or(|publish| publish.give_up_at <= now);
+            if late || deleted {
+                if late {
+                    tracing::warn!(queue = self.copies[index].as_ref().map(|c| c.queue.name()), "a publish was not confirmed in time");
+                }
+                settled.extend(self.settle_in_place(index, late && !deleted));
+                continue;
+            }
+            // A copy that was not too large the first time is not too large now.
+            let _ = self.send(self.first + index as u64).await;
+        }
+        self.trim();
+        settled
+    }
+
+    fn log(&self, rejection: &Rejection, index: usize) {
+        let queue = self.copies.get(index).and_then(Option::as_ref).map(|copy| copy.queue.name());
+        tracing::warn!(queue, code = rejection.code, err_code = rejection.err_code, text = rejection.text, "JetStream refused a publish");
+    }
+
+    fn settle(&mut self, index: usize, failed: bool) -> Option<Settled> {
+        let settled = self.settle_in_place(index, failed);
+        self.trim();
+        settled
+    }
+
+    fn settle_in_place(&mut self, index: usize, failed: bool) -> Option<Settled> {
+        let copy = self.copies.get_mut(index)?.take()?;
+        let publish = self.publishes.get_mut(copy.publish as usize)?.as_mut()?;
+        publish.failed |= failed;
+        publish.copies_left -= 1;
+        if publish.copies_left > 0 {
+            return None;
+        }
+        let publish = self.end(copy.publish)?;
+        let outcome = if publish.failed { PublishOutcome::Failed } else { PublishOutcome::Stored };
+        Some(Settled { channel: publish.channel, seq: publish.seq, outcome })
+    }
+
+    fn end(&mut self, slot: u32) -> Option<Outstanding> {
+        let publish = self.publishes.get_mut(slot as usize)?.take()?;
+        self.free.push(slot);
+        self.count -= 1;
+        self.bytes -= publish.message.body.len();
+        Some(publish)
+    }
+
+    fn trim(&mut self) {
+        while let Some(None) = self.copies.front() {
+            self.copies.pop_front();
+            self.first += 1;
+        }
+    }
+
+    fn index(&self, token: u64) -> usize {
+        token.checked_sub(self.first).and_then(|index| usize::try_from(index).ok()).unwrap_or(usize::MAX)
+    }
+}

@@ -1,0 +1,800 @@
+//! The actor of one queue: it pulls messages with exactly the credit that its consumers have, hands them out in turn,
+//! keeps alive what clients hold, and settles.
+//!
+//! It assumes that no other gateway serves the same queue at the same time: what JetStream has delivered and this actor
+//! does not hold is made ready again when it starts and after a reconnect.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use amq_protocol::types::ShortString;
+use async_nats::{HeaderMap, Message as NatsMessage, Subject, Subscriber};
+use bytes::Bytes;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use serde_json::Value;
+use smallvec::SmallVec;
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::ack::{self, Metadata, Sequences};
+use super::api::{self, ApiError};
+use super::message;
+use super::pull::{Pulls, Status};
+use super::queue::{CONSUMER, Counts, Queue, gone};
+use crate::backend::{ChannelId, Delivery, DeliveryId, Event, Got, Outcome};
+use crate::error::{AmqpError, ReplyCode};
+use crate::model::queue::display;
+
+/// What a link asks of a queue's actor.
+#[derive(Debug)]
+pub(crate) enum PumpCommand {
+    /// Adds a consumer, with no credit yet.
+    Consume { consumer: NewConsumer, answer: oneshot::Sender<Result<(), AmqpError>> },
+    /// Settles deliveries, in the order given, and adds credit to consumers.
+    Work { settled: Vec<(u64, Outcome)>, credit: Vec<(u64, u32)> },
+    /// Removes a consumer.
+    Cancel { consumer: u64, answer: oneshot::Sender<LastGone> },
+    /// Requeues what a channel (or a whole link) holds and removes its consumers.
+    Release { link: u64, channel: Option<ChannelId>, answer: oneshot::Sender<LastGone> },
+    /// Takes one message.
+    Get { link: u64, channel: ChannelId, base: u64, answer: oneshot::Sender<Result<Option<Got>, AmqpError>> },
+    /// Counts.
+    Counts { answer: oneshot::Sender<Result<Counts, AmqpError>> },
+    /// Removes every ready message.
+    Purge { answer: oneshot::Sender<Result<u64, AmqpError>> },
+    /// The queue is gone: cancels every consumer and ends.
+    Stop { answer: oneshot::Sender<()> },
+}
+
+/// Whether consumers went and none is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastGone(pub(crate) bool);
+
+/// A consumer to add.
+#[derive(Debug)]
+pub(crate) struct NewConsumer {
+    /// Its number, unique in the process.
+    pub(crate) id: u64,
+    /// Its link.
+    pub(crate) link: u64,
+    /// Its channel.
+    pub(crate) channel: ChannelId,
+    /// Its tag.
+    pub(crate) tag: ShortString,
+    /// Whether it wants to be alone.
+    pub(crate) exclusive: bool,
+    /// The upper bits of its delivery ids; the lower ones are the stream sequence.
+    pub(crate) base: u64,
+    /// Where its deliveries go.
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    new: NewConsumer,
+    credit: u64,
+    /// Events that the link had no room for yet; bounded by the credit that was given.
+    waiting: VecDeque<Event>,
+}
+
+/// A message that was taken from the server and not settled.
+#[derive(Debug)]
+struct Held {
+    reply: Subject,
+    /// Who has it; nobody while it is in the backlog.
+    by: Option<(u64, ChannelId)>,
+}
+
+/// A message that is to be handed out.
+#[derive(Debug)]
+struct Ready {
+    sequence: u64,
+    redelivered: bool,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+}
+
+type Room = Pin<Box<dyn Future<Output = (u64, Result<OwnedPermit<Event>, SendError<()>>)> + Send>>;
+
+const COMMANDS: usize = 1024;
+const BATCH: usize = 256;
+const MAX_PULL: u64 = 4096;
+const MAX_UNSEEN: usize = 65_536;
+const RETRY: Duration = Duration::from_millis(250);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
+const GET_TIMEOUT: Duration = Duration::from_secs(2);
+const GET_TRIES: usize = 5;
+const GET_LINGER: Duration = Duration::from_millis(250);
+
+/// How many of the lower bits of a delivery id are the stream sequence: enough for 17 million million messages in the
+/// life of one queue. The upper ones name the link's attachment to the queue.
+pub(crate) const SEQUENCE_BITS: u32 = 44;
+
+const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
+
+struct Pump {
+    queue: Arc<Queue>,
+    commands: mpsc::Receiver<PumpCommand>,
+    consumers: Vec<Consumer>,
+    next: usize,
+    room: FuturesUnordered<Room>,
+
+    held: BTreeMap<u64, Held>,
+    backlog: VecDeque<Ready>,
+    /// Given back to the server and not come again.
+    requeued: BTreeSet<u64>,
+    /// Given back although no client had seen them: they are not "redelivered" when they come again.
+    unseen: BTreeSet<u64>,
+    /// Settled for good: when a server that crashed brings one of them again, it is settled again and not handed out.
+    acked: Sequences,
+    /// The highest sequence that a client was handed.
+    highest: u64,
+    /// Sequence and time of the newest message that came.
+    newest: (u64, u64),
+    /// The reply subject of the last delivery, when something was settled since the server was last waited for.
+    unsynced: Option<Subject>,
+    last_reply: Option<Subject>,
+
+    inbox: String,
+    subscriber: Option<Subscriber>,
+    pulls: Pulls,
+    get_inbox: Option<(Subject, Subscriber)>,
+    next_subject: Subject,
+    /// When to make ready what the server thinks is out; at once at the start and after a reconnect.
+    recover_at: Option<Instant>,
+    fresh: bool,
+    stopped: bool,
+}
+
+/// Starts the actor of a queue. It ends when it is told to stop, or when its queue's handles are gone.
+pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
+    let (sender, commands) = mpsc::channel(COMMANDS);
+    let next_subject = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", queue.stream));
+    let pump = Pump {
+        queue,
+        commands,
+        consumers: Vec::new(),
+        next: 0,
+        room: FuturesUnordered::new(),
+        held: BTreeMap::new(),
+        backlog: VecDeque::new(),
+        requeued: BTreeSet::new(),
+        unseen: BTreeSet::new(),
+        acked: Sequences::default(),
+        highest: 0,
+        newest: (0, 0),
+        unsynced: None,
+        last_reply: None,
+        inbox: String::new(),
+        subscriber: None,
+        pulls: Pulls::default(),
+        get_inbox: None,
+        next_subject,
+        recover_at: Some(Instant::now()),
+        fresh: true,
+        stopped: false,
+    };
+    tokio::spawn(pump.run());
+    sender
+}
+
+impl Pump {
+    async fn run(mut self) {
+        let mut connection = self.queue.bridge.connection();
+        let mut connects = connection.borrow_and_update().connects;
+        let mut alive = tokio::time::interval(self.queue.config.ack_wait / 3);
+        alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut messages = Vec::with_capacity(BATCH);
+        while !self.stopped {
+            let recover_at = self.recover_at;
+            tokio::select! {
+                received = self.commands.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    for command in batch.drain(..) {
+                        self.handle(command).await;
+                    }
+                }
+                open = next_messages(&mut self.subscriber, &mut messages) => {
+                    for message in messages.drain(..) {
+                        self.receive(message).await;
+                    }
+                    if !open {
+                        self.subscriber = None;
+                        self.recover_at = Some(Instant::now());
+                    }
+                }
+                Some((consumer, permit)) = self.room.next(), if !self.room.is_empty() => self.flush(consumer, permit),
+                changed = connection.changed() => {
+                    let now = *connection.borrow_and_update();
+                    if changed.is_err() || now.closed {
+                        self.cancel_all();
+                        return;
+                    }
+                    if now.connects > connects {
+                        connects = now.connects;
+                        self.recover_at = Some(Instant::now());
+                    }
+                }
+                () = sleep_until(recover_at) => self.recover().await,
+                _ = alive.tick() => self.keep_alive().await,
+            }
+            self.serve().await;
+        }
+    }
+
+    async fn handle(&mut self, command: PumpCommand) {
+        // An answer that nobody waits for any more belongs to a link that has gone; its release follows.
+        match command {
+            PumpCommand::Consume { consumer, answer } => {
+                let _ = answer.send(self.consume(consumer));
+            }
+            PumpCommand::Work { settled, credit } => {
+                for (sequence, outcome) in settled {
+                    self.settle(sequence, outcome).await;
+                }
+                for (id, amount) in credit {
+                    if let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.new.id == id) {
+                        consumer.credit = consumer.credit.saturating_add(u64::from(amount));
+                    }
+                }
+            }
+            PumpCommand::Cancel { consumer, answer } => {
+                let last = self.remove_consumers(|new| new.id == consumer).await;
+                let _ = answer.send(last);
+            }
+            PumpCommand::Release { link, channel, answer } => {
+                let last = self.release(link, channel).await;
+                let _ = answer.send(last);
+            }
+            PumpCommand::Get { link, channel, base, answer } => {
+                let got = self.get(link, channel, base).await;
+                let sequence = match &got {
+                    Ok(Some(got)) => Some(got.delivery.id.0 & SEQUENCE_MASK),
+                    _ => None,
+                };
+                if answer.send(got).is_err()
+                    && let Some(sequence) = sequence
+                {
+                    self.settle(sequence, Outcome::Requeue).await;
+                }
+            }
+            PumpCommand::Counts { answer } => {
+                let _ = answer.send(self.counts().await);
+            }
+            PumpCommand::Purge { answer } => {
+                let _ = answer.send(self.purge().await);
+            }
+            PumpCommand::Stop { answer } => {
+                self.cancel_all();
+                self.stopped = true;
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    fn consume(&mut self, new: NewConsumer) -> Result<(), AmqpError> {
+        let taken = self.consumers.iter().any(|consumer| consumer.new.exclusive);
+        if taken || (new.exclusive && !self.consumers.is_empty()) {
+            return Err(AmqpError::new(
+                ReplyCode::AccessRefused,
+                format!("{} in exclusive use", display(&self.queue.vhost, self.queue.name())),
+            ));
+        }
+        self.consumers.push(Consumer { new, credit: 0, waiting: VecDeque::new() });
+        Ok(())
+    }
+
+    /// Ends one delivery.
+    async fn settle(&mut self, sequence: u64, outcome: Outcome) {
+        let Some(held) = self.held.remove(&sequence) else { return };
+        let payload = match outcome {
+            Outcome::Ack => {
+                self.acked.insert(sequence);
+                &b"+ACK"[..]
+            }
+            Outcome::Reject => {
+                self.acked.insert(sequence);
+                &b"+TERM"[..]
+            }
+            Outcome::Requeue => {
+                self.requeued.insert(sequence);
+                &b"-NAK"[..]
+            }
+        };
+        self.unsynced = self.last_reply.clone();
+        tell(self.queue.bridge.client(), held.reply, payload).await;
+    }
+
+    /// Waits until the server has taken in what was settled: it answers in order.
+    async fn sync(&mut self) {
+        let Some(reply) = self.unsynced.take() else { return };
+        let request = async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(SYNC_TIMEOUT));
+        // Without an answer the settlements may be lost; what comes again is settled again.
+        let _ = self.queue.bridge.client().send_request(reply, request).await;
+    }
+
+    /// Takes in one message of the inbox.
+    async fn receive(&mut self, message: NatsMessage) {
+        let now = Instant::now();
+        let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
+            if self.pulls.status(&message, now) == Status::Lost {
+                self.recover_at = Some(now + RETRY);
+            }
+            return;
+        };
+        self.pulls.delivered(now);
+        if let Some(ready) = self.accept(metadata, message).await {
+            self.backlog.push_back(ready);
+            self.hand_out();
+        }
+    }
+
+    /// Notes a delivery of the server; `None` for one that is not to be handed out.
+    async fn accept(&mut self, metadata: Metadata, message: NatsMessage) -> Option<Ready> {
+        let Metadata { delivered, sequence, stored_ns, .. } = metadata;
+        let reply = message.reply?;
+        if sequence <= self.newest.0 && stored_ns > self.newest.1 {
+            // The server lost the end of its log and counts again from there: these are new messages.
+            self.acked.forget_from(sequence);
+            self.highest = self.highest.min(sequence - 1);
+            self.newest = (sequence, stored_ns);
+        } else if sequence > self.newest.0 {
+            self.newest = (sequence, stored_ns);
+        }
+        self.last_reply = Some(reply.clone());
+        if self.acked.contains(sequence) {
+            tell(self.queue.bridge.client(), reply, b"+ACK").await;
+            return None;
+        }
+        if let Some(held) = self.held.get_mut(&sequence) {
+            held.reply = reply;
+            return None;
+        }
+        self.requeued.remove(&sequence);
+        let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || sequence <= self.highest);
+        self.held.insert(sequence, Held { reply, by: None });
+        Some(Ready { sequence, redelivered, headers: message.headers, payload: message.payload })
+    }
+
+    /// Hands out the backlog to consumers that have credit, in turn.
+    fn hand_out(&mut self) {
+        while !self.backlog.is_empty() {
+            let count = self.consumers.len();
+            let chosen = (0..count)
+                .map(|offset| (self.next + offset) % count)
+                .find(|index| self.consumers[*index].credit > 0 && self.consumers[*index].waiting.is_empty());
+            let Some(chosen) = chosen else { return };
+            let Some(ready) = self.backlog.pop_front() else { return };
+            self.next = chosen + 1;
+            self.highest = self.highest.max(ready.sequence);
+            let consumer = &mut self.consumers[chosen];
+            consumer.credit -= 1;
+            if let Some(held) = self.held.get_mut(&ready.sequence) {
+                held.by = Some((consumer.new.link, consumer.new.channel));
+            }
+            let event = Event::Delivery {
+                channel: consumer.new.channel,
+                consumer_tag: consumer.new.tag.clone(),
+                delivery: Box::new(delivery(ready, consumer.new.base, self.queue.name())),
+            };
+            match consumer.new.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    consumer.waiting.push_back(event);
+                    self.room.push(room(&consumer.new));
+                }
+                // The link has ended; its release is on its way and takes the delivery back.
+                Err(TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+
+    /// A link has room again.
+    fn flush(&mut self, id: u64, permit: Result<OwnedPermit<Event>, SendError<()>>) {
+        let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.new.id == id) else { return };
+        let (Ok(permit), Some(event)) = (permit, consumer.waiting.pop_front()) else { return };
+        permit.send(event);
+        while let Some(event) = consumer.waiting.pop_front() {
+            if let Err(TrySendError::Full(event)) = consumer.new.events.try_send(event) {
+                consumer.waiting.push_front(event);
+                self.room.push(room(&consumer.new));
+                return;
+            }
+        }
+        self.hand_out();
+    }
+
+    /// Hands out what can be handed out and asks the server for as much as there is credit for.
+    async fn serve(&mut self) {
+        if self.stopped || self.recover_at.is_some() {
+            return;
+        }
+        self.hand_out();
+        if self.consumers.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if self.pulls.is_silent(now) {
+            tracing::warn!(queue = self.queue.name(), "the server went silent; pulling anew");
+            self.recover_at = Some(now);
+            return;
+        }
+        let credit: u64 = self.consumers.iter().filter(|c| c.waiting.is_empty()).map(|c| c.credit).sum();
+        let wanted = credit.min(MAX_PULL).saturating_sub(self.pulls.outstanding() + self.backlog.len() as u64);
+        // Many small grants make one request: the next one is sent when the last is half used up.
+        if wanted == 0 || (self.pulls.outstanding() > 0 && wanted < self.pulls.outstanding()) {
+            return;
+        }
+        if self.subscriber.is_none() && !self.open_inbox().await {
+            return;
+        }
+        let (number, body) = self.pulls.ask(wanted, now);
+        let reply = Subject::from(format!("{}.{number}", self.inbox));
+        let client = self.queue.bridge.client();
+        let _ = client.publish_with_reply(self.next_subject.clone(), reply, body).await;
+    }
+
+    async fn open_inbox(&mut self) -> bool {
+        let client = self.queue.bridge.client();
+        self.inbox = client.new_inbox();
+        self.pulls.clear();
+        match client.subscribe(format!("{}.*", self.inbox)).await {
+            Ok(subscriber) => {
+                self.subscriber = Some(subscriber);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(queue = self.queue.name(), %error, "cannot subscribe");
+                self.recover_at = Some(Instant::now() + RETRY);
+                false
+            }
+        }
+    }
+
+    async fn close_inbox(&mut self) {
+        if let Some(mut subscriber) = self.subscriber.take() {
+            let _ = subscriber.unsubscribe().await;
+        }
+        self.pulls.clear();
+    }
+
+    /// Removes consumers; what waits for them is requeued. With the last one the open pulls go, too.
+    async fn remove_consumers(&mut self, gone: impl Fn(&NewConsumer) -> bool) -> LastGone {
+        let mut unsent = Vec::new();
+        let before = self.consumers.len();
+        self.consumers.retain_mut(|consumer| {
+            let goes = gone(&consumer.new);
+            if goes {
+                unsent.extend(consumer.waiting.drain(..).filter_map(|event| match event {
+                    Event::Delivery { delivery, .. } => Some(delivery),
+                    _ => None,
+                }));
+            }
+            !goes
+        });
+        unsent.sort_by_key(|delivery| delivery.id);
+        for delivery in unsent {
+            let sequence = delivery.id.0 & SEQUENCE_MASK;
+            self.note_unseen(sequence, delivery.redelivered);
+            self.settle(sequence, Outcome::Requeue).await;
+        }
+        let last = before > self.consumers.len() && self.consumers.is_empty();
+        if last {
+            self.rest().await;
+        }
+        LastGone(last)
+    }
+
+    /// Nobody consumes any more: open pulls are withdrawn, and what they brought or may still bring is ready again.
+    ///
+    /// JetStream has no call that withdraws a pull. Pulls that nobody listens to would swallow redeliveries and put
+    /// them out of order, so the consumer is made anew, which drops them.
+    async fn rest(&mut self) {
+        let open = self.pulls.outstanding() > 0 || !self.backlog.is_empty();
+        self.close_inbox().await;
+        if open {
+            self.take_back().await;
+        }
+    }
+
+    /// Requeues what a channel or link holds, and removes its consumers.
+    async fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
+        let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
+        let mut unsent: SmallVec<[(u64, bool); 4]> = SmallVec::new();
+        let before = self.consumers.len();
+        self.consumers.retain(|consumer| {
+            let goes = is_meant(consumer.new.link, consumer.new.channel);
+            if goes {
+                unsent.extend(consumer.waiting.iter().filter_map(|event| match event {
+                    Event::Delivery { delivery, .. } => Some((delivery.id.0 & SEQUENCE_MASK, delivery.redelivered)),
+                    _ => None,
+                }));
+            }
+            !goes
+        });
+        for (sequence, redelivered) in unsent {
+            self.note_unseen(sequence, redelivered);
+        }
+        let held: Vec<u64> = self
+            .held
+            .iter()
+            .filter(|(_, held)| held.by.is_some_and(|(link, channel)| is_meant(link, channel)))
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in held {
+            self.settle(sequence, Outcome::Requeue).await;
+        }
+        let last = before > self.consumers.len() && self.consumers.is_empty();
+        if last {
+            self.rest().await;
+        }
+        LastGone(last)
+    }
+
+    fn note_unseen(&mut self, sequence: u64, redelivered: bool) {
+        if !redelivered && self.unseen.len() < MAX_UNSEEN {
+            self.unseen.insert(sequence);
+        }
+    }
+
+    /// Makes everything ready again that no client holds, in the queue's order.
+    async fn take_back(&mut self) {
+        for ready in std::mem::take(&mut self.backlog) {
+            self.note_unseen(ready.sequence, ready.redelivered);
+            self.held.remove(&ready.sequence);
+        }
+        self.pulls.clear();
+        self.sync().await;
+        match self.queue.recreate_consumer().await {
+            Ok(()) => self.requeued.clear(),
+            Err(error) => {
+                tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
+                self.recover_at = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// Brings the server's view in line with ours: at the start, after a reconnect, and when pulls got lost.
+    async fn recover(&mut self) {
+        self.recover_at = None;
+        if self.fresh {
+            match self.queue.consumer_info().await {
+                Ok(info) => {
+                    self.fresh = false;
+                    self.highest = info["delivered"]["stream_seq"].as_u64().unwrap_or_default();
+                    if info["num_ack_pending"].as_u64() == Some(0) {
+                        return;
+                    }
+                }
+                Err(error) => return self.recover_from(error).await,
+            }
+        }
+        self.close_inbox().await;
+        self.get_inbox = None;
+        self.take_back().await;
+        if self.recover_at.is_some()
+            && let Err(error) = self.queue.consumer_info().await
+        {
+            self.recover_from(error).await;
+        }
+    }
+
+    async fn recover_from(&mut self, error: ApiError) {
+        self.recover_at = Some(Instant::now() + RETRY);
+        if !error.not_found() || self.queue.is_deleted() {
+            return;
+        }
+        if !self.queue.is_in_memory() {
+            match self.queue.stream_info().await {
+                Err(error) if error.not_found() => {
+                    tracing::error!(queue = self.queue.name(), "the stream of a queue is gone; its consumers are cancelled");
+                    self.cancel_all();
+                    self.stopped = true;
+                    return;
+                }
+                _ => {}
+            }
+        }
+        // A transient queue does not survive its server; it goes on empty, as after a restart of RabbitMQ.
+        if let Err(error) = self.queue.ensure().await {
+            tracing::warn!(queue = self.queue.name(), %error, "cannot make a queue's stream again yet");
+            return;
+        }
+        self.held.clear();
+        self.requeued.clear();
+        self.unseen.clear();
+        self.acked = Sequences::default();
+        self.highest = 0;
+    }
+
+    async fn keep_alive(&mut self) {
+        for held in self.held.values() {
+            tell(self.queue.bridge.client(), held.reply.clone(), b"+WPI").await;
+        }
+    }
+
+    fn cancel_all(&mut self) {
+        for consumer in self.consumers.drain(..) {
+            let event =
+                Event::ConsumerCancelled { channel: consumer.new.channel, consumer_tag: consumer.new.tag.clone() };
+            if let Err(TrySendError::Full(event)) = consumer.new.events.try_send(event) {
+                let events = consumer.new.events;
+                tokio::spawn(async move { events.send(event).await });
+            }
+        }
+    }
+
+    async fn get(&mut self, link: u64, channel: ChannelId, base: u64) -> Result<Option<Got>, AmqpError> {
+        if let Some(ready) = self.backlog.pop_front() {
+            return Ok(Some(self.got(ready, link, channel, base, 0)));
+        }
+        let mut linger = false;
+        for _ in 0..GET_TRIES {
+            if self.recover_at.is_some() {
+                self.recover().await;
+                if self.recover_at.is_some() {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            let Some(message) = self.pull_one(1, linger).await? else { continue };
+            let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
+                let nobody = message.status == Some(async_nats::StatusCode::NO_RESPONDERS);
+                if nobody {
+                    self.recover_at = Some(Instant::now());
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+                // The server answers "empty" from counters that trail a confirm or a requeue by some microseconds.
+                let stored = self.queue.last_stored();
+                if !linger && (!self.requeued.is_empty() || stored > self.highest.max(self.queue.drained())) {
+                    linger = true;
+                    continue;
+                }
+                self.queue.set_drained(stored);
+                return Ok(None);
+            };
+            if let Some(ready) = self.accept(metadata, message).await {
+                return Ok(Some(self.got(ready, link, channel, base, metadata.pending)));
+            }
+        }
+        match linger {
+            true => Ok(None),
+            false => Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer")),
+        }
+    }
+
+    /// Asks for up to `batch` messages and waits for the first; `None` when no answer came in time.
+    async fn pull_one(&mut self, batch: usize, linger: bool) -> Result<Option<NatsMessage>, AmqpError> {
+        let client = self.queue.bridge.client().clone();
+        let (inbox, subscriber) = match &mut self.get_inbox {
+            Some(open) => open,
+            none => {
+                let inbox = Subject::from(client.new_inbox());
+                let subscriber = client.subscribe(inbox.clone()).await.map_err(|_| gone())?;
+                none.insert((inbox, subscriber))
+            }
+        };
+        let body = match linger {
+            true => format!("{{\"batch\":{batch},\"expires\":{}}}", GET_LINGER.as_nanos()),
+            // Without `expires` an empty queue answers at once. A request would be parked for ever if
+            // `max_ack_pending` could be reached, and it is unlimited here.
+            false => format!("{{\"batch\":{batch},\"no_wait\":true}}"),
+        };
+        let _ = client.publish_with_reply(self.next_subject.clone(), inbox.clone(), body.into()).await;
+        match tokio::time::timeout(GET_TIMEOUT, subscriber.next()).await {
+            Ok(Some(message)) => Ok(Some(message)),
+            Ok(None) | Err(_) => {
+                // A late answer must not be taken for the next one's.
+                self.get_inbox = None;
+                self.recover_at = Some(Instant::now());
+                Ok(None)
+            }
+        }
+    }
+
+    fn got(&mut self, ready: Ready, link: u64, channel: ChannelId, base: u64, pending: u64) -> Got {
+        self.highest = self.highest.max(ready.sequence);
+        if let Some(held) = self.held.get_mut(&ready.sequence) {
+            held.by = Some((link, channel));
+        }
+        let left = pending + self.requeued.len() as u64 + self.backlog.len() as u64;
+        Got {
+            delivery: delivery(ready, base, self.queue.name()),
+            message_count: u32::try_from(left).unwrap_or(u32::MAX),
+        }
+    }
+
+    async fn counts(&mut self) -> Result<Counts, AmqpError> {
+        if self.fresh {
+            self.recover().await;
+        }
+        let (pending, _) = self.queue.pending(self.highest).await?;
+        Ok(Counts {
+            ready: pending + self.requeued.len() as u64 + self.backlog.len() as u64,
+            consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    async fn purge(&mut self) -> Result<u64, AmqpError> {
+        if self.fresh || self.recover_at.is_some() {
+            self.recover().await;
+        }
+        let mut purged = self.backlog.len() as u64;
+        for ready in std::mem::take(&mut self.backlog) {
+            self.settle(ready.sequence, Outcome::Ack).await;
+        }
+        if self.held.is_empty() {
+            self.sync().await;
+            let stored = self.queue.last_stored();
+            let call = format!("STREAM.PURGE.{}", self.queue.stream);
+            let answer = api::call(&self.queue.bridge, &call, &Value::Null).await?;
+            self.requeued.clear();
+            self.queue.set_drained(stored);
+            return Ok(purged + answer["purged"].as_u64().unwrap_or_default());
+        }
+        // A purge of the stream would take what clients hold as well, so the ready messages are taken one by one.
+        let mut linger = false;
+        loop {
+            let Some(message) = self.pull_one(1, linger).await? else { return Err(gone()) };
+            let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
+                if linger || self.requeued.is_empty() {
+                    return Ok(purged);
+                }
+                linger = true;
+                continue;
+            };
+            if let Some(ready) = self.accept(metadata, message).await {
+                self.settle(ready.sequence, Outcome::Ack).await;
+                purged += 1;
+            }
+        }
+    }
+}
+
+fn delivery(ready: Ready, base: u64, queue: &str) -> Delivery {
+    Delivery {
+        id: DeliveryId(base | (ready.sequence & SEQUENCE_MASK)),
+        redelivered: ready.redelivered,
+        message: message::message(ready.headers.as_ref(), ready.payload, queue),
+    }
+}
+
+fn room(consumer: &NewConsumer) -> Room {
+    let (id, events) = (consumer.id, consumer.events.clone());
+    Box::pin(async move { (id, events.reserve_owned().await) })
+}
+
+async fn tell(client: &async_nats::Client, reply: Subject, payload: &'static [u8]) {
+    // It fails only when the client was closed; then nothing can be told to anybody.
+    let _ = client.publish(reply, Bytes::from_static(payload)).await;
+}
+
+/// Waits for a message and takes what else is there. False when the subscription has ended.
+async fn next_messages(subscriber: &mut Option<Subscriber>, messages: &mut Vec<NatsMessage>) -> bool {
+    let Some(subscriber) = subscriber else { return std::future::pending().await };
+    let Some(first) = subscriber.next().await else { return false };
+    messages.push(first);
+    while messages.len() < BATCH {
+        match subscriber.next().now_or_never() {
+            Some(Some(message)) => messages.push(message),
+            Some(None) => return false,
+            None => break,
+        }
+    }
+    true
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

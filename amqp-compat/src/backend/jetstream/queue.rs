@@ -1,0 +1,295 @@
+//! One AMQP queue: a work-queue stream with one durable pull consumer, and the actor that feeds its consumers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_nats::Subject;
+use nats_bridge::Bridge;
+use serde_json::{Value, json};
+use tokio::sync::{OnceCell, mpsc, oneshot};
+
+use super::api::{self, ApiError};
+use super::config::JetStreamConfig;
+use super::pump::{self, PumpCommand};
+use crate::error::{AmqpError, ReplyCode};
+use crate::mapping::name;
+use crate::model::queue::{QueueDefinition, QueueKind, display};
+
+/// The name of the durable consumer of every queue's stream.
+pub(crate) const CONSUMER: &str = "amqp";
+
+/// Metadata of a queue's stream: the vhost's name.
+pub(crate) const META_VHOST: &str = "amqp-vhost";
+/// Metadata of a queue's stream: the queue's name.
+pub(crate) const META_QUEUE: &str = "amqp-queue";
+/// Metadata of a queue's stream: `durable`, or `gateway` when it goes with the gateway that made it.
+pub(crate) const META_LIFETIME: &str = "amqp-lifetime";
+
+/// A queue that exists. A queue that is deleted and declared again is another one.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) definition: QueueDefinition,
+    pub(crate) vhost: Arc<str>,
+    pub(crate) stream: String,
+    pub(crate) subject: Subject,
+    pub(crate) bridge: Bridge,
+    pub(crate) config: Arc<JetStreamConfig>,
+    pump: OnceCell<mpsc::Sender<PumpCommand>>,
+    /// The highest sequence that a confirm has named, so that a get knows when the server is about to have more.
+    last_stored: AtomicU64,
+    /// Up to which sequence the queue is known to have been empty once.
+    drained: AtomicU64,
+    deleted: AtomicBool,
+}
+
+/// What is in a queue and who is attached to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Messages ready for delivery.
+    pub(crate) ready: u64,
+    /// Consumers.
+    pub(crate) consumers: u32,
+}
+
+impl Queue {
+    pub(crate) fn new(vhost: &Arc<str>, definition: QueueDefinition, bridge: &Bridge, config: &Arc<JetStreamConfig>) -> Self {
+        Self {
+            stream: name::stream(vhost, &definition.name),
+            subject: Subject::from(name::subject(vhost, &definition.name)),
+            definition,
+            vhost: vhost.clone(),
+            bridge: bridge.clone(),
+            config: config.clone(),
+            pump: OnceCell::new(),
+            last_stored: AtomicU64::new(0),
+            drained: AtomicU64::new(0),
+            deleted: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.definition.name
+    }
+
+    /// Whether it was deleted: nothing is to be stored, delivered or made again for it.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn stored(&self, sequence: u64) {
+        self.last_stored.fetch_max(sequence, Ordering::AcqRel);
+    }
+
+    pub(crate) fn last_stored(&self) -> u64 {
+        self.last_stored.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn drained(&self) -> u64 {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_drained(&self, sequence: u64) {
+        self.drained.fetch_max(sequence, Ordering::AcqRel);
+    }
+
+    /// Messages that the consumer has not delivered yet, and those that it waits for an acknowledgement of.
+    ///
+    /// The server counts a message some microseconds after it has confirmed it, so that the count is asked for again
+    /// while it is lower than the confirms since `seen` say.
+    pub(crate) async fn pending(&self, seen: u64) -> Result<(u64, u64), ApiError> {
+        let mut tries = 0;
+        loop {
+            let info = self.consumer_info().await?;
+            let pending = info["num_pending"].as_u64().unwrap_or_default();
+            let delivered = info["delivered"]["stream_seq"].as_u64().unwrap_or_default();
+            let counted = delivered.max(seen).max(self.drained());
+            tries += 1;
+            if tries > 5 || counted.saturating_add(pending) >= self.last_stored() {
+                return Ok((pending, info["num_ack_pending"].as_u64().unwrap_or_default()));
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Makes the stream and its consumer, or finds them there.
+    pub(crate) async fn ensure(&self) -> Result<(), AmqpError> {
+        match self.create_stream(self.replicas()).await {
+            Ok(()) => {}
+            Err(error) if error.too_few_servers() && self.definition.settings.kind == QueueKind::Quorum => {
+                if !self.config.quorum_fallback {
+                    return Err(AmqpError::not_implemented(format!(
+                        "quorum {}: the NATS servers cannot hold {} replicas",
+                        display(&self.vhost, self.name()),
+                        self.replicas()
+                    )));
+                }
+                tracing::warn!(
+                    queue = self.name(),
+                    wanted = self.replicas(),
+                    replicas = self.config.replicas,
+                    "a quorum queue is made with fewer replicas: the NATS servers cannot hold more"
+                );
+                self.create_stream(self.config.replicas).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.create_consumer().await?;
+        Ok(())
+    }
+
+    async fn create_stream(&self, replicas: usize) -> Result<(), ApiError> {
+        let config = self.stream_config(replicas);
+        let call = format!("STREAM.CREATE.{}", self.stream);
+        match api::call(&self.bridge, &call, &config).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.in_use() => {}
+            Err(error) => return Err(error),
+        }
+        // It is there with other settings: left by another version or other options, or another queue's whose hashed
+        // name is the same. An empty one of ours is made anew; nothing that holds messages is ever touched.
+        let info = self.stream_info().await?;
+        let metadata = &info["config"]["metadata"];
+        let ours = metadata[META_QUEUE] == self.name() && metadata[META_VHOST] == *self.vhost;
+        if !ours {
+            return Err(ApiError::Refused {
+                err_code: 10058,
+                text: format!("stream {} exists and does not belong to {}", self.stream, display(&self.vhost, self.name())),
+            });
+        }
+        if info["state"]["messages"].as_u64() == Some(0) {
+            api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await?;
+            return api::call(&self.bridge, &call, &config).await.map(drop);
+        }
+        tracing::warn!(stream = self.stream, "the stream of a queue holds messages and is kept with its own settings");
+        Ok(())
+    }
+
+    pub(crate) async fn create_consumer(&self) -> Result<(), ApiError> {
+        let body = json!({
+            "stream_name": self.stream,
+            "config": {
+                "durable_name": CONSUMER,
+                "deliver_policy": "all",
+                "ack_policy": "explicit",
+                "ack_wait": nanoseconds(self.config.ack_wait),
+                "max_deliver": -1,
+                "max_ack_pending": -1,
+                "max_waiting": 4096,
+                "replay_policy": "instant",
+            }
+        });
+        let call = format!("CONSUMER.DURABLE.CREATE.{}.{CONSUMER}", self.stream);
+        api::call(&self.bridge, &call, &body).await.map(drop)
+    }
+
+    /// Deletes the consumer and makes it anew: all that was delivered and not acknowledged is ready again, at once and
+    /// in order. The server's delivery counts start again.
+    pub(crate) async fn recreate_consumer(&self) -> Result<(), ApiError> {
+        match api::call(&self.bridge, &format!("CONSUMER.DELETE.{}.{CONSUMER}", self.stream), &Value::Null).await {
+            Err(error) if !error.not_found() => return Err(error),
+            _ => {}
+        }
+        self.create_consumer().await
+    }
+
+    pub(crate) async fn stream_info(&self) -> Result<Value, ApiError> {
+        api::call(&self.bridge, &format!("STREAM.INFO.{}", self.stream), &Value::Null).await
+    }
+
+    pub(crate) async fn consumer_info(&self) -> Result<Value, ApiError> {
+        api::call(&self.bridge, &format!("CONSUMER.INFO.{}.{CONSUMER}", self.stream), &Value::Null).await
+    }
+
+    /// Messages that are ready, and consumers.
+    pub(crate) async fn counts(&self) -> Result<Counts, AmqpError> {
+        if let Some(pump) = self.pump.get() {
+            let (answer, counts) = oneshot::channel();
+            if pump.send(PumpCommand::Counts { answer }).await.is_ok()
+                && let Ok(counts) = counts.await
+            {
+                return counts;
+            }
+        }
+        let (pending, unsettled) = self.pending(0).await?;
+        Ok(Counts { ready: pending + unsettled, consumers: 0 })
+    }
+
+    /// Removes every ready message and says how many they were.
+    pub(crate) async fn purge(self: &Arc<Self>) -> Result<u64, AmqpError> {
+        let (answer, purged) = oneshot::channel();
+        self.pump().await.send(PumpCommand::Purge { answer }).await.map_err(|_| gone())?;
+        purged.await.map_err(|_| gone())?
+    }
+
+    /// The actor that feeds the queue's consumers, started when it is first needed.
+    pub(crate) async fn pump(self: &Arc<Self>) -> &mpsc::Sender<PumpCommand> {
+        self.pump.get_or_init(|| async { pump::start(self.clone()) }).await
+    }
+
+    /// Deletes the stream; one that is gone already counts as deleted. Consumers are cancelled.
+    pub(crate) async fn delete(&self) -> Result<(), AmqpError> {
+        match api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await {
+            Err(error) if !error.not_found() => return Err(error.into()),
+            _ => {}
+        }
+        self.deleted.store(true, Ordering::Release);
+        if let Some(pump) = self.pump.get() {
+            let (answer, done) = oneshot::channel();
+            if pump.send(PumpCommand::Stop { answer }).await.is_ok() {
+                // Ended without an answer is ended all the same.
+                let _ = done.await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether its messages live in the server's memory and are gone when that restarts.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        !self.definition.is_persistent()
+    }
+
+    fn replicas(&self) -> usize {
+        match (self.is_in_memory(), self.definition.settings.kind) {
+            (true, _) => 1,
+            (false, QueueKind::Quorum) => self.config.quorum_replicas,
+            (false, QueueKind::Classic) => self.config.replicas,
+        }
+    }
+
+    fn stream_config(&self, replicas: usize) -> Value {
+        let mut config = json!({
+            "name": self.stream,
+            "subjects": [self.subject.as_str()],
+            "retention": "workqueue",
+            "storage": if self.is_in_memory() { "memory" } else { "file" },
+            "num_replicas": replicas,
+            "discard": "old",
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_age": 0,
+            "max_consumers": 64,
+            "max_msg_size": -1,
+            "max_msgs_per_subject": -1,
+            "duplicate_window": nanoseconds(self.config.dedup_window.max(std::time::Duration::from_millis(100))),
+            "allow_direct": true,
+            "metadata": {
+                META_VHOST: &*self.vhost,
+                META_QUEUE: self.name(),
+                META_LIFETIME: if self.is_in_memory() { "gateway" } else { "durable" },
+            },
+        });
+        if self.bridge.api_level() >= 1 {
+            config["allow_msg_ttl"] = json!(true);
+        }
+        config
+    }
+}
+
+/// 541 for a queue whose actor ended in the middle: the queue was deleted.
+pub(crate) fn gone() -> AmqpError {
+    AmqpError::new(ReplyCode::InternalError, "the queue was deleted meanwhile")
+}
+
+fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,238 @@
+//! The durable part of a vhost's topology, in a NATS key-value bucket: one key for each exchange, queue and binding.
+//!
+//! Keys: `x.<exchange>`, `q.<queue>`, `b.<exchange>.<q|e>.<destination>.<hash of key and arguments>`.
+
+use amq_protocol::types::FieldTable;
+use async_nats::jetstream::kv;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
+use nats_bridge::Bridge;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::error::{AmqpError, ReplyCode};
+use crate::mapping::{name, table};
+use crate::model::exchange::{ExchangeDefinition, ExchangeKind};
+use crate::model::queue::{QueueArguments, QueueDefinition, display};
+use crate::model::vhost::{BindingDefinition, Change, Destination};
+
+/// A vhost's bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    bucket: kv::Store,
+    vhost: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ExchangeDocument {
+    name: String,
+    kind: String,
+    durable: bool,
+    auto_delete: bool,
+    internal: bool,
+    /// Base64 of the AMQP table.
+    arguments: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct QueueDocument {
+    name: String,
+    durable: bool,
+    auto_delete: bool,
+    arguments: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct BindingDocument {
+    source: String,
+    to_queue: bool,
+    destination: String,
+    routing_key: String,
+    arguments: String,
+}
+
+impl Store {
+    /// Opens the bucket of a vhost, and makes it if need be.
+    pub(crate) async fn open(bridge: &Bridge, vhost: &str, replicas: usize) -> Result<Self, AmqpError> {
+        let bucket = name::topology_bucket(vhost);
+        let config = kv::Config {
+            bucket: bucket.clone(),
+            description: format!("AMQP topology of vhost {vhost}"),
+            history: 1,
+            num_replicas: replicas,
+            ..Default::default()
+        };
+        let opened = match bridge.jetstream().get_key_value(&bucket).await {
+            Ok(store) => Ok(store),
+            Err(_) => bridge.jetstream().create_key_value(config).await,
+        };
+        let bucket = opened.map_err(|error| failed("open the topology", &error))?;
+        Ok(Self { bucket, vhost: vhost.to_owned() })
+    }
+
+    /// Everything that is stored: exchanges, then queues, then bindings. What cannot be read is logged and left alone.
+    pub(crate) async fn load(&self) -> Result<Vec<Change>, AmqpError> {
+        let keys = self.bucket.keys().await.map_err(|error| failed("list the topology", &error))?;
+        let keys: Vec<String> = keys.try_collect().await.map_err(|error| failed("list the topology", &error))?;
+        let mut entries = futures::stream::iter(keys)
+            .map(|key| async move { self.bucket.get(&key).await.map(|value| (key, value)) })
+            .buffer_unordered(64);
+        let mut changes = Vec::new();
+        while let Some(entry) = entries.next().await {
+            let (key, value) = entry.map_err(|error| failed("read the topology", &error))?;
+            let Some(value) = value else { continue };
+            match self.read(&key, &value) {
+                Some(change) => changes.push(change),
+                None => tracing::error!(vhost = self.vhost, key, "a topology entry cannot be read and is left out"),
+            }
+        }
+        changes.sort_by_key(|change| match change {
+            Change::PutExchange(_) => 0,
+            Change::PutQueue(_) => 1,
+            _ => 2,
+        });
+        Ok(changes)
+    }
+
+    /// Writes one change. The caller leaves out what is not durable.
+    pub(crate) async fn write(&self, change: &Change) -> Result<(), AmqpError> {
+        let (key, value) = entry(change);
+        let result = match value {
+            Some(value) => self.bucket.put(&key, value).await.map(drop).map_err(|e| failed("store the topology", &e)),
+            None => self.bucket.purge(&key).await.map_err(|e| failed("store the topology", &e)),
+        };
+        result
+    }
+
+    fn read(&self, key: &str, value: &[u8]) -> Option<Change> {
+        let change = match key.split('.').next()? {
+            "x" => {
+                let document: ExchangeDocument = serde_json::from_slice(value).ok()?;
+                Change::PutExchange(ExchangeDefinition {
+                    name: document.name.into(),
+                    kind: ExchangeKind::from_name(&document.kind).ok()?,
+                    durable: document.durable,
+                    auto_delete: document.auto_delete,
+                    internal: document.internal,
+                    arguments: table::from_base64(&document.arguments)?,
+                })
+            }
+            "q" => {
+                let document: QueueDocument = serde_json::from_slice(value).ok()?;
+                let arguments = table::from_base64(&document.arguments)?;
+                let settings = QueueArguments::read(&arguments, &display(&self.vhost, &document.name)).ok()?;
+                Change::PutQueue(QueueDefinition {
+                    name: document.name.into(),
+                    durable: document.durable,
+                    owner: None,
+                    auto_delete: document.auto_delete,
+                    arguments,
+                    settings,
+                })
+            }
+            "b" => {
+                let document: BindingDocument = serde_json::from_slice(value).ok()?;
+                Change::Bind(BindingDefinition {
+                    source: document.source.into(),
+                    destination: match document.to_queue {
+                        true => Destination::Queue(document.destination.into()),
+                        false => Destination::Exchange(document.destination.into()),
+                    },
+                    routing_key: document.routing_key.into(),
+                    arguments: table::from_base64(&document.arguments)?,
+                })
+            }
+            _ => return None,
+        };
+        Some(change)
+    }
+}
+
+/// The key of what a change is about, and its document; `None` for what goes.
+fn entry(change: &Change) -> (String, Option<Bytes>) {
+    match change {
+        Change::PutExchange(exchange) => {
+            let document = ExchangeDocument {
+                name: exchange.name.to_string(),
+                kind: exchange.kind.name().to_owned(),
+                durable: exchange.durable,
+                auto_delete: exchange.auto_delete,
+                internal: exchange.internal,
+                arguments: table::to_base64(&exchange.arguments),
+            };
+            (format!("x.{}", token(&exchange.name)), json(&document))
+        }
+        Change::DropExchange(exchange) => (format!("x.{}", token(exchange)), None),
+        Change::PutQueue(queue) => {
+            let document = QueueDocument {
+                name: queue.name.to_string(),
+                durable: queue.durable,
+                auto_delete: queue.auto_delete,
+                arguments: table::to_base64(&queue.arguments),
+            };
+            (format!("q.{}", token(&queue.name)), json(&document))
+        }
+        Change::DropQueue(queue) => (format!("q.{}", token(queue)), None),
+        Change::Bind(binding) => {
+            let (to_queue, destination) = match &binding.destination {
+                Destination::Queue(name) => (true, name),
+                Destination::Exchange(name) => (false, name),
+            };
+            let document = BindingDocument {
+                source: binding.source.to_string(),
+                to_queue,
+                destination: destination.to_string(),
+                routing_key: binding.routing_key.to_string(),
+                arguments: table::to_base64(&binding.arguments),
+            };
+            (binding_key(binding), json(&document))
+        }
+        Change::Unbind(binding) => (binding_key(binding), None),
+    }
+}
+
+fn binding_key(binding: &BindingDefinition) -> String {
+    let (kind, destination) = match &binding.destination {
+        Destination::Queue(name) => ('q', name),
+        Destination::Exchange(name) => ('e', name),
+    };
+    let hash = hash(&binding.routing_key, &binding.arguments);
+    format!("b.{}.{kind}.{}.{hash:032x}", token(&binding.source), token(destination))
+}
+
+fn hash(routing_key: &str, arguments: &FieldTable) -> u128 {
+    let mut bytes = routing_key.as_bytes().to_vec();
+    bytes.push(0);
+    bytes.extend(table::to_bytes(arguments));
+    xxh3_128(&bytes)
+}
+
+fn token(text: &str) -> String {
+    name::short(&name::token(text), 200)
+}
+
+fn json(document: &impl Serialize) -> Option<Bytes> {
+    // These documents hold texts and flags alone, which always serialize.
+    serde_json::to_vec(document).ok().map(Bytes::from)
+}
+
+fn failed(what: &str, error: &dyn std::fmt::Display) -> AmqpError {
+    AmqpError::new(ReplyCode::InternalError, format!("could not {what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binding_keys_tell_bindings_apart() {
+        let binding = |key: &str| BindingDefinition {
+            source: "x".into(),
+            destination: Destination::Queue("q.1".into()),
+            routing_key: key.into(),
+            arguments: FieldTable::default(),
+        };
+        assert_ne!(binding_key(&binding("a")), binding_key(&binding("b")));
+        assert!(binding_key(&binding("a")).starts_with("b.x.q.q=2E1."));
+    }
+}

@@ -1,0 +1,275 @@
+//! A vhost that runs: the model, the queues behind it, and the store behind both.
+
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use nats_bridge::Bridge;
+use tokio::sync::Mutex;
+
+use super::api;
+use super::config::JetStreamConfig;
+use super::queue::{Counts, META_LIFETIME, META_QUEUE, META_VHOST, Queue};
+use super::store::Store;
+use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
+use crate::error::{AmqpError, ReplyCode};
+use crate::mapping::name;
+use crate::model::queue::{Owner, display};
+use crate::model::vhost::{Change, Destination, QueuePlan, Vhost, no_queue, without_line_ends};
+
+/// A vhost that runs.
+#[derive(Debug)]
+pub(crate) struct VhostRuntime {
+    pub(crate) name: Arc<str>,
+    pub(crate) bridge: Bridge,
+    pub(crate) config: Arc<JetStreamConfig>,
+    store: Store,
+    state: RwLock<State>,
+    /// Held while the topology changes, so that one change is stored and made before the next is checked.
+    changing: Mutex<()>,
+}
+
+/// The model and, by the model's slots, the queues.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) model: Vhost,
+    queues: Vec<Option<Arc<Queue>>>,
+}
+
+impl State {
+    pub(crate) fn queue(&self, slot: u32) -> Option<&Arc<Queue>> {
+        self.queues.get(slot as usize)?.as_ref()
+    }
+}
+
+impl VhostRuntime {
+    /// Loads a vhost: its stored topology, with a stream for every durable queue, and removes what an earlier gateway has
+    /// left that does not outlive a gateway.
+    pub(crate) async fn load(name: &str, bridge: &Bridge, config: &Arc<JetStreamConfig>) -> Result<Arc<Self>, AmqpError> {
+        let store = Store::open(bridge, name, config.replicas).await?;
+        let vhost: Arc<str> = name.into();
+        let mut state = State { model: Vhost::new(name), queues: Vec::new() };
+        for change in store.load().await? {
+            let slot = state.model.apply(&change);
+            if let (Some(slot), Change::PutQueue(definition)) = (slot, change) {
+                let queue = Arc::new(Queue::new(&vhost, definition, bridge, config));
+                put(&mut state.queues, slot, queue);
+            }
+        }
+        remove_leftovers(bridge, &vhost).await?;
+        // Creating what is there already changes nothing; it is cheap, and a stream that is missing would refuse publishes.
+        for queue in state.queues.iter().flatten() {
+            queue.ensure().await?;
+        }
+        Ok(Arc::new(Self {
+            name: vhost,
+            bridge: bridge.clone(),
+            config: config.clone(),
+            store,
+            state: RwLock::new(state),
+            changing: Mutex::new(()),
+        }))
+    }
+
+    /// The topology as it is now. Never held across an await.
+    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The queue of this name, for an operation by `by`.
+    pub(crate) fn queue_for(&self, name: &str, by: Owner) -> Result<Arc<Queue>, AmqpError> {
+        let state = self.state();
+        let (slot, _) = state.model.queue_for(name, by)?;
+        state.queue(slot).cloned().ok_or_else(|| no_queue(&self.name, name))
+    }
+
+    /// The queue of this name, whoever asks.
+    pub(crate) fn queue_named(&self, name: &str) -> Option<Arc<Queue>> {
+        let state = self.state();
+        state.queue(state.model.queue_slot(name)?).cloned()
+    }
+
+    /// Declares a queue, and counts what is in it.
+    pub(crate) async fn declare_queue(&self, declare: &QueueDeclare, by: Owner) -> Result<(Arc<Queue>, Counts), AmqpError> {
+        let given = match declare.queue.as_str() {
+            "" if !declare.passive => made_up_name(),
+            given => without_line_ends(given),
+        };
+        let find = || {
+            let state = self.state();
+            Ok(match state.model.plan_queue_declare(declare, &given, by)? {
+                QueuePlan::Exists(slot) => match state.queue(slot) {
+                    Some(queue) => Ok(queue.clone()),
+                    None => return Err(no_queue(&self.name, &given)),
+                },
+                QueuePlan::Create(definition) => Err(definition),
+            })
+        };
+        if let Ok(queue) = find()? {
+            let counts = queue.counts().await?;
+            return Ok((queue, counts));
+        }
+        let _changing = self.changing.lock().await;
+        match find()? {
+            Ok(queue) => {
+                let counts = queue.counts().await?;
+                Ok((queue, counts))
+            }
+            Err(definition) => {
+                let queue = Arc::new(Queue::new(&self.name, definition.clone(), &self.bridge, &self.config));
+                queue.ensure().await?;
+                let is_persistent = definition.is_persistent();
+                let change = Change::PutQueue(definition);
+                if is_persistent {
+                    self.store.write(&change).await?;
+                }
+                let mut state = self.state_mut();
+                if let Some(slot) = state.model.apply(&change) {
+                    put(&mut state.queues, slot, queue.clone());
+                }
+                Ok((queue, Counts::default()))
+            }
+        }
+    }
+
+    /// Deletes a queue for a client; says how many messages were ready in it.
+    pub(crate) async fn delete_queue(&self, name: &str, if_unused: bool, if_empty: bool, by: Owner) -> Result<u64, AmqpError> {
+        let name = without_line_ends(name);
+        let _changing = self.changing.lock().await;
+        let queue = match self.queue_for(&name, by) {
+            Ok(queue) => queue,
+            Err(error) if error.code == ReplyCode::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let counts = queue.counts().await?;
+        let refuse = |why| {
+            let what = display(&self.name, &name);
+            Err(AmqpError::new(ReplyCode::PreconditionFailed, format!("{what} {why}")))
+        };
+        if if_unused && counts.consumers > 0 {
+            return refuse("in use");
+        }
+        if if_empty && counts.ready > 0 {
+            return refuse("not empty");
+        }
+        self.remove_queue(&queue).await?;
+        Ok(counts.ready)
+    }
+
+    /// Deletes this queue, not a later one of its name: its connection closed, or its last consumer went.
+    pub(crate) async fn discard_queue(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
+        let _changing = self.changing.lock().await;
+        match self.queue_named(queue.name()) {
+            Some(current) if Arc::ptr_eq(&current, queue) => self.remove_queue(queue).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The queues that belong to a connection.
+    pub(crate) fn queues_of(&self, owner: Owner) -> Vec<Arc<Queue>> {
+        let state = self.state();
+        state.queues.iter().flatten().filter(|queue| queue.definition.owner == Some(owner)).cloned().collect()
+    }
+
+    /// The stream goes first: a crash in between leaves an empty queue, never a stream that nobody knows.
+    async fn remove_queue(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
+        queue.delete().await?;
+        let changes = self.state().model.plan_queue_removal(queue.name());
+        self.make(&changes).await
+    }
+
+    pub(crate) async fn declare_exchange(&self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {
+        if self.state().model.plan_exchange_declare(declare)?.is_none() {
+            return Ok(());
+        }
+        let _changing = self.changing.lock().await;
+        let change = self.state().model.plan_exchange_declare(declare)?;
+        self.make(change.as_slice()).await
+    }
+
+    pub(crate) async fn delete_exchange(&self, name: &str, if_unused: bool) -> Result<(), AmqpError> {
+        let _changing = self.changing.lock().await;
+        let changes = self.state().model.plan_exchange_delete(name, if_unused)?;
+        self.make(&changes).await
+    }
+
+    pub(crate) async fn bind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<(), AmqpError> {
+        let _changing = self.changing.lock().await;
+        let change = self.state().model.plan_bind(binding, to_queue, by)?;
+        self.make(change.as_slice()).await
+    }
+
+    pub(crate) async fn unbind(&self, binding: &Binding, to_queue: bool) -> Result<(), AmqpError> {
+        let _changing = self.changing.lock().await;
+        let changes = self.state().model.plan_unbind(binding, to_queue)?;
+        self.make(&changes).await
+    }
+
+    /// Stores what of the changes is durable, then makes them.
+    async fn make(&self, changes: &[Change]) -> Result<(), AmqpError> {
+        let durable: Vec<&Change> = {
+            let state = self.state();
+            changes.iter().filter(|change| is_durable(&state.model, change)).collect()
+        };
+        for change in durable {
+            self.store.write(change).await?;
+        }
+        let mut state = self.state_mut();
+        for change in changes {
+            let slot = state.model.apply(change);
+            if let (Some(slot), Change::DropQueue(_)) = (slot, change) {
+                state.queues[slot as usize] = None;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_durable(model: &Vhost, change: &Change) -> bool {
+    match change {
+        Change::PutExchange(exchange) => exchange.durable,
+        Change::DropExchange(name) => model.exchange(name).is_some_and(|exchange| exchange.durable),
+        Change::PutQueue(queue) => queue.is_persistent(),
+        Change::DropQueue(name) => {
+            model.queue_slot(name).and_then(|slot| model.queue(slot)).is_some_and(|queue| queue.is_persistent())
+        }
+        Change::Bind(binding) | Change::Unbind(binding) => {
+            debug_assert!(!matches!(&binding.destination, Destination::Exchange(name) if name.is_empty()));
+            model.is_persistent(binding)
+        }
+    }
+}
+
+fn put(queues: &mut Vec<Option<Arc<Queue>>>, slot: u32, queue: Arc<Queue>) {
+    let slot = slot as usize;
+    if queues.len() <= slot {
+        queues.resize(slot + 1, None);
+    }
+    queues[slot] = Some(queue);
+}
+
+/// A name as RabbitMQ makes them up.
+fn made_up_name() -> String {
+    use base64::Engine as _;
+    let random = ulid::Ulid::new().to_bytes();
+    format!("amq.gen-{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
+}
+
+/// Deletes the streams of transient and exclusive queues of gateways before this one.
+async fn remove_leftovers(bridge: &Bridge, vhost: &str) -> Result<(), AmqpError> {
+    let subject = format!("{}.{}.*", name::SUBJECT_PREFIX, name::vhost_token(vhost));
+    for stream in api::streams(bridge, &subject).await? {
+        let metadata = &stream["config"]["metadata"];
+        let is_leftover = metadata[META_LIFETIME] == "gateway" && metadata[META_VHOST] == vhost;
+        if let (true, Some(name)) = (is_leftover, stream["config"]["name"].as_str()) {
+            tracing::info!(vhost, queue = metadata[META_QUEUE].as_str(), "removing a queue that its gateway has left");
+            match api::call(bridge, &format!("STREAM.DELETE.{name}"), &serde_json::Value::Null).await {
+                Err(error) if !error.not_found() => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
