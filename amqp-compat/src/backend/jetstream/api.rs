@@ -81,8 +81,7 @@ pub(crate) async fn call(bridge: &Bridge, subject: &str, body: &Value) -> Result
 pub(crate) async fn streams(bridge: &Bridge, subject: &str) -> Result<Vec<Value>, ApiError> {
     let mut found = Vec::new();
     loop {
-        let mut answer =
-            call(bridge, "STREAM.LIST", &json!({ "offset": found.len(), "subject": subject })).await?;
+        let mut answer = call(bridge, "STREAM.LIST", &json!({ "offset": found.len(), "subject": subject })).await?;
         let total = answer["total"].as_u64().unwrap_or_default();
         match answer["streams"].take() {
             Value::Array(page) if !page.is_empty() => found.extend(page),

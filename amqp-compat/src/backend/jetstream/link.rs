@@ -16,7 +16,8 @@ use super::pump::{LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
 use super::vhost::VhostRuntime;
 use crate::backend::{
-    ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Outcome, Publish, PublishOutcome, Reply, Topology,
+    ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Outcome, Publish, PublishOutcome, Reply,
+    Topology,
 };
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::features::{self, Area};
@@ -243,23 +244,24 @@ impl LinkActor {
         if self.failed.contains(&channel) {
             return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
-        let result = match self.destinations(&message.properties, message.exchange.as_str(), message.routing_key.as_str()) {
-            Ok(queues) if queues.is_empty() => {
-                if mandatory {
-                    let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
-                    let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
+        let result =
+            match self.destinations(&message.properties, message.exchange.as_str(), message.routing_key.as_str()) {
+                Ok(queues) if queues.is_empty() => {
+                    if mandatory {
+                        let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
+                        let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
+                    }
+                    return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
                 }
-                return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
-            }
-            Ok(queues) => {
-                let mut message = message;
-                if let Some(properties) = without_bcc(&message.properties) {
-                    message.properties = properties;
+                Ok(queues) => {
+                    let mut message = message;
+                    if let Some(properties) = without_bcc(&message.properties) {
+                        message.properties = properties;
+                    }
+                    self.publisher.publish(channel, seq, message, queues, Instant::now()).await
                 }
-                self.publisher.publish(channel, seq, message, queues, Instant::now()).await
-            }
-            Err(error) => Err(error),
-        };
+                Err(error) => Err(error),
+            };
         if let Err(error) = result {
             self.failed.insert(channel);
             let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
@@ -468,7 +470,11 @@ fn without_bcc(properties: &AMQPProperties) -> Option<AMQPProperties> {
     if !headers.contains_key("BCC") {
         return None;
     }
-    let rest: std::collections::BTreeMap<_, _> =
-        headers.inner().iter().filter(|(name, _)| name.as_str() != "BCC").map(|(n, v)| (n.clone(), v.clone())).collect();
+    let rest: std::collections::BTreeMap<_, _> = headers
+        .inner()
+        .iter()
+        .filter(|(name, _)| name.as_str() != "BCC")
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
     Some(properties.clone().with_headers(FieldTable::from(rest)))
 }

@@ -53,10 +53,5 @@ pub(crate) fn headers(message: &Message, queue: Option<&str>) -> HeaderMap {
 pub(crate) fn message(headers: Option<&HeaderMap>, payload: Bytes, queue: &str) -> Message {
     let none = HeaderMap::new();
     let fields = properties::decode(&Source(headers.unwrap_or(&none)), queue);
-    Message {
-        exchange: fields.exchange,
-        routing_key: fields.routing_key,
-        properties: fields.properties,
-        body: payload,
-    }
+    Message { exchange: fields.exchange, routing_key: fields.routing_key, properties: fields.properties, body: payload }
 }

@@ -202,7 +202,10 @@ impl Publisher {
             let late = self.publishes[publish].as_ref().is_none_or(|publish| publish.give_up_at <= now);
             if late || deleted {
                 if late {
-                    tracing::warn!(queue = self.copies[index].as_ref().map(|c| c.queue.name()), "a publish was not confirmed in time");
+                    tracing::warn!(
+                        queue = self.copies[index].as_ref().map(|c| c.queue.name()),
+                        "a publish was not confirmed in time"
+                    );
                 }
                 settled.extend(self.settle_in_place(index, late && !deleted));
                 continue;
@@ -216,7 +219,13 @@ impl Publisher {
 
     fn log(&self, rejection: &Rejection, index: usize) {
         let queue = self.copies.get(index).and_then(Option::as_ref).map(|copy| copy.queue.name());
-        tracing::warn!(queue, code = rejection.code, err_code = rejection.err_code, text = rejection.text, "JetStream refused a publish");
+        tracing::warn!(
+            queue,
+            code = rejection.code,
+            err_code = rejection.err_code,
+            text = rejection.text,
+            "JetStream refused a publish"
+        );
     }
 
     fn settle(&mut self, index: usize, failed: bool) -> Option<Settled> {

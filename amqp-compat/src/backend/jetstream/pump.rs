@@ -594,7 +594,10 @@ impl Pump {
         if !self.queue.is_in_memory() {
             match self.queue.stream_info().await {
                 Err(error) if error.not_found() => {
-                    tracing::error!(queue = self.queue.name(), "the stream of a queue is gone; its consumers are cancelled");
+                    tracing::error!(
+                        queue = self.queue.name(),
+                        "the stream of a queue is gone; its consumers are cancelled"
+                    );
                     self.cancel_all();
                     self.stopped = true;
                     return;

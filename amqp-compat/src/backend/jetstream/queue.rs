@@ -52,7 +52,12 @@ pub(crate) struct Counts {
 }
 
 impl Queue {
-    pub(crate) fn new(vhost: &Arc<str>, definition: QueueDefinition, bridge: &Bridge, config: &Arc<JetStreamConfig>) -> Self {
+    pub(crate) fn new(
+        vhost: &Arc<str>,
+        definition: QueueDefinition,
+        bridge: &Bridge,
+        config: &Arc<JetStreamConfig>,
+    ) -> Self {
         Self {
             stream: name::stream(vhost, &definition.name),
             subject: Subject::from(name::subject(vhost, &definition.name)),
@@ -153,7 +158,11 @@ impl Queue {
         if !ours {
             return Err(ApiError::Refused {
                 err_code: 10058,
-                text: format!("stream {} exists and does not belong to {}", self.stream, display(&self.vhost, self.name())),
+                text: format!(
+                    "stream {} exists and does not belong to {}",
+                    self.stream,
+                    display(&self.vhost, self.name())
+                ),
             });
         }
         if info["state"]["messages"].as_u64() == Some(0) {

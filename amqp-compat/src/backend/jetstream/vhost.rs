@@ -43,7 +43,11 @@ impl State {
 impl VhostRuntime {
     /// Loads a vhost: its stored topology, with a stream for every durable queue, and removes what an earlier gateway has
     /// left that does not outlive a gateway.
-    pub(crate) async fn load(name: &str, bridge: &Bridge, config: &Arc<JetStreamConfig>) -> Result<Arc<Self>, AmqpError> {
+    pub(crate) async fn load(
+        name: &str,
+        bridge: &Bridge,
+        config: &Arc<JetStreamConfig>,
+    ) -> Result<Arc<Self>, AmqpError> {
         let store = Store::open(bridge, name, config.replicas).await?;
         let vhost: Arc<str> = name.into();
         let mut state = State { model: Vhost::new(name), queues: Vec::new() };
@@ -92,7 +96,11 @@ impl VhostRuntime {
     }
 
     /// Declares a queue, and counts what is in it.
-    pub(crate) async fn declare_queue(&self, declare: &QueueDeclare, by: Owner) -> Result<(Arc<Queue>, Counts), AmqpError> {
+    pub(crate) async fn declare_queue(
+        &self,
+        declare: &QueueDeclare,
+        by: Owner,
+    ) -> Result<(Arc<Queue>, Counts), AmqpError> {
         let given = match declare.queue.as_str() {
             "" if !declare.passive => made_up_name(),
             given => without_line_ends(given),
@@ -135,7 +143,13 @@ impl VhostRuntime {
     }
 
     /// Deletes a queue for a client; says how many messages were ready in it.
-    pub(crate) async fn delete_queue(&self, name: &str, if_unused: bool, if_empty: bool, by: Owner) -> Result<u64, AmqpError> {
+    pub(crate) async fn delete_queue(
+        &self,
+        name: &str,
+        if_unused: bool,
+        if_empty: bool,
+        by: Owner,
+    ) -> Result<u64, AmqpError> {
         let name = without_line_ends(name);
         let _changing = self.changing.lock().await;
         let queue = match self.queue_for(&name, by) {

@@ -45,14 +45,14 @@ impl Vhost {
 
     fn with_exchange(&mut self, declare: ExchangeDeclare) {
         let change = self.plan_exchange_declare(&declare).expect("declared");
-        for change in &change {
+        if let Some(change) = &change {
             self.apply(change);
         }
     }
 
     fn with_binding(&mut self, binding: Binding, to_queue: bool) {
         let change = self.plan_bind(&binding, to_queue, ME).expect("bound");
-        for change in &change {
+        if let Some(change) = &change {
             self.apply(change);
         }
     }

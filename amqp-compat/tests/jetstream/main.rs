@@ -1,0 +1,18 @@
+//! The JetStream backend at its border, against a real nats-server: commands in, events out, one test a promise.
+
+mod client;
+mod consuming;
+mod crash;
+mod publishing;
+mod queues;
+
+use std::sync::Arc;
+
+use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
+use nats_bridge::Bridge;
+use test_support::nats::NatsServer;
+
+async fn backend(server: &NatsServer) -> Arc<JetStreamBackend> {
+    let bridge = Bridge::connect(server.url()).await.expect("connected");
+    JetStreamBackend::connect(bridge, JetStreamConfig::default()).await.expect("loaded")
+}
