@@ -138,6 +138,8 @@ struct Pump {
     /// The reply subject of the last delivery, when something was settled since the server was last waited for.
     unsynced: Option<Subject>,
     last_reply: Option<Subject>,
+    /// Whether a requeue was sent that the server may not have taken in: what it gave out now could be out of order.
+    requeueing: bool,
 
     inbox: String,
     subscriber: Option<Subscriber>,
@@ -169,6 +171,7 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         newest: (0, 0),
         unsynced: None,
         last_reply: None,
+        requeueing: false,
         inbox: String::new(),
         subscriber: None,
         pulls: Pulls::default(),
@@ -305,6 +308,7 @@ impl Pump {
             }
             Outcome::Requeue => {
                 self.requeued.insert(sequence);
+                self.requeueing = true;
                 &b"-NAK"[..]
             }
         };
@@ -314,6 +318,7 @@ impl Pump {
 
     /// Waits until the server has taken in what was settled: it answers in order.
     async fn sync(&mut self) {
+        self.requeueing = false;
         let Some(reply) = self.unsynced.take() else { return };
         let request = async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(SYNC_TIMEOUT));
         // Without an answer the settlements may be lost; what comes again is settled again.
@@ -434,6 +439,9 @@ impl Pump {
         }
         if self.subscriber.is_none() && !self.open_inbox().await {
             return;
+        }
+        if self.requeueing {
+            self.sync().await;
         }
         let (number, body) = self.pulls.ask(wanted, now);
         let reply = Subject::from(format!("{}.{number}", self.inbox));
@@ -646,6 +654,9 @@ impl Pump {
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
+            }
+            if self.requeueing {
+                self.sync().await;
             }
             let Some(message) = self.pull_one(1, linger).await? else { continue };
             let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
