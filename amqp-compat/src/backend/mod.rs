@@ -34,7 +34,7 @@ pub mod rabbitmq;
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
     /// Checks a login before limits are negotiated; clients expect a refusal here and not later. `login.vhost` is not
-    /// known yet and empty. Also asked for a changed secret (`connection.update-secret`).
+    /// known yet and empty.
     ///
     /// A backend that can only tell while it opens a link says yes to everyone here, which is the default.
     ///

@@ -266,10 +266,6 @@ impl Session {
             // A backend that could not tell before.
             (Stage::Opening, Err(error)) if error.code == ReplyCode::AccessRefused => self.refuse_login(error),
             (Stage::Opening, Err(error)) => self.fail(Fault::of(error, (10, 40))),
-            (Stage::Running, Ok(())) => {
-                self.tell(connection::AMQPMethod::UpdateSecretOk(connection::UpdateSecretOk {}));
-            }
-            (Stage::Running, Err(error)) => self.fail(Fault::of(error, (10, 70))),
             _ => {}
         }
     }
@@ -582,12 +578,9 @@ impl Session {
                 self.ask(Ask::Open(self.login.clone()));
             }
             (Stage::Running, M::Close(_)) => self.leave(true),
-            (Stage::Running, M::UpdateSecret(secret)) => {
-                let Ok(password) = String::from_utf8(secret.new_secret.as_bytes().to_vec()) else {
-                    return Err(Fault::of(handshake::refused_login(&self.mechanism), method));
-                };
-                self.login.password = password;
-                self.ask(Ask::Authenticate(self.login.clone()));
+            // As in RabbitMQ for users with passwords: what was let in stays in, whatever the new secret is.
+            (Stage::Running, M::UpdateSecret(_)) => {
+                self.tell(M::UpdateSecretOk(connection::UpdateSecretOk {}));
             }
             // A client may leave before it is in.
             (Stage::Start | Stage::Tune | Stage::Open, M::Close(_)) => {

@@ -1,10 +1,21 @@
 //! `nats-bridge serve`: AMQP 0-9-1 on JetStream alone.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, User};
+use amqp_compat::listener::{Listener, Options};
+use amqp_compat::session::Limits;
 use clap::Args;
+use nats_bridge::Bridge;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use super::Failure;
+use super::signals;
+use crate::embedded::{Embedded, Plan};
+use crate::ready;
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -14,26 +25,146 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR")]
     pub embedded: Option<PathBuf>,
     /// Use this NATS, which has JetStream.
-    #[arg(long, env = "NATS_BRIDGE_NATS", value_name = "URL")]
+    #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
     /// The nats-server program for --embedded; else $NATS_SERVER, a `.tools` folder, or PATH.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
+    /// How often --embedded flushes to disk: `always` (before each confirm) or an interval such as `10s`; nats-server's
+    /// default is 2m.
+    #[arg(long, value_name = "INTERVAL", requires = "embedded")]
+    pub sync: Option<String>,
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5672", value_name = "HOST:PORT")]
     pub listen: String,
-    /// Who may log in; may be given more than once. Without it: guest:guest, from this machine only.
+    /// Who may log in; may be given more than once. Without it: guest:guest, on a loopback address only.
     #[arg(long = "user", value_name = "NAME:PASSWORD")]
     pub users: Vec<String>,
+    /// A virtual host; may be given more than once.
+    #[arg(long = "vhost", value_name = "NAME", default_value = "/")]
+    pub vhosts: Vec<String>,
     /// File that gets the real addresses as JSON once connections are accepted.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// What a ready file says.
+#[derive(Debug, Serialize)]
+struct Ready {
+    listen: String,
+    nats: String,
+    pid: u32,
+}
+
+/// Serves until SIGTERM or SIGINT; then clients' publishes are answered and connections closed.
 ///
 /// # Errors
 /// `cannot_run`, naming the flag at fault.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
-    Err(Failure::cannot_run(format!("serve {}: not built yet", args.listen)))
+    let users = args.users.iter().map(|user| parse_user(user)).collect::<Result<Vec<_>, _>>()?;
+    let shutdown = CancellationToken::new();
+    signals::cancel(&shutdown)?;
+    let embedded = match args.embedded {
+        Some(dir) => {
+            let plan = Plan { dir, program: args.nats_server, sync: args.sync };
+            Some(Embedded::start(plan).await.map_err(Failure::cannot_run)?)
+        }
+        None => None,
+    };
+    let served = match (&embedded, args.nats) {
+        (Some(embedded), _) => Some(embedded.url()),
+        (None, nats) => nats,
+    };
+    let nats = served.ok_or_else(|| Failure::cannot_run("give --embedded DIR or --nats URL"))?;
+    let outcome = serve(&args.listen, &nats, users, args.vhosts, args.ready_file, shutdown).await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    outcome
+}
+
+async fn serve(
+    listen: &str,
+    nats: &str,
+    users: Vec<User>,
+    vhosts: Vec<String>,
+    ready_file: Option<PathBuf>,
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
+    let bridge = Bridge::connect(nats).await.map_err(|error| Failure::cannot_run(format!("--nats: {error}")))?;
+    let max_payload = bridge.client().server_info().max_payload;
+    let mut options = Options::default();
+    options.limits = Limits { max_message: max_message(max_payload, options.limits.max_message), ..options.limits };
+    let listener = Listener::bind_with(listen, options)
+        .await
+        .map_err(|error| Failure::cannot_run(format!("--listen {listen}: {error}")))?;
+    let address = listener.local_addr().map_err(|error| Failure::cannot_run(format!("--listen {listen}: {error}")))?;
+    if users.is_empty() && !address.ip().is_loopback() {
+        return Err(Failure::cannot_run(format!(
+            "--listen {listen}: other machines can reach this address, so give --user NAME:PASSWORD (guest:guest is \
+             for a loopback address only)"
+        )));
+    }
+    let login = users.first().map_or("guest:guest".to_owned(), |user| format!("{}:PASSWORD", user.name));
+    let defaults = JetStreamConfig::default();
+    let users = if users.is_empty() { defaults.users } else { users };
+    let backend = JetStreamBackend::connect(bridge, JetStreamConfig { users, vhosts, ..defaults })
+        .await
+        .map_err(|error| Failure::cannot_run(format!("--nats: {error}")))?;
+    println!(
+        "nats-bridge {}: AMQP clients connect to amqp://{login}@{}/  (JetStream at {nats})",
+        env!("CARGO_PKG_VERSION"),
+        reachable(address),
+    );
+    let served = tokio::spawn(listener.run(backend, shutdown));
+    if let Some(file) = &ready_file {
+        let ready = Ready { listen: address.to_string(), nats: nats.to_owned(), pid: std::process::id() };
+        ready::write(file, &ready)
+            .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
+    }
+    info!(%address, nats, max_message_bytes = options.limits.max_message, "accepting AMQP connections");
+    let outcome = served.await.map_err(|error| Failure::cannot_run(format!("the listener failed: {error}")));
+    if let Some(file) = &ready_file {
+        // It speaks of a server that is gone; whether it can be removed is of no interest any more.
+        let _ = std::fs::remove_file(file);
+    }
+    outcome
+}
+
+fn parse_user(text: &str) -> Result<User, Failure> {
+    match text.split_once(':') {
+        Some((name, password)) if !name.is_empty() => Ok(User { name: name.to_owned(), password: password.to_owned() }),
+        _ => Err(Failure::cannot_run("--user takes NAME:PASSWORD")),
+    }
+}
+
+/// The largest AMQP message: what NATS takes, less room for headers, and no more than RabbitMQ's limit.
+fn max_message(max_payload: usize, limit: usize) -> usize {
+    const HEADERS: usize = 256 * 1024;
+    max_payload.saturating_sub(HEADERS).clamp(1, limit)
+}
+
+/// An address that a client on this machine can use.
+fn reachable(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_a_name_and_a_password_that_may_hold_anything() {
+        let parsed = |text| parse_user(text).map(|user| (user.name, user.password)).ok();
+        assert_eq!(parsed("a:b:c"), Some(("a".into(), "b:c".into())));
+        assert_eq!(parsed("a:"), Some(("a".into(), String::new())));
+        assert_eq!(parsed("a"), None);
+        assert_eq!(parsed(":b"), None);
+    }
+
+    #[test]
+    fn a_message_fits_into_what_nats_takes() {
+        assert_eq!(max_message(17 << 20, 16 << 20), 16 << 20);
+        assert_eq!(max_message(1 << 20, 16 << 20), (1 << 20) - (256 << 10));
+    }
 }
