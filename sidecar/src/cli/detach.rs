@@ -2,26 +2,24 @@
 
 use clap::Args;
 
-use super::{Control, Failure};
+use super::{Control, Failure, request};
 
 /// Arguments of `detach`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nats-bridge detach --reason 'change 1234'")]
 pub struct DetachArgs {
     /// Why; kept in the sidecar's history.
     #[arg(long, default_value = "")]
     pub reason: String,
-    /// Go on although the parity checks say no.
-    #[arg(long)]
-    pub force: bool,
     /// The sidecar to talk to.
     #[command(flatten)]
     pub control: Control,
 }
 
-/// Enters the native phase.
+/// Lets go of RabbitMQ. Returns once the change is in force.
 ///
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: DetachArgs) -> Result<(), Failure> {
-    Err(Failure::cannot_run(format!("detach {args:?}: not built yet")))
+    request::change(&args.control, "/detach", &args.reason, None).await
 }

@@ -5,6 +5,7 @@
 mod detach;
 mod logging;
 mod observe;
+mod request;
 mod rollback;
 pub mod serve;
 mod shadow;
@@ -14,6 +15,7 @@ mod status;
 mod weight;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -102,6 +104,15 @@ pub struct Control {
     /// The sidecar's HTTP address, `HOST:PORT` or a URL.
     #[arg(long, env = "NATS_BRIDGE_HTTP", default_value = "127.0.0.1:8222", value_name = "ADDR")]
     pub http: String,
+    /// Take the address from this ready file of the sidecar instead.
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// The token the sidecar was started with, if it was.
+    #[arg(long, env = "NATS_BRIDGE_HTTP_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// Who makes the change; default: $USER.
+    #[arg(long, value_name = "NAME")]
+    pub by: Option<String>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

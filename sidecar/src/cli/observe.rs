@@ -2,10 +2,11 @@
 
 use clap::Args;
 
-use super::{Control, Failure};
+use super::{Control, Failure, request};
 
 /// Arguments of `observe`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nats-bridge observe --reason 'change 1234'")]
 pub struct ObserveArgs {
     /// Why; kept in the sidecar's history.
     #[arg(long, default_value = "")]
@@ -15,10 +16,10 @@ pub struct ObserveArgs {
     pub control: Control,
 }
 
-/// Returns to the observe phase.
+/// Stops copying; RabbitMQ does everything. Returns once the change is in force.
 ///
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: ObserveArgs) -> Result<(), Failure> {
-    Err(Failure::cannot_run(format!("observe {args:?}: not built yet")))
+    request::change(&args.control, "/observe", &args.reason, None).await
 }

@@ -2,10 +2,11 @@
 
 use clap::Args;
 
-use super::{Control, Failure};
+use super::{Control, Failure, request};
 
 /// Arguments of `rollback`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nats-bridge rollback --reason 'change 1234'")]
 pub struct RollbackArgs {
     /// Why; kept in the sidecar's history.
     #[arg(long, default_value = "")]
@@ -15,10 +16,10 @@ pub struct RollbackArgs {
     pub control: Control,
 }
 
-/// Sets the weight to 0.
+/// Gives all traffic back to RabbitMQ. Returns once the change is in force.
 ///
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: RollbackArgs) -> Result<(), Failure> {
-    Err(Failure::cannot_run(format!("rollback {args:?}: not built yet")))
+    request::change(&args.control, "/rollback", &args.reason, None).await
 }

@@ -2,10 +2,11 @@
 
 use clap::Args;
 
-use super::{Control, Failure};
+use super::{Control, Failure, request};
 
 /// Arguments of `shadow`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nats-bridge shadow --reason 'change 1234'")]
 pub struct ShadowArgs {
     /// Why; kept in the sidecar's history.
     #[arg(long, default_value = "")]
@@ -15,10 +16,10 @@ pub struct ShadowArgs {
     pub control: Control,
 }
 
-/// Enters the shadow phase.
+/// Has all traffic copied to JetStream and compared, while RabbitMQ stays the owner. Returns once the change is in force.
 ///
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: ShadowArgs) -> Result<(), Failure> {
-    Err(Failure::cannot_run(format!("shadow {args:?}: not built yet")))
+    request::change(&args.control, "/shadow", &args.reason, None).await
 }

@@ -2,19 +2,19 @@
 
 use clap::Args;
 
-use super::{Control, Failure};
+use super::{Control, Failure, request};
+use crate::control_api::Weight;
 
 /// Arguments of `weight`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  nats-bridge weight 5 --reason 'first canary'")]
 pub struct WeightArgs {
     /// JetStream's share in percent, 0 to 100; two decimals.
+    #[arg(value_parser = percent)]
     pub percent: f64,
     /// Why; kept in the sidecar's history.
     #[arg(long, default_value = "")]
     pub reason: String,
-    /// Go on although the parity checks say no.
-    #[arg(long)]
-    pub force: bool,
     /// The sidecar to talk to.
     #[command(flatten)]
     pub control: Control,
@@ -25,5 +25,11 @@ pub struct WeightArgs {
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: WeightArgs) -> Result<(), Failure> {
-    Err(Failure::cannot_run(format!("weight {args:?}: not built yet")))
+    request::change(&args.control, "/weight", &args.reason, Some(args.percent)).await
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse().ok();
+    let weight = number.and_then(Weight::from_percent);
+    weight.map(Weight::percent).ok_or_else(|| "a number from 0 to 100 with at most two decimals is needed".to_owned())
 }

@@ -1,1 +1,82 @@
-//! The HTTP control surface.
+//! The HTTP surface of a sidecar: JSON for people and tools, Prometheus metrics, probes.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /status` | 200, [`Status`](crate::control_api::Status) |
+//! | `POST /observe`, `/shadow`, `/rollback`, `/detach` `{by, reason}` | 200, [`Adopted`](crate::control_api::Adopted) |
+//! | `POST /weight` `{percent, by, reason}` | 200, [`Adopted`](crate::control_api::Adopted) |
+//! | `GET /livez` | 200 while the process serves |
+//! | `GET /readyz` | 200, or 503 with the reasons |
+//! | `GET /metrics` | 200, Prometheus text format |
+//!
+//! What is not done is answered with a [`Refused`](crate::control_api::Refused) and 400, 401, 403, 404, 405, 409, 413 or
+//! 503. Changes are taken from this machine only, unless a token is set; see `access`.
+
+mod access;
+mod body;
+pub mod metrics;
+mod probes;
+mod routes;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio_util::sync::CancellationToken;
+
+use crate::control_api::Control;
+
+/// A bound HTTP socket.
+#[derive(Debug)]
+pub struct Surface {
+    socket: TcpListener,
+}
+
+/// What a surface shows and who may change something.
+#[derive(Clone)]
+pub struct Options {
+    /// The cutover.
+    pub control: Arc<dyn Control>,
+    /// What changes have to carry as `Authorization: Bearer TOKEN`. Without one, only callers on this machine may change
+    /// anything.
+    pub token: Option<String>,
+    /// Renders `/metrics`; see [`metrics::install`]. Without it, `/metrics` is 404.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+impl Surface {
+    /// Binds a socket; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// Those of resolving and binding `address`.
+    pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await? })
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// Those of asking the operating system.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Serves until `shutdown` is cancelled, then finishes the requests that run.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket; a change that is being made goes on or not, as its `Control` does.
+    pub async fn run(self, options: Options, shutdown: CancellationToken) -> io::Result<()> {
+        let upkeep = options.metrics.clone().map(|handle| tokio::spawn(metrics::keep_up(handle)));
+        let app = routes::router(options).into_make_service_with_connect_info::<SocketAddr>();
+        let served = axum::serve(self.socket, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+        if let Some(upkeep) = upkeep {
+            upkeep.abort();
+        }
+        served
+    }
+}

@@ -1,0 +1,169 @@
+//! Requests of the command line to a running sidecar: HTTP/1.0 over one TCP connection each.
+
+use std::io::Write;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Control, Failure};
+use crate::control_api::{Adopted, Refused};
+
+/// How long a sidecar may take to answer. A change waits until it is in force everywhere.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The largest answer that is read, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// Asks for `path` and reads the JSON that answers it.
+///
+/// # Errors
+/// `refused` with the sidecar's own words, or `cannot_run` when no sidecar answers.
+pub(super) async fn get<T: DeserializeOwned>(control: &Control, path: &str) -> Result<T, Failure> {
+    send(control, "GET", path, "").await
+}
+
+/// Asks for a change, and prints what is in force afterwards.
+///
+/// # Errors
+/// `refused` with the sidecar's own words, or `cannot_run` when no sidecar answers.
+pub(super) async fn change(control: &Control, path: &str, reason: &str, percent: Option<f64>) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        percent: Option<f64>,
+        by: &'a str,
+        reason: &'a str,
+    }
+    let by = control.by.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "command line".to_owned());
+    let body = serde_json::to_string(&Body { percent, by: &by, reason }).map_err(Failure::cannot_run)?;
+    let adopted: Adopted = send(control, "POST", path, &body).await?;
+    if control.json {
+        return print_json(&adopted);
+    }
+    let took = match adopted.changed {
+        true => format!("in force after {} ms", adopted.took_ms),
+        false => format!("was in force already, since {} by {}", adopted.at, adopted.by),
+    };
+    let Adopted { phase, weight_percent, epoch, .. } = adopted;
+    print(&format!("phase:   {phase}\nweight:  {weight_percent} %\nepoch:   {epoch}\nchange:  {took}\n"));
+    Ok(())
+}
+
+/// Prints one JSON object.
+///
+/// # Errors
+/// `cannot_run` when it cannot be written as JSON.
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(Failure::cannot_run)?;
+    print(&format!("{text}\n"));
+    Ok(())
+}
+
+/// Prints text. That nobody reads it, as behind `head`, is not an error.
+pub(super) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+async fn send<T: DeserializeOwned>(control: &Control, method: &str, path: &str, body: &str) -> Result<T, Failure> {
+    let address = address(control)?;
+    let token = control.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n{token}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = match tokio::time::timeout(PATIENCE, exchange(&address, &request)).await {
+        Ok(answer) => answer.map_err(|error| {
+            let hint = "is it running? Name its address with --http HOST:PORT or --ready-file FILE";
+            Failure::cannot_run(format!("no sidecar answers at {address}: {error}; {hint}"))
+        })?,
+        Err(_) => {
+            let text = format!("the sidecar at {address} did not answer within {PATIENCE:?}; its log says more");
+            return Err(Failure::cannot_run(text));
+        }
+    };
+    let (status, body) = split(&answer).ok_or_else(|| {
+        Failure::cannot_run(format!("what answers at {address} is not a sidecar: --http names its HTTP address"))
+    })?;
+    if status == 200 {
+        return serde_json::from_slice(body).map_err(|error| {
+            Failure::cannot_run(format!("the answer of {address}{path} was not understood: {error}"))
+        });
+    }
+    let refused: Refused = serde_json::from_slice(body).map_err(|_| {
+        Failure::cannot_run(format!("{address}{path} answered with HTTP status {status}: is it a sidecar?"))
+    })?;
+    if control.json {
+        print_json(&refused)?;
+    }
+    Err(Failure::refused(refused))
+}
+
+async fn exchange(address: &str, request: &str) -> std::io::Result<Vec<u8>> {
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    socket.take(LARGEST).read_to_end(&mut answer).await?;
+    Ok(answer)
+}
+
+/// Status code and body of an answer; `None` when it is not HTTP.
+fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    Some((status, &answer[end + 4..]))
+}
+
+/// `HOST:PORT` of the sidecar.
+fn address(control: &Control) -> Result<String, Failure> {
+    let given = match &control.ready_file {
+        None => control.http.clone(),
+        Some(file) => {
+            let failed = |why: String| Failure::cannot_run(format!("--ready-file {}: {why}", file.display()));
+            let text = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+            let value: Value = serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
+            value["http"].as_str().map(str::to_owned).ok_or_else(|| failed("it names no `http` address".to_owned()))?
+        }
+    };
+    let address = given.strip_prefix("http://").unwrap_or(&given).trim_end_matches('/');
+    if address.contains("://") || !address.contains(':') || address.contains(['/', ' ']) {
+        return Err(Failure::cannot_run(format!("--http {given}: not HOST:PORT or http://HOST:PORT")));
+    }
+    Ok(address.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn control(http: &str) -> Control {
+        Control { http: http.to_owned(), ready_file: None, token: None, by: None, json: false }
+    }
+
+    #[test]
+    fn an_address_is_a_host_with_a_port_or_a_url() {
+        for (given, expected) in [
+            ("127.0.0.1:8222", "127.0.0.1:8222"),
+            ("http://sidecar:1/", "sidecar:1"),
+            ("http://[::1]:8222", "[::1]:8222"),
+        ] {
+            assert_eq!(address(&control(given)).expect("valid"), expected);
+        }
+        for bad in ["8222", "https://a:1", "http://a:1/status", "a b:1", ""] {
+            assert_eq!(address(&control(bad)).expect_err(bad).code, 2);
+        }
+    }
+
+    #[test]
+    fn an_answer_is_split_into_status_and_body() {
+        assert_eq!(split(b"HTTP/1.1 409 Conflict\r\nA: b\r\n\r\n{}"), Some((409, &b"{}"[..])));
+        assert_eq!(split(b"HTTP/1.0 200 OK\r\n\r\n"), Some((200, &b""[..])));
+        for bad in [&b"-ERR unknown\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\n", b"", b"HTTP/1.1 what\r\n\r\n"] {
+            assert_eq!(split(bad), None);
+        }
+    }
+}

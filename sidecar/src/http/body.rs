@@ -1,0 +1,104 @@
+//! What a request for a change says.
+
+use serde_json::{Map, Value};
+
+use crate::control_api::{Change, Refused, Target, Weight};
+
+/// The longest `by` and `reason`, in bytes.
+const LONGEST: usize = 1024;
+
+/// Reads the body of a request; an empty one is an empty object. `target` is `None` for `/weight`, whose target is the
+/// field `percent`.
+///
+/// # Errors
+/// `Invalid`, naming the field at fault.
+pub(super) fn change(target: Option<Target>, body: &[u8]) -> Result<Change, Refused> {
+    let mut fields = object(body)?;
+    let to = match target {
+        Some(target) => target,
+        None => Target::Weight(percent(fields.remove("percent"))?),
+    };
+    let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
+    let reason = text(&mut fields, "reason")?.unwrap_or_default();
+    match fields.keys().next() {
+        None => Ok(Change { to, by, reason }),
+        Some(field) => {
+            let known = if target.is_none() { "percent, by and reason" } else { "by and reason" };
+            Err(Refused::invalid(field, format!("the field `{field}` is not known"), format!("the fields are {known}")))
+        }
+    }
+}
+
+fn object(body: &[u8]) -> Result<Map<String, Value>, Refused> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(Refused::invalid(
+            "body",
+            "the body is not a JSON object",
+            "send an object, such as {\"reason\": \"...\"}",
+        )),
+        Err(error) => Err(Refused::invalid("body", format!("the body is not JSON: {error}"), "send a JSON object")),
+    }
+}
+
+fn percent(value: Option<Value>) -> Result<Weight, Refused> {
+    let fix = "send a number from 0 to 100 with at most two decimals, such as {\"percent\": 5}";
+    let Some(value) = value else { return Err(Refused::invalid("percent", "the field `percent` is missing", fix)) };
+    match value.as_f64().and_then(Weight::from_percent) {
+        Some(weight) => Ok(weight),
+        None => Err(Refused::invalid("percent", format!("`percent` is {value}"), fix)),
+    }
+}
+
+fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Refused> {
+    match fields.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.len() <= LONGEST => Ok(Some(text)),
+        Some(Value::String(_)) => {
+            Err(Refused::invalid(name, format!("`{name}` is longer than {LONGEST} bytes"), "shorten it"))
+        }
+        Some(other) => Err(Refused::invalid(name, format!("`{name}` is {other}"), "send a text")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control_api::RefusedCode;
+
+    #[test]
+    fn an_empty_body_is_fine_where_nothing_has_to_be_said() {
+        for body in [&b""[..], b" \n", b"{}", br#"{"by":null}"#] {
+            let change = change(Some(Target::Rollback), body).expect("valid");
+            assert_eq!((change.to, change.by.as_str(), change.reason.as_str()), (Target::Rollback, "http", ""));
+        }
+        let said = change(None, br#"{"percent": 0.25, "by": "me", "reason": "why"}"#).expect("valid");
+        let weight = Weight::from_buckets(25).expect("valid");
+        assert_eq!(said, Change { to: Target::Weight(weight), by: "me".into(), reason: "why".into() });
+    }
+
+    #[test]
+    fn bad_input_is_refused_and_the_field_is_named() {
+        let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(LONGEST + 1));
+        for (target, body, field) in [
+            (None, "", "percent"),
+            (None, r#"{"percent":101}"#, "percent"),
+            (None, r#"{"percent":-1}"#, "percent"),
+            (None, r#"{"percent":0.001}"#, "percent"),
+            (None, r#"{"percent":"5"}"#, "percent"),
+            (None, r#"{"percent":5,"weight":5}"#, "weight"),
+            (Some(Target::Shadow), r#"{"percent":5}"#, "percent"),
+            (Some(Target::Shadow), r#"{"by":5}"#, "by"),
+            (Some(Target::Shadow), &long, "reason"),
+            (Some(Target::Shadow), "[1]", "body"),
+            (Some(Target::Shadow), "{", "body"),
+            (Some(Target::Shadow), "percent=5", "body"),
+        ] {
+            let refused = change(target, body.as_bytes()).expect_err(body);
+            assert_eq!((refused.code, refused.field.as_deref()), (RefusedCode::Invalid, Some(field)), "{body}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Requests to answers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+use tracing::info;
+
+use super::probes::{Readiness, readiness};
+use super::{Options, access, body, metrics};
+use crate::control_api::{Control, Refused, RefusedCode, Status, Target};
+
+/// The largest body of a request, in bytes.
+const LARGEST_BODY: usize = 64 * 1024;
+/// How long a status may take before probes and metrics go on without it.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Shared = State<Arc<Options>>;
+type Caller = ConnectInfo<SocketAddr>;
+
+/// All requests that are answered.
+pub(super) fn router(options: Options) -> Router {
+    let change = |target: Option<Target>| {
+        post(move |State(options): Shared, ConnectInfo(peer): Caller, headers: HeaderMap, body: Bytes| async move {
+            answer(&options, target, peer, &headers, &body).await
+        })
+    };
+    Router::new()
+        .route("/status", get(status))
+        .route("/observe", change(Some(Target::Observe)))
+        .route("/shadow", change(Some(Target::Shadow)))
+        .route("/weight", change(None))
+        .route("/rollback", change(Some(Target::Rollback)))
+        .route("/detach", change(Some(Target::Detach)))
+        .route("/livez", get(|| async { Json(json!({ "live": true })) }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(render))
+        .fallback(|| async { not_found("there is nothing here") })
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(Arc::new(options))
+}
+
+async fn status(State(options): Shared) -> Json<Status> {
+    Json(options.control.status().await)
+}
+
+async fn ready(State(options): Shared) -> Response {
+    let readiness = match in_time(&*options.control).await {
+        Some(status) => readiness(&status),
+        None => Readiness { ready: false, reasons: vec!["the sidecar does not answer in time".to_owned()] },
+    };
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(readiness)).into_response()
+}
+
+async fn render(State(options): Shared) -> Response {
+    let Some(handle) = &options.metrics else { return not_found("metrics are not recorded here") };
+    // Without it the gauges keep their last values; what the crates count is shown in any case.
+    if let Some(status) = in_time(&*options.control).await {
+        metrics::observe(&status);
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render()).into_response()
+}
+
+async fn in_time(control: &dyn Control) -> Option<Status> {
+    tokio::time::timeout(STATUS_TIMEOUT, control.status()).await.ok()
+}
+
+async fn answer(
+    options: &Options,
+    target: Option<Target>,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Response {
+    if let Err((code, refused)) = access::check(options.token.as_deref(), peer, headers) {
+        info!(%peer, reason = refused.reason, "a change was not taken");
+        return (code, Json(refused)).into_response();
+    }
+    let change = match body::change(target, body) {
+        Ok(change) => change,
+        Err(refused) => return refusal(refused),
+    };
+    let asked = change.clone();
+    // A caller that goes away does not leave a change half made.
+    let control = Arc::clone(&options.control);
+    let changed = tokio::spawn(async move { control.change(change).await }).await;
+    let (to, by, why) = (asked.to, asked.by, asked.reason);
+    match changed {
+        Ok(Ok(adopted)) => {
+            let (epoch, took_ms) = (adopted.epoch, adopted.took_ms);
+            info!(?to, by, why, %peer, changed = adopted.changed, epoch, took_ms, "a change was asked for and is in force");
+            Json(adopted).into_response()
+        }
+        Ok(Err(refused)) => {
+            info!(?to, by, why, %peer, code = ?refused.code, reason = refused.reason, "a change was refused");
+            refusal(refused)
+        }
+        Err(error) => {
+            tracing::error!(?to, by, %error, "the task of a change panicked");
+            let refused =
+                Refused::new(RefusedCode::Conflict, "the change failed", "look at the sidecar's log and at its status");
+            (StatusCode::INTERNAL_SERVER_ERROR, Json(refused)).into_response()
+        }
+    }
+}
+
+fn refusal(refused: Refused) -> Response {
+    let code = match refused.code {
+        RefusedCode::Invalid => StatusCode::BAD_REQUEST,
+        RefusedCode::Forbidden => StatusCode::FORBIDDEN,
+        RefusedCode::WrongPhase | RefusedCode::Unmapped | RefusedCode::NotDrained | RefusedCode::Conflict => {
+            StatusCode::CONFLICT
+        }
+        RefusedCode::SideDown | RefusedCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (code, Json(refused)).into_response()
+}
+
+fn not_found(what: &str) -> Response {
+    let fix = "see GET /status, /livez, /readyz, /metrics and POST /observe, /shadow, /weight, /rollback, /detach";
+    (StatusCode::NOT_FOUND, Json(Refused::new(RefusedCode::Invalid, what, fix))).into_response()
+}
+
+async fn wrong_method() -> Response {
+    let refused = Refused::new(RefusedCode::Invalid, "the method does not fit the path", "GET reads, POST changes");
+    (StatusCode::METHOD_NOT_ALLOWED, Json(refused)).into_response()
+}

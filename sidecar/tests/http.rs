@@ -1,0 +1,365 @@
+//! The HTTP surface and the command line verbs, over a cutover that the test plays.
+
+use std::net::SocketAddr;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use sidecar::control_api::*;
+use sidecar::http::{Options, Surface};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+/// A cutover that does what it is told, and notes what it was told.
+struct Played {
+    status: Mutex<Status>,
+    refuse: Option<Refused>,
+    told: Mutex<Vec<Change>>,
+}
+
+impl Played {
+    fn new() -> Self {
+        let side = |url: &str| Side { connected: true, url: url.to_owned(), ..Default::default() };
+        let status = Status {
+            phase: Phase::Observe,
+            weight_percent: Weight::NONE,
+            epoch: 1,
+            by: "start".to_owned(),
+            reason: String::new(),
+            at: "2030-01-01T00:00:00Z".to_owned(),
+            draining: false,
+            sides: Sides { rabbit: side("amqp://rabbit:5672"), nats: side("nats://nats:4222") },
+            connections: 3,
+            queues: vec![QueueStatus {
+                vhost: "/".to_owned(),
+                name: "orders".to_owned(),
+                rabbit_ready: Some(4),
+                nats_ready: None,
+                rabbit_unsettled: 1,
+                nats_unsettled: 0,
+                held: 0,
+                fence: FenceState::None,
+            }],
+            parity: vec![QueueParity {
+                vhost: "/".to_owned(),
+                queue: "orders".to_owned(),
+                counts: ParityCounts { matched: 12, unverified: 1, ..Default::default() },
+                unverified_by: [("copy_failed".to_owned(), 1)].into(),
+                samples: Vec::new(),
+            }],
+            unmapped: Vec::new(),
+            warnings: vec![Warning { code: "hold_timed_out".to_owned(), count: 2, text: "orders".to_owned() }],
+            standby_lag: 9,
+        };
+        Self { status: Mutex::new(status), refuse: None, told: Mutex::default() }
+    }
+
+    fn refusing(refused: Refused) -> Self {
+        Self { refuse: Some(refused), ..Self::new() }
+    }
+
+    fn now(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.status.lock().expect("no test panics with it")
+    }
+}
+
+#[async_trait]
+impl Control for Played {
+    async fn status(&self) -> Status {
+        self.now().clone()
+    }
+
+    async fn change(&self, request: Change) -> Result<Adopted, Refused> {
+        self.told.lock().expect("no test panics with it").push(request.clone());
+        if let Some(refused) = &self.refuse {
+            return Err(refused.clone());
+        }
+        let mut status = self.now();
+        let (phase, weight) = match request.to {
+            Target::Observe => (Phase::Observe, Weight::NONE),
+            Target::Shadow | Target::Rollback => (Phase::Shadow, Weight::NONE),
+            Target::Weight(Weight::ALL) => (Phase::Cutover, Weight::ALL),
+            Target::Weight(weight) => (Phase::Canary, weight),
+            Target::Detach => (Phase::Native, Weight::ALL),
+        };
+        let changed = (status.phase, status.weight_percent) != (phase, weight);
+        (status.phase, status.weight_percent) = (phase, weight);
+        if changed {
+            status.epoch += 1;
+            (status.by, status.reason) = (request.by, request.reason);
+        }
+        let Status { epoch, by, reason, at, .. } = status.clone();
+        Ok(Adopted { changed, phase, weight_percent: weight, epoch, by, reason, at, took_ms: 7 })
+    }
+}
+
+/// A surface that serves until it is dropped.
+struct Running {
+    played: Arc<Played>,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn serve(played: Played, change: impl FnOnce(&mut Options)) -> Running {
+    let (played, shutdown) = (Arc::new(played), CancellationToken::new());
+    let surface = Surface::bind("127.0.0.1:0").await.expect("bound");
+    let address = surface.local_addr().expect("bound");
+    let mut options = Options { control: played.clone(), token: None, metrics: None };
+    change(&mut options);
+    tokio::spawn(surface.run(options, shutdown.clone()));
+    Running { played, address, shutdown }
+}
+
+impl Running {
+    async fn raw(&self, request: &str) -> (u16, String) {
+        let mut socket = TcpStream::connect(self.address).await.expect("connected");
+        socket.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("answered");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
+    }
+
+    async fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, Value) {
+        let size = body.len();
+        let request = format!("{method} {path} HTTP/1.0\r\n{headers}Content-Length: {size}\r\n\r\n{body}");
+        let (status, body) = self.raw(&request).await;
+        (status, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
+    async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        self.request("POST", path, "", &body.to_string()).await
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        self.request("GET", path, "", "").await
+    }
+
+    /// Runs a verb of the real binary against this surface.
+    async fn verb(&self, words: &[&str]) -> Ended {
+        let address = self.address.to_string();
+        run(&[words, &["--http", &address]].concat()).await
+    }
+
+    fn told(&self) -> Vec<Change> {
+        self.played.told.lock().expect("no test panics with it").clone()
+    }
+}
+
+/// How a process ended: exit code, stdout, stderr.
+type Ended = (i32, String, String);
+
+async fn run(words: &[&str]) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nats-bridge"));
+    command.args(words).env_remove("NATS_BRIDGE_HTTP").env_remove("NATS_BRIDGE_HTTP_TOKEN").env("USER", "tester");
+    let ended = tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("no panic");
+    let Output { status, stdout, stderr } = ended;
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (status.code().expect("not killed"), text(stdout), text(stderr))
+}
+
+#[tokio::test]
+async fn a_change_is_asked_for_as_it_was_sent_and_answered_with_what_is_in_force() {
+    let running = serve(Played::new(), |_| ()).await;
+    let (status, body) = running.post("/weight", json!({ "percent": 5, "by": "ann", "reason": "canary" })).await;
+    assert_eq!(status, 200);
+    let expected = json!({
+        "changed": true, "phase": "canary", "weight_percent": 5, "epoch": 2, "by": "ann", "reason": "canary",
+        "at": "2030-01-01T00:00:00Z", "took_ms": 7
+    });
+    assert_eq!(body, expected);
+    for (path, phase) in
+        [("/rollback", "shadow"), ("/observe", "observe"), ("/shadow", "shadow"), ("/detach", "native")]
+    {
+        let (status, body) = running.request("POST", path, "", "").await;
+        assert_eq!((status, &body["phase"]), (200, &json!(phase)), "{path}");
+    }
+    let five = Target::Weight(Weight::from_percent(5.0).expect("valid"));
+    assert_eq!(running.told()[0], Change { to: five, by: "ann".to_owned(), reason: "canary".to_owned() });
+    let told: Vec<Target> = running.told().iter().map(|change| change.to).collect();
+    assert_eq!(told, [five, Target::Rollback, Target::Observe, Target::Shadow, Target::Detach]);
+}
+
+#[tokio::test]
+async fn bad_input_is_400_with_the_field_and_reaches_nobody() {
+    let running = serve(Played::new(), |_| ()).await;
+    for (body, field) in
+        [("{}", "percent"), (r#"{"percent":100.01}"#, "percent"), (r#"{"percent":5,"x":1}"#, "x"), ("{", "body")]
+    {
+        let (status, answer) = running.request("POST", "/weight", "", body).await;
+        assert_eq!((status, &answer["code"], &answer["field"]), (400, &json!("invalid"), &json!(field)));
+        assert!(answer["fix"].as_str().is_some_and(|fix| !fix.is_empty()));
+    }
+    assert_eq!(running.get("/weight").await.0, 405);
+    assert_eq!(running.get("/nothing").await.0, 404);
+    assert_eq!(running.get("/metrics").await.0, 404);
+    assert_eq!(running.request("POST", "/shadow", "", &" ".repeat(70_000)).await.0, 413);
+    assert!(running.told().is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_its_code_and_its_advice() {
+    for (code, http) in [
+        (RefusedCode::WrongPhase, 409),
+        (RefusedCode::Unmapped, 409),
+        (RefusedCode::NotDrained, 409),
+        (RefusedCode::Conflict, 409),
+        (RefusedCode::SideDown, 503),
+        (RefusedCode::Draining, 503),
+    ] {
+        let refused = Refused::new(code, "because", "do this");
+        let running = serve(Played::refusing(refused.clone()), |_| ()).await;
+        let (status, body) = running.post("/detach", json!({})).await;
+        assert_eq!((status, serde_json::from_value::<Refused>(body).expect("a refusal")), (http, refused));
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_needed_for_changes_where_one_is_set_and_a_web_page_cannot_change_anything() {
+    let running = serve(Played::new(), |options| options.token = Some("secret".to_owned())).await;
+    assert_eq!(running.post("/shadow", json!({})).await.0, 401);
+    assert_eq!(running.request("POST", "/shadow", "Authorization: Bearer wrong\r\n", "").await.0, 401);
+    assert!(running.told().is_empty());
+    assert_eq!(running.get("/status").await.0, 200);
+    assert_eq!(running.request("POST", "/shadow", "Authorization: Bearer secret\r\n", "").await.0, 200);
+
+    let open = serve(Played::new(), |_| ()).await;
+    assert_eq!(open.request("POST", "/shadow", "Origin: http://evil.example\r\n", "").await.0, 403);
+    assert!(open.told().is_empty());
+}
+
+#[tokio::test]
+async fn ready_says_which_owner_does_not_answer() {
+    let running = serve(Played::new(), |_| ()).await;
+    assert_eq!(running.get("/livez").await, (200, json!({ "live": true })));
+    for (phase, rabbit, nats, reasons) in [
+        (Phase::Observe, true, true, json!([])),
+        // The authoritative path does not need it.
+        (Phase::Shadow, true, false, json!([])),
+        (Phase::Shadow, false, true, json!(["rabbit does not answer"])),
+        (Phase::Canary, true, false, json!(["nats does not answer: connection refused"])),
+        (Phase::Cutover, false, true, json!(["rabbit does not answer"])),
+        (Phase::Native, false, true, json!([])),
+    ] {
+        {
+            let mut status = running.played.now();
+            status.phase = phase;
+            status.sides.rabbit.connected = rabbit;
+            (status.sides.nats.connected, status.sides.nats.error) = (nats, Some("connection refused".to_owned()));
+        }
+        let (status, body) = running.get("/readyz").await;
+        assert_eq!(body["reasons"], reasons, "{phase} {rabbit} {nats}");
+        assert_eq!(status, if reasons == json!([]) { 200 } else { 503 });
+    }
+    running.played.now().draining = true;
+    assert_eq!(running.get("/readyz").await.1["reasons"][0], json!("the sidecar is shutting down"));
+}
+
+/// The only test that installs a recorder in this process.
+#[tokio::test]
+async fn metrics_are_what_prometheus_reads_and_carry_no_queue_names() {
+    let handle = sidecar::http::metrics::install().expect("the first recorder");
+    let running = serve(Played::new(), |options| options.metrics = Some(handle)).await;
+    running.post("/weight", json!({ "percent": 25 })).await;
+    let (status, text) = running.raw("GET /metrics HTTP/1.0\r\n\r\n").await;
+    assert_eq!(status, 200);
+    for line in [
+        "# TYPE natsbridge_cutover_weight_percent gauge",
+        "natsbridge_cutover_weight_percent 25",
+        "natsbridge_cutover_phase{phase=\"canary\"} 1",
+        "natsbridge_cutover_phase{phase=\"observe\"} 0",
+        "natsbridge_side_up{side=\"nats\"} 1",
+        "natsbridge_ready_messages{side=\"rabbit\"} 4",
+        "natsbridge_shadow_compared_total{result=\"match\"} 12",
+        "natsbridge_shadow_compared_total{result=\"unverified\"} 1",
+        "natsbridge_warnings_total{code=\"hold_timed_out\"} 2",
+        "natsbridge_standby_lag 9",
+    ] {
+        assert!(text.lines().any(|is| is == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("orders"), "{text}");
+}
+
+#[tokio::test]
+async fn verbs_make_the_change_and_say_what_is_in_force() {
+    let running = serve(Played::new(), |_| ()).await;
+    let (code, out, err) = running.verb(&["shadow", "--reason", "first look"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(out, "phase:   shadow\nweight:  0 %\nepoch:   2\nchange:  in force after 7 ms\n");
+    let by_tester = Change { to: Target::Shadow, by: "tester".to_owned(), reason: "first look".to_owned() };
+    assert_eq!(running.told(), [by_tester]);
+
+    let (_, out, _) = running.verb(&["weight", "0.25", "--by", "ann", "--json"]).await;
+    let adopted: Adopted = serde_json::from_str(&out).expect("one JSON object");
+    assert_eq!((adopted.weight_percent.percent(), adopted.by.as_str()), (0.25, "ann"));
+
+    let (_, out, _) = running.verb(&["weight", "0.25"]).await;
+    assert!(out.contains("was in force already, since 2030-01-01T00:00:00Z by ann"), "{out}");
+    for verb in ["rollback", "observe", "detach"] {
+        assert_eq!(running.verb(&[verb]).await.0, 0);
+    }
+    let (code, out, _) = running.verb(&["status"]).await;
+    assert_eq!(code, 0);
+    assert!(out.starts_with("phase:       native\n"), "{out}");
+    let (_, out, _) = running.verb(&["status", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Status>(&out).expect("one JSON object"), *running.played.now());
+}
+
+#[tokio::test]
+async fn a_verb_finds_the_sidecar_by_its_ready_file_and_sends_its_token() {
+    let running = serve(Played::new(), |options| options.token = Some("secret".to_owned())).await;
+    let file = std::env::temp_dir().join(format!("nats-bridge-http-{}.json", std::process::id()));
+    std::fs::write(&file, json!({ "http": running.address.to_string() }).to_string()).expect("written");
+    let name = file.to_str().expect("text");
+    let (code, _, err) = run(&["shadow", "--token", "secret", "--ready-file", name]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    std::fs::remove_file(&file).expect("removed");
+
+    let (code, _, err) = running.verb(&["shadow"]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("changes need a token here"), "{err}");
+    let (code, _, err) = run(&["status", "--ready-file", name]).await;
+    assert_eq!(code, 2);
+    assert!(err.contains(name), "{err}");
+}
+
+#[tokio::test]
+async fn a_verb_that_is_refused_ends_with_1_and_says_what_to_do() {
+    let refused = Refused::new(RefusedCode::NotDrained, "RabbitMQ's queues still hold 5 messages", "let them drain");
+    let running = serve(Played::refusing(refused.clone()), |_| ()).await;
+    let error = "error: RabbitMQ's queues still hold 5 messages; let them drain\n";
+    assert_eq!(running.verb(&["detach"]).await, (1, String::new(), error.to_owned()));
+    let (code, out, _) = running.verb(&["detach", "--json"]).await;
+    assert_eq!((code, serde_json::from_str::<Refused>(&out).expect("one JSON object")), (1, refused));
+}
+
+#[tokio::test]
+async fn a_verb_that_cannot_run_ends_with_2_and_says_why() {
+    // Nothing listens on port 1.
+    let (code, _, err) = run(&["status", "--http", "127.0.0.1:1"]).await;
+    assert_eq!(code, 2);
+    assert!(err.contains("no sidecar answers at 127.0.0.1:1") && err.contains("--http HOST:PORT"), "{err}");
+    let running = serve(Played::new(), |_| ()).await;
+    for words in [&["weight", "101"][..], &["weight", "-1"], &["weight", "x"], &["weight"], &["status", "--watch", "0"]]
+    {
+        assert_eq!(running.verb(words).await.0, 2, "{words:?}");
+    }
+    assert!(running.told().is_empty());
+}
+
+#[tokio::test]
+async fn every_verb_has_an_example_in_its_help() {
+    for verb in ["status", "observe", "shadow", "weight", "rollback", "detach"] {
+        let (code, out, _) = run(&[verb, "--help"]).await;
+        assert_eq!(code, 0);
+        assert!(out.contains(&format!("Example:\n  nats-bridge {verb}")), "{out}");
+    }
+}
