@@ -76,6 +76,14 @@ pub fn stream(vhost: &str, queue: &str) -> String {
     format!("{STREAM_PREFIX}{vhost}_{}", short(&token(queue), room))
 }
 
+/// The stream of a queue whose name had another stream a moment ago: [`stream`] and `=g` with a number.
+///
+/// nats-server 2.10.25 to 2.15.1 delete a stream's files after they have answered the request: a stream that is made
+/// under the same name at once may come up with the old messages.
+pub fn next_stream(vhost: &str, queue: &str, number: u64) -> String {
+    format!("{}=g{number:x}", stream(vhost, queue))
+}
+
 /// The subject of a queue: `aq.<vhost>.<queue>`. A native NATS client may publish to it.
 pub fn subject(vhost: &str, queue: &str) -> String {
     format!("{SUBJECT_PREFIX}.{}.{}", vhost_token(vhost), token(queue))
@@ -171,6 +179,7 @@ mod tests {
         assert_ne!(stream("a_b", "c"), stream("a", "b_c"));
         assert_ne!(stream("a", "_b"), stream("a_", "b"));
         assert_ne!(stream("", "b"), stream("_", "b"));
+        assert_ne!(next_stream("a", "b", 1), stream("a", "b=g1"));
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub(crate) const META_QUEUE: &str = "amqp-queue";
 /// Metadata of a queue's stream: `durable`, or `gateway` when it goes with the gateway that made it.
 pub(crate) const META_LIFETIME: &str = "amqp-lifetime";
 
+/// How long the server is given to remove a deleted stream's files before the name is used again.
+const DELETION: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A queue that exists. A queue that is deleted and declared again is another one.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -55,11 +58,12 @@ impl Queue {
     pub(crate) fn new(
         vhost: &Arc<str>,
         definition: QueueDefinition,
+        stream: String,
         bridge: &Bridge,
         config: &Arc<JetStreamConfig>,
     ) -> Self {
         Self {
-            stream: name::stream(vhost, &definition.name),
+            stream,
             subject: Subject::from(name::subject(vhost, &definition.name)),
             definition,
             vhost: vhost.clone(),
@@ -167,6 +171,7 @@ impl Queue {
         }
         if info["state"]["messages"].as_u64() == Some(0) {
             api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await?;
+            tokio::time::sleep(DELETION).await;
             return api::call(&self.bridge, &call, &config).await.map(drop);
         }
         tracing::warn!(stream = self.stream, "the stream of a queue holds messages and is kept with its own settings");

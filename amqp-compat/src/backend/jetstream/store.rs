@@ -40,6 +40,8 @@ struct QueueDocument {
     durable: bool,
     auto_delete: bool,
     arguments: String,
+    /// The stream that holds it.
+    stream: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,8 +72,8 @@ impl Store {
         Ok(Self { bucket, vhost: vhost.to_owned() })
     }
 
-    /// Everything that is stored: exchanges, then queues, then bindings. What cannot be read is logged and left alone.
-    pub(crate) async fn load(&self) -> Result<Vec<Change>, AmqpError> {
+    /// Everything that is stored: exchanges, then queues with their streams, then bindings. What cannot be read is logged and left alone.
+    pub(crate) async fn load(&self) -> Result<Vec<(Change, Option<String>)>, AmqpError> {
         let keys = self.bucket.keys().await.map_err(|error| failed("list the topology", &error))?;
         let keys: Vec<String> = keys.try_collect().await.map_err(|error| failed("list the topology", &error))?;
         let mut entries = futures::stream::iter(keys)
@@ -86,7 +88,7 @@ impl Store {
                 None => tracing::error!(vhost = self.vhost, key, "a topology entry cannot be read and is left out"),
             }
         }
-        changes.sort_by_key(|change| match change {
+        changes.sort_by_key(|(change, _)| match change {
             Change::PutExchange(_) => 0,
             Change::PutQueue(_) => 1,
             _ => 2,
@@ -94,9 +96,9 @@ impl Store {
         Ok(changes)
     }
 
-    /// Writes one change. The caller leaves out what is not durable.
-    pub(crate) async fn write(&self, change: &Change) -> Result<(), AmqpError> {
-        let (key, value) = entry(change);
+    /// Writes one change; `stream` is the stream of a queue that is put. The caller leaves out what is not durable.
+    pub(crate) async fn write(&self, change: &Change, stream: &str) -> Result<(), AmqpError> {
+        let (key, value) = entry(change, stream);
         let result = match value {
             Some(value) => self.bucket.put(&key, value).await.map(drop).map_err(|e| failed("store the topology", &e)),
             None => self.bucket.purge(&key).await.map_err(|e| failed("store the topology", &e)),
@@ -104,7 +106,8 @@ impl Store {
         result
     }
 
-    fn read(&self, key: &str, value: &[u8]) -> Option<Change> {
+    fn read(&self, key: &str, value: &[u8]) -> Option<(Change, Option<String>)> {
+        let mut stream = None;
         let change = match key.split('.').next()? {
             "x" => {
                 let document: ExchangeDocument = serde_json::from_slice(value).ok()?;
@@ -121,6 +124,7 @@ impl Store {
                 let document: QueueDocument = serde_json::from_slice(value).ok()?;
                 let arguments = table::from_base64(&document.arguments)?;
                 let settings = QueueArguments::read(&arguments, &display(&self.vhost, &document.name)).ok()?;
+                stream = Some(document.stream);
                 Change::PutQueue(QueueDefinition {
                     name: document.name.into(),
                     durable: document.durable,
@@ -144,12 +148,12 @@ impl Store {
             }
             _ => return None,
         };
-        Some(change)
+        Some((change, stream))
     }
 }
 
 /// The key of what a change is about, and its document; `None` for what goes.
-fn entry(change: &Change) -> (String, Option<Bytes>) {
+fn entry(change: &Change, stream: &str) -> (String, Option<Bytes>) {
     match change {
         Change::PutExchange(exchange) => {
             let document = ExchangeDocument {
@@ -169,6 +173,7 @@ fn entry(change: &Change) -> (String, Option<Bytes>) {
                 durable: queue.durable,
                 auto_delete: queue.auto_delete,
                 arguments: table::to_base64(&queue.arguments),
+                stream: stream.to_owned(),
             };
             (format!("q.{}", token(&queue.name)), json(&document))
         }

@@ -1,6 +1,8 @@
 //! A vhost that runs: the model, the queues behind it, and the store behind both.
 
+use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use nats_bridge::Bridge;
 use tokio::sync::Mutex;
@@ -25,7 +27,15 @@ pub(crate) struct VhostRuntime {
     state: RwLock<State>,
     /// Held while the topology changes, so that one change is stored and made before the next is checked.
     changing: Mutex<()>,
+    /// When queues were deleted lately, by name.
+    deleted: std::sync::Mutex<HashMap<String, Instant>>,
 }
+
+/// How long the name of a deleted stream is left alone; removing a large one's files takes the server a while.
+const REUSE_AFTER: Duration = Duration::from_secs(600);
+
+/// From how many on the names of deleted queues are swept for old ones.
+const DELETED_SWEEP: usize = 4096;
 
 /// The model and, by the model's slots, the queues.
 #[derive(Debug)]
@@ -51,14 +61,14 @@ impl VhostRuntime {
         let store = Store::open(bridge, name, config.replicas).await?;
         let vhost: Arc<str> = name.into();
         let mut state = State { model: Vhost::new(name), queues: Vec::new() };
-        for change in store.load().await? {
+        for (change, stream) in store.load().await? {
             let slot = state.model.apply(&change);
-            if let (Some(slot), Change::PutQueue(definition)) = (slot, change) {
-                let queue = Arc::new(Queue::new(&vhost, definition, bridge, config));
+            if let (Some(slot), Change::PutQueue(definition), Some(stream)) = (slot, change, stream) {
+                let queue = Arc::new(Queue::new(&vhost, definition, stream, bridge, config));
                 put(&mut state.queues, slot, queue);
             }
         }
-        remove_leftovers(bridge, &vhost).await?;
+        let deleted = remove_leftovers(bridge, &vhost).await?;
         // Creating what is there already changes nothing; it is cheap, and a stream that is missing would refuse publishes.
         for queue in state.queues.iter().flatten() {
             queue.ensure().await?;
@@ -70,6 +80,7 @@ impl VhostRuntime {
             store,
             state: RwLock::new(state),
             changing: Mutex::new(()),
+            deleted: std::sync::Mutex::new(deleted),
         }))
     }
 
@@ -126,12 +137,14 @@ impl VhostRuntime {
                 Ok((queue, counts))
             }
             Err(definition) => {
-                let queue = Arc::new(Queue::new(&self.name, definition.clone(), &self.bridge, &self.config));
+                let stream = self.stream_for(&definition.name);
+                let queue = Queue::new(&self.name, definition.clone(), stream, &self.bridge, &self.config);
+                let queue = Arc::new(queue);
                 queue.ensure().await?;
                 let is_persistent = definition.is_persistent();
                 let change = Change::PutQueue(definition);
                 if is_persistent {
-                    self.store.write(&change).await?;
+                    self.store.write(&change, &queue.stream).await?;
                 }
                 let mut state = self.state_mut();
                 if let Some(slot) = state.model.apply(&change) {
@@ -187,9 +200,33 @@ impl VhostRuntime {
         state.queues.iter().flatten().filter(|queue| queue.definition.owner == Some(owner)).cloned().collect()
     }
 
+    /// The name of the stream for a new queue: another one when a queue of this name was deleted a moment ago.
+    fn stream_for(&self, queue: &str) -> String {
+        let deleted = self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match deleted.get(queue) {
+            Some(at) if at.elapsed() < REUSE_AFTER => {
+                let number = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+                name::next_stream(&self.name, queue, u64::try_from(number.as_nanos()).unwrap_or_default())
+            }
+            _ => name::stream(&self.name, queue),
+        }
+    }
+
+    fn note_deleted(&self, queue: &str) {
+        let mut deleted = self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if deleted.len() >= DELETED_SWEEP && deleted.len().is_power_of_two() {
+            deleted.retain(|_, at| at.elapsed() < REUSE_AFTER);
+        }
+        // A name that the broker made up is never declared again.
+        if !queue.starts_with("amq.gen-") {
+            deleted.insert(queue.to_owned(), Instant::now());
+        }
+    }
+
     /// The stream goes first: a crash in between leaves an empty queue, never a stream that nobody knows.
     async fn remove_queue(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
         queue.delete().await?;
+        self.note_deleted(queue.name());
         let changes = self.state().model.plan_queue_removal(queue.name());
         self.make(&changes).await
     }
@@ -228,7 +265,7 @@ impl VhostRuntime {
             changes.iter().filter(|change| is_durable(&state.model, change)).collect()
         };
         for change in durable {
-            self.store.write(change).await?;
+            self.store.write(change, "").await?;
         }
         let mut state = self.state_mut();
         for change in changes {
@@ -272,7 +309,8 @@ fn made_up_name() -> String {
 }
 
 /// Deletes the streams of transient and exclusive queues of gateways before this one.
-async fn remove_leftovers(bridge: &Bridge, vhost: &str) -> Result<(), AmqpError> {
+async fn remove_leftovers(bridge: &Bridge, vhost: &str) -> Result<HashMap<String, Instant>, AmqpError> {
+    let mut deleted = HashMap::new();
     let subject = format!("{}.{}.*", name::SUBJECT_PREFIX, name::vhost_token(vhost));
     for stream in api::streams(bridge, &subject).await? {
         let metadata = &stream["config"]["metadata"];
@@ -283,7 +321,8 @@ async fn remove_leftovers(bridge: &Bridge, vhost: &str) -> Result<(), AmqpError>
                 Err(error) if !error.not_found() => return Err(error.into()),
                 _ => {}
             }
+            deleted.extend(metadata[META_QUEUE].as_str().map(|name| (name.to_owned(), Instant::now())));
         }
     }
-    Ok(())
+    Ok(deleted)
 }
