@@ -1,6 +1,7 @@
 //! The benchmarks. `cargo xtask bench` builds this and the `nats-bridge` binary in release and runs it.
 
 mod amqp;
+mod core;
 mod gateway;
 mod report;
 
@@ -26,6 +27,8 @@ struct Cli {
 enum What {
     /// The AMQP listener beside RabbitMQ, driven by the same unmodified client.
     Amqp(amqp::AmqpArgs),
+    /// The core beside raw async-nats, doing the same work.
+    Core(core::CoreArgs),
 }
 
 #[tokio::main]
@@ -33,6 +36,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.what {
         What::Amqp(args) => amqp::run(args, cli.quick).await,
+        What::Core(args) => core::run(args, cli.quick).await,
     };
     match result {
         Ok(figures) if cli.json => println!("{}", serde_json::json!({ "figures": figures })),
