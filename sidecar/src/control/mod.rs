@@ -38,12 +38,10 @@ pub struct Parts {
     pub rabbit_url: String,
     /// How the sidecar itself logs in to RabbitMQ, to publish fences and to ask for counts. Its vhost is replaced.
     pub operator: Login,
-    /// JetStream.
+    /// JetStream; it has to let in whom RabbitMQ has let in.
     pub nats: Arc<dyn Backend>,
     /// Its address, without user and password.
     pub nats_url: String,
-    /// User and password that JetStream's links are opened with; the client's own when `None`.
-    pub nats_user: Option<(String, String)>,
     /// Where the state is kept.
     pub bridge: Bridge,
     /// What JetStream has; `None` takes everything as known.
@@ -136,17 +134,12 @@ impl Cutover {
             Arc::clone(&shared),
             Arc::clone(&parts.rabbit),
             Arc::clone(&parts.nats),
-            parts.nats_user.clone(),
             logins,
             accepted,
         ));
-        let nats_login = match parts.nats_user {
-            Some((user, password)) => Login { user, password, ..parts.operator.clone() },
-            None => parts.operator.clone(),
-        };
         let operators = [
-            Arc::new(Operator::new(Side::Rabbit, parts.rabbit, parts.operator)),
-            Arc::new(Operator::new(Side::Nats, parts.nats, nats_login)),
+            Arc::new(Operator::new(Side::Rabbit, parts.rabbit, parts.operator.clone())),
+            Arc::new(Operator::new(Side::Nats, parts.nats, parts.operator)),
         ];
         tracing::info!(phase = %state.phase, weight = %state.weight_percent, epoch = state.epoch, "the cutover is here");
         let cutover = Arc::new(Self {

@@ -24,7 +24,6 @@ pub struct DualBackend {
     shared: Arc<Shared>,
     rabbit: Arc<dyn Backend>,
     nats: Arc<dyn Backend>,
-    nats_user: Option<(String, String)>,
     logins: Arc<Logins>,
     accepted: mpsc::Sender<Accepted>,
     links: AtomicU64,
@@ -34,24 +33,15 @@ pub struct DualBackend {
 const NATS_WAIT: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
 
 impl DualBackend {
-    /// A backend over these two. `nats_user` is the user and password that JetStream is opened with; the client's own
-    /// when `None`. What RabbitMQ accepts is remembered in `logins`, and new ones go to `accepted`.
+    /// A backend over these two. `nats` has to let in whom RabbitMQ has let in. What RabbitMQ accepts is remembered in `logins`, and new ones go to `accepted`.
     pub fn new(
         shared: Arc<Shared>,
         rabbit: Arc<dyn Backend>,
         nats: Arc<dyn Backend>,
-        nats_user: Option<(String, String)>,
         logins: Arc<Logins>,
         accepted: mpsc::Sender<Accepted>,
     ) -> Self {
-        Self { shared, rabbit, nats, nats_user, logins, accepted, links: AtomicU64::new(0) }
-    }
-
-    fn login_for_nats(&self, login: &Login) -> Login {
-        match &self.nats_user {
-            Some((user, password)) => Login { user: user.clone(), password: password.clone(), ..login.clone() },
-            None => login.clone(),
-        }
+        Self { shared, rabbit, nats, logins, accepted, links: AtomicU64::new(0) }
     }
 
     /// Hashing takes some milliseconds: the connection does not wait for it.
@@ -93,26 +83,12 @@ impl Backend for DualBackend {
             let order = self.shared.order();
             (order.phase, order.fences.weight())
         };
-        let nats_login = self.login_for_nats(&login);
         let (rabbit, nats) = if phase == Phase::Native {
             self.knows(&login).await?;
-            (None, Some(self.nats.open(nats_login.clone()).await?))
+            (None, Some(self.nats.open(login.clone()).await?))
         } else {
-            let patience = if phase < Phase::Canary { NATS_WAIT[0] } else { NATS_WAIT[1] };
-            let opening = tokio::time::timeout(patience, self.nats.open(nats_login.clone()));
-            let (rabbit, nats) = tokio::join!(self.rabbit.open(login.clone()), opening);
-            let nats = match nats {
-                Ok(Ok(link)) => Some(link),
-                Ok(Err(error)) => {
-                    self.shared.warn("nats_not_opened", format!("vhost {}: {error}", login.vhost));
-                    None
-                }
-                Err(_) => {
-                    self.shared.warn("nats_not_opened", format!("vhost {}: NATS did not answer", login.vhost));
-                    None
-                }
-            };
-            let rabbit = match rabbit {
+            // RabbitMQ first: whom it does not let in has nothing made in NATS.
+            let rabbit = match self.rabbit.open(login.clone()).await {
                 Ok(link) => {
                     self.remember(&login);
                     Some(link)
@@ -122,6 +98,18 @@ impl Backend for DualBackend {
                     None
                 }
                 Err(error) => return Err(error),
+            };
+            let patience = if phase < Phase::Canary { NATS_WAIT[0] } else { NATS_WAIT[1] };
+            let nats = match tokio::time::timeout(patience, self.nats.open(login.clone())).await {
+                Ok(Ok(link)) => Some(link),
+                Ok(Err(error)) => {
+                    self.shared.warn("nats_not_opened", format!("vhost {}: {error}", login.vhost));
+                    None
+                }
+                Err(_) => {
+                    self.shared.warn("nats_not_opened", format!("vhost {}: NATS did not answer", login.vhost));
+                    None
+                }
             };
             if rabbit.is_none() && nats.is_none() {
                 return Err(AmqpError::new(ReplyCode::InternalError, "neither RabbitMQ nor NATS answers"));
@@ -133,7 +121,7 @@ impl Backend for DualBackend {
         let rabbit_is = if phase == Phase::Native { Presence::Gone } else { presence(&rabbit) };
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
         let engine = Engine::new(Arc::clone(&self.shared), number, &login.vhost, rabbit_is, presence(&nats));
-        let sides = Sides { backends: [Arc::clone(&self.rabbit), Arc::clone(&self.nats)], logins: [login, nats_login] };
+        let sides = Sides { backends: [Arc::clone(&self.rabbit), Arc::clone(&self.nats)], login };
         let (commands, from_session) = mpsc::channel(LINK_CAPACITY);
         let (to_session, events) = mpsc::channel(LINK_CAPACITY);
         tokio::spawn(run(engine, sides, [rabbit, nats], from_session, to_session));

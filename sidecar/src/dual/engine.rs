@@ -204,7 +204,8 @@ impl Engine {
         }
         let shared = Arc::clone(&self.shared);
         let bucket = shared.bucket(&publish.message);
-        let taken = shared.publish(bucket, || shared.only_rabbit_knows(&self.vhost, &publish.message));
+        let rabbit = self.half(Side::Rabbit).attached();
+        let taken = shared.publish(bucket, || rabbit && shared.only_for_rabbit(&self.vhost, &publish.message));
         let id = shared.ids.next();
         let owner = match taken {
             None => Side::Nats,

@@ -52,8 +52,8 @@ impl Ends {
 pub(super) struct Sides {
     /// RabbitMQ first.
     pub backends: [Arc<dyn Backend>; 2],
-    /// As each side is to be logged in to.
-    pub logins: [Login; 2],
+    /// As the client has logged in.
+    pub login: Login,
 }
 
 /// Runs a link until its client is gone or its authoritative side has closed it.
@@ -129,7 +129,7 @@ fn follow_losses(engine: &Engine, sides: &Sides, ends: &mut [Ends; 2]) {
             Presence::Lost => {
                 ends.let_go();
                 if ends.reopening.is_none() {
-                    ends.reopening = Some(Box::pin(reopen(Arc::clone(&sides.backends[i]), sides.logins[i].clone())));
+                    ends.reopening = Some(Box::pin(reopen(Arc::clone(&sides.backends[i]), sides.login.clone())));
                 }
             }
             Presence::Gone => {

@@ -16,5 +16,6 @@ pub mod operator;
 mod request;
 pub mod shared;
 pub mod stamp;
+pub mod vhosts;
 
 pub use backend::DualBackend;

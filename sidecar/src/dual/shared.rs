@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::Message;
+use amqp_compat::error::AmqpError;
 use tokio::sync::{Notify, watch};
 
 use super::stamp::Ids;
@@ -17,11 +18,11 @@ use crate::phase::Position;
 
 /// What JetStream has, as far as publishing needs to know.
 pub trait Routes: Send + Sync + 'static {
-    /// Whether a publish to this exchange with this routing key would find the exchange; for the default exchange,
-    /// the queue.
-    fn knows(&self, vhost: &str, exchange: &str, routing_key: &str) -> bool;
     /// The queues that would get the message.
-    fn route(&self, vhost: &str, message: &Message) -> Vec<ShortString>;
+    ///
+    /// # Errors
+    /// Why JetStream would refuse it.
+    fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError>;
 }
 
 /// Where `shadow` takes its copies from: both calls return at once, and count what they have no room for.
@@ -157,10 +158,17 @@ impl Shared {
         Some((phase, stamp))
     }
 
-    /// Whether JetStream does not have what a publish names, so that only RabbitMQ can route it.
-    pub fn only_rabbit_knows(&self, vhost: &str, message: &Message) -> bool {
-        let (exchange, key) = (message.exchange.as_str(), message.routing_key.as_str());
-        self.routes.as_ref().is_some_and(|routes| !routes.knows(vhost, exchange, key))
+    /// Whether a publish goes to RabbitMQ whoever owns its key: JetStream would refuse it, or has no queue for it, and
+    /// RabbitMQ may have one.
+    pub fn only_for_rabbit(&self, vhost: &str, message: &Message) -> bool {
+        let Some(routes) = &self.routes else { return false };
+        match routes.route(vhost, message) {
+            Ok(queues) => queues.is_empty(),
+            Err(error) => {
+                self.unmapped(vhost, "exchange", message.exchange.as_str(), format!("of a publish: {error}"));
+                true
+            }
+        }
     }
 
     /// Carries out what the order keeper asks for.

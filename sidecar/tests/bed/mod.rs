@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use amqp_compat::backend::Login;
+use amqp_compat::backend::jetstream::JetStreamConfig;
 use amqp_compat::backend::rabbitmq::{RabbitMqBackend, RabbitMqConfig};
-use amqp_compat::backend::{Backend, Link, Login};
 use amqp_compat::listener::Listener;
 use futures::StreamExt;
 use lapin::options::{
@@ -20,6 +21,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use nats_bridge::Bridge;
 use sidecar::control::{Cutover, Parts};
 use sidecar::control_api::{Adopted, Change, Control, Refused, Status, Target, Weight};
+use sidecar::dual::vhosts::JetStreamVhosts;
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
@@ -46,9 +48,7 @@ pub struct Sidecar {
 
 impl Ends {
     pub fn new(rabbit: &RabbitMq, nats: &NatsServer) -> Self {
-        let vhost = rabbit.fresh_vhost();
-        rabbit.create_vhost(&format!("{vhost}-nats"));
-        Self { rabbit_url: rabbit.url(), vhost, nats_url: nats.url() }
+        Self { rabbit_url: rabbit.url(), vhost: rabbit.fresh_vhost(), nats_url: nats.url() }
     }
 
     pub async fn sidecar(&self) -> Sidecar {
@@ -58,9 +58,10 @@ impl Ends {
     pub async fn sidecar_with(&self, fence_limit: Duration) -> Sidecar {
         let bridge = Bridge::connect(&self.nats_url).await.expect("NATS answers");
         let config = RabbitMqConfig::from_url(&self.rabbit_url).expect("a URL");
+        let nats = Arc::new(JetStreamVhosts::new(bridge.clone(), JetStreamConfig::default()));
         let parts = Parts {
-            rabbit: Arc::new(RabbitMqBackend::new(config.clone())),
             rabbit_url: config.to_string(),
+            rabbit: Arc::new(RabbitMqBackend::new(config)),
             operator: Login {
                 vhost: self.vhost.clone(),
                 user: "guest".into(),
@@ -68,11 +69,10 @@ impl Ends {
                 client_properties: FieldTable::default(),
                 peer: "sidecar".into(),
             },
-            nats: Arc::new(OtherVhost(RabbitMqBackend::new(config))),
+            nats: nats.clone(),
             nats_url: self.nats_url.clone(),
-            nats_user: None,
             bridge,
-            routes: None,
+            routes: Some(nats),
             shadow: None,
             users: Vec::new(),
             fence_limit,
@@ -84,16 +84,6 @@ impl Ends {
         let serving = tokio::spawn(listener.run(cutover.backend(), shutdown.clone()));
         let vhost = self.vhost.replace('/', "%2f");
         Sidecar { cutover, url: format!("amqp://guest:guest@{address}/{vhost}"), shutdown, serving }
-    }
-}
-
-/// A second broker for the time being: another vhost of the same RabbitMQ.
-struct OtherVhost(RabbitMqBackend);
-
-#[async_trait::async_trait]
-impl Backend for OtherVhost {
-    async fn open(&self, login: Login) -> Result<Link, amqp_compat::AmqpError> {
-        self.0.open(Login { vhost: format!("{}-nats", login.vhost), ..login }).await
     }
 }
 

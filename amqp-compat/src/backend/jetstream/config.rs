@@ -9,6 +9,9 @@ pub struct JetStreamConfig {
     pub users: Vec<User>,
     /// Virtual hosts that exist. Default: `/`.
     pub vhosts: Vec<String>,
+    /// Whether a RabbitMQ before it answers every login and makes up the names of queues, as in a sidecar: any login is
+    /// then let in, and a queue may be declared under a name that begins with `amq.gen-`. Default false.
+    pub behind_rabbitmq: bool,
     /// Replicas of a classic queue's stream. Default 1.
     pub replicas: usize,
     /// Replicas of a quorum queue's stream. Default 3.
@@ -40,6 +43,7 @@ impl Default for JetStreamConfig {
         Self {
             users: vec![User { name: "guest".into(), password: "guest".into() }],
             vhosts: vec!["/".into()],
+            behind_rabbitmq: false,
             replicas: 1,
             quorum_replicas: 3,
             quorum_fallback: true,

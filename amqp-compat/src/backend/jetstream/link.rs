@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::{FieldTable, ShortString};
 use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
-use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use super::publisher::{Publisher, Settled};
@@ -22,7 +21,7 @@ use crate::backend::{
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::features::{self, Area};
 use crate::model::queue::Owner;
-use crate::model::vhost::{Route, extra_keys};
+use crate::model::vhost::Route;
 
 static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
 static NEXT_CONSUMER: AtomicU64 = AtomicU64::new(1);
@@ -244,63 +243,34 @@ impl LinkActor {
         if self.failed.contains(&channel) {
             return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
-        let result =
-            match self.destinations(&message.properties, message.exchange.as_str(), message.routing_key.as_str()) {
-                Ok(queues) if queues.is_empty() => {
-                    if mandatory {
-                        let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
-                        let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
-                    }
-                    return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
+        let result = match self.vhost.destinations(
+            &message.properties,
+            message.exchange.as_str(),
+            message.routing_key.as_str(),
+            Some(&self.user),
+            &mut self.route,
+        ) {
+            Ok(queues) if queues.is_empty() => {
+                if mandatory {
+                    let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
+                    let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
                 }
-                Ok(queues) => {
-                    let mut message = message;
-                    if let Some(properties) = without_bcc(&message.properties) {
-                        message.properties = properties;
-                    }
-                    self.publisher.publish(channel, seq, message, queues, Instant::now()).await
+                return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
+            }
+            Ok(queues) => {
+                let mut message = message;
+                if let Some(properties) = without_bcc(&message.properties) {
+                    message.properties = properties;
                 }
-                Err(error) => Err(error),
-            };
+                self.publisher.publish(channel, seq, message, queues, Instant::now()).await
+            }
+            Err(error) => Err(error),
+        };
         if let Err(error) = result {
             self.failed.insert(channel);
             let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
             self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
-    }
-
-    /// The queues that a message goes to.
-    fn destinations(
-        &mut self,
-        properties: &AMQPProperties,
-        exchange: &str,
-        routing_key: &str,
-    ) -> Result<SmallVec<[Arc<Queue>; 4]>, AmqpError> {
-        if let Some(user) = properties.user_id()
-            && user.as_str() != self.user
-        {
-            return Err(AmqpError::new(
-                ReplyCode::PreconditionFailed,
-                format!("user_id property set to '{user}' but authenticated user was '{}'", self.user),
-            ));
-        }
-        if properties.reply_to().as_ref().is_some_and(|reply_to| reply_to.as_str() == "amq.rabbitmq.reply-to") {
-            return Err(AmqpError::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"));
-        }
-        if properties.expiration().is_some() {
-            features::check(Area::Message, "expiration")?;
-        }
-        let extra = extra_keys(properties)?;
-        let state = self.vhost.state();
-        let headers = properties.headers().as_ref();
-        if extra.is_empty() {
-            state.model.route(exchange, &[routing_key], headers, &mut self.route)?;
-        } else {
-            let mut keys: SmallVec<[&str; 4]> = SmallVec::from_slice(&[routing_key]);
-            keys.extend(extra);
-            state.model.route(exchange, &keys, headers, &mut self.route)?;
-        }
-        Ok(self.route.queues.iter().filter_map(|slot| state.queue(*slot).cloned()).collect())
     }
 
     fn settle(&mut self, deliveries: &[DeliveryId], outcome: Outcome) {

@@ -11,12 +11,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use amq_protocol::types::ShortString;
 use async_trait::async_trait;
 use nats_bridge::Bridge;
 use nats_bridge::publish::ConfirmInbox;
 
-use crate::backend::{Backend, Link, Login};
+use crate::backend::{Backend, Link, Login, Message};
 use crate::error::{AmqpError, ReplyCode};
+use crate::model::vhost::Route;
 
 mod ack;
 mod api;
@@ -58,10 +60,32 @@ impl JetStreamBackend {
     }
 }
 
+impl JetStreamBackend {
+    /// The queues that a message would be stored in, by the topology as it is now. `user_id` is not checked.
+    ///
+    /// # Errors
+    /// What its publisher would be told: `NotFound` for an exchange or vhost that is not there, `NotImplemented` or
+    /// `PreconditionFailed` for a property that is not honoured.
+    pub fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError> {
+        let Some(vhost) = self.vhosts.get(vhost) else {
+            return Err(AmqpError::new(ReplyCode::NotFound, format!("vhost '{vhost}' not found")));
+        };
+        let queues = vhost.destinations(
+            &message.properties,
+            message.exchange.as_str(),
+            message.routing_key.as_str(),
+            None,
+            &mut Route::default(),
+        )?;
+        Ok(queues.iter().map(|queue| ShortString::try_new(queue.name()).unwrap_or_default()).collect())
+    }
+}
+
 #[async_trait]
 impl Backend for JetStreamBackend {
     async fn open(&self, login: Login) -> Result<Link, AmqpError> {
-        let known = self.config.users.iter().any(|user| user.name == login.user && user.password == login.password);
+        let known = self.config.behind_rabbitmq
+            || self.config.users.iter().any(|user| user.name == login.user && user.password == login.password);
         if !known {
             return Err(AmqpError::new(
                 ReplyCode::AccessRefused,

@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use amq_protocol::protocol::basic::AMQPProperties;
+use amq_protocol::types::ShortString;
 use nats_bridge::Bridge;
+use smallvec::SmallVec;
 use tokio::sync::Mutex;
 
 use super::api;
@@ -14,8 +17,9 @@ use super::store::Store;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
+use crate::model::features::{self, Area};
 use crate::model::queue::{Owner, display};
-use crate::model::vhost::{Change, Destination, QueuePlan, Vhost, no_queue, without_line_ends};
+use crate::model::vhost::{Change, Destination, QueuePlan, Route, Vhost, extra_keys, no_queue, without_line_ends};
 
 /// A vhost that runs.
 #[derive(Debug)]
@@ -116,6 +120,10 @@ impl VhostRuntime {
             "" if !declare.passive => made_up_name(),
             given => without_line_ends(given),
         };
+        // A name that the RabbitMQ before it has made up is taken as if it had been made up here.
+        let nameless = QueueDeclare { queue: ShortString::default(), ..declare.clone() };
+        let repeats = self.config.behind_rabbitmq && !declare.passive && given.starts_with("amq.gen-");
+        let declare = if repeats { &nameless } else { declare };
         let find = || {
             let state = self.state();
             Ok(match state.model.plan_queue_declare(declare, &given, by)? {
@@ -256,6 +264,43 @@ impl VhostRuntime {
         let _changing = self.changing.lock().await;
         let changes = self.state().model.plan_unbind(binding, to_queue)?;
         self.make(&changes).await
+    }
+
+    /// The queues that a message of `user` goes to; its `user_id` is not checked when that is `None`.
+    pub(crate) fn destinations(
+        &self,
+        properties: &AMQPProperties,
+        exchange: &str,
+        routing_key: &str,
+        user: Option<&str>,
+        route: &mut Route,
+    ) -> Result<SmallVec<[Arc<Queue>; 4]>, AmqpError> {
+        if let Some(claimed) = properties.user_id()
+            && let Some(user) = user
+            && claimed.as_str() != user
+        {
+            return Err(AmqpError::new(
+                ReplyCode::PreconditionFailed,
+                format!("user_id property set to '{claimed}' but authenticated user was '{user}'"),
+            ));
+        }
+        if properties.reply_to().as_ref().is_some_and(|reply_to| reply_to.as_str() == "amq.rabbitmq.reply-to") {
+            return Err(AmqpError::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"));
+        }
+        if properties.expiration().is_some() {
+            features::check(Area::Message, "expiration")?;
+        }
+        let extra = extra_keys(properties)?;
+        let state = self.state();
+        let headers = properties.headers().as_ref();
+        if extra.is_empty() {
+            state.model.route(exchange, &[routing_key], headers, route)?;
+        } else {
+            let mut keys: SmallVec<[&str; 4]> = SmallVec::from_slice(&[routing_key]);
+            keys.extend(extra);
+            state.model.route(exchange, &keys, headers, route)?;
+        }
+        Ok(route.queues.iter().filter_map(|slot| state.queue(*slot).cloned()).collect())
     }
 
     /// Stores what of the changes is durable, then makes them.

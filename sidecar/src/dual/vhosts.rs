@@ -1,0 +1,68 @@
+//! JetStream behind RabbitMQ: a vhost is taken up when RabbitMQ has first let somebody into it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use amq_protocol::types::ShortString;
+use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
+use amqp_compat::backend::{Backend, Link, Login, Message};
+use amqp_compat::error::AmqpError;
+use async_trait::async_trait;
+use nats_bridge::Bridge;
+use tokio::sync::Mutex;
+
+use super::shared::Routes;
+
+/// JetStream for whatever vhost RabbitMQ has.
+pub struct JetStreamVhosts {
+    bridge: Bridge,
+    config: JetStreamConfig,
+    open: RwLock<HashMap<String, Arc<JetStreamBackend>>>,
+    /// Held while a vhost is taken up, so that it is done once.
+    opening: Mutex<()>,
+}
+
+impl JetStreamVhosts {
+    /// JetStream over this connection. Users and vhosts of `config` are not used: RabbitMQ has checked both.
+    pub fn new(bridge: Bridge, config: JetStreamConfig) -> Self {
+        Self { bridge, config, open: RwLock::default(), opening: Mutex::default() }
+    }
+
+    fn known(&self, vhost: &str) -> Option<Arc<JetStreamBackend>> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).get(vhost).cloned()
+    }
+
+    async fn vhost(&self, vhost: &str) -> Result<Arc<JetStreamBackend>, AmqpError> {
+        if let Some(backend) = self.known(vhost) {
+            return Ok(backend);
+        }
+        let _opening = self.opening.lock().await;
+        if let Some(backend) = self.known(vhost) {
+            return Ok(backend);
+        }
+        let config = JetStreamConfig { vhosts: vec![vhost.to_owned()], behind_rabbitmq: true, ..self.config.clone() };
+        let backend = JetStreamBackend::connect(self.bridge.clone(), config).await?;
+        self.open.write().unwrap_or_else(PoisonError::into_inner).insert(vhost.to_owned(), backend.clone());
+        Ok(backend)
+    }
+}
+
+#[async_trait]
+impl Backend for JetStreamVhosts {
+    /// Opens a link. The caller has checked the login.
+    ///
+    /// # Errors
+    /// `InternalError` when JetStream does not answer.
+    async fn open(&self, login: Login) -> Result<Link, AmqpError> {
+        self.vhost(&login.vhost).await?.open(login).await
+    }
+}
+
+impl Routes for JetStreamVhosts {
+    fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError> {
+        match self.known(vhost) {
+            Some(backend) => backend.route(vhost, message),
+            None => Ok(Vec::new()),
+        }
+    }
+}
