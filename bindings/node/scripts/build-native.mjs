@@ -15,7 +15,7 @@ const here = dirname(dirname(fileURLToPath(import.meta.url)));
 const profile = process.argv.includes("--release") ? ["--release"] : [];
 const cargo = spawnSync(
   process.env["CARGO"] ?? "cargo",
-  ["build", "--locked", "--package", "nats-bridge-node", "--message-format", "json-render-diagnostics", ...profile],
+  ["build", "--package", "nats-bridge-node", "--message-format", "json-render-diagnostics", ...profile],
   { cwd: here, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", maxBuffer: 256 * 1024 * 1024 },
 );
 if (cargo.error) {

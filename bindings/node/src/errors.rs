@@ -9,9 +9,16 @@ pub fn from_core(error: &Error) -> napi::Error {
 }
 
 /// The rejection for an argument that the core was not asked about because its type cannot hold it.
-pub fn invalid(field: &'static str, why: &str) -> napi::Error {
+pub fn invalid(field: &str, why: &str) -> napi::Error {
     let context = [("field", field.to_owned()), ("why", why.to_owned())];
     build(ErrorKind::Config, Landed::No, false, &format!("config: field={field} why={why}"), &context)
+}
+
+/// The rejection for a second settle of one delivery.
+pub fn already_settled(subject: &str, sequence: u64) -> napi::Error {
+    let context = [("subject", subject.to_owned()), ("sequence", sequence.to_string())];
+    let text = format!("already settled: subject={subject} sequence={sequence}");
+    build(ErrorKind::AlreadySettled, Landed::No, false, &text, &context)
 }
 
 fn build(

@@ -1,26 +1,57 @@
 //! Values of the core that JavaScript holds.
 
-use napi::bindgen_prelude::within_runtime_if_available;
+use std::future::Future;
 
-/// A value of the core. Its finalizer runs on the event loop's thread, but what the core starts when it is dropped needs
-/// the runtime.
-pub struct Held<T>(Option<T>);
+use napi::bindgen_prelude::{Env, PromiseRaw, ToNapiValue};
+use tokio::runtime::Handle;
+
+use crate::eager::{self, Begun};
+use crate::errors;
+
+/// A value of the core, and the runtime that it lives on.
+///
+/// Finalizers run on the event loop's thread, and at exit after the runtime has ended: entering its handle works then too,
+/// and what a drop would start is dropped at once.
+pub struct Held<T> {
+    value: Option<T>,
+    runtime: Handle,
+}
 
 impl<T> Held<T> {
-    /// Holds `value`.
+    /// Holds `value`, made on the runtime that this is called on.
     pub fn new(value: T) -> Self {
-        Held(Some(value))
+        Held { value: Some(value), runtime: Handle::current() }
     }
 
     /// The value.
     pub fn get(&self) -> &T {
-        self.0.as_ref().expect("only drop takes the value")
+        self.value.as_ref().expect("only drop takes the value")
+    }
+
+    /// Begins `work` on this thread, and gives the promise of what `convert` makes of its result.
+    pub fn promise<'env, R: Send + 'static, V: ToNapiValue + Send + 'static>(
+        &self,
+        env: &'env Env,
+        work: impl Future<Output = nats_bridge::Result<R>> + Send + 'static,
+        convert: impl FnOnce(R) -> V + Send + 'static,
+    ) -> napi::Result<PromiseRaw<'env, V>> {
+        let begun = {
+            let _entered = self.runtime.enter();
+            eager::begin(work)
+        };
+        env.spawn_future(async move {
+            let result = match begun {
+                Begun::Done(result) => result,
+                Begun::Waits(rest) => rest.await,
+            };
+            result.map(convert).map_err(|error| errors::from_core(&error))
+        })
     }
 }
 
 impl<T> Drop for Held<T> {
     fn drop(&mut self) {
-        let value = self.0.take();
-        within_runtime_if_available(|| drop(value));
+        let _entered = self.runtime.enter();
+        drop(self.value.take());
     }
 }

@@ -4,5 +4,11 @@
 //! of the addon rejects with a message and nothing else; `lib/errors.ts` rebuilds them. One file for each noun of the core.
 
 pub mod bridge;
+pub mod consumer;
+pub mod delivery;
+pub mod eager;
 pub mod errors;
 pub mod held;
+pub mod options;
+pub mod provision;
+pub mod publish;

@@ -2,12 +2,15 @@
 
 use nats_bridge::{Config, Login};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyMapping};
 
 use crate::completions::Completions;
+use crate::consumer::{self, Consumer};
 use crate::errors;
 use crate::home::{self, Home, Owned};
 use crate::options;
+use crate::provision::Spec;
+use crate::publish::{self, Published};
 
 /// A connection. The Python classes `nats_bridge.Bridge` and `nats_bridge.aio.Bridge` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
@@ -37,7 +40,7 @@ impl Bridge {
     fn connect_start(
         py: Python<'_>,
         completions: &Completions,
-        future: Py<PyAny>,
+        future: Bound<'_, PyAny>,
         servers: Vec<String>,
         options: &Bound<'_, PyDict>,
     ) -> PyResult<u64> {
@@ -46,6 +49,100 @@ impl Bridge {
         completions.start(future, nats_bridge::Bridge::connect_with(config), move |py, made| {
             let core = made.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Bridge::new(home, core))?.into_any())
+        })
+    }
+
+    /// Publishes and waits until the message is stored.
+    fn publish(
+        &self,
+        py: Python<'_>,
+        subject: String,
+        payload: &Bound<'_, PyAny>,
+        id: Option<&Bound<'_, PyAny>>,
+        headers: Option<&Bound<'_, PyMapping>>,
+    ) -> PyResult<Published> {
+        let core = self.core.get()?;
+        let message = publish::message(subject, payload, id, headers)?;
+        let stored = self.core.home().wait(py, core.publish(message))?.map_err(|e| errors::from_core(&e))?;
+        Ok(stored.into())
+    }
+
+    /// Publishes, and sets `future` when the message is stored.
+    fn publish_start(
+        &self,
+        completions: &Completions,
+        future: Bound<'_, PyAny>,
+        subject: String,
+        payload: &Bound<'_, PyAny>,
+        id: Option<&Bound<'_, PyAny>>,
+        headers: Option<&Bound<'_, PyMapping>>,
+    ) -> PyResult<u64> {
+        let core = self.core.get()?.clone();
+        let message = publish::message(subject, payload, id, headers)?;
+        completions.start(future, async move { core.publish(message).await }, |py, stored| {
+            let stored = stored.map_err(|e| errors::from_core(&e))?;
+            Ok(Py::new(py, Published::from(stored))?.into_any())
+        })
+    }
+
+    /// Starts consuming and waits until it has begun.
+    fn consume(&self, py: Python<'_>, stream: String, name: String, options: &Bound<'_, PyDict>) -> PyResult<Consumer> {
+        let (core, home) = (self.core.get()?, self.core.home());
+        let config = consumer::config(stream, name, options)?;
+        let consumer = home.wait(py, core.consume(config))?.map_err(|e| errors::from_core(&e))?;
+        Ok(Consumer::new(home, consumer))
+    }
+
+    /// Starts consuming, and sets `future`.
+    fn consume_start(
+        &self,
+        completions: &Completions,
+        future: Bound<'_, PyAny>,
+        stream: String,
+        name: String,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<u64> {
+        let (core, home) = (self.core.get()?.clone(), self.core.home());
+        let config = consumer::config(stream, name, options)?;
+        completions.start(future, async move { core.consume(config).await }, move |py, consumer| {
+            let consumer = consumer.map_err(|e| errors::from_core(&e))?;
+            Ok(Py::new(py, Consumer::new(home, consumer))?.into_any())
+        })
+    }
+
+    /// Makes a stream or consumer as it should be.
+    fn ensure(&self, py: Python<'_>, kind: &str, json: &str) -> PyResult<()> {
+        let work = Spec::read(kind, json)?.ensure(self.core.get()?.clone());
+        self.core.home().wait(py, work)?.map_err(|e| errors::from_core(&e))
+    }
+
+    /// Makes a stream or consumer as it should be, and sets `future`.
+    fn ensure_start(
+        &self,
+        completions: &Completions,
+        future: Bound<'_, PyAny>,
+        kind: &str,
+        json: &str,
+    ) -> PyResult<u64> {
+        let work = Spec::read(kind, json)?.ensure(self.core.get()?.clone());
+        completions.start(future, work, |py, ensured| {
+            ensured.map_err(|e| errors::from_core(&e))?;
+            Ok(py.None())
+        })
+    }
+
+    /// Waits at most `budget_ms` for what is outstanding, then closes.
+    fn close(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+        let (core, budget) = (self.core.get()?, options::millis("budget_ms", budget_ms)?);
+        self.core.home().wait(py, core.close(budget))?.map_err(|e| errors::from_core(&e))
+    }
+
+    /// Closes, and sets `future`.
+    fn close_start(&self, completions: &Completions, future: Bound<'_, PyAny>, budget_ms: i64) -> PyResult<u64> {
+        let (core, budget) = (self.core.get()?.clone(), options::millis("budget_ms", budget_ms)?);
+        completions.start(future, async move { core.close(budget).await }, |py, closed| {
+            closed.map_err(|e| errors::from_core(&e))?;
+            Ok(py.None())
         })
     }
 
@@ -77,6 +174,7 @@ fn config(servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Config>
             "request_timeout_ms" => config.request_timeout = given.millis()?,
             "ping_interval_ms" => config.ping_interval = given.millis()?,
             "reconnect_pause_max_ms" => config.reconnect_pause_max = given.millis()?,
+            "publish" => config.publish = publish::config(&given.read()?)?,
             "region" => config.region = given.read()?,
             _ => return Ok(false),
         }

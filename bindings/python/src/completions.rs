@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
+use crate::eager::Begun;
 use crate::errors;
 use crate::home::{self, Home, lock};
 
@@ -32,7 +33,7 @@ pub struct Completions {
 
 struct Waiting {
     future: Py<PyAny>,
-    task: Option<AbortHandle>,
+    task: AbortHandle,
 }
 
 struct Queue {
@@ -75,28 +76,42 @@ impl Drop for Promise {
 }
 
 impl Completions {
-    /// Runs `work` and later, in the event loop, sets `future` to what `convert` makes of its result.
+    /// Begins `work`, and sets `future` to what `convert` makes of its result: at once if it is there, else later, in the
+    /// event loop.
     ///
     /// Gives the token with which [`Completions::cancel`] gives up.
     pub fn start<T: Send + 'static>(
         &self,
-        future: Py<PyAny>,
+        future: Bound<'_, PyAny>,
         work: impl Future<Output = T> + Send + 'static,
         convert: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
     ) -> PyResult<u64> {
         self.home.check()?;
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        lock(&self.waiting).insert(token, Waiting { future, task: None });
+        let rest = match self.home.begin(work) {
+            Begun::Done(result) => {
+                set(&future, convert(future.py(), result))?;
+                return Ok(token);
+            }
+            Begun::Waits(rest) => rest,
+        };
         let promise = Promise { queue: self.queue.clone(), token, kept: false };
+        // The result cannot be drained before the entry is made: draining needs the GIL, which is held here.
         let task = self.home.spawn(async move {
-            let result = work.await;
+            let result = rest.await;
             promise.keep(Box::new(move |py| convert(py, result)));
         });
-        if let Some(waiting) = lock(&self.waiting).get_mut(&token) {
-            waiting.task = Some(task);
-        }
+        lock(&self.waiting).insert(token, Waiting { future: future.unbind(), task });
         Ok(token)
     }
+}
+
+fn set(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> {
+    match outcome {
+        Ok(value) => future.call_method1("set_result", (value,)),
+        Err(error) => future.call_method1("set_exception", (error,)),
+    }
+    .map(drop)
 }
 
 #[pymethods]
@@ -133,10 +148,7 @@ impl Completions {
             if future.call_method0("done")?.is_truthy()? {
                 continue;
             }
-            match outcome(py) {
-                Ok(value) => future.call_method1("set_result", (value,))?,
-                Err(error) => future.call_method1("set_exception", (error,))?,
-            };
+            set(&future, outcome(py))?;
         }
         Ok(())
     }
@@ -144,7 +156,7 @@ impl Completions {
     /// Stops the work behind `token` and forgets its future.
     fn cancel(&self, token: u64) -> PyResult<()> {
         self.home.check()?;
-        if let Some(Waiting { task: Some(task), .. }) = lock(&self.waiting).remove(&token) {
+        if let Some(Waiting { task, .. }) = lock(&self.waiting).remove(&token) {
             task.abort();
         }
         Ok(())

@@ -12,9 +12,9 @@ pub fn from_core(error: &Error) -> PyErr {
 }
 
 /// The exception for a second settle of one delivery.
-pub fn already_settled(stream: &str, sequence: u64) -> PyErr {
-    let context = [("stream", stream.to_owned()), ("sequence", sequence.to_string())];
-    let text = format!("already settled: stream={stream} sequence={sequence}");
+pub fn already_settled(subject: &str, sequence: u64) -> PyErr {
+    let context = [("subject", subject.to_owned()), ("sequence", sequence.to_string())];
+    let text = format!("already settled: subject={subject} sequence={sequence}");
     build(ErrorKind::AlreadySettled.name(), Landed::No, false, &text, &context)
 }
 
@@ -22,11 +22,6 @@ pub fn already_settled(stream: &str, sequence: u64) -> PyErr {
 pub fn invalid(field: &str, why: &str) -> PyErr {
     let context = [("field", field.to_owned()), ("why", why.to_owned())];
     build(ErrorKind::Config.name(), Landed::No, false, &format!("config: field={field} why={why}"), &context)
-}
-
-/// The exception for the use of a closed object.
-pub fn closed(what: &'static str) -> PyErr {
-    build(ErrorKind::Closed.name(), Landed::No, false, &format!("closed: {what}"), &[("what", what.to_owned())])
 }
 
 /// The exception for use in a process other than the one that connected.

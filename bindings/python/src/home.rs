@@ -8,6 +8,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::eager::{self, Begun};
 use crate::errors;
 
 /// The runtime and the process that it was started in. Tokio's threads do not survive a fork.
@@ -59,6 +60,12 @@ impl Home {
     /// Runs `work` on the runtime's own threads.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> tokio::task::AbortHandle {
         self.runtime.spawn(work).abort_handle()
+    }
+
+    /// Begins `work` on this thread.
+    pub fn begin<T>(&self, work: impl Future<Output = T> + Send + 'static) -> Begun<T> {
+        let _entered = self.runtime.enter();
+        eager::begin(work)
     }
 }
 

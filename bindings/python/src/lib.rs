@@ -6,9 +6,14 @@
 
 pub mod bridge;
 pub mod completions;
+pub mod consumer;
+pub mod delivery;
+pub mod eager;
 pub mod errors;
 pub mod home;
 pub mod options;
+pub mod provision;
+pub mod publish;
 
 use pyo3::prelude::*;
 
@@ -18,4 +23,10 @@ mod _native {
     use super::bridge::Bridge;
     #[pymodule_export]
     use super::completions::Completions;
+    #[pymodule_export]
+    use super::consumer::Consumer;
+    #[pymodule_export]
+    use super::delivery::{Delivery, Settled};
+    #[pymodule_export]
+    use super::publish::Published;
 }

@@ -1,5 +1,63 @@
 """Messaging over NATS JetStream that does not lose a message. For asyncio, import `nats_bridge.aio`."""
 
-from .errors import Error
+from . import errors
+from ._native import Published, Settled
+from .bridge import Bridge, connect
+from .consumer import Consumer, ConsumerState, Delivery
+from .errors import (
+    AlreadySettled,
+    Closed,
+    Conflict,
+    Denied,
+    Error,
+    Forked,
+    InvalidConfig,
+    InvalidMessage,
+    Landed,
+    NotFound,
+    Rejected,
+    Timeout,
+    TooLarge,
+    Unreachable,
+    Unsupported,
+    WindowFull,
+)
+from .options import Buffer, ConnectOptions, ConsumeOptions, ConsumerOptions, Headers, PublishOptions, RetryPolicy, StreamOptions
+from .received import Reason, Why
 
-__all__ = ["Error"]
+__all__ = [
+    "AlreadySettled",
+    "Bridge",
+    "Buffer",
+    "Closed",
+    "Conflict",
+    "ConnectOptions",
+    "ConsumeOptions",
+    "Consumer",
+    "ConsumerOptions",
+    "ConsumerState",
+    "Delivery",
+    "Denied",
+    "Error",
+    "Forked",
+    "Headers",
+    "InvalidConfig",
+    "InvalidMessage",
+    "Landed",
+    "NotFound",
+    "PublishOptions",
+    "Published",
+    "Reason",
+    "Rejected",
+    "RetryPolicy",
+    "Settled",
+    "StreamOptions",
+    "Timeout",
+    "TooLarge",
+    "Unreachable",
+    "Unsupported",
+    "Why",
+    "WindowFull",
+    "connect",
+    "errors",
+]

@@ -1,9 +1,96 @@
 """What the package is made of. Private: use `nats_bridge` and `nats_bridge.aio`."""
 
 from asyncio import Future
-from typing import final
+from datetime import datetime
+from typing import Literal, final
 
-from .options import ConnectOptions
+from .consumer import ConsumerState
+from .options import Buffer, ConnectOptions, ConsumeOptions, Headers
+from .received import Reason
+
+@final
+class Settled:
+    """What became of a delivery."""
+
+    @property
+    def outcome(self) -> Literal["acked", "retried", "dead_lettered"]:
+        """It is done, will be delivered again, or was given up and kept."""
+    @property
+    def after_ms(self) -> int | None:
+        """``retried``: not before this time has passed."""
+    @property
+    def stream(self) -> str | None:
+        """``dead_lettered``: the dead-letter stream."""
+    @property
+    def sequence(self) -> int | None:
+        """``dead_lettered``: its sequence there."""
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
+class Delivery:
+    @property
+    def subject(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def headers(self) -> dict[str, list[str]]: ...
+    def header(self, name: str) -> str | None: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def sequence(self) -> int: ...
+    @property
+    def stored_at(self) -> datetime: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def settled(self) -> bool: ...
+    def ack(self, confirmed: bool) -> Settled: ...
+    def ack_start(self, completions: Completions, future: Future[Settled], confirmed: bool) -> int: ...
+    def retry(self, kind: str, detail: str, delay_ms: int | None) -> Settled: ...
+    def retry_start(
+        self, completions: Completions, future: Future[Settled], kind: str, detail: str, delay_ms: int | None
+    ) -> int: ...
+    def dead_letter(self, reason: Reason, kind: str, detail: str) -> Settled: ...
+    def dead_letter_start(
+        self, completions: Completions, future: Future[Settled], reason: Reason, kind: str, detail: str
+    ) -> int: ...
+
+@final
+class Consumer:
+    def next(self, timeout_ms: int | None) -> Delivery | None: ...
+    def next_start(
+        self, completions: Completions, future: Future[Delivery | None], timeout_ms: int | None
+    ) -> int: ...
+    def give_back(self, delivery: Delivery) -> None: ...
+    def drain(self, budget_ms: int) -> None: ...
+    def drain_start(self, completions: Completions, future: Future[None], budget_ms: int) -> int: ...
+    @property
+    def state(self) -> tuple[ConsumerState, str | None]: ...
+    @property
+    def held(self) -> int: ...
+
+@final
+class Published:
+    """Where a published message is stored."""
+
+    __match_args__ = ("stream", "sequence", "duplicate", "id")
+    @property
+    def stream(self) -> str:
+        """The stream that holds it."""
+    @property
+    def sequence(self) -> int:
+        """Its sequence in that stream; for a duplicate, the sequence of the first one."""
+    @property
+    def duplicate(self) -> bool:
+        """Whether the id was already seen inside the stream's duplicate window."""
+    @property
+    def id(self) -> str | None:
+        """The id it carries, also when it was generated; ``None`` when it carries none."""
+    def __eq__(self, other: object, /) -> bool: ...
+    def __hash__(self) -> int: ...
 
 @final
 class Completions:
@@ -20,5 +107,27 @@ class Bridge:
     def connect_start(
         completions: Completions, future: Future[Bridge], servers: list[str], options: ConnectOptions
     ) -> int: ...
+    def publish(
+        self, subject: str, payload: Buffer, id: str | Literal[False] | None, headers: Headers | None
+    ) -> Published: ...
+    def publish_start(
+        self,
+        completions: Completions,
+        future: Future[Published],
+        subject: str,
+        payload: Buffer,
+        id: str | Literal[False] | None,
+        headers: Headers | None,
+    ) -> int: ...
+    def consume(self, stream: str, name: str, options: ConsumeOptions) -> Consumer: ...
+    def consume_start(
+        self, completions: Completions, future: Future[Consumer], stream: str, name: str, options: ConsumeOptions
+    ) -> int: ...
+    def ensure(self, kind: Literal["stream", "consumer"], json: str) -> None: ...
+    def ensure_start(
+        self, completions: Completions, future: Future[None], kind: Literal["stream", "consumer"], json: str
+    ) -> int: ...
+    def close(self, budget_ms: int) -> None: ...
+    def close_start(self, completions: Completions, future: Future[None], budget_ms: int) -> int: ...
     @property
     def server_version(self) -> str: ...

@@ -3,10 +3,36 @@
 Times are whole milliseconds, as the names say.
 """
 
+from array import array
+from collections.abc import Mapping
+from mmap import mmap
 from os import PathLike
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
-__all__ = ["ConnectOptions"]
+__all__ = ["Buffer", "ConnectOptions", "ConsumeOptions", "ConsumerOptions", "Headers", "PublishOptions", "RetryPolicy", "StreamOptions"]
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview | array[int] | mmap"
+"""A payload. The buffer protocol has no type of its own before Python 3.12; any contiguous buffer of bytes will do."""
+
+Headers = Mapping[str, str | list[str]]
+"""Headers by name; a list for a name that comes more than once. Names that start with ``Nats-`` are the server's."""
+
+
+class PublishOptions(TypedDict, total=False):
+    """The bounds of publishing."""
+
+    max_in_flight: int | None
+    """Messages handed over and not confirmed; 1 to 32 768; default 4 096. At the bound, publishing waits."""
+    max_in_flight_bytes: int | None
+    """Bytes (subject, headers, payload) of those; default 32 MiB. A message larger than that goes alone."""
+    ack_wait_ms: int | None
+    """How long to wait for a confirm before sending again; default 5 000."""
+    attempts: int | None
+    """How often one message is sent, the first time included; default 10."""
+    deadline_ms: int | None
+    """How long one message is tried in all, connected or not; default 60 000. Keep it below the duplicate window."""
+    no_stream_wait_ms: int | None
+    """How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 000."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -42,3 +68,81 @@ class ConnectOptions(TypedDict, total=False):
     """The longest pause between reconnect attempts, which go on for ever; default 4 000."""
     region: str | None
     """A word that generated message ids start with; letters, digits, ``-``; default none."""
+    publish: PublishOptions | None
+    """The bounds of publishing."""
+
+
+class RetryPolicy(TypedDict, total=False):
+    """How often and after which pauses something that failed is tried again. There is no endless policy."""
+
+    attempts: int | None
+    """Attempts in all, the first included; at least 1; default 5."""
+    first_pause_ms: int | None
+    """The pause after the first failure, before jitter; default 1 000."""
+    factor: float | None
+    """What each pause is multiplied by to give the next; at least 1; default 2."""
+    max_pause_ms: int | None
+    """The longest pause; default 60 000."""
+    max_elapsed_ms: int | None
+    """No further attempt starts later than this after the first failure; default none."""
+    jitter: bool | None
+    """Whether pauses are drawn from zero to their full length; default true."""
+
+
+class ConsumeOptions(TypedDict, total=False):
+    """How to consume."""
+
+    filter_subjects: list[str] | None
+    """Which subjects; default all of the stream."""
+    retry: RetryPolicy | None
+    """When to try again and when to give up."""
+    ack_wait_ms: int | None
+    """How long the server waits for a sign of life before it delivers again; default 30 000."""
+    max_run_ms: int | None
+    """How long one delivery may be handled; default 600 000. Then it comes again, and that counts as a failure."""
+    max_messages: int | None
+    """The most messages that are here and not settled, waiting ones included; default 256."""
+    max_bytes: int | None
+    """The most bytes of those; default 16 MiB. A message larger than that is taken alone."""
+    dead_letter_stream: str | None
+    """Where messages go that are given up; default ``{stream}_DLQ``, which is made if it does not exist."""
+    stalled_after_ms: int | None
+    """When messages are pending and none came for this long, the pull is made anew; default 30 000."""
+    heartbeat_ms: int | None
+    """How often the server gives a sign of life on a waiting pull; default 5 000."""
+
+
+class StreamOptions(TypedDict, total=False):
+    """What a stream should be."""
+
+    subjects: list[str] | None
+    """The subjects that it stores, with wildcards; default ``{name in lower case}.>``."""
+    retention: Literal["limits", "work_queue", "interest"] | None
+    """When a message leaves it; default ``limits``. It cannot be changed later."""
+    storage: Literal["file", "memory"] | None
+    """Where it is kept; default ``file``. It cannot be changed later."""
+    replicas: int | None
+    """Copies on different servers; default 1."""
+    max_bytes: int | None
+    """The most bytes it may hold. Needed unless ``unbounded``."""
+    max_messages: int | None
+    """The most messages it may hold."""
+    max_age_ms: int | None
+    """The longest a message is kept. Needed with retention ``limits`` unless ``unbounded``."""
+    discard: Literal["new", "old"] | None
+    """What happens at a limit: ``new`` refuses new messages (default), ``old`` drops the oldest, delivered or not."""
+    duplicate_window_ms: int | None
+    """How long an id is remembered; default 120 000. At most ``max_age_ms``."""
+    unbounded: bool | None
+    """Allows a stream without the limits that are otherwise demanded; default false."""
+
+
+class ConsumerOptions(TypedDict, total=False):
+    """What a durable consumer should be."""
+
+    filter_subjects: list[str] | None
+    """Which subjects it reads; default all."""
+    ack_wait_ms: int | None
+    """How long a delivery may stay without a sign of life; default 30 000."""
+    max_deliver: int | None
+    """How often the server delivers a message at most: a net below the retry policy, not the policy; default 15."""

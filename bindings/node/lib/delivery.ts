@@ -1,0 +1,129 @@
+import { asked } from "./errors.js";
+import type { NativeDelivery } from "./native.js";
+
+/** Why a message was given up: the value of the header `Dead-Letter-Reason`. */
+export type Reason =
+  | "handler_error"
+  | "timeout"
+  | "schema"
+  | "decrypt"
+  | "no_handler"
+  | "expired"
+  | "max_deliver"
+  | "rejected"
+  | "too_large"
+  | "crash_loop";
+
+/** What failed: a text, or an error, whose name groups failures of one kind. */
+export type Why = string | Error;
+
+/** What became of a delivery: done, will be delivered again, or given up and kept. */
+export type Settled =
+  | { readonly outcome: "acked" }
+  | { readonly outcome: "retried"; readonly afterMs: number }
+  | { readonly outcome: "dead_lettered"; readonly stream: string; readonly sequence: number };
+
+/**
+ * A message to be settled exactly once: `ack`, `retry` or `deadLetter`. A second settle rejects with `already_settled`.
+ *
+ * While it is held, the server is told so, up to the consumer's `maxRunMs`. Collected without having been settled, it counts
+ * as failed and follows the retry policy.
+ */
+export class Delivery {
+  readonly #native: NativeDelivery;
+  #payload: Buffer | undefined;
+
+  /** @internal */
+  constructor(made: NativeDelivery) {
+    this.#native = made;
+  }
+
+  /**
+   * Says that the message is done.
+   *
+   * Resolves when the ack is handed over: one that is lost with the connection means that the message comes again. With
+   * `confirmed` it resolves when the server has it, and the message does not come again.
+   *
+   * Rejects with `already_settled`, `closed` (the message comes again), or, with `confirmed`, `timeout` (no answer within
+   * 5 s; the server may have it).
+   */
+  async ack({ confirmed = false }: { readonly confirmed?: boolean } = {}): Promise<Settled> {
+    return asked(() => this.#native.ack(confirmed));
+  }
+
+  /**
+   * Says that handling failed: it comes again after the pause that the policy computes, or after `delayMs`. When the policy
+   * has no attempt left it becomes a dead letter with reason `handler_error`; what it resolves to says which it was.
+   *
+   * Rejects with `already_settled` or `closed` (the message comes again).
+   */
+  async retry(why: Why = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
+    return asked(() => this.#native.retry(...failure(why), delayMs));
+  }
+
+  /**
+   * Gives the message up at once: it is stored in the dead-letter stream, then the original is ended.
+   *
+   * Rejects with `already_settled`, or when the dead-letter stream does not take it: then the message is kept, the consumer
+   * pauses and goes on trying, and there is nothing to do about this delivery.
+   */
+  async deadLetter(why: Why = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
+    return asked(() => this.#native.deadLetter(reason, ...failure(why)));
+  }
+
+  /** The subject it was published to. */
+  get subject(): string {
+    return this.#native.subject;
+  }
+
+  /** The payload. */
+  get payload(): Buffer {
+    this.#payload ??= this.#native.payload;
+    return this.#payload;
+  }
+
+  /** The id that it was published with. */
+  get id(): string | undefined {
+    return this.#native.id ?? undefined;
+  }
+
+  /** All headers, `Nats-Msg-Id` included. */
+  get headers(): Record<string, string[]> {
+    return this.#native.headers;
+  }
+
+  /** The first value of a header; names are compared exactly. */
+  header(name: string): string | undefined {
+    return this.#native.header(name) ?? undefined;
+  }
+
+  /** Which delivery of this message it is, from 1. Above 1 it may have been handled before. */
+  get attempt(): number {
+    return this.#native.attempt;
+  }
+
+  /** Its sequence in the stream. */
+  get sequence(): number {
+    return this.#native.sequence;
+  }
+
+  /** When the stream stored it. */
+  get storedAt(): Date {
+    return new Date(this.#native.storedAtMs);
+  }
+
+  /** How many messages the consumer had still to deliver after this one. */
+  get pending(): number {
+    return this.#native.pending;
+  }
+
+  /** Whether it was settled. */
+  get settled(): boolean {
+    return this.#native.settled;
+  }
+}
+
+// The class and the text of what failed.
+function failure(why: Why): [kind: string, detail: string] {
+  return typeof why === "string" ? ["error", why] : [why.name, why.message];
+}

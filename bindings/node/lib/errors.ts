@@ -1,0 +1,84 @@
+/** `"no"`: it is not stored, a resend cannot duplicate. `"unknown"`: resend only with the same id. */
+export type Landed = "no" | "unknown";
+
+/** What went wrong, as one word; the same in every language. */
+export type ErrorCode =
+  | "already_settled"
+  | "closed"
+  | "config"
+  | "conflict"
+  | "denied"
+  | "invalid_message"
+  | "not_found"
+  | "rejected"
+  | "timeout"
+  | "too_large"
+  | "unreachable"
+  | "unsupported"
+  | "window_full";
+
+/** What is known about a failure besides its text. */
+export interface BridgeErrorDetails {
+  readonly code: ErrorCode;
+  readonly landed?: Landed;
+  readonly isTemporary?: boolean;
+  readonly context?: Readonly<Record<string, string>>;
+}
+
+/** Why a call failed, and whether the message may have landed anyway. Wrong JavaScript types are a `TypeError`. */
+export class BridgeError extends Error {
+  override readonly name = "BridgeError";
+  /** What went wrong. */
+  readonly code: ErrorCode;
+  /** Whether the message may be stored although the call failed; `"no"` for calls that store nothing. */
+  readonly landed: Landed;
+  /** Whether the same call may succeed later without anybody changing anything. */
+  readonly isTemporary: boolean;
+  /** What is known about the failure, such as `{ stream: "ORDERS" }`. */
+  readonly context: Readonly<Record<string, string>>;
+
+  constructor(text: string, details: BridgeErrorDetails) {
+    super(text);
+    this.code = details.code;
+    this.landed = details.landed ?? "no";
+    this.isTemporary = details.isTemporary ?? false;
+    this.context = Object.freeze({ ...details.context });
+  }
+}
+
+// What the addon puts into the message of an error; see `src/errors.rs`.
+interface Crossed {
+  readonly code: ErrorCode;
+  readonly landed: Landed;
+  readonly temporary: boolean;
+  readonly text: string;
+  readonly context: Readonly<Record<string, string>>;
+}
+
+/** Calls the addon, and makes a `BridgeError` of what it rejects with. */
+export async function asked<T>(call: () => T | Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    throw rebuilt(error);
+  }
+}
+
+/** The `BridgeError` for an error of the addon; a `TypeError` for an argument that the addon could not convert. */
+export function rebuilt(error: unknown): unknown {
+  if (!(error instanceof Error)) {
+    return error;
+  }
+  if (!error.message.startsWith('{"')) {
+    return "code" in error && typeof error.code === "string" && error.code.endsWith("Expected")
+      ? new TypeError(error.message)
+      : error;
+  }
+  const crossed = JSON.parse(error.message) as Crossed;
+  return new BridgeError(crossed.text, {
+    code: crossed.code,
+    landed: crossed.landed,
+    isTemporary: crossed.temporary,
+    context: crossed.context,
+  });
+}

@@ -1,0 +1,208 @@
+/** The bounds of publishing. */
+export interface PublishOptions {
+  /** Messages handed over and not confirmed; 1 to 32 768; default 4 096. At the bound, publishing waits. */
+  readonly maxInFlight?: number;
+  /** Bytes (subject, headers, payload) of those; default 32 MiB. A message larger than that goes alone. */
+  readonly maxInFlightBytes?: number;
+  /** How long to wait for a confirm before sending again; default 5 000. */
+  readonly ackWaitMs?: number;
+  /** How often one message is sent, the first time included; default 10. */
+  readonly attempts?: number;
+  /** How long one message is tried in all, connected or not; default 60 000. Keep it below the duplicate window. */
+  readonly deadlineMs?: number;
+  /** How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 000. */
+  readonly noStreamWaitMs?: number;
+}
+
+/** How to reach NATS and how to behave when it is away. What is left out has its default. */
+export interface ConnectOptions {
+  /** The connection's name, shown by the server's `/connz`; default `nats-bridge`. */
+  readonly name?: string;
+  /** A user name, with `password`; default: what the URL says. */
+  readonly user?: string;
+  /** The password of `user`. */
+  readonly password?: string;
+  /** A shared token to log in with. */
+  readonly token?: string;
+  /** The seed of an nkey (`SU...`) to log in with. */
+  readonly nkey?: string;
+  /** A file with a JWT and a seed, as `nsc` writes it, to log in with. */
+  readonly credentialsFile?: string;
+  /** Files of certificate authorities (PEM) in addition to the system's. */
+  readonly rootCertificates?: readonly string[];
+  /** The file of a client certificate (PEM) for mutual TLS, with `clientKey`. */
+  readonly clientCertificate?: string;
+  /** The file of the key (PEM) of `clientCertificate`. */
+  readonly clientKey?: string;
+  /** Refuses a connection without TLS; default false. */
+  readonly requireTls?: boolean;
+  /** The longest wait for one connection attempt; default 5 000. */
+  readonly connectTimeoutMs?: number;
+  /** The longest wait for an answer of JetStream's API; default 5 000. */
+  readonly requestTimeoutMs?: number;
+  /** Time between pings that detect a dead connection (two unanswered ones end it); default 10 000. */
+  readonly pingIntervalMs?: number;
+  /** The longest pause between reconnect attempts, which go on for ever; default 4 000. */
+  readonly reconnectPauseMaxMs?: number;
+  /** A word that generated message ids start with; letters, digits, `-`; default none. */
+  readonly region?: string;
+  /** The bounds of publishing. */
+  readonly publish?: PublishOptions;
+}
+
+/** How often and after which pauses something that failed is tried again. There is no endless policy. */
+export interface RetryPolicy {
+  /** Attempts in all, the first included; at least 1; default 5. */
+  readonly attempts?: number;
+  /** The pause after the first failure, before jitter; default 1 000. */
+  readonly firstPauseMs?: number;
+  /** What each pause is multiplied by to give the next; at least 1; default 2. */
+  readonly factor?: number;
+  /** The longest pause; default 60 000. */
+  readonly maxPauseMs?: number;
+  /** No further attempt starts later than this after the first failure; default none. */
+  readonly maxElapsedMs?: number;
+  /** Whether pauses are drawn from zero to their full length; default true. */
+  readonly jitter?: boolean;
+}
+
+/** How to consume. */
+export interface ConsumeOptions {
+  /** Which subjects; default all of the stream. */
+  readonly filterSubjects?: readonly string[];
+  /** When to try again and when to give up. */
+  readonly retry?: RetryPolicy;
+  /** How long the server waits for a sign of life before it delivers again; default 30 000. */
+  readonly ackWaitMs?: number;
+  /** How long one delivery may be handled; default 600 000. Then it comes again, and that counts as a failure. */
+  readonly maxRunMs?: number;
+  /** The most messages that are here and not settled, waiting ones included; default 256. */
+  readonly maxMessages?: number;
+  /** The most bytes of those; default 16 MiB. A message larger than that is taken alone. */
+  readonly maxBytes?: number;
+  /** Where messages go that are given up; default `{stream}_DLQ`, which is made if it does not exist. */
+  readonly deadLetterStream?: string;
+  /** When messages are pending and none came for this long, the pull is made anew; default 30 000. */
+  readonly stalledAfterMs?: number;
+  /** How often the server gives a sign of life on a waiting pull; default 5 000. */
+  readonly heartbeatMs?: number;
+}
+
+/** What a stream should be. */
+export interface StreamOptions {
+  /** The subjects that it stores, with wildcards; default `{name in lower case}.>`. */
+  readonly subjects?: readonly string[];
+  /** When a message leaves it; default `limits`. It cannot be changed later. */
+  readonly retention?: "limits" | "work_queue" | "interest";
+  /** Where it is kept; default `file`. It cannot be changed later. */
+  readonly storage?: "file" | "memory";
+  /** Copies on different servers; default 1. */
+  readonly replicas?: number;
+  /** The most bytes it may hold. Needed unless `unbounded`. */
+  readonly maxBytes?: number;
+  /** The most messages it may hold. */
+  readonly maxMessages?: number;
+  /** The longest a message is kept. Needed with retention `limits` unless `unbounded`. */
+  readonly maxAgeMs?: number;
+  /** What happens at a limit: `new` refuses new messages (default), `old` drops the oldest, delivered or not. */
+  readonly discard?: "new" | "old";
+  /** How long an id is remembered; default 120 000. At most `maxAgeMs`. */
+  readonly duplicateWindowMs?: number;
+  /** Allows a stream without the limits that are otherwise demanded; default false. */
+  readonly unbounded?: boolean;
+}
+
+/** What a durable consumer should be. */
+export interface ConsumerOptions {
+  /** Which subjects it reads; default all. */
+  readonly filterSubjects?: readonly string[];
+  /** How long a delivery may stay without a sign of life; default 30 000. */
+  readonly ackWaitMs?: number;
+  /** How often the server delivers a message at most: a net below the retry policy, not the policy; default 15. */
+  readonly maxDeliver?: number;
+}
+
+/** Every name of an options interface, so that a misspelt one is refused and never ignored. */
+export type Names<T> = Record<keyof T, true>;
+
+export const PUBLISH_OPTIONS: Names<PublishOptions> = {
+  maxInFlight: true,
+  maxInFlightBytes: true,
+  ackWaitMs: true,
+  attempts: true,
+  deadlineMs: true,
+  noStreamWaitMs: true,
+};
+
+export const CONNECT_OPTIONS: Names<ConnectOptions> = {
+  name: true,
+  user: true,
+  password: true,
+  token: true,
+  nkey: true,
+  credentialsFile: true,
+  rootCertificates: true,
+  clientCertificate: true,
+  clientKey: true,
+  requireTls: true,
+  connectTimeoutMs: true,
+  requestTimeoutMs: true,
+  pingIntervalMs: true,
+  reconnectPauseMaxMs: true,
+  region: true,
+  publish: true,
+};
+
+export const RETRY_POLICY: Names<RetryPolicy> = {
+  attempts: true,
+  firstPauseMs: true,
+  factor: true,
+  maxPauseMs: true,
+  maxElapsedMs: true,
+  jitter: true,
+};
+
+export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
+  filterSubjects: true,
+  retry: true,
+  ackWaitMs: true,
+  maxRunMs: true,
+  maxMessages: true,
+  maxBytes: true,
+  deadLetterStream: true,
+  stalledAfterMs: true,
+  heartbeatMs: true,
+};
+
+export const STREAM_OPTIONS: Names<StreamOptions> = {
+  subjects: true,
+  retention: true,
+  storage: true,
+  replicas: true,
+  maxBytes: true,
+  maxMessages: true,
+  maxAgeMs: true,
+  discard: true,
+  duplicateWindowMs: true,
+  unbounded: true,
+};
+
+export const CONSUMER_OPTIONS: Names<ConsumerOptions> = { filterSubjects: true, ackWaitMs: true, maxDeliver: true };
+
+/** Throws a `TypeError` for a name in `options` that is not one of `names`. */
+export function refuseUnknown(options: object, names: object): void {
+  for (const name of Object.keys(options)) {
+    if (!Object.hasOwn(names, name)) {
+      throw new TypeError(`there is no option '${name}'`);
+    }
+  }
+}
+
+/** What should be, as the core reads it: JSON with names in snake case. */
+export function spec(options: StreamOptions | ConsumerOptions, names: Readonly<Record<string, string>>): string {
+  const given = Object.entries(options).map(([name, value]: [string, unknown]) => [
+    name.replace(/[A-Z]/g, (capital) => `_${capital.toLowerCase()}`),
+    value,
+  ]);
+  return JSON.stringify({ ...Object.fromEntries(given), ...names });
+}

@@ -1,0 +1,188 @@
+//! Consuming.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use napi::bindgen_prelude::{Env, PromiseRaw};
+use napi_derive::napi;
+use nats_bridge::{ConsumeConfig, ConsumerHandle, ConsumerState, RetryPolicy};
+use tokio::sync::Mutex;
+
+use crate::delivery::Delivery;
+use crate::held::Held;
+use crate::options::{count, millis};
+
+/// A consumer.
+#[napi]
+pub struct Consumer {
+    core: Held<Arc<Mutex<nats_bridge::Consumer>>>,
+    handle: Held<ConsumerHandle>,
+}
+
+/// How a consumer is, and why.
+#[napi(object)]
+pub struct State {
+    /// `running`, `paused`, `draining`, `stopped`, `failed`.
+    pub state: String,
+    /// Why it is paused or failed.
+    pub why: Option<String>,
+}
+
+/// When to try again and when to give up; what is left out has the core's default.
+#[napi(object)]
+pub struct RetryOptions {
+    /// Attempts in all.
+    pub attempts: Option<f64>,
+    /// The pause after the first failure.
+    pub first_pause_ms: Option<f64>,
+    /// What each pause is multiplied by.
+    pub factor: Option<f64>,
+    /// The longest pause.
+    pub max_pause_ms: Option<f64>,
+    /// No further attempt starts later than this.
+    pub max_elapsed_ms: Option<f64>,
+    /// Whether pauses are drawn from zero to their full length.
+    pub jitter: Option<bool>,
+}
+
+/// How to consume; what is left out has the core's default.
+#[napi(object)]
+pub struct ConsumeOptions {
+    /// Which subjects.
+    pub filter_subjects: Option<Vec<String>>,
+    /// When to try again and when to give up.
+    pub retry: Option<RetryOptions>,
+    /// How long the server waits for a sign of life.
+    pub ack_wait_ms: Option<f64>,
+    /// How long one delivery may be handled.
+    pub max_run_ms: Option<f64>,
+    /// The most messages that are here and not settled.
+    pub max_messages: Option<f64>,
+    /// The most bytes of those.
+    pub max_bytes: Option<f64>,
+    /// Where messages go that are given up.
+    pub dead_letter_stream: Option<String>,
+    /// After how long without a message, though some are pending, the pull is made anew.
+    pub stalled_after_ms: Option<f64>,
+    /// How often the server gives a sign of life on a waiting pull.
+    pub heartbeat_ms: Option<f64>,
+}
+
+impl RetryOptions {
+    fn policy(self) -> napi::Result<RetryPolicy> {
+        let mut policy = RetryPolicy::default();
+        if let Some(number) = self.attempts {
+            policy.attempts = count("retry.attempts", number)?;
+        }
+        if let Some(ms) = self.first_pause_ms {
+            policy.first_pause = millis("retry.firstPauseMs", ms)?;
+        }
+        if let Some(factor) = self.factor {
+            policy.factor = factor;
+        }
+        if let Some(ms) = self.max_pause_ms {
+            policy.max_pause = millis("retry.maxPauseMs", ms)?;
+        }
+        if let Some(ms) = self.max_elapsed_ms {
+            policy.max_elapsed = Some(millis("retry.maxElapsedMs", ms)?);
+        }
+        if let Some(jitter) = self.jitter {
+            policy.jitter = jitter;
+        }
+        Ok(policy)
+    }
+}
+
+impl ConsumeOptions {
+    /// The core's settings for consuming `stream` under `name`.
+    pub fn config(self, stream: String, name: String) -> napi::Result<ConsumeConfig> {
+        let mut config = ConsumeConfig::new(stream, name);
+        if let Some(subjects) = self.filter_subjects {
+            config.filter_subjects = subjects;
+        }
+        if let Some(retry) = self.retry {
+            config.retry = retry.policy()?;
+        }
+        if let Some(ms) = self.ack_wait_ms {
+            config.ack_wait = millis("ackWaitMs", ms)?;
+        }
+        if let Some(ms) = self.max_run_ms {
+            config.max_run = millis("maxRunMs", ms)?;
+        }
+        if let Some(number) = self.max_messages {
+            config.max_messages = count("maxMessages", number)?;
+        }
+        if let Some(number) = self.max_bytes {
+            config.max_bytes = count("maxBytes", number)?;
+        }
+        config.dead_letter_stream = self.dead_letter_stream;
+        if let Some(ms) = self.stalled_after_ms {
+            config.stalled_after = millis("stalledAfterMs", ms)?;
+        }
+        if let Some(ms) = self.heartbeat_ms {
+            config.heartbeat = millis("heartbeatMs", ms)?;
+        }
+        Ok(config)
+    }
+}
+
+impl Consumer {
+    /// Wraps a consumer of the core.
+    pub fn new(consumer: nats_bridge::Consumer) -> Self {
+        let handle = Held::new(consumer.handle());
+        Consumer { core: Held::new(Arc::new(Mutex::new(consumer))), handle }
+    }
+}
+
+async fn next(
+    consumer: Arc<Mutex<nats_bridge::Consumer>>,
+    limit: Option<Duration>,
+) -> nats_bridge::Result<Option<nats_bridge::Delivery>> {
+    let wait = async { consumer.lock().await.next().await };
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, wait).await.unwrap_or(Ok(None)),
+        None => wait.await,
+    }
+}
+
+#[napi]
+impl Consumer {
+    /// Waits for the next delivery; none when there is none within the time, or when the consumer was drained.
+    #[napi]
+    pub fn next<'env>(
+        &self,
+        env: &'env Env,
+        timeout_ms: Option<f64>,
+    ) -> napi::Result<PromiseRaw<'env, Option<Delivery>>> {
+        let limit = timeout_ms.map(|ms| millis("timeoutMs", ms)).transpose()?;
+        self.core.promise(env, next(self.core.get().clone(), limit), |delivery| delivery.map(Delivery::new))
+    }
+
+    /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.
+    #[napi]
+    pub fn drain<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<PromiseRaw<'env, ()>> {
+        let budget = millis("budgetMs", budget_ms)?;
+        let handle = self.handle.get().clone();
+        self.handle.promise(env, async move { handle.drain(budget).await }, |()| ())
+    }
+
+    /// How it is, and why.
+    #[napi(getter)]
+    pub fn state(&self) -> State {
+        let (state, why) = match self.handle.get().state() {
+            ConsumerState::Running => ("running", None),
+            ConsumerState::Paused { why } => ("paused", Some(why)),
+            ConsumerState::Draining => ("draining", None),
+            ConsumerState::Stopped => ("stopped", None),
+            ConsumerState::Failed { why } => ("failed", Some(why)),
+            other => ("unknown", Some(format!("{other:?}"))),
+        };
+        State { state: state.to_owned(), why }
+    }
+
+    /// How many deliveries are here and not settled, waiting ones included.
+    #[napi(getter)]
+    pub fn held(&self) -> f64 {
+        self.handle.get().held() as f64
+    }
+}

@@ -1,0 +1,22 @@
+//! Numbers of JavaScript as lengths of time and counts. Anything but a whole number in range is refused by name.
+
+use std::time::Duration;
+
+use crate::errors;
+
+/// A whole number of milliseconds.
+pub fn millis(field: &str, ms: f64) -> napi::Result<Duration> {
+    count(field, ms).map(Duration::from_millis)
+}
+
+/// A whole number that fits `T`.
+pub fn count<T: TryFrom<u64>>(field: &str, number: f64) -> napi::Result<T> {
+    let refused = || errors::invalid(field, &format!("{number} is not a whole number in range"));
+    if number.fract() != 0.0 || !(0.0..=MAX_SAFE).contains(&number) {
+        return Err(refused());
+    }
+    T::try_from(number as u64).map_err(|_| refused())
+}
+
+// `Number.MAX_SAFE_INTEGER`.
+const MAX_SAFE: f64 = 9_007_199_254_740_991.0;

@@ -1,0 +1,198 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { connect } from "nats-bridge";
+
+import { eventually, NatsServer } from "./server.mjs";
+
+const QUICK = { attempts: 3, firstPauseMs: 20, factor: 1, jitter: false };
+
+/**
+ * A bridge, closed after the test, and a stream with `count` messages.
+ *
+ * @param {import("node:test").TestContext} t
+ */
+async function orders(t, count = 0) {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url, { reconnectPauseMaxMs: 100 });
+  t.after(() => bridge.close());
+  await bridge.ensureStream("ORDERS", { subjects: ["orders.>"], unbounded: true, retention: "work_queue" });
+  for (let n = 1; n <= count; n++) {
+    await bridge.publish("orders.new", `order ${n}`, { id: `o-${n}` });
+  }
+  return { bridge, server };
+}
+
+/** @param {import("nats-bridge").Consumer} consumer */
+async function some(consumer, timeoutMs = 5_000) {
+  const delivery = await consumer.next({ timeoutMs });
+  assert(delivery !== undefined, "a delivery was expected");
+  return delivery;
+}
+
+test("what was published is delivered whole, and an ack ends it", async (t) => {
+  const { bridge } = await orders(t);
+  const before = Date.now() - 60_000;
+  await bridge.publish("orders.new", Buffer.from([0, 255]), { id: "o-1", headers: { tenant: "acme", tag: ["a", "b"] } });
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const delivery = await some(consumer);
+  assert.deepEqual([delivery.subject, delivery.payload, delivery.id], ["orders.new", Buffer.from([0, 255]), "o-1"]);
+  assert.deepEqual({ ...delivery.headers }, { tenant: ["acme"], tag: ["a", "b"], "Nats-Msg-Id": ["o-1"] });
+  assert.deepEqual([delivery.header("tag"), delivery.header("none")], ["a", undefined]);
+  assert.deepEqual([delivery.attempt, delivery.sequence, delivery.pending], [1, 1, 0]);
+  assert(delivery.storedAt.getTime() > before && delivery.storedAt.getTime() < Date.now() + 60_000);
+  assert.deepEqual([consumer.held, delivery.settled], [1, false]);
+  assert.deepEqual(await delivery.ack({ confirmed: true }), { outcome: "acked" });
+  assert.deepEqual([consumer.held, delivery.settled], [0, true]);
+  assert.equal(await consumer.next({ timeoutMs: 100 }), undefined);
+  await consumer.drain();
+  assert.equal(consumer.state, "stopped");
+});
+
+test("a consumer is an async iterator that ends when it is drained, in order", async (t) => {
+  const { bridge } = await orders(t, 50);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const seen = [];
+  for await (const delivery of consumer) {
+    seen.push(delivery.payload.toString());
+    await delivery.ack();
+    if (delivery.pending === 0) {
+      await consumer.drain();
+    }
+  }
+  assert.deepEqual(seen, Array.from({ length: 50 }, (_, n) => `order ${n + 1}`));
+});
+
+test("leaving the loop drains, and what was not handed out comes to the next consumer", async (t) => {
+  const { bridge } = await orders(t, 10);
+  const first = await bridge.consume("ORDERS", "billing");
+  for await (const delivery of first) {
+    await delivery.ack({ confirmed: true });
+    break;
+  }
+  await eventually(() => first.state === "stopped", "the first one is drained");
+  const second = await bridge.consume("ORDERS", "billing");
+  const seen = new Set();
+  while (seen.size < 9) {
+    const delivery = await some(second, 10_000);
+    seen.add(delivery.sequence);
+    await delivery.ack();
+  }
+  assert(!seen.has(1));
+  await second.drain();
+});
+
+test("a failed message is retried by policy, and then a dead letter with its headers", async (t) => {
+  const { bridge } = await orders(t);
+  await bridge.publish("orders.new", "bad", { id: "o-1", headers: { tenant: "acme" } });
+  const consumer = await bridge.consume("ORDERS", "billing", { retry: QUICK });
+  for (const attempt of [1, 2]) {
+    const delivery = await some(consumer);
+    assert.equal(delivery.attempt, attempt);
+    assert.deepEqual(await delivery.retry(new RangeError("no such tea")), { outcome: "retried", afterMs: 20 });
+  }
+  assert.deepEqual(await (await some(consumer)).retry(new RangeError("no such tea")), {
+    outcome: "dead_lettered",
+    stream: "ORDERS_DLQ",
+    sequence: 1,
+  });
+  await consumer.drain();
+  const letters = await bridge.consume("ORDERS_DLQ", "reader");
+  const letter = await some(letters);
+  assert.deepEqual([letter.payload.toString(), letter.header("tenant")], ["bad", "acme"]);
+  /** @type {Record<string, string>} */
+  const expected = {
+    Reason: "handler_error",
+    Detail: "no such tea",
+    Stream: "ORDERS",
+    Sequence: "1",
+    Subject: "orders.new",
+    Consumer: "billing",
+    Attempts: "3",
+    "Original-Nats-Msg-Id": "o-1",
+  };
+  for (const [name, value] of Object.entries(expected)) {
+    assert.equal(letter.header(`Dead-Letter-${name}`), value, name);
+  }
+  assert.equal(letter.header("Dead-Letter-Fingerprint")?.length, 16);
+  await letter.ack();
+  await letters.drain();
+});
+
+test("a delay of one's own replaces the policy's", async (t) => {
+  const { bridge } = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  assert.deepEqual(await (await some(consumer)).retry("later", { delayMs: 30 }), { outcome: "retried", afterMs: 30 });
+  const again = await some(consumer);
+  assert.equal(again.attempt, 2);
+  await assert.rejects(again.retry("later", { delayMs: -1 }), { code: "config", message: /delayMs/ });
+  await again.ack();
+  await consumer.drain();
+});
+
+test("deadLetter gives up at once and says why", async (t) => {
+  const { bridge } = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const delivery = await some(consumer);
+  // @ts-expect-error there is no such reason
+  await assert.rejects(delivery.deadLetter("x", { reason: "bad" }), { code: "config", message: /reason/ });
+  const settled = await delivery.deadLetter("not an order", { reason: "schema" });
+  assert.equal(settled.outcome === "dead_lettered" && settled.stream, "ORDERS_DLQ");
+  const letters = await bridge.consume("ORDERS_DLQ", "reader");
+  const letter = await some(letters);
+  assert.equal(letter.header("Dead-Letter-Reason"), "schema");
+  await letter.ack();
+  await letters.drain();
+  await consumer.drain();
+});
+
+test("a second settle is a typed error", async (t) => {
+  const { bridge } = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const delivery = await some(consumer);
+  await delivery.ack();
+  for (const again of [() => delivery.ack(), () => delivery.retry(), () => delivery.deadLetter()]) {
+    await assert.rejects(again, { name: "BridgeError", code: "already_settled", landed: "no" });
+  }
+  assert.equal(delivery.payload.toString(), "order 1");
+  await consumer.drain();
+});
+
+test("a wrong option or stream is named", async (t) => {
+  const { bridge } = await orders(t);
+  await assert.rejects(bridge.consume("NOT_THERE", "billing"), { code: "not_found" });
+  // @ts-expect-error there is no such option
+  await assert.rejects(bridge.consume("ORDERS", "billing", { retries: 3 }), { name: "TypeError", message: /'retries'/ });
+  // @ts-expect-error there is no such option
+  await assert.rejects(bridge.consume("ORDERS", "billing", { retry: { attempt: 3 } }), { message: /'attempt'/ });
+  await assert.rejects(bridge.consume("ORDERS", "billing", { retry: { attempts: 0 } }), {
+    code: "config",
+    message: /attempts/,
+  });
+  await assert.rejects(bridge.consume("ORDERS", "billing", { maxMessages: 1.5 }), {
+    code: "config",
+    message: /maxMessages/,
+  });
+});
+
+test("deliveries go on after the server was away", async (t) => {
+  const { bridge, server } = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing", { heartbeatMs: 500 });
+  await (await some(consumer)).ack({ confirmed: true });
+  await server.stop();
+  await server.start();
+  await bridge.publish("orders.new", "order 2", { id: "o-2" });
+  const delivery = await some(consumer, 15_000);
+  assert.equal(delivery.payload.toString(), "order 2");
+  await delivery.ack();
+  await consumer.drain();
+});
+
+test("publishes are stored in the order in which they were made", async (t) => {
+  const { bridge } = await orders(t);
+  const stored = await Promise.all(Array.from({ length: 5_000 }, (_, n) => bridge.publish("orders.new", `${n}`)));
+  assert.deepEqual(
+    stored.map(({ sequence }) => sequence),
+    Array.from({ length: 5_000 }, (_, n) => n + 1),
+  );
+});

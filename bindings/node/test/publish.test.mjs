@@ -1,0 +1,124 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { BridgeError, connect } from "nats-bridge";
+
+import { NatsServer } from "./server.mjs";
+
+/** @param {import("nats-bridge").Bridge} bridge */
+async function orders(bridge) {
+  await bridge.ensureStream("ORDERS", { subjects: ["orders.>"], maxBytes: 1 << 26, maxAgeMs: 24 * 3600 * 1000 });
+}
+
+test("publish says where the message is stored", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url);
+  await orders(bridge);
+  const first = await bridge.publish("orders.new", "one", { id: "o-1" });
+  const second = await bridge.publish("orders.new", Buffer.from("two"), { headers: { tenant: "acme", tag: ["a", "b"] } });
+  assert.deepEqual(first, { stream: "ORDERS", sequence: 1, duplicate: false, id: "o-1" });
+  assert.equal(second.sequence, 2);
+  await bridge.close();
+});
+
+test("a resend with the same id is stored once", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url);
+  await orders(bridge);
+  await bridge.publish("orders.new", "one", { id: "o-1" });
+  assert.deepEqual(await bridge.publish("orders.new", "one", { id: "o-1" }), {
+    stream: "ORDERS",
+    sequence: 1,
+    duplicate: true,
+    id: "o-1",
+  });
+  assert.equal((await bridge.publish("orders.new", "one", { id: "o-2" })).sequence, 2);
+  await bridge.close();
+});
+
+test("without an id one is made, and false sends none", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url);
+  await orders(bridge);
+  assert.match((await bridge.publish("orders.new", "one")).id ?? "", /^msg_/);
+  assert.equal((await bridge.publish("orders.new", "one", { id: false })).id, undefined);
+  await bridge.close();
+});
+
+test("the payload is what it was when publish was called", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url);
+  await orders(bridge);
+  const payload = Buffer.from("before");
+  const stored = bridge.publish("orders.new", payload);
+  payload.fill("x");
+  assert.equal((await stored).sequence, 1);
+  await bridge.close();
+});
+
+test("a message that cannot be sent names what is wrong with it", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url);
+  await orders(bridge);
+  await assert.rejects(bridge.publish("orders.*", "one"), { code: "invalid_message", landed: "no", message: /subject/ });
+  await assert.rejects(bridge.publish("orders.new", "one", { headers: { "Nats-Msg-Id": "x" } }), {
+    code: "invalid_message",
+    message: /Nats-Msg-Id/,
+  });
+  await assert.rejects(bridge.publish("orders.new", "one", { id: "" }), { code: "invalid_message", message: /id/ });
+  await assert.rejects(bridge.publish("orders.new", new Uint8Array(2 << 20)), { code: "too_large" });
+  // @ts-expect-error a payload is bytes or a string
+  await assert.rejects(bridge.publish("orders.new", 7), { name: "TypeError", message: /payload/ });
+  // @ts-expect-error a header's value is a string
+  await assert.rejects(bridge.publish("orders.new", "one", { headers: { a: 1 } }), { name: "TypeError", message: /'a'/ });
+  // @ts-expect-error an id is a string
+  await assert.rejects(bridge.publish("orders.new", "one", { id: 7 }), { name: "TypeError", message: /^id/ });
+  // @ts-expect-error there is no such option
+  await assert.rejects(bridge.publish("orders.new", "one", { ids: "7" }), { name: "TypeError", message: /'ids'/ });
+  await bridge.close();
+});
+
+test("no stream on the subject is unreachable, and nothing landed", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url, { publish: { noStreamWaitMs: 100 } });
+  await assert.rejects(bridge.publish("nobody.listens", "one"), (error) => {
+    assert(error instanceof BridgeError);
+    assert.deepEqual([error.code, error.landed, error.context["subject"]], ["unreachable", "no", "nobody.listens"]);
+    return true;
+  });
+  await bridge.close();
+});
+
+test("a full stream is rejected, and nothing landed", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url);
+  await bridge.ensureStream("SMALL", { maxMessages: 1, unbounded: true });
+  await bridge.publish("small.a", "one");
+  await assert.rejects(bridge.publish("small.a", "two"), { code: "rejected", landed: "no" });
+  await bridge.close();
+});
+
+test("a server that is gone leaves the outcome unknown", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url, { publish: { deadlineMs: 500, ackWaitMs: 200 } });
+  await orders(bridge);
+  await bridge.publish("orders.new", "one", { id: "o-1" });
+  await server.stop();
+  await assert.rejects(bridge.publish("orders.new", "two", { id: "o-2" }), (error) => {
+    assert(error instanceof BridgeError);
+    assert.deepEqual([error.code, error.landed, error.context["msg_id"]], ["timeout", "unknown", "o-2"]);
+    return true;
+  });
+  await bridge.close();
+});
+
+test("a server that comes back gets what was published meanwhile", async (t) => {
+  const server = await NatsServer.for(t);
+  const bridge = await connect(server.url, { reconnectPauseMaxMs: 100 });
+  await orders(bridge);
+  await server.stop();
+  const stored = bridge.publish("orders.new", "one", { id: "o-1" });
+  await server.start();
+  assert.equal((await stored).sequence, 1);
+  await bridge.close();
+});

@@ -1,0 +1,125 @@
+"""The connection, for asyncio."""
+
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Literal, Unpack
+
+from .._native import Bridge as NativeBridge
+from .._native import Published
+from ..bridge import CLOSE_BUDGET_MS, server_list, spec
+from ..errors import Error
+from ..options import Buffer, ConnectOptions, ConsumeOptions, ConsumerOptions, Headers, StreamOptions
+from .consumer import Consuming
+from .mailbox import Mailbox
+
+__all__ = ["Bridge", "connect"]
+
+
+class connect:
+    """Connects to NATS and checks that JetStream answers: ``async with connect(...) as bridge`` or ``await connect(...)``.
+
+    Arguments and errors are those of `nats_bridge.connect`.
+    """
+
+    __slots__ = ("_bridge", "_options", "_servers")
+
+    def __init__(
+        self, servers: str | Sequence[str] = "nats://127.0.0.1:4222", **options: Unpack[ConnectOptions]
+    ) -> None:
+        self._servers = server_list(servers)
+        self._options = options
+        self._bridge: Bridge | None = None
+
+    def __await__(self) -> Generator[object, None, "Bridge"]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> "Bridge":
+        self._bridge = await self._connect()
+        return self._bridge
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bridge is not None:
+            await self._bridge.__aexit__(kind, raised, traceback)
+
+    async def _connect(self) -> "Bridge":
+        mailbox = Mailbox()
+        try:
+            native = await mailbox.wait(NativeBridge.connect_start, self._servers, self._options)
+        except BaseException:
+            mailbox.close()
+            raise
+        return Bridge(native, mailbox)
+
+
+class Bridge:
+    """A connection to NATS with JetStream. It belongs to the event loop that it was made in."""
+
+    __slots__ = ("_mailbox", "_native")
+
+    def __init__(self, native: NativeBridge, mailbox: Mailbox) -> None:
+        self._native = native
+        self._mailbox = mailbox
+
+    async def publish(
+        self,
+        subject: str,
+        payload: Buffer,
+        *,
+        id: str | Literal[False] | None = None,
+        headers: Headers | None = None,
+    ) -> Published:
+        """Publishes one message and waits until JetStream has stored it; see `nats_bridge.Bridge.publish`.
+
+        Cancelled while it waits, the message may be stored or not: publish it again with the same id.
+        """
+        return await self._mailbox.wait(self._native.publish_start, subject, payload, id, headers)
+
+    def consume(self, stream: str, name: str, **options: Unpack[ConsumeOptions]) -> Consuming:
+        """Starts consuming ``stream`` as the durable consumer ``name``; see `nats_bridge.Bridge.consume`.
+
+        What is returned is used in one of three ways::
+
+            async with bridge.consume("ORDERS", "billing") as deliveries: ...
+            async for delivery in bridge.consume("ORDERS", "billing"): ...
+            consumer = await bridge.consume("ORDERS", "billing")
+        """
+        return Consuming(self._native, self._mailbox, stream, name, options)
+
+    async def ensure_stream(self, name: str, **options: Unpack[StreamOptions]) -> None:
+        """Makes a stream as it should be; see `nats_bridge.Bridge.ensure_stream`."""
+        await self._mailbox.wait(self._native.ensure_start, "stream", spec(options, name=name))
+
+    async def ensure_consumer(self, stream: str, name: str, **options: Unpack[ConsumerOptions]) -> None:
+        """Makes a durable consumer as it should be; see `nats_bridge.Bridge.ensure_consumer`."""
+        await self._mailbox.wait(self._native.ensure_start, "consumer", spec(options, stream=stream, name=name))
+
+    @property
+    def server_version(self) -> str:
+        """The version of the server that is connected now, such as ``2.15.1``."""
+        return self._native.server_version
+
+    async def close(self, budget_ms: int = CLOSE_BUDGET_MS) -> None:
+        """Waits at most ``budget_ms`` for what is not confirmed yet, then closes the connection. Closing twice is fine.
+
+        Raises:
+            Timeout: something was still not confirmed; it may have landed.
+        """
+        try:
+            await self._mailbox.wait(self._native.close_start, budget_ms)
+        finally:
+            self._mailbox.close()
+
+    async def __aenter__(self) -> "Bridge":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.close()
+        except Error as error:
+            if raised is None:
+                raise
+            raised.add_note(f"closing the connection failed too: {error}")

@@ -1,0 +1,154 @@
+"""Consuming, for asyncio."""
+
+import asyncio
+from collections.abc import Generator
+from types import TracebackType
+from typing import Self
+
+from .._native import Bridge as NativeBridge
+from .._native import Consumer as NativeConsumer
+from .._native import Delivery as NativeDelivery
+from .._native import Settled
+from ..consumer import DRAIN_BUDGET_MS, ConsumerState
+from ..errors import Error
+from ..options import ConsumeOptions
+from ..received import Reason, Received, Why, failure
+from .mailbox import Mailbox
+
+__all__ = ["Consumer", "Consuming", "Delivery"]
+
+# After so many deliveries that were there already, other tasks get a turn.
+TURN = 32
+
+
+class Delivery(Received):
+    """A message to be settled exactly once: `ack`, `retry` or `dead_letter`; see `nats_bridge.Delivery`."""
+
+    __slots__ = ("_mailbox",)
+
+    def __init__(self, native: NativeDelivery, mailbox: Mailbox) -> None:
+        super().__init__(native)
+        self._mailbox = mailbox
+
+    async def ack(self, *, confirmed: bool = False) -> Settled:
+        """Says that the message is done; see `nats_bridge.Delivery.ack`."""
+        return await self._mailbox.wait(self._native.ack_start, confirmed)
+
+    async def retry(self, why: Why = "", *, delay_ms: int | None = None) -> Settled:
+        """Says that handling failed; see `nats_bridge.Delivery.retry`."""
+        return await self._mailbox.wait(self._native.retry_start, *failure(why), delay_ms)
+
+    async def dead_letter(self, why: Why = "", *, reason: Reason = "rejected") -> Settled:
+        """Gives the message up at once; see `nats_bridge.Delivery.dead_letter`."""
+        return await self._mailbox.wait(self._native.dead_letter_start, reason, *failure(why))
+
+
+class Consumer:
+    """The deliveries of one durable consumer: an async iterator that ends when the consumer was drained.
+
+    Leaving its ``async with`` block drains it; an exception that leaves the block does not wait for the drain.
+    """
+
+    __slots__ = ("_mailbox", "_native", "_turn")
+
+    def __init__(self, native: NativeConsumer, mailbox: Mailbox) -> None:
+        self._native = native
+        self._mailbox = mailbox
+        self._turn = 0
+
+    async def next(self, timeout_ms: int | None = None) -> Delivery | None:
+        """Waits for the next delivery; ``None`` when none came within ``timeout_ms``, or when the consumer was drained.
+
+        Cancelled, it loses no delivery. Errors are those of `nats_bridge.Consumer.next`.
+        """
+        self._turn += 1
+        if self._turn % TURN == 0:
+            await asyncio.sleep(0)
+        native = await self._mailbox.wait_or(self._give_back, self._native.next_start, timeout_ms)
+        return None if native is None else Delivery(native, self._mailbox)
+
+    def _give_back(self, native: NativeDelivery | None) -> None:
+        if native is not None:
+            self._native.give_back(native)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        delivery = await self.next()
+        if delivery is None:
+            raise StopAsyncIteration
+        return delivery
+
+    async def drain(self, budget_ms: int = DRAIN_BUDGET_MS) -> None:
+        """Stops pulling, gives back what was not handed out, and waits until the rest is settled.
+
+        Raises:
+            Timeout: after ``budget_ms`` something is still not settled; it can still be.
+        """
+        await self._mailbox.wait(self._native.drain_start, budget_ms)
+
+    @property
+    def state(self) -> ConsumerState:
+        """How it is."""
+        return self._native.state[0]
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is ``paused`` or ``failed``."""
+        return self._native.state[1]
+
+    @property
+    def held(self) -> int:
+        """How many deliveries are here and not settled, waiting ones included."""
+        return self._native.held
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self.drain(DRAIN_BUDGET_MS if raised is None else 0)
+        except Error:
+            if raised is None:
+                raise
+
+
+class Consuming:
+    """A consumer that is about to start: ``async with bridge.consume(...)``, ``async for``, or ``await`` it."""
+
+    __slots__ = ("_arguments", "_bridge", "_consumer", "_mailbox")
+
+    def __init__(
+        self, bridge: NativeBridge, mailbox: Mailbox, stream: str, name: str, options: ConsumeOptions
+    ) -> None:
+        self._bridge = bridge
+        self._mailbox = mailbox
+        self._arguments = (stream, name, options)
+        self._consumer: Consumer | None = None
+
+    async def _start(self) -> Consumer:
+        if self._consumer is None:
+            native = await self._mailbox.wait(self._bridge.consume_start, *self._arguments)
+            self._consumer = Consumer(native, self._mailbox)
+        return self._consumer
+
+    def __await__(self) -> Generator[object, None, Consumer]:
+        return self._start().__await__()
+
+    async def __aenter__(self) -> Consumer:
+        return await self._start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._consumer is not None:
+            await self._consumer.__aexit__(kind, raised, traceback)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        return await (await self._start()).__anext__()

@@ -1,0 +1,190 @@
+//! Consuming.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nats_bridge::{ConsumeConfig, ConsumerHandle, ConsumerState, RetryPolicy};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use tokio::sync::Notify;
+
+use crate::completions::Completions;
+use crate::delivery::Delivery;
+use crate::errors;
+use crate::home::{Home, Owned, lock};
+use crate::options::{self, millis};
+
+/// A consumer. The Python classes `nats_bridge.Consumer` and `nats_bridge.aio.Consumer` are its two faces.
+#[pyclass(frozen, module = "nats_bridge._native")]
+pub struct Consumer {
+    core: Owned<Arc<Shared>>,
+    handle: Owned<ConsumerHandle>,
+}
+
+struct Shared {
+    consumer: tokio::sync::Mutex<nats_bridge::Consumer>,
+    returned: Mutex<VecDeque<nats_bridge::Delivery>>,
+    some_returned: Notify,
+}
+
+impl Consumer {
+    /// Wraps a consumer of the core.
+    pub fn new(home: &'static Home, consumer: nats_bridge::Consumer) -> Self {
+        let handle = consumer.handle();
+        let shared = Shared {
+            consumer: tokio::sync::Mutex::new(consumer),
+            returned: Mutex::default(),
+            some_returned: Notify::new(),
+        };
+        Consumer { core: Owned::new(home, Arc::new(shared)), handle: Owned::new(home, handle) }
+    }
+}
+
+/// A delivery on its way to Python. When nobody takes it, because the wait was cancelled meanwhile, it goes back and is the
+/// next one's: dropped, it would count as failed.
+struct OnItsWay {
+    delivery: Option<nats_bridge::Delivery>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        if let Some(delivery) = self.delivery.take() {
+            lock(&self.shared.returned).push_back(delivery);
+            self.shared.some_returned.notify_one();
+        }
+    }
+}
+
+impl OnItsWay {
+    fn arrive(mut self, home: &'static Home) -> Option<Delivery> {
+        self.delivery.take().map(|delivery| Delivery::new(home, delivery))
+    }
+}
+
+// Cancel safe, as what it awaits is.
+async fn next(shared: Arc<Shared>, limit: Option<Duration>) -> nats_bridge::Result<OnItsWay> {
+    let wait = async {
+        let mut consumer = shared.consumer.lock().await;
+        loop {
+            if let Some(delivery) = lock(&shared.returned).pop_front() {
+                return Ok(Some(delivery));
+            }
+            tokio::select! {
+                delivery = consumer.next() => return delivery,
+                () = shared.some_returned.notified() => {}
+            }
+        }
+    };
+    let delivery = match limit {
+        Some(limit) => tokio::time::timeout(limit, wait).await.unwrap_or(Ok(None))?,
+        None => wait.await?,
+    };
+    Ok(OnItsWay { delivery, shared })
+}
+
+#[pymethods]
+impl Consumer {
+    /// Waits for the next delivery; `None` when there is none within the time, or when the consumer was drained.
+    fn next(&self, py: Python<'_>, timeout_ms: Option<i64>) -> PyResult<Option<Delivery>> {
+        let (shared, home) = (self.core.get()?.clone(), self.core.home());
+        let limit = timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
+        let next = home.wait(py, next(shared, limit))?.map_err(|e| errors::from_core(&e))?;
+        Ok(next.arrive(home))
+    }
+
+    /// Waits for the next delivery, and sets `future`.
+    fn next_start(
+        &self,
+        completions: &Completions,
+        future: Bound<'_, PyAny>,
+        timeout_ms: Option<i64>,
+    ) -> PyResult<u64> {
+        let (shared, home) = (self.core.get()?.clone(), self.core.home());
+        let limit = timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
+        completions.start(future, next(shared, limit), move |py, next| {
+            let delivery = next.map_err(|e| errors::from_core(&e))?.arrive(home);
+            Ok(delivery.into_pyobject(py)?.unbind())
+        })
+    }
+
+    /// Takes back a delivery that arrived for nobody: it is the next one's.
+    fn give_back(&self, delivery: &Delivery) -> PyResult<()> {
+        let shared = self.core.get()?.clone();
+        drop(OnItsWay { delivery: Some(delivery.take()?), shared });
+        Ok(())
+    }
+
+    /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.
+    fn drain(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+        let (handle, budget) = (self.handle.get()?, millis("budget_ms", budget_ms)?);
+        self.handle.home().wait(py, handle.drain(budget))?.map_err(|e| errors::from_core(&e))
+    }
+
+    /// Drains, and sets `future`.
+    fn drain_start(&self, completions: &Completions, future: Bound<'_, PyAny>, budget_ms: i64) -> PyResult<u64> {
+        let (handle, budget) = (self.handle.get()?.clone(), millis("budget_ms", budget_ms)?);
+        completions.start(future, async move { handle.drain(budget).await }, |py, drained| {
+            drained.map_err(|e| errors::from_core(&e))?;
+            Ok(py.None())
+        })
+    }
+
+    /// How it is, and why.
+    #[getter]
+    fn state(&self) -> PyResult<(&'static str, Option<String>)> {
+        Ok(match self.handle.get()?.state() {
+            ConsumerState::Running => ("running", None),
+            ConsumerState::Paused { why } => ("paused", Some(why)),
+            ConsumerState::Draining => ("draining", None),
+            ConsumerState::Stopped => ("stopped", None),
+            ConsumerState::Failed { why } => ("failed", Some(why)),
+            other => ("unknown", Some(format!("{other:?}"))),
+        })
+    }
+
+    /// How many deliveries are here and not settled, waiting ones included.
+    #[getter]
+    fn held(&self) -> PyResult<usize> {
+        Ok(self.handle.get()?.held())
+    }
+}
+
+/// The core's settings for consuming `stream` under `name` and what `options` say.
+pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyResult<ConsumeConfig> {
+    let mut config = ConsumeConfig::new(stream, name);
+    options::each(options, |name, given| {
+        match name {
+            "filter_subjects" => config.filter_subjects = given.read()?,
+            "retry" => config.retry = retry(&given.read()?)?,
+            "ack_wait_ms" => config.ack_wait = given.millis()?,
+            "max_run_ms" => config.max_run = given.millis()?,
+            "max_messages" => config.max_messages = given.count()?,
+            "max_bytes" => config.max_bytes = given.count()?,
+            "dead_letter_stream" => config.dead_letter_stream = given.read()?,
+            "stalled_after_ms" => config.stalled_after = given.millis()?,
+            "heartbeat_ms" => config.heartbeat = given.millis()?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(config)
+}
+
+fn retry(options: &Bound<'_, PyDict>) -> PyResult<RetryPolicy> {
+    let mut policy = RetryPolicy::default();
+    options::each(options, |name, given| {
+        match name {
+            "attempts" => policy.attempts = given.count()?,
+            "first_pause_ms" => policy.first_pause = given.millis()?,
+            "factor" => policy.factor = given.read()?,
+            "max_pause_ms" => policy.max_pause = given.millis()?,
+            "max_elapsed_ms" => policy.max_elapsed = Some(given.millis()?),
+            "jitter" => policy.jitter = given.read()?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(policy)
+}

@@ -1,0 +1,122 @@
+//! Publishing: what Python gives becomes a message of the core, what the core answers becomes a `Published`.
+
+use bytes::Bytes;
+use nats_bridge::{Message, MessageId, PublishConfig};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyList, PyMapping, PyString};
+
+use crate::options;
+
+/// Where a published message is stored.
+#[pyclass(frozen, eq, hash, get_all, module = "nats_bridge")]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Published {
+    /// The stream that holds it.
+    stream: String,
+    /// Its sequence in that stream; for a duplicate, the sequence of the first one.
+    sequence: u64,
+    /// Whether the id was already seen inside the stream's duplicate window.
+    duplicate: bool,
+    /// The id it carries, also when it was generated; `None` when it carries none.
+    id: Option<String>,
+}
+
+impl From<nats_bridge::Published> for Published {
+    fn from(core: nats_bridge::Published) -> Self {
+        let nats_bridge::Published { stream, sequence, duplicate, id } = core;
+        Published { stream: stream.to_string(), sequence, duplicate, id }
+    }
+}
+
+#[pymethods]
+impl Published {
+    #[classattr]
+    fn __match_args__() -> (&'static str, &'static str, &'static str, &'static str) {
+        ("stream", "sequence", "duplicate", "id")
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let Published { stream, sequence, duplicate, id } = self;
+        let (stream, id) = (PyString::new(py, stream).repr()?, id.into_pyobject(py)?.repr()?);
+        let duplicate = if *duplicate { "True" } else { "False" };
+        Ok(format!("Published(stream={stream}, sequence={sequence}, duplicate={duplicate}, id={id})"))
+    }
+}
+
+/// The core's message for the arguments of `publish`.
+pub fn message(
+    subject: String,
+    payload: &Bound<'_, PyAny>,
+    id: Option<&Bound<'_, PyAny>>,
+    headers: Option<&Bound<'_, PyMapping>>,
+) -> PyResult<Message> {
+    let mut message = Message::new(subject, bytes(payload)?);
+    if let Some(id) = id {
+        message = message.message_id(message_id(id)?);
+    }
+    let Some(headers) = headers else { return Ok(message) };
+    for header in headers.items()? {
+        let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = header.extract()?;
+        let name: String = name.extract().map_err(|_| argument("headers", "names are str", &name))?;
+        if let Ok(value) = value.extract::<String>() {
+            message = message.header(name, value);
+        } else if let Ok(values) = value.cast::<PyList>() {
+            for value in values {
+                let value: String = value.extract().map_err(|_| argument("headers", "values are str", &value))?;
+                message = message.header(name.as_str(), value);
+            }
+        } else {
+            return Err(argument("headers", "values are str or list[str]", &value));
+        }
+    }
+    Ok(message)
+}
+
+fn message_id(id: &Bound<'_, PyAny>) -> PyResult<MessageId> {
+    match id.cast::<PyBool>() {
+        Ok(wanted) if !wanted.is_true() => Ok(MessageId::None),
+        _ => id.extract().map(MessageId::Given).map_err(|_| argument("id", "it is str, None or False", id)),
+    }
+}
+
+// Up to here a copy costs less than giving a reference back to the interpreter later.
+const COPY: usize = 4096;
+
+fn bytes(payload: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+    if let Ok(bytes) = payload.cast::<PyBytes>() {
+        return Ok(match bytes.as_bytes() {
+            small if small.len() <= COPY => Bytes::copy_from_slice(small),
+            // `bytes` never changes, so the core may read it in place.
+            _ => Bytes::from_owner(PyBackedBytes::from(bytes.clone())),
+        });
+    }
+    let buffer = PyBuffer::<u8>::get(payload)
+        .map_err(|_| argument("payload", "it is bytes, bytearray, memoryview or another buffer of bytes", payload))?;
+    Ok(buffer.to_vec(payload.py())?.into())
+}
+
+fn argument(name: &str, wanted: &str, got: &Bound<'_, PyAny>) -> PyErr {
+    let got = got.get_type().name().map(|name| name.to_string()).unwrap_or_default();
+    PyTypeError::new_err(format!("argument '{name}': {wanted}, not {got}"))
+}
+
+/// The core's bounds for what `options` say.
+pub fn config(options: &Bound<'_, PyDict>) -> PyResult<PublishConfig> {
+    let mut config = PublishConfig::default();
+    options::each(options, |name, given| {
+        match name {
+            "max_in_flight" => config.max_in_flight = given.count()?,
+            "max_in_flight_bytes" => config.max_in_flight_bytes = given.count()?,
+            "ack_wait_ms" => config.ack_wait = given.millis()?,
+            "attempts" => config.attempts = given.count()?,
+            "deadline_ms" => config.deadline = given.millis()?,
+            "no_stream_wait_ms" => config.no_stream_wait = given.millis()?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(config)
+}

@@ -1,0 +1,70 @@
+import pickle
+
+import pytest
+
+import nats_bridge
+from server import NatsServer
+
+
+def test_nobody_at_the_address_is_unreachable_and_temporary() -> None:
+    with pytest.raises(nats_bridge.Unreachable) as raised:
+        nats_bridge.connect("nats://127.0.0.1:1", connect_timeout_ms=500)
+    assert (raised.value.code, raised.value.landed, raised.value.is_temporary) == ("unreachable", "no", True)
+    assert isinstance(raised.value, nats_bridge.Error)
+
+
+def test_a_bad_option_is_named(server: NatsServer) -> None:
+    with pytest.raises(TypeError, match="'nam'"):
+        nats_bridge.connect(server.url, nam="x")  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="'name'"):
+        nats_bridge.connect(server.url, name=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(nats_bridge.InvalidConfig, match="connect_timeout_ms"):
+        nats_bridge.connect(server.url, connect_timeout_ms=-1)
+    with pytest.raises(nats_bridge.InvalidConfig, match="max_in_flight"):
+        nats_bridge.connect(server.url, publish={"max_in_flight": 0})
+    with pytest.raises(nats_bridge.InvalidConfig, match="password"):
+        nats_bridge.connect(server.url, user="me")
+
+
+def test_several_servers_are_a_list_or_separated_by_commas(server: NatsServer) -> None:
+    for servers in ([server.url, "nats://127.0.0.1:1"], f"nats://127.0.0.1:1, {server.url}"):
+        with nats_bridge.connect(servers) as bridge:
+            assert bridge.server_version.startswith("2.")
+
+
+def test_a_closed_bridge_says_so_and_closing_twice_is_fine(server: NatsServer) -> None:
+    bridge = nats_bridge.connect(server.url)
+    bridge.ensure_stream("ORDERS", unbounded=True)
+    bridge.close()
+    bridge.close()
+    with pytest.raises(nats_bridge.Closed):
+        bridge.publish("orders.new", b"one")
+
+
+def test_an_error_inside_the_block_is_the_one_that_is_raised(server: NatsServer) -> None:
+    with pytest.raises(ZeroDivisionError):
+        with nats_bridge.connect(server.url):
+            _ = 1 // 0
+
+
+def test_errors_can_be_pickled() -> None:
+    error = nats_bridge.Timeout("timeout: x", code="timeout", landed="unknown", context={"msg_id": "o-1"})
+    copy: object = pickle.loads(pickle.dumps(error))
+    assert isinstance(copy, nats_bridge.Timeout)
+    assert (str(copy), copy.landed, dict(copy.context)) == ("timeout: x", "unknown", {"msg_id": "o-1"})
+
+
+def test_a_wrong_stream_is_refused_and_names_the_option(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        with pytest.raises(nats_bridge.InvalidConfig, match="max_bytes"):
+            bridge.ensure_stream("ORDERS")
+        with pytest.raises(nats_bridge.InvalidConfig, match="replicas"):
+            bridge.ensure_stream("ORDERS", replicas="three")  # pyright: ignore[reportArgumentType]
+        with pytest.raises(nats_bridge.InvalidConfig, match="subject"):
+            bridge.ensure_stream("ORDERS", subject="x")  # pyright: ignore[reportCallIssue]
+        bridge.ensure_stream("ORDERS", unbounded=True)
+        bridge.ensure_stream("ORDERS", unbounded=True)
+        with pytest.raises(nats_bridge.Conflict, match="retention"):
+            bridge.ensure_stream("ORDERS", unbounded=True, retention="work_queue")
+        with pytest.raises(nats_bridge.NotFound):
+            bridge.ensure_consumer("NOT_THERE", "billing")
