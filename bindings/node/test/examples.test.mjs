@@ -1,0 +1,54 @@
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+
+import { NatsServer } from "./server.mjs";
+
+const run = promisify(execFile);
+const here = fileURLToPath(new URL("..", import.meta.url));
+
+/**
+ * A folder as a user has it, with the package in `node_modules`.
+ *
+ * @param {import("node:test").TestContext} t
+ */
+function folder(t) {
+  const made = mkdtempSync(join(tmpdir(), "nats-bridge-example-"));
+  t.after(() => rmSync(made, { recursive: true, force: true }));
+  mkdirSync(join(made, "node_modules"));
+  symlinkSync(here, join(made, "node_modules", "nats-bridge"), "dir");
+  return made;
+}
+
+test("hello does what it says", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const file = join(folder(t), "hello.mjs");
+  cpSync(join(here, "..", "..", "examples", "node", "hello.mjs"), file);
+  assert.deepEqual(await run(process.execPath, [file, url]), {
+    stdout: `stored at HELLO/1, sent again: duplicate=true
+attempt 1: order 17
+attempt 1: order 18, which nobody can handle
+attempt 2: order 18, which nobody can handle
+attempt 3: order 18, which nobody can handle
+given up, kept at HELLO_DLQ/1
+`,
+    stderr: "",
+  });
+});
+
+test("the 15 lines of the README run", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const made = folder(t);
+  const blocks = readFileSync(join(here, "README.md"), "utf8").split("```js\n").slice(1);
+  assert(blocks.length > 0);
+  for (const [n, block] of blocks.entries()) {
+    const file = join(made, `block-${n}.mjs`);
+    writeFileSync(file, (block.split("```")[0] ?? "").replaceAll("nats://127.0.0.1:4222", url));
+    assert.equal((await run(process.execPath, [file])).stderr, "");
+  }
+});
