@@ -12,3 +12,4 @@ pub mod ownership;
 pub mod parity;
 pub mod phase;
 pub mod ready;
+pub mod standby;

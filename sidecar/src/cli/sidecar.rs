@@ -1,15 +1,32 @@
 //! `nats-bridge sidecar`: in the path between AMQP clients and RabbitMQ.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use amqp_compat::backend::Login;
+use amqp_compat::backend::jetstream::JetStreamConfig;
+use amqp_compat::backend::rabbitmq::{RabbitMqBackend, RabbitMqConfig};
+use amqp_compat::listener::Listener;
 use clap::Args;
+use nats_bridge::Bridge;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use url::Url;
 
-use super::Failure;
+use super::{Failure, signals};
+use crate::control::{Cutover, Parts};
+use crate::control_api::Control;
+use crate::dual::vhosts::JetStreamVhosts;
+use crate::http::{self, Surface};
+use crate::ready;
+use crate::standby::Standby;
 
 /// Arguments of `sidecar`.
 #[derive(Debug, Args)]
 pub struct SidecarArgs {
-    /// RabbitMQ, as an AMQP URL. Clients log in with their own user names.
+    /// RabbitMQ, as an AMQP URL. Clients log in with their own user names; the URL's user is the sidecar's own, which
+    /// publishes fences and asks for counts in every vhost that is used.
     #[arg(long, env = "NATS_BRIDGE_RABBIT", value_name = "URL")]
     pub rabbit: String,
     /// NATS with JetStream.
@@ -24,12 +41,170 @@ pub struct SidecarArgs {
     /// File that gets the real addresses as JSON once connections are accepted.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
+    /// Who may log in, to vhost `/` or the one that is named, when RabbitMQ cannot be asked; besides those that it has let
+    /// in before. May be given more than once.
+    #[arg(long = "user", value_name = "NAME:PASSWORD[@VHOST]")]
+    pub users: Vec<String>,
+    /// How long deliveries may wait for what was published before a change of weight; then they are delivered, with a
+    /// warning, and may be out of order.
+    #[arg(long, value_name = "MS", default_value_t = 30_000)]
+    pub fence_timeout_ms: u64,
+    /// What a change over HTTP has to carry as `Authorization: Bearer TOKEN`. Without one, only callers on this machine may
+    /// change anything.
+    #[arg(long, env = "NATS_BRIDGE_HTTP_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub http_token: Option<String>,
 }
 
-/// Runs the sidecar until SIGTERM or SIGINT.
+/// What a ready file says.
+#[derive(Debug, Serialize)]
+struct Ready {
+    listen: String,
+    http: String,
+    pid: u32,
+}
+
+/// Runs the sidecar until SIGTERM or SIGINT; then clients' publishes are answered and connections closed.
 ///
 /// # Errors
 /// `cannot_run`, naming the flag at fault.
 pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
-    Err(Failure::cannot_run(format!("sidecar {}: not built yet", args.listen)))
+    let at = |flag: &'static str| move |error: String| Failure::cannot_run(format!("{flag}: {error}"));
+    let rabbit = RabbitMqConfig::from_url(&args.rabbit).map_err(at("--rabbit"))?;
+    let operator = operator(&args.rabbit).map_err(at("--rabbit"))?;
+    let users = args.users.iter().map(|user| login(user)).collect::<Result<Vec<_>, _>>().map_err(at("--user"))?;
+    let shutdown = CancellationToken::new();
+    signals::cancel(&shutdown)?;
+    let metrics = http::metrics::install().map_err(Failure::cannot_run)?;
+
+    let bridge = Bridge::connect(&args.nats).await.map_err(|error| Failure::cannot_run(format!("--nats: {error}")))?;
+    let listen_failed = |error| Failure::cannot_run(format!("--listen {}: {error}", args.listen));
+    let listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
+    let listen = listener.local_addr().map_err(listen_failed)?;
+    let http_failed = |error| Failure::cannot_run(format!("--http {}: {error}", args.http));
+    let surface = Surface::bind(&args.http).await.map_err(http_failed)?;
+    let http = surface.local_addr().map_err(http_failed)?;
+
+    let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), JetStreamConfig::default()));
+    let standby = Standby::start(bridge.clone(), vhosts.clone());
+    let cutover = Cutover::start(Parts {
+        rabbit_url: rabbit.to_string(),
+        rabbit: Arc::new(RabbitMqBackend::new(rabbit)),
+        operator,
+        nats: vhosts.clone(),
+        nats_url: without_password(&args.nats),
+        bridge: bridge.clone(),
+        routes: Some(vhosts),
+        shadow: Some(standby.clone()),
+        users,
+        fence_limit: Duration::from_millis(args.fence_timeout_ms),
+    })
+    .await
+    .map_err(at("--nats"))?;
+
+    let control: Arc<dyn Control> = cutover.clone();
+    let options = http::Options { control, token: args.http_token, metrics: Some(metrics) };
+    let serving_http = tokio::spawn(surface.run(options, shutdown.clone()));
+    let serving = tokio::spawn(listener.run(cutover.backend(), shutdown.clone()));
+    if let Some(file) = &args.ready_file {
+        let addresses = Ready { listen: listen.to_string(), http: http.to_string(), pid: std::process::id() };
+        ready::write(file, &addresses)
+            .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
+    }
+    println!(
+        "nats-bridge {}: AMQP clients connect to {listen}; status and control at http://{http}/status",
+        env!("CARGO_PKG_VERSION")
+    );
+    shutdown.cancelled().await;
+    cutover.drain();
+    let served = serving.await;
+    let served_http = serving_http.await;
+    cutover.stop();
+    standby.stop();
+    let _ = bridge.close(Duration::from_secs(5)).await;
+    match (served, served_http) {
+        (Ok(()), Ok(Ok(()))) => Ok(()),
+        (Err(error), _) | (Ok(()), Err(error)) => Err(Failure::cannot_run(error)),
+        (Ok(()), Ok(Err(error))) => Err(Failure::cannot_run(format!("--http {}: {error}", args.http))),
+    }
+}
+
+/// How the sidecar itself logs in to RabbitMQ.
+fn operator(url: &str) -> Result<Login, String> {
+    let url = Url::parse(url).map_err(|e| e.to_string())?;
+    let decoded = |text: &str| {
+        let pair = format!("x={}", text.replace('+', "%2B"));
+        url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+    };
+    let or_guest = |text: String| if text.is_empty() { "guest".to_owned() } else { text };
+    let vhost = match url.path() {
+        "" | "/" => "/".to_owned(),
+        path => decoded(&path[1..]),
+    };
+    Ok(Login {
+        vhost,
+        user: or_guest(decoded(url.username())),
+        password: or_guest(decoded(url.password().unwrap_or_default())),
+        client_properties: Default::default(),
+        peer: "nats-bridge".to_owned(),
+    })
+}
+
+/// A login of `--user`.
+fn login(text: &str) -> Result<Login, String> {
+    let (user, rest) = text.split_once(':').ok_or("NAME:PASSWORD or NAME:PASSWORD@VHOST is expected")?;
+    let (password, vhost) = rest.rsplit_once('@').unwrap_or((rest, "/"));
+    if user.is_empty() || password.is_empty() {
+        return Err("the name and the password are not empty".to_owned());
+    }
+    Ok(Login {
+        vhost: vhost.to_owned(),
+        user: user.to_owned(),
+        password: password.to_owned(),
+        client_properties: Default::default(),
+        peer: "--user".to_owned(),
+    })
+}
+
+fn without_password(urls: &str) -> String {
+    let one = |text: &str| match Url::parse(text.trim()) {
+        Ok(mut url) => {
+            let stripped = url.set_username("").is_ok() && url.set_password(None).is_ok();
+            if stripped { url.to_string() } else { "(not shown)".to_owned() }
+        }
+        Err(_) if text.contains('@') => "(not shown)".to_owned(),
+        Err(_) => text.trim().to_owned(),
+    };
+    urls.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_operators_login_is_the_urls_decoded_and_guest_without_one() {
+        for (url, user, password, vhost) in [
+            ("amqp://rabbit", "guest", "guest", "/"),
+            ("amqp://rabbit/", "guest", "guest", "/"),
+            ("amqp://rabbit/%2f", "guest", "guest", "/"),
+            ("amqp://u:p%40x%2B+@rabbit:1/orders%2Feu", "u", "p@x++", "orders/eu"),
+        ] {
+            let login = operator(url).expect("a URL");
+            assert_eq!((&*login.user, &*login.password, &*login.vhost), (user, password, vhost), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_user_may_name_a_vhost() {
+        let app = login("app:se:cret@orders").expect("valid");
+        assert_eq!((&*app.user, &*app.password, &*app.vhost), ("app", "se:cret", "orders"));
+        assert_eq!(login("app:secret").expect("valid").vhost, "/");
+        assert!(login("app").is_err() && login(":x").is_err() && login("app:").is_err());
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        assert_eq!(without_password("nats://u:secret@a:4222,nats://b:4222"), "nats://a:4222,nats://b:4222");
+        assert!(!without_password("u:secret@host").contains("secret"));
+    }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant as Deadline, timeout, timeout_at};
 pub use store::{BUCKET, State, Store, WriteError};
 
 use crate::control_api::{
-    Adopted, Change, Control, QueueParity, QueueStatus, Refused, RefusedCode, Side as SideStatus, Sides, Status,
+    Adopted, Change, Control, Phase, QueueParity, QueueStatus, Refused, RefusedCode, Side as SideStatus, Sides, Status,
     Target, Weight,
 };
 use crate::dual::DualBackend;
@@ -57,6 +57,8 @@ pub struct Parts {
 
 /// What `shadow` compared.
 pub trait ShadowReport: Shadow {
+    /// RabbitMQ's queue holds nothing, unsettled deliveries included.
+    fn emptied(&self, queue: &QueueName);
     /// By queue.
     fn parity(&self) -> Vec<QueueParity>;
     /// Copies that nothing has been compared with yet.
@@ -91,6 +93,8 @@ const BEFORE: Duration = Duration::from_millis(800);
 const AFTER: Duration = Duration::from_millis(900);
 /// How often holds are looked at whose time may be over.
 const TICK: Duration = Duration::from_millis(100);
+/// How often RabbitMQ's queues are looked at, in `shadow`.
+const EMPTY: Duration = Duration::from_secs(2);
 /// How long status waits for both brokers.
 const STATUS: Duration = Duration::from_millis(1500);
 
@@ -121,6 +125,9 @@ impl Cutover {
         let mut shared = Shared::new(ids, state.salt(), state.position(), fences, state.nats_may_hold);
         shared.routes = parts.routes;
         shared.shadow = parts.shadow.clone().map(|shadow| shadow as Arc<dyn Shadow>);
+        if let Some(shadow) = &shared.shadow {
+            shadow.phase(state.phase, state.epoch, shared.ids.run());
+        }
         let shared = Arc::new(shared);
         let logins = Arc::new(Logins::default());
         for accepted in store.logins().await? {
@@ -202,6 +209,14 @@ impl Cutover {
                 cutover.keep().await;
             }
         });
+        let comparer = Arc::downgrade(self);
+        tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(EMPTY).await;
+                let Some(cutover) = comparer.upgrade() else { return };
+                cutover.look_for_empty_queues().await;
+            }
+        });
         let (written, mut heard) = mpsc::channel(16);
         let store = self.store.clone();
         tasks.spawn(async move {
@@ -247,6 +262,32 @@ impl Cutover {
                 self.shared.warn("state_conflict", "the state was changed elsewhere while NATS was away".to_owned());
             }
             Err(WriteError::Unreachable(_)) => {}
+        }
+    }
+
+    /// Tells `shadow` which queues of RabbitMQ are empty: copies that are left of them were one too many.
+    async fn look_for_empty_queues(&self) {
+        let Some(shadow) = &self.shadow else { return };
+        let queues: Vec<QueueName> = {
+            let order = self.shared.order();
+            if order.phase != Phase::Shadow {
+                return;
+            }
+            let settled = |q: &&QueueName| order.fences.view(q).is_some_and(|v| v.unsettled[0] == 0);
+            order.fences.queues().filter(settled).cloned().collect()
+        };
+        for queue in queues {
+            match self.operators[0].depth(&queue).await {
+                Ok(Some(depth)) if depth.ready == 0 => {
+                    let unsettled = self.shared.order().fences.view(&queue).map_or(0, |v| v.unsettled[0]);
+                    if unsettled == 0 {
+                        shadow.emptied(&queue);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) if error.code == amqp_compat::ReplyCode::ResourceLocked => {}
+                Err(_) => return,
+            }
         }
     }
 
@@ -353,9 +394,7 @@ impl Cutover {
 
     async fn side(&self, side: Side, unsettled: u64, deadline: Deadline) -> SideStatus {
         let answer = match side {
-            Side::Rabbit if self.shared.order().phase == crate::control_api::Phase::Native => {
-                Err("detached".to_owned())
-            }
+            Side::Rabbit if self.shared.order().phase == Phase::Native => Err("detached".to_owned()),
             Side::Nats if !self.bridge.connection().borrow().connected => Err("not connected".to_owned()),
             Side::Rabbit | Side::Nats => match timeout_at(deadline, self.operators[side.index()].ping()).await {
                 Ok(answer) => answer.map_err(|error| error.to_string()),
@@ -380,7 +419,7 @@ impl Control for Cutover {
         let saved = self.state.lock().await.state.clone();
         let mut queues: Vec<QueueName> = self.shared.order().fences.queues().cloned().collect();
         queues.sort();
-        let native = saved.phase == crate::control_api::Phase::Native;
+        let native = saved.phase == Phase::Native;
         let (rabbit_ready, nats_ready) = tokio::join!(
             async {
                 if native { vec![None; queues.len()] } else { self.depths(&queues, Side::Rabbit, deadline).await }

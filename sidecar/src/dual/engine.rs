@@ -248,7 +248,7 @@ impl Engine {
         if outcome == PublishOutcome::Failed
             && let Some(shadow) = &self.shared.shadow
         {
-            shadow.failed(&self.vhost, in_flight.id);
+            shadow.failed(in_flight.id);
         }
     }
 
@@ -283,7 +283,7 @@ impl Engine {
             && side == Side::Rabbit
             && let (Some(shadow), MessageKey::Stamped(id)) = (&shared.shadow, item.key)
         {
-            shadow.delivered(&consumer.queue, id, &item.message, item.redelivered);
+            shadow.delivered(&consumer.queue, id, item.epoch, &item.message, item.redelivered);
         }
         consumer.merge.received(side, received.place, received.waits, item);
         report_held(&shared, consumer);
@@ -376,6 +376,12 @@ impl Engine {
             if !half.attached() || half.generation != open.generation {
                 // Its side was lost meanwhile and has it back in its queue: it will come again, as redelivered.
                 continue;
+            }
+            if outcome != Outcome::Requeue
+                && open.side == Side::Rabbit
+                && let (Some(shadow), MessageKey::Stamped(id)) = (&self.shared.shadow, open.key)
+            {
+                shadow.settled(&open.queue, id);
             }
             let mut order = self.shared.order();
             actions.extend(match outcome {

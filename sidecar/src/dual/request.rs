@@ -308,6 +308,9 @@ impl Engine {
                 let actions = self.shared.order().fences.forget(&name);
                 self.shared.act(actions);
                 self.shared.queue_gone(&self.vhost, queue.as_str());
+                if let Some(shadow) = &self.shared.shadow {
+                    shadow.discarded(&name);
+                }
                 self.own_queues.remove(queue);
                 self.own.retain(|(_, t)| match t {
                     Topology::QueueDeclare(d) => d.queue != *queue,
@@ -319,6 +322,9 @@ impl Engine {
                 let name = self.queue_name(queue);
                 let actions = self.shared.order().fences.purged(&name);
                 self.shared.act(actions);
+                if let Some(shadow) = &self.shared.shadow {
+                    shadow.discarded(&name);
+                }
             }
             Topology::ExchangeDelete { exchange, .. } => {
                 self.shared.mapped(&self.vhost, "exchange", exchange.as_str());

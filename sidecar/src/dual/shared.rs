@@ -25,14 +25,20 @@ pub trait Routes: Send + Sync + 'static {
     fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError>;
 }
 
-/// Where `shadow` takes its copies from: both calls return at once, and count what they have no room for.
+/// Where `shadow` takes its copies from. No call waits; what there is no room for is counted.
 pub trait Shadow: Send + Sync + 'static {
-    /// A message was published to RabbitMQ, not confirmed yet.
-    fn published(&self, vhost: &str, id: u128, message: &Message);
-    /// RabbitMQ refused it, or its fate is unknown.
-    fn failed(&self, vhost: &str, id: u128);
-    /// RabbitMQ delivered a message to a consumer of this queue.
-    fn delivered(&self, queue: &QueueName, id: u128, message: &Message, redelivered: bool);
+    /// This phase is in force from this epoch on. `run` is the upper half of the ids that this run of the sidecar gives.
+    fn phase(&self, phase: Phase, epoch: u64, run: u64);
+    /// A message was given to RabbitMQ, which has not confirmed it yet.
+    fn published(&self, vhost: &Arc<str>, id: u128, message: &Message);
+    /// RabbitMQ refused a publish, or its fate is unknown.
+    fn failed(&self, id: u128);
+    /// RabbitMQ delivered a message of this epoch.
+    fn delivered(&self, queue: &QueueName, id: u128, epoch: u64, message: &Message, redelivered: bool);
+    /// A delivery of RabbitMQ's was acknowledged or rejected for good.
+    fn settled(&self, queue: &QueueName, id: u128);
+    /// A queue was purged or deleted.
+    fn discarded(&self, queue: &QueueName);
 }
 
 /// Shared by all links of one sidecar.
@@ -138,6 +144,9 @@ impl Shared {
             order.fences.begin(epoch, position.weight)
         };
         self.act(actions);
+        if let Some(shadow) = &self.shadow {
+            shadow.phase(position.phase, epoch, self.ids.run());
+        }
         self.position.send_replace(position);
     }
 
@@ -187,7 +196,7 @@ impl Shared {
                     lifted += 1;
                     if timed_out {
                         tracing::warn!(%queue, epoch, "a hold was lifted because its time was over");
-                        metrics::counter!("nats_bridge_holds_timed_out_total").increment(1);
+                        metrics::counter!("natsbridge_holds_timed_out_total").increment(1);
                         self.warn(
                             "hold_timed_out",
                             format!(

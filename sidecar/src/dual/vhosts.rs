@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
 use amqp_compat::backend::{Backend, Link, Login, Message};
-use amqp_compat::error::AmqpError;
+use amqp_compat::error::{AmqpError, ReplyCode};
 use async_trait::async_trait;
 use nats_bridge::Bridge;
 use tokio::sync::Mutex;
@@ -17,15 +17,20 @@ use super::shared::Routes;
 pub struct JetStreamVhosts {
     bridge: Bridge,
     config: JetStreamConfig,
+    max_body: usize,
     open: RwLock<HashMap<String, Arc<JetStreamBackend>>>,
     /// Held while a vhost is taken up, so that it is done once.
     opening: Mutex<()>,
 }
 
+/// Room for headers in NATS's largest payload, in bytes.
+const HEADERS: usize = 256 * 1024;
+
 impl JetStreamVhosts {
     /// JetStream over this connection. Users and vhosts of `config` are not used: RabbitMQ has checked both.
     pub fn new(bridge: Bridge, config: JetStreamConfig) -> Self {
-        Self { bridge, config, open: RwLock::default(), opening: Mutex::default() }
+        let max_body = bridge.client().server_info().max_payload.saturating_sub(HEADERS);
+        Self { bridge, config, max_body, open: RwLock::default(), opening: Mutex::default() }
     }
 
     fn known(&self, vhost: &str) -> Option<Arc<JetStreamBackend>> {
@@ -60,6 +65,11 @@ impl Backend for JetStreamVhosts {
 
 impl Routes for JetStreamVhosts {
     fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError> {
+        if message.body.len() > self.max_body {
+            let text =
+                format!("a body of {} bytes; NATS takes {} here (max_payload)", message.body.len(), self.max_body);
+            return Err(AmqpError::new(ReplyCode::ContentTooLarge, text));
+        }
         match self.known(vhost) {
             Some(backend) => backend.route(vhost, message),
             None => Ok(Vec::new()),
