@@ -22,6 +22,7 @@ use nats_bridge::Bridge;
 use sidecar::control::{Cutover, Parts};
 use sidecar::control_api::{Adopted, Change, Control, Refused, Status, Target, Weight};
 use sidecar::dual::vhosts::JetStreamVhosts;
+use sidecar::standby::Standby;
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
@@ -42,6 +43,7 @@ pub struct Ends {
 pub struct Sidecar {
     pub cutover: Arc<Cutover>,
     pub url: String,
+    standby: Arc<Standby>,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
 }
@@ -59,6 +61,7 @@ impl Ends {
         let bridge = Bridge::connect(&self.nats_url).await.expect("NATS answers");
         let config = RabbitMqConfig::from_url(&self.rabbit_url).expect("a URL");
         let nats = Arc::new(JetStreamVhosts::new(bridge.clone(), JetStreamConfig::default()));
+        let standby = Standby::start(bridge.clone(), nats.clone());
         let parts = Parts {
             rabbit_url: config.to_string(),
             rabbit: Arc::new(RabbitMqBackend::new(config)),
@@ -73,7 +76,7 @@ impl Ends {
             nats_url: self.nats_url.clone(),
             bridge,
             routes: Some(nats),
-            shadow: None,
+            shadow: Some(standby.clone()),
             users: Vec::new(),
             fence_limit,
         };
@@ -83,7 +86,7 @@ impl Ends {
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(listener.run(cutover.backend(), shutdown.clone()));
         let vhost = self.vhost.replace('/', "%2f");
-        Sidecar { cutover, url: format!("amqp://guest:guest@{address}/{vhost}"), shutdown, serving }
+        Sidecar { cutover, url: format!("amqp://guest:guest@{address}/{vhost}"), standby, shutdown, serving }
     }
 }
 
@@ -110,6 +113,7 @@ impl Sidecar {
         self.shutdown.cancel();
         self.serving.await.expect("stopped");
         self.cutover.stop();
+        self.standby.stop();
     }
 
     /// Ends it without a word, as `kill -9` does: sockets close, nothing is said.
@@ -117,6 +121,7 @@ impl Sidecar {
         self.serving.abort();
         let _ = self.serving.await;
         self.cutover.stop();
+        self.standby.stop();
     }
 }
 
