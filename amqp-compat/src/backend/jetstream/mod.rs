@@ -83,15 +83,20 @@ impl JetStreamBackend {
 
 #[async_trait]
 impl Backend for JetStreamBackend {
-    async fn open(&self, login: Login) -> Result<Link, AmqpError> {
+    async fn authenticate(&self, login: &Login) -> Result<(), AmqpError> {
         let known = self.config.behind_rabbitmq
             || self.config.users.iter().any(|user| user.name == login.user && user.password == login.password);
-        if !known {
-            return Err(AmqpError::new(
-                ReplyCode::AccessRefused,
-                "Login was refused using authentication mechanism PLAIN. For details see the broker logfile.",
-            ));
+        if known {
+            return Ok(());
         }
+        Err(AmqpError::new(
+            ReplyCode::AccessRefused,
+            "Login was refused using authentication mechanism PLAIN. For details see the broker logfile.",
+        ))
+    }
+
+    async fn open(&self, login: Login) -> Result<Link, AmqpError> {
+        self.authenticate(&login).await?;
         let Some(vhost) = self.vhosts.get(&login.vhost) else {
             return Err(AmqpError::new(ReplyCode::NotAllowed, format!("vhost '{}' not found", login.vhost)));
         };
