@@ -75,7 +75,7 @@ pub const FEATURES: &[Feature] = &[
     row(Queue, "quorum", Honoured),
     row(Queue, "stream", Refused),
     row(QueueArgument, "x-queue-type", Honoured),
-    row(QueueArgument, "x-expires", Refused),
+    row(QueueArgument, "x-expires", Honoured),
     row(QueueArgument, "x-message-ttl", Refused),
     row(QueueArgument, "x-dead-letter-exchange", Refused),
     row(QueueArgument, "x-dead-letter-routing-key", Refused),

@@ -316,6 +316,7 @@ impl LinkActor {
 
     async fn get(&mut self, channel: ChannelId, queue: &str) -> Result<Reply, AmqpError> {
         let queue = self.vhost.queue_for(queue, self.owner)?;
+        queue.touch();
         let attachment = self.attach(queue).await?;
         let (link, base) = (self.owner.0, (attachment as u64) << SEQUENCE_BITS);
         let got = self.ask(attachment, |answer| PumpCommand::Get { link, channel, base, answer }).await;

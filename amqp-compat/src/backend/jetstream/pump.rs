@@ -87,13 +87,10 @@ struct Held {
     reply: Subject,
     /// Who has it; nobody while it is in the backlog.
     by: Option<(u64, ChannelId)>,
-}
-
-/// A message that is to be handed out.
-#[derive(Debug)]
-struct Ready {
-    sequence: u64,
+    /// What its next delivery says.
     redelivered: bool,
+    /// Whether the server has forgotten that we have it, and will bring it again.
+    is_stale: bool,
     headers: Option<HeaderMap>,
     payload: Bytes,
 }
@@ -106,8 +103,7 @@ const MAX_PULL: u64 = 4096;
 const MAX_UNSEEN: usize = 65_536;
 const RETRY: Duration = Duration::from_millis(250);
 const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
-const GET_TIMEOUT: Duration = Duration::from_secs(2);
-const GET_TRIES: usize = 5;
+const GET_TIMEOUT: Duration = Duration::from_secs(4);
 const GET_LINGER: Duration = Duration::from_millis(250);
 
 /// How many of the lower bits of a delivery id are the stream sequence: enough for 17 million million messages in the
@@ -124,10 +120,14 @@ struct Pump {
     room: FuturesUnordered<Room>,
 
     held: BTreeMap<u64, Held>,
-    backlog: VecDeque<Ready>,
-    /// Given back to the server and not come again.
-    requeued: BTreeSet<u64>,
-    /// Given back although no client had seen them: they are not "redelivered" when they come again.
+    /// Those of the held that nobody has: next to be handed out, in the queue's order. A requeued message comes here, at
+    /// its place, and not back to the server: that would lose its place.
+    backlog: BTreeSet<u64>,
+    /// How many of the held are stale.
+    stale: usize,
+    /// Acknowledged while stale: the server will bring them again, to be acknowledged again.
+    owed: BTreeSet<u64>,
+    /// Given back to the server although no client had seen them: they are not "redelivered" when they come again.
     unseen: BTreeSet<u64>,
     /// Settled for good: when a server that crashed brings one of them again, it is settled again and not handed out.
     acked: Sequences,
@@ -138,8 +138,6 @@ struct Pump {
     /// The reply subject of the last delivery, when something was settled since the server was last waited for.
     unsynced: Option<Subject>,
     last_reply: Option<Subject>,
-    /// Whether a requeue was sent that the server may not have taken in: what it gave out now could be out of order.
-    requeueing: bool,
 
     inbox: String,
     subscriber: Option<Subscriber>,
@@ -163,15 +161,15 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         next: 0,
         room: FuturesUnordered::new(),
         held: BTreeMap::new(),
-        backlog: VecDeque::new(),
-        requeued: BTreeSet::new(),
+        backlog: BTreeSet::new(),
+        stale: 0,
+        owed: BTreeSet::new(),
         unseen: BTreeSet::new(),
         acked: Sequences::default(),
         highest: 0,
         newest: (0, 0),
         unsynced: None,
         last_reply: None,
-        requeueing: false,
         inbox: String::new(),
         subscriber: None,
         pulls: Pulls::default(),
@@ -249,11 +247,11 @@ impl Pump {
                 }
             }
             PumpCommand::Cancel { consumer, answer } => {
-                let last = self.remove_consumers(|new| new.id == consumer).await;
+                let last = self.remove_consumers(|new| new.id == consumer);
                 let _ = answer.send(last);
             }
             PumpCommand::Release { link, channel, answer } => {
-                let last = self.release(link, channel).await;
+                let last = self.release(link, channel);
                 let _ = answer.send(last);
             }
             PumpCommand::Get { link, channel, base, answer } => {
@@ -291,34 +289,44 @@ impl Pump {
             ));
         }
         self.consumers.push(Consumer { new, credit: 0, waiting: VecDeque::new() });
+        self.queue.set_consumers(self.consumers.len());
         Ok(())
     }
 
     /// Ends one delivery.
     async fn settle(&mut self, sequence: u64, outcome: Outcome) {
+        if outcome == Outcome::Requeue {
+            self.put_back(sequence, true);
+            return;
+        }
         let Some(held) = self.held.remove(&sequence) else { return };
-        let payload = match outcome {
-            Outcome::Ack => {
-                self.acked.insert(sequence);
-                &b"+ACK"[..]
-            }
-            Outcome::Reject => {
-                self.acked.insert(sequence);
-                &b"+TERM"[..]
-            }
-            Outcome::Requeue => {
-                self.requeued.insert(sequence);
-                self.requeueing = true;
-                &b"-NAK"[..]
-            }
-        };
+        self.backlog.remove(&sequence);
+        if held.is_stale {
+            self.stale -= 1;
+            self.owed.insert(sequence);
+        }
+        self.acked.insert(sequence);
         self.unsynced = self.last_reply.clone();
+        let payload = if outcome == Outcome::Ack { &b"+ACK"[..] } else { &b"+TERM"[..] };
         tell(self.queue.bridge.client(), held.reply, payload).await;
+    }
+
+    /// Puts a message back to its place in the queue.
+    fn put_back(&mut self, sequence: u64, was_seen: bool) {
+        if let Some(held) = self.held.get_mut(&sequence) {
+            held.by = None;
+            held.redelivered |= was_seen;
+            self.backlog.insert(sequence);
+        }
+    }
+
+    /// Whether a client holds anything.
+    fn is_held_by_clients(&self) -> bool {
+        self.held.len() > self.backlog.len()
     }
 
     /// Waits until the server has taken in what was settled: it answers in order.
     async fn sync(&mut self) {
-        self.requeueing = false;
         let Some(reply) = self.unsynced.take() else { return };
         let request = async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(SYNC_TIMEOUT));
         // Without an answer the settlements may be lost; what comes again is settled again.
@@ -335,14 +343,13 @@ impl Pump {
             return;
         };
         self.pulls.delivered(now);
-        if let Some(ready) = self.accept(metadata, message).await {
-            self.backlog.push_back(ready);
+        if self.accept(metadata, message).await.is_some() {
             self.hand_out();
         }
     }
 
-    /// Notes a delivery of the server; `None` for one that is not to be handed out.
-    async fn accept(&mut self, metadata: Metadata, message: NatsMessage) -> Option<Ready> {
+    /// Takes a delivery of the server into the backlog; `None` for one that is not to be handed out.
+    async fn accept(&mut self, metadata: Metadata, message: NatsMessage) -> Option<u64> {
         let Metadata { delivered, sequence, stored_ns, .. } = metadata;
         let reply = message.reply?;
         if sequence <= self.newest.0 && stored_ns > self.newest.1 {
@@ -355,40 +362,37 @@ impl Pump {
         }
         self.last_reply = Some(reply.clone());
         if self.acked.contains(sequence) {
+            self.owed.remove(&sequence);
             tell(self.queue.bridge.client(), reply, b"+ACK").await;
             return None;
         }
         if let Some(held) = self.held.get_mut(&sequence) {
             held.reply = reply;
+            self.stale -= usize::from(std::mem::take(&mut held.is_stale));
             return None;
         }
-        self.requeued.remove(&sequence);
         let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || sequence <= self.highest);
-        self.held.insert(sequence, Held { reply, by: None });
-        Some(Ready { sequence, redelivered, headers: message.headers, payload: message.payload })
+        let (headers, payload) = (message.headers, message.payload);
+        self.held.insert(sequence, Held { reply, by: None, redelivered, is_stale: false, headers, payload });
+        self.backlog.insert(sequence);
+        Some(sequence)
     }
 
     /// Hands out the backlog to consumers that have credit, in turn.
     fn hand_out(&mut self) {
-        while !self.backlog.is_empty() {
+        while let Some(&sequence) = self.backlog.first() {
             let count = self.consumers.len();
             let chosen = (0..count)
                 .map(|offset| (self.next + offset) % count)
                 .find(|index| self.consumers[*index].credit > 0 && self.consumers[*index].waiting.is_empty());
             let Some(chosen) = chosen else { return };
-            let Some(ready) = self.backlog.pop_front() else { return };
             self.next = chosen + 1;
-            self.highest = self.highest.max(ready.sequence);
+            let new = &self.consumers[chosen].new;
+            let (link, channel, base, tag) = (new.link, new.channel, new.base, new.tag.clone());
+            let Some(delivery) = self.hand(sequence, link, channel, base) else { return };
+            let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
             let consumer = &mut self.consumers[chosen];
             consumer.credit -= 1;
-            if let Some(held) = self.held.get_mut(&ready.sequence) {
-                held.by = Some((consumer.new.link, consumer.new.channel));
-            }
-            let event = Event::Delivery {
-                channel: consumer.new.channel,
-                consumer_tag: consumer.new.tag.clone(),
-                delivery: Box::new(delivery(ready, consumer.new.base, self.queue.name())),
-            };
             match consumer.new.events.try_send(event) {
                 Ok(()) => {}
                 Err(TrySendError::Full(event)) => {
@@ -399,6 +403,19 @@ impl Pump {
                 Err(TrySendError::Closed(_)) => {}
             }
         }
+    }
+
+    /// Takes a message out of the backlog, for a channel.
+    fn hand(&mut self, sequence: u64, link: u64, channel: ChannelId, base: u64) -> Option<Delivery> {
+        self.backlog.remove(&sequence);
+        let held = self.held.get_mut(&sequence)?;
+        held.by = Some((link, channel));
+        self.highest = self.highest.max(sequence);
+        Some(Delivery {
+            id: DeliveryId(base | (sequence & SEQUENCE_MASK)),
+            redelivered: held.redelivered,
+            message: message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name()),
+        })
     }
 
     /// A link has room again.
@@ -422,26 +439,28 @@ impl Pump {
             return;
         }
         self.hand_out();
-        if self.consumers.is_empty() {
-            return;
-        }
         let now = Instant::now();
         if self.pulls.is_silent(now) {
             tracing::warn!(queue = self.queue.name(), "the server went silent; pulling anew");
             self.recover_at = Some(now);
             return;
         }
+        let owed = (self.stale + self.owed.len()) as u64;
+        if self.consumers.is_empty() && owed == 0 {
+            if !self.is_held_by_clients() && (self.pulls.outstanding() > 0 || !self.backlog.is_empty()) {
+                self.rest().await;
+            }
+            return;
+        }
         let credit: u64 = self.consumers.iter().filter(|c| c.waiting.is_empty()).map(|c| c.credit).sum();
-        let wanted = credit.min(MAX_PULL).saturating_sub(self.pulls.outstanding() + self.backlog.len() as u64);
+        let room = (credit + owed).min(MAX_PULL);
+        let wanted = room.saturating_sub(self.pulls.outstanding() + self.backlog.len() as u64);
         // Many small grants make one request: the next one is sent when the last is half used up.
         if wanted == 0 || (self.pulls.outstanding() > 0 && wanted < self.pulls.outstanding()) {
             return;
         }
         if self.subscriber.is_none() && !self.open_inbox().await {
             return;
-        }
-        if self.requeueing {
-            self.sync().await;
         }
         let (number, body) = self.pulls.ask(wanted, now);
         let reply = Subject::from(format!("{}.{number}", self.inbox));
@@ -473,99 +492,66 @@ impl Pump {
         self.pulls.clear();
     }
 
-    /// Removes consumers; what waits for them is requeued. With the last one the open pulls go, too.
-    async fn remove_consumers(&mut self, gone: impl Fn(&NewConsumer) -> bool) -> LastGone {
-        let mut unsent = Vec::new();
+    /// Removes consumers; what they were not sent yet goes back.
+    fn remove_consumers(&mut self, gone: impl Fn(&NewConsumer) -> bool) -> LastGone {
+        let mut unsent: SmallVec<[u64; 8]> = SmallVec::new();
         let before = self.consumers.len();
-        self.consumers.retain_mut(|consumer| {
+        self.consumers.retain(|consumer| {
             let goes = gone(&consumer.new);
             if goes {
-                unsent.extend(consumer.waiting.drain(..).filter_map(|event| match event {
-                    Event::Delivery { delivery, .. } => Some(delivery),
+                unsent.extend(consumer.waiting.iter().filter_map(|event| match event {
+                    Event::Delivery { delivery, .. } => Some(delivery.id.0 & SEQUENCE_MASK),
                     _ => None,
                 }));
             }
             !goes
         });
-        unsent.sort_by_key(|delivery| delivery.id);
-        for delivery in unsent {
-            let sequence = delivery.id.0 & SEQUENCE_MASK;
-            self.note_unseen(sequence, delivery.redelivered);
-            self.settle(sequence, Outcome::Requeue).await;
-        }
-        let last = before > self.consumers.len() && self.consumers.is_empty();
-        if last {
-            self.rest().await;
-        }
-        LastGone(last)
+        unsent.into_iter().for_each(|sequence| self.put_back(sequence, false));
+        self.queue.set_consumers(self.consumers.len());
+        LastGone(before > self.consumers.len() && self.consumers.is_empty())
     }
 
-    /// Nobody consumes any more: open pulls are withdrawn, and what they brought or may still bring is ready again.
+    /// Requeues what a channel or link holds, and removes its consumers.
+    fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
+        let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
+        let last = self.remove_consumers(|new| is_meant(new.link, new.channel));
+        for (sequence, held) in &mut self.held {
+            if held.by.is_some_and(|(link, channel)| is_meant(link, channel)) {
+                held.by = None;
+                held.redelivered = true;
+                self.backlog.insert(*sequence);
+            }
+        }
+        last
+    }
+
+    /// Nobody consumes or holds anything any more: open pulls are withdrawn, and what they brought or may still bring is
+    /// the server's again.
     ///
     /// JetStream has no call that withdraws a pull. Pulls that nobody listens to would swallow redeliveries and put
     /// them out of order, so the consumer is made anew, which drops them.
     async fn rest(&mut self) {
-        let open = self.pulls.outstanding() > 0 || !self.backlog.is_empty();
         self.close_inbox().await;
-        if open {
-            self.take_back().await;
-        }
-    }
-
-    /// Requeues what a channel or link holds, and removes its consumers.
-    async fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
-        let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
-        let mut unsent: SmallVec<[(u64, bool); 4]> = SmallVec::new();
-        let before = self.consumers.len();
-        self.consumers.retain(|consumer| {
-            let goes = is_meant(consumer.new.link, consumer.new.channel);
-            if goes {
-                unsent.extend(consumer.waiting.iter().filter_map(|event| match event {
-                    Event::Delivery { delivery, .. } => Some((delivery.id.0 & SEQUENCE_MASK, delivery.redelivered)),
-                    _ => None,
-                }));
-            }
-            !goes
-        });
-        for (sequence, redelivered) in unsent {
-            self.note_unseen(sequence, redelivered);
-        }
-        let held: Vec<u64> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.by.is_some_and(|(link, channel)| is_meant(link, channel)))
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in held {
-            self.settle(sequence, Outcome::Requeue).await;
-        }
-        let last = before > self.consumers.len() && self.consumers.is_empty();
-        if last {
-            self.rest().await;
-        }
-        LastGone(last)
-    }
-
-    fn note_unseen(&mut self, sequence: u64, redelivered: bool) {
-        if !redelivered && self.unseen.len() < MAX_UNSEEN {
-            self.unseen.insert(sequence);
-        }
+        self.take_back().await;
     }
 
     /// Makes everything ready again that no client holds, in the queue's order.
     async fn take_back(&mut self) {
-        for ready in std::mem::take(&mut self.backlog) {
-            self.note_unseen(ready.sequence, ready.redelivered);
-            self.held.remove(&ready.sequence);
+        for sequence in std::mem::take(&mut self.backlog) {
+            if let Some(held) = self.held.remove(&sequence)
+                && !held.redelivered
+                && self.unseen.len() < MAX_UNSEEN
+            {
+                self.unseen.insert(sequence);
+            }
         }
+        self.held.values_mut().for_each(|held| held.is_stale = true);
+        self.stale = self.held.len();
         self.pulls.clear();
         self.sync().await;
-        match self.queue.recreate_consumer().await {
-            Ok(()) => self.requeued.clear(),
-            Err(error) => {
-                tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
-                self.recover_at = Some(Instant::now() + RETRY);
-            }
+        if let Err(error) = self.queue.recreate_consumer().await {
+            tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
+            self.recover_at = Some(Instant::now() + RETRY);
         }
     }
 
@@ -619,8 +605,11 @@ impl Pump {
             return;
         }
         self.held.clear();
-        self.requeued.clear();
+        self.backlog.clear();
+        self.stale = 0;
+        self.owed.clear();
         self.unseen.clear();
+        self.newest = (0, 0);
         self.acked = Sequences::default();
         self.highest = 0;
     }
@@ -632,6 +621,7 @@ impl Pump {
     }
 
     fn cancel_all(&mut self) {
+        self.queue.set_consumers(0);
         for consumer in self.consumers.drain(..) {
             let event =
                 Event::ConsumerCancelled { channel: consumer.new.channel, consumer_tag: consumer.new.tag.clone() };
@@ -643,11 +633,13 @@ impl Pump {
     }
 
     async fn get(&mut self, link: u64, channel: ChannelId, base: u64) -> Result<Option<Got>, AmqpError> {
-        if let Some(ready) = self.backlog.pop_front() {
-            return Ok(Some(self.got(ready, link, channel, base, 0)));
-        }
+        let until = Instant::now() + GET_TIMEOUT;
         let mut linger = false;
-        for _ in 0..GET_TRIES {
+        let mut pending = 0;
+        while self.backlog.is_empty() {
+            if Instant::now() > until {
+                return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
+            }
             if self.recover_at.is_some() {
                 self.recover().await;
                 if self.recover_at.is_some() {
@@ -655,38 +647,50 @@ impl Pump {
                     continue;
                 }
             }
-            if self.requeueing {
-                self.sync().await;
+            let Some(message) = self.pull_some(1, linger).await?.pop() else { continue };
+            if let Some(metadata) = message.reply.as_deref().and_then(ack::read) {
+                pending = metadata.pending;
+                self.accept(metadata, message).await;
+                continue;
             }
-            let Some(message) = self.pull_one(1, linger).await? else { continue };
-            let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
-                let nobody = message.status == Some(async_nats::StatusCode::NO_RESPONDERS);
-                if nobody {
-                    self.recover_at = Some(Instant::now());
-                    tokio::time::sleep(RETRY).await;
-                    continue;
-                }
-                // The server answers "empty" from counters that trail a confirm or a requeue by some microseconds.
-                let stored = self.queue.last_stored();
-                if !linger && (!self.requeued.is_empty() || stored > self.highest.max(self.queue.drained())) {
-                    linger = true;
-                    continue;
-                }
+            if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+                self.recover_at = Some(Instant::now());
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            // The server answers "empty" from counters that trail a confirm by some microseconds; or an open pull of a
+            // consumer that went has got the message.
+            let stored = self.queue.last_stored();
+            if linger || stored <= self.newest.0.max(self.queue.drained()) {
                 self.queue.set_drained(stored);
                 return Ok(None);
-            };
-            if let Some(ready) = self.accept(metadata, message).await {
-                return Ok(Some(self.got(ready, link, channel, base, metadata.pending)));
+            }
+            if self.pulls.outstanding() == 0 {
+                linger = true;
+                continue;
+            }
+            let mut messages = Vec::new();
+            match tokio::time::timeout(GET_LINGER, next_messages(&mut self.subscriber, &mut messages)).await {
+                Ok(_) => {
+                    for message in messages {
+                        self.receive(message).await;
+                    }
+                }
+                Err(_) => linger = true,
             }
         }
-        match linger {
-            true => Ok(None),
-            false => Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer")),
+        let Some(&sequence) = self.backlog.first() else { return Ok(None) };
+        let Some(delivery) = self.hand(sequence, link, channel, base) else { return Ok(None) };
+        if pending == 0 && !self.backlog.is_empty() {
+            pending = self.unsent().await?;
         }
+        let left = pending + self.backlog.len() as u64;
+        Ok(Some(Got { delivery, message_count: u32::try_from(left).unwrap_or(u32::MAX) }))
     }
 
-    /// Asks for up to `batch` messages and waits for the first; `None` when no answer came in time.
-    async fn pull_one(&mut self, batch: usize, linger: bool) -> Result<Option<NatsMessage>, AmqpError> {
+    /// Asks for up to `batch` messages and waits until they are there or the server says that there are no more; that
+    /// message comes last. Nothing when no answer came in time.
+    async fn pull_some(&mut self, batch: usize, linger: bool) -> Result<Vec<NatsMessage>, AmqpError> {
         let client = self.queue.bridge.client().clone();
         let (inbox, subscriber) = match &mut self.get_inbox {
             Some(open) => open,
@@ -703,36 +707,39 @@ impl Pump {
             false => format!("{{\"batch\":{batch},\"no_wait\":true}}"),
         };
         let _ = client.publish_with_reply(self.next_subject.clone(), inbox.clone(), body.into()).await;
-        match tokio::time::timeout(GET_TIMEOUT, subscriber.next()).await {
-            Ok(Some(message)) => Ok(Some(message)),
-            Ok(None) | Err(_) => {
-                // A late answer must not be taken for the next one's.
-                self.get_inbox = None;
-                self.recover_at = Some(Instant::now());
-                Ok(None)
+        let mut messages = Vec::new();
+        while messages.len() < batch {
+            match tokio::time::timeout(GET_TIMEOUT, subscriber.next()).await {
+                Ok(Some(message)) => {
+                    let is_last = message.status.is_some();
+                    messages.push(message);
+                    if is_last {
+                        break;
+                    }
+                }
+                Ok(None) | Err(_) => {
+                    // A late answer must not be taken for the next one's; what it brings is taken back.
+                    self.get_inbox = None;
+                    self.recover_at = Some(Instant::now());
+                    break;
+                }
             }
         }
+        Ok(messages)
     }
 
-    fn got(&mut self, ready: Ready, link: u64, channel: ChannelId, base: u64, pending: u64) -> Got {
-        self.highest = self.highest.max(ready.sequence);
-        if let Some(held) = self.held.get_mut(&ready.sequence) {
-            held.by = Some((link, channel));
-        }
-        let left = pending + self.requeued.len() as u64 + self.backlog.len() as u64;
-        Got {
-            delivery: delivery(ready, base, self.queue.name()),
-            message_count: u32::try_from(left).unwrap_or(u32::MAX),
-        }
+    /// How many messages the server has ready that are not here.
+    async fn unsent(&mut self) -> Result<u64, AmqpError> {
+        let (pending, _) = self.queue.pending(self.newest.0).await?;
+        Ok(pending.saturating_sub((self.stale + self.owed.len()) as u64))
     }
 
     async fn counts(&mut self) -> Result<Counts, AmqpError> {
         if self.fresh {
             self.recover().await;
         }
-        let (pending, _) = self.queue.pending(self.highest).await?;
         Ok(Counts {
-            ready: pending + self.requeued.len() as u64 + self.backlog.len() as u64,
+            ready: self.unsent().await? + self.backlog.len() as u64,
             consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
         })
     }
@@ -741,43 +748,40 @@ impl Pump {
         if self.fresh || self.recover_at.is_some() {
             self.recover().await;
         }
-        let mut purged = self.backlog.len() as u64;
-        for ready in std::mem::take(&mut self.backlog) {
-            self.settle(ready.sequence, Outcome::Ack).await;
-        }
-        if self.held.is_empty() {
+        if !self.is_held_by_clients() {
             self.sync().await;
             let stored = self.queue.last_stored();
             let call = format!("STREAM.PURGE.{}", self.queue.stream);
             let answer = api::call(&self.queue.bridge, &call, &Value::Null).await?;
-            self.requeued.clear();
+            self.held.clear();
+            self.backlog.clear();
+            self.stale = 0;
+            let again = std::mem::take(&mut self.owed).len() as u64;
             self.queue.set_drained(stored);
-            return Ok(purged + answer["purged"].as_u64().unwrap_or_default());
+            return Ok(answer["purged"].as_u64().unwrap_or_default().saturating_sub(again));
         }
-        // A purge of the stream would take what clients hold as well, so the ready messages are taken one by one.
-        let mut linger = false;
+        // A purge of the stream would take what clients hold as well, so the ready messages are acknowledged instead.
+        let mut purged = 0;
         loop {
-            let Some(message) = self.pull_one(1, linger).await? else { return Err(gone()) };
-            let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
-                if linger || self.requeued.is_empty() {
-                    return Ok(purged);
-                }
-                linger = true;
-                continue;
-            };
-            if let Some(ready) = self.accept(metadata, message).await {
-                self.settle(ready.sequence, Outcome::Ack).await;
+            for sequence in std::mem::take(&mut self.backlog) {
+                self.settle(sequence, Outcome::Ack).await;
                 purged += 1;
             }
+            let messages = self.pull_some(BATCH, false).await?;
+            if messages.is_empty() {
+                return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
+            }
+            let mut is_end = false;
+            for message in messages {
+                match message.reply.as_deref().and_then(ack::read) {
+                    Some(metadata) => drop(self.accept(metadata, message).await),
+                    None => is_end = true,
+                }
+            }
+            if is_end && self.backlog.is_empty() {
+                return Ok(purged);
+            }
         }
-    }
-}
-
-fn delivery(ready: Ready, base: u64, queue: &str) -> Delivery {
-    Delivery {
-        id: DeliveryId(base | (ready.sequence & SEQUENCE_MASK)),
-        redelivered: ready.redelivered,
-        message: message::message(ready.headers.as_ref(), ready.payload, queue),
     }
 }
 

@@ -1,7 +1,8 @@
 //! One AMQP queue: a work-queue stream with one durable pull consumer, and the actor that feeds its consumers.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use nats_bridge::Bridge;
@@ -26,7 +27,7 @@ pub(crate) const META_QUEUE: &str = "amqp-queue";
 pub(crate) const META_LIFETIME: &str = "amqp-lifetime";
 
 /// How long the server is given to remove a deleted stream's files before the name is used again.
-const DELETION: std::time::Duration = std::time::Duration::from_secs(1);
+const DELETION: Duration = Duration::from_secs(1);
 
 /// A queue that exists. A queue that is deleted and declared again is another one.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ pub(crate) struct Queue {
     /// Up to which sequence the queue is known to have been empty once.
     drained: AtomicU64,
     deleted: AtomicBool,
+    /// How many consumers it has.
+    consumers: AtomicUsize,
+    /// When it was last used, for `x-expires`.
+    used: Mutex<Instant>,
 }
 
 /// What is in a queue and who is attached to it.
@@ -73,6 +78,8 @@ impl Queue {
             last_stored: AtomicU64::new(0),
             drained: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
+            consumers: AtomicUsize::new(0),
+            used: Mutex::new(Instant::now()),
         }
     }
 
@@ -83,6 +90,23 @@ impl Queue {
     /// Whether it was deleted: nothing is to be stored, delivered or made again for it.
     pub(crate) fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_consumers(&self, count: usize) {
+        self.consumers.store(count, Ordering::Release);
+        self.touch();
+    }
+
+    /// Notes that it was used: declared, consumed from or got from.
+    pub(crate) fn touch(&self) {
+        *self.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Instant::now();
+    }
+
+    /// Whether nobody has used it for as long as its `x-expires` says.
+    pub(crate) fn has_expired(&self) -> bool {
+        let Some(after) = self.definition.settings.expires_ms else { return false };
+        let used = *self.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.consumers.load(Ordering::Acquire) == 0 && used.elapsed() >= Duration::from_millis(after)
     }
 
     pub(crate) fn stored(&self, sequence: u64) {
@@ -116,7 +140,7 @@ impl Queue {
             if tries > 5 || counted.saturating_add(pending) >= self.last_stored() {
                 return Ok((pending, info["num_ack_pending"].as_u64().unwrap_or_default()));
             }
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -284,7 +308,7 @@ impl Queue {
             "max_consumers": 64,
             "max_msg_size": -1,
             "max_msgs_per_subject": -1,
-            "duplicate_window": nanoseconds(self.config.dedup_window.max(std::time::Duration::from_millis(100))),
+            "duplicate_window": nanoseconds(self.config.dedup_window.max(Duration::from_millis(100))),
             "allow_direct": true,
             "metadata": {
                 META_VHOST: &*self.vhost,
@@ -304,6 +328,6 @@ pub(crate) fn gone() -> AmqpError {
     AmqpError::new(ReplyCode::InternalError, "the queue was deleted meanwhile")
 }
 
-fn nanoseconds(duration: std::time::Duration) -> u64 {
+fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -99,11 +99,10 @@ impl Store {
     /// Writes one change; `stream` is the stream of a queue that is put. The caller leaves out what is not durable.
     pub(crate) async fn write(&self, change: &Change, stream: &str) -> Result<(), AmqpError> {
         let (key, value) = entry(change, stream);
-        let result = match value {
+        match value {
             Some(value) => self.bucket.put(&key, value).await.map(drop).map_err(|e| failed("store the topology", &e)),
             None => self.bucket.purge(&key).await.map_err(|e| failed("store the topology", &e)),
-        };
-        result
+        }
     }
 
     fn read(&self, key: &str, value: &[u8]) -> Option<(Change, Option<String>)> {

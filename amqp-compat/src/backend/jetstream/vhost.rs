@@ -1,7 +1,7 @@
 //! A vhost that runs: the model, the queues behind it, and the store behind both.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::basic::AMQPProperties;
@@ -37,6 +37,9 @@ pub(crate) struct VhostRuntime {
 
 /// How long the name of a deleted stream is left alone; removing a large one's files takes the server a while.
 const REUSE_AFTER: Duration = Duration::from_secs(600);
+
+/// How often expired queues are looked for.
+const EXPIRY_TICK: Duration = Duration::from_millis(50);
 
 /// From how many on the names of deleted queues are swept for old ones.
 const DELETED_SWEEP: usize = 4096;
@@ -77,7 +80,7 @@ impl VhostRuntime {
         for queue in state.queues.iter().flatten() {
             queue.ensure().await?;
         }
-        Ok(Arc::new(Self {
+        let vhost = Arc::new(Self {
             name: vhost,
             bridge: bridge.clone(),
             config: config.clone(),
@@ -85,7 +88,9 @@ impl VhostRuntime {
             state: RwLock::new(state),
             changing: Mutex::new(()),
             deleted: std::sync::Mutex::new(deleted),
-        }))
+        });
+        tokio::spawn(expire_queues(Arc::downgrade(&vhost)));
+        Ok(vhost)
     }
 
     /// The topology as it is now. Never held across an await.
@@ -135,6 +140,7 @@ impl VhostRuntime {
             })
         };
         if let Ok(queue) = find()? {
+            queue.touch();
             let counts = queue.counts().await?;
             return Ok((queue, counts));
         }
@@ -320,6 +326,23 @@ impl VhostRuntime {
             }
         }
         Ok(())
+    }
+}
+
+/// Deletes queues that nobody has used for their `x-expires`, for as long as the vhost lives.
+async fn expire_queues(vhost: Weak<VhostRuntime>) {
+    let mut tick = tokio::time::interval(EXPIRY_TICK);
+    loop {
+        tick.tick().await;
+        let Some(vhost) = vhost.upgrade() else { return };
+        let expired: Vec<Arc<Queue>> =
+            vhost.state().queues.iter().flatten().filter(|queue| queue.has_expired()).cloned().collect();
+        for queue in expired {
+            match vhost.discard_queue(&queue).await {
+                Ok(()) => tracing::debug!(vhost = &*vhost.name, queue = queue.name(), "a queue expired"),
+                Err(error) => tracing::warn!(queue = queue.name(), %error, "an expired queue cannot be deleted yet"),
+            }
+        }
     }
 }
 
