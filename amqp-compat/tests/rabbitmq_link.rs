@@ -852,6 +852,41 @@ async fn a_lost_rabbitmq_answers_what_is_open_and_closes_the_link() {
     rabbit.resume();
 }
 
+/// Needs a node of its own: it listens with TLS.
+#[tokio::test]
+async fn with_amqps_the_certificate_is_verified() {
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tls");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").local_addr().expect("bound").port();
+    let rabbit = RabbitMq::try_start_with(&[
+        &format!("listeners.ssl.1 = 127.0.0.1:{port}"),
+        &format!("ssl_options.cacertfile = {files}/ca.pem"),
+        &format!("ssl_options.certfile = {files}/server.pem"),
+        &format!("ssl_options.keyfile = {files}/server.key"),
+        "ssl_options.verify = verify_none",
+    ])
+    .expect("started");
+    let open =
+        async |url: String| RabbitMqBackend::new(RabbitMqConfig::from_url(&url).expect("valid")).open(login("/")).await;
+    let link = open(format!("amqps://localhost:{port}?cacertfile={files}/ca.pem")).await.expect("opened");
+    let mut talk = Talk { link, seq: 0 };
+    talk.done(Command::OpenChannel { channel: 1 }).await;
+    talk.queue("q").await;
+    let body = vec![7; 1 << 20];
+    talk.store("q", &body).await;
+    assert_eq!(&talk.got("q").await.expect("stored").delivery.message.body[..], body);
+
+    // Not signed by an authority of the system, and not TLS at all.
+    for (url, why) in [
+        (format!("amqps://localhost:{port}"), "TLS to RabbitMQ"),
+        (format!("amqps://localhost:{}?cacertfile={files}/ca.pem", rabbit.port()), "TLS to RabbitMQ"),
+        (format!("amqps://localhost:{port}?cacertfile={files}/server.key"), "server.key"),
+    ] {
+        let error = open(url.clone()).await.expect_err(&url);
+        assert_eq!(error.code, ReplyCode::InternalError);
+        assert!(error.text.contains(why), "{error}");
+    }
+}
+
 /// Needs a node of its own: its memory alarm blocks every publisher.
 #[tokio::test]
 async fn a_blocked_broker_is_announced_and_publishes_wait_until_it_takes_them_again() {

@@ -53,10 +53,18 @@ impl RabbitMq {
     /// # Errors
     /// A text for people: RabbitMQ is not installed and how to get it, or the end of the node's log.
     pub fn try_start() -> Result<RabbitMq, String> {
+        Self::try_start_with(&[])
+    }
+
+    /// As [`RabbitMq::try_start`], with more lines for its `rabbitmq.conf`, such as `listeners.ssl.1 = 127.0.0.1:5671`.
+    ///
+    /// # Errors
+    /// As [`RabbitMq::try_start`].
+    pub fn try_start_with(config_lines: &[&str]) -> Result<RabbitMq, String> {
         let mut last = String::new();
         // The ports were free when they were chosen; somebody may have taken one since.
         for _ in 0..3 {
-            let mut server = Self::prepare()?;
+            let mut server = Self::prepare(config_lines)?;
             match server.spawn() {
                 Ok(()) => return Ok(server),
                 Err(why) if why.contains("eaddrinuse") || why.contains("in use") => last = why,
@@ -206,7 +214,7 @@ impl RabbitMq {
         self.spawn().unwrap_or_else(|e| panic!("{e}"));
     }
 
-    fn prepare() -> Result<RabbitMq, String> {
+    fn prepare(config_lines: &[&str]) -> Result<RabbitMq, String> {
         static STARTS: AtomicU32 = AtomicU32::new(0);
         find_server()?;
         let dir = tempfile::Builder::new()
@@ -217,11 +225,11 @@ impl RabbitMq {
         let node = format!("t{}x{}@localhost", std::process::id(), STARTS.fetch_add(1, Ordering::Relaxed));
         let ports = Ports { amqp, management, dist, epmd };
         let server = RabbitMq { node, ports, dir, epmd: None, broker: None, vhosts: AtomicU32::new(0) };
-        server.write_files().map_err(|e| format!("cannot write the node's configuration: {e}"))?;
+        server.write_files(config_lines).map_err(|e| format!("cannot write the node's configuration: {e}"))?;
         Ok(server)
     }
 
-    fn write_files(&self) -> io::Result<()> {
+    fn write_files(&self, config_lines: &[&str]) -> io::Result<()> {
         let dir = self.dir();
         let Ports { amqp, management, .. } = self.ports;
         fs::create_dir_all(dir.join("home"))?;
@@ -234,7 +242,9 @@ impl RabbitMq {
                  management.tcp.ip = 127.0.0.1\n\
                  management.tcp.port = {management}\n\
                  disk_free_limit.absolute = 10MB\n\
-                 log.file.level = info\n"
+                 log.file.level = info\n\
+                 {}\n",
+                config_lines.join("\n")
             ),
         )
     }

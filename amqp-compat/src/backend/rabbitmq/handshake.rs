@@ -169,7 +169,10 @@ fn tls_client(tls: &Tls) -> Result<ClientConfig, String> {
         }
     }
     if roots.is_empty() {
-        return Err("there is no authority to trust: name one with ?cacertfile=".to_owned());
+        return Err(match &tls.ca_file {
+            Some(file) => format!("{} holds no certificate", file.display()),
+            None => "the system trusts no authority: name one with ?cacertfile=".to_owned(),
+        });
     }
     // The provider is named: with none chosen for the process, rustls would panic.
     ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
