@@ -87,14 +87,20 @@ fn name(work: Work, size: usize) -> String {
 
 async fn compare(url: &str, args: &CoreArgs, work: Work, size: usize, name: String) -> Result<Figure, AnyError> {
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    let (mut cpu_ours, mut cpu_raw) = (Vec::new(), Vec::new());
     for round in 0..=args.rounds {
         let order = if round % 2 == 0 { [Side::Ours, Side::Raw] } else { [Side::Raw, Side::Ours] };
         for side in order {
-            let rate = args.messages as f64 / once(url, args, work, size, side).await?.as_secs_f64();
-            match side {
-                _ if round == 0 => {}
-                Side::Ours => ours.push(rate),
-                Side::Raw => raw.push(rate),
+            let (took, cpu) = once(url, args, work, size, side).await?;
+            let rate = args.messages as f64 / took.as_secs_f64();
+            let cpu = cpu.as_secs_f64() * 1e6 / args.messages as f64;
+            let (rates, cpus) = match side {
+                Side::Ours => (&mut ours, &mut cpu_ours),
+                Side::Raw => (&mut raw, &mut cpu_raw),
+            };
+            if round > 0 {
+                rates.push(rate);
+                cpus.push(cpu);
             }
         }
         if round > 0 {
@@ -115,12 +121,46 @@ async fn compare(url: &str, args: &CoreArgs, work: Work, size: usize, name: Stri
         peer_name: "raw async-nats".into(),
         peer: median(raw.iter().copied()),
         ratio: median(ours.iter().zip(&raw).map(|(ours, raw)| ours / raw)),
-        extra: Vec::new(),
+        // Steadier than rates on a machine that does other things too.
+        extra: vec![
+            ("client CPU us/msg (ours)".into(), median(cpu_ours.iter().copied())),
+            ("client CPU us/msg (raw async-nats)".into(), median(cpu_raw.iter().copied())),
+        ],
     })
 }
 
+// The wall clock, and the CPU time of this process (the server is another one).
+struct Started {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Started {
+    fn now() -> Self {
+        Started { wall: Instant::now(), cpu: cpu_time() }
+    }
+
+    fn elapsed(&self) -> (Duration, Duration) {
+        (self.wall.elapsed(), cpu_time().saturating_sub(self.cpu))
+    }
+}
+
+// User and system time in ticks of 10 ms, fields 14 and 15 of /proc/self/stat (proc(5)); zero where there is none.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 // One round of one side, on a stream and a connection of its own.
-async fn once(url: &str, args: &CoreArgs, work: Work, size: usize, side: Side) -> Result<Duration, AnyError> {
+async fn once(
+    url: &str,
+    args: &CoreArgs,
+    work: Work,
+    size: usize,
+    side: Side,
+) -> Result<(Duration, Duration), AnyError> {
     let bridge = Bridge::connect(url).await?;
     let spec = StreamSpec { retention: Retention::WorkQueue, unbounded: true, ..StreamSpec::new("BENCH", ["bench.>"]) };
     bridge.ensure_stream(&spec).await?;
@@ -150,10 +190,15 @@ fn id(i: usize) -> String {
     format!("bench-message-{i:022}")
 }
 
-async fn publish_ours(bridge: &Bridge, args: &CoreArgs, ids: bool, payload: Bytes) -> Result<Duration, AnyError> {
+async fn publish_ours(
+    bridge: &Bridge,
+    args: &CoreArgs,
+    ids: bool,
+    payload: Bytes,
+) -> Result<(Duration, Duration), AnyError> {
     let publisher = bridge.publisher(PublishConfig { max_in_flight: args.window, ..PublishConfig::default() }).await?;
     let mut pending = VecDeque::with_capacity(args.window);
-    let started = Instant::now();
+    let started = Started::now();
     for i in 0..args.messages {
         let message = Message::new("bench.publish", payload.clone());
         let message = match ids {
@@ -173,11 +218,11 @@ async fn publish_ours(bridge: &Bridge, args: &CoreArgs, ids: bool, payload: Byte
     Ok(started.elapsed())
 }
 
-async fn publish_raw(url: &str, args: &CoreArgs, ids: bool, payload: Bytes) -> Result<Duration, AnyError> {
+async fn publish_raw(url: &str, args: &CoreArgs, ids: bool, payload: Bytes) -> Result<(Duration, Duration), AnyError> {
     let client = async_nats::connect(url).await?;
     let js = ContextBuilder::new().max_ack_inflight(args.window).build(client);
     let mut pending = VecDeque::with_capacity(args.window);
-    let started = Instant::now();
+    let started = Started::now();
     for i in 0..args.messages {
         if pending.len() == args.window
             && let Some(oldest) = pending.pop_front()
@@ -201,10 +246,10 @@ async fn publish_raw(url: &str, args: &CoreArgs, ids: bool, payload: Bytes) -> R
     Ok(started.elapsed())
 }
 
-async fn consume_ours(bridge: &Bridge, args: &CoreArgs) -> Result<Duration, AnyError> {
+async fn consume_ours(bridge: &Bridge, args: &CoreArgs) -> Result<(Duration, Duration), AnyError> {
     let config = ConsumeConfig { max_messages: args.credit, ..ConsumeConfig::new("BENCH", "bench") };
     let mut consumer = bridge.consume(config).await?;
-    let started = Instant::now();
+    let started = Started::now();
     for i in 1..=args.messages {
         let delivery = consumer.next().await?.ok_or("the consumer ended")?;
         // The last one is confirmed: all acks before it have been taken then.
@@ -214,7 +259,7 @@ async fn consume_ours(bridge: &Bridge, args: &CoreArgs) -> Result<Duration, AnyE
     Ok(started.elapsed())
 }
 
-async fn consume_raw(url: &str, args: &CoreArgs) -> Result<Duration, AnyError> {
+async fn consume_raw(url: &str, args: &CoreArgs) -> Result<(Duration, Duration), AnyError> {
     let js = jetstream::new(async_nats::connect(url).await?);
     let config = consumer::pull::Config {
         durable_name: Some("bench".into()),
@@ -222,7 +267,7 @@ async fn consume_raw(url: &str, args: &CoreArgs) -> Result<Duration, AnyError> {
         ..consumer::pull::Config::default()
     };
     let consumer = js.get_stream("BENCH").await?.create_consumer(config).await?;
-    let started = Instant::now();
+    let started = Started::now();
     let mut messages = consumer.stream().max_messages_per_batch(args.credit).messages().await?;
     for i in 1..=args.messages {
         let message = messages.next().await.ok_or("the consumer ended")??;
