@@ -398,7 +398,8 @@ async fn every_failed_message_is_in_exactly_one_place() {
         let letter = letters.get_raw_message(sequence).await.unwrap();
         let number = std::str::from_utf8(&letter.payload).unwrap().parse().unwrap();
         let header = |name: &str| letter.headers.get(name).map(|v| v.as_str().to_owned()).unwrap_or_default();
-        let what = format!("{} {} {}", header("Nats-Msg-Id"), header(dead_letter::REASON), header(dead_letter::ATTEMPTS));
+        let what =
+            format!("{} {} {}", header("Nats-Msg-Id"), header(dead_letter::REASON), header(dead_letter::ATTEMPTS));
         places.entry(number).or_default().push(what);
     }
     assert!(places.values().all(|letters| letters.len() == 1), "{places:#?}");

@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
@@ -67,8 +69,10 @@ impl Bridge {
         let letters = self.publisher(letters).await?;
         let held = Held::new(Credit::new(config.max_messages, config.max_bytes));
         let (dropped, dropped_rx) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(self.client().clone(), js.clone(), config, letters, held, dropped));
-        Supervisor::start(shared.clone(), self.connection(), dropped_rx).await?;
+        let (statuses, statuses_rx) = mpsc::unbounded_channel();
+        let client = self.client().clone();
+        let shared = Arc::new(Shared::new(client, js.clone(), config, letters, held, dropped, statuses));
+        Supervisor::start(shared.clone(), self.connection(), dropped_rx, statuses_rx).await?;
         Ok(Consumer { shared })
     }
 }
@@ -105,7 +109,17 @@ impl Consumer {
                     return std::mem::replace(ended, Ok(())).map(|()| None);
                 }
             }
-            self.shared.arrived.notified().await;
+            let notified = self.shared.arrived.notified();
+            // While it is paused, the supervisor alone reads.
+            let read = std::future::poll_fn(|cx| match self.shared.paused.load(Ordering::Acquire) {
+                true => Poll::Pending,
+                false => self.shared.poll_intake(cx),
+            });
+            tokio::select! {
+                biased;
+                () = read => {}
+                () = notified => {}
+            }
         }
     }
 

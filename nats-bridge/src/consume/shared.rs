@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use async_nats::{Client, Request, jetstream};
+use async_nats::{Client, Message, Request, Subscriber, jetstream};
 use bytes::Bytes;
+use futures::StreamExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +16,7 @@ use super::delivery::{Received, Settled};
 use super::held::{Held, Token};
 use super::metrics::ConsumeMetrics;
 use super::outcomes::{Outcomes, Remembered};
+use super::place;
 use super::{ConsumeConfig, ConsumerState};
 use crate::dead_letter::{self, Facts, Failure, Reason};
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +44,11 @@ pub(super) struct Shared {
     /// The supervisor ended.
     pub end: CancellationToken,
     pub paused: AtomicBool,
+    /// Where messages arrive; none while the supervisor has it in hand. Whoever waits for messages reads it: a hop through
+    /// the supervisor for each of them would cost a wake-up of another thread.
+    pub intake: Mutex<Option<Subscriber>>,
+    /// Statuses that were read from the intake, for the supervisor. Bounded by the pulls that were made.
+    pub statuses: mpsc::UnboundedSender<(u16, Message)>,
     inner: Mutex<Inner>,
 }
 
@@ -50,9 +58,19 @@ pub(super) struct Inner {
     /// Delivered to this process and not handed out yet; they are held too.
     pub ready: VecDeque<(Received, Token)>,
     pub ended: Option<Result<()>>,
+    /// When the server was heard last, and when a message came last.
+    pub heard: Instant,
+    pub delivered: Instant,
+    /// Messages that the policy has given up before they came, for the supervisor.
+    pub unreported: Vec<(Received, Token)>,
+    /// The subscription ended.
+    pub closed: bool,
     // Messages that wait for the dead-letter stream.
     stuck: usize,
 }
+
+/// Messages taken from the client at once.
+const BATCH: usize = 256;
 
 /// How [`Shared::hand_over`] went wrong, with what is needed to try again.
 type Stuck = Box<(Error, Received, Remembered)>;
@@ -66,6 +84,7 @@ impl Shared {
         letters: Publisher,
         held: Held,
         dropped: mpsc::UnboundedSender<(Received, Token)>,
+        statuses: mpsc::UnboundedSender<(u16, Message)>,
     ) -> Self {
         Shared {
             client,
@@ -81,11 +100,17 @@ impl Shared {
             drain: CancellationToken::new(),
             end: CancellationToken::new(),
             paused: AtomicBool::new(false),
+            intake: Mutex::new(None),
+            statuses,
             inner: Mutex::new(Inner {
                 held,
                 outcomes: Outcomes::default(),
                 ready: VecDeque::new(),
                 ended: None,
+                heard: Instant::now(),
+                delivered: Instant::now(),
+                unreported: Vec::new(),
+                closed: false,
                 stuck: 0,
             }),
             config,
@@ -95,6 +120,76 @@ impl Shared {
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing panics while it is held.
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Reads what has arrived, at most [`BATCH`] messages: `Ready` if there was anything, or the subscription ended.
+    pub fn poll_intake(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut intake = self.intake.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match intake.as_mut() {
+            // Back soon, with `arrived` notified.
+            None => Poll::Pending,
+            Some(subscriber) => self.poll_subscriber(subscriber, cx),
+        }
+    }
+
+    /// As [`Shared::poll_intake`], for a subscription in hand.
+    pub fn poll_subscriber(&self, subscriber: &mut Subscriber, cx: &mut Context<'_>) -> Poll<()> {
+        let mut next = subscriber.poll_next_unpin(cx);
+        if next.is_pending() {
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        let attempts = u64::from(self.config.retry.attempts);
+        let (mut fresh, mut again, mut for_supervisor) = (0, 0, false);
+        let mut inner = self.lock();
+        inner.heard = now;
+        for _ in 0..BATCH {
+            let message = match next {
+                Poll::Pending => break,
+                Poll::Ready(None) => {
+                    inner.closed = true;
+                    for_supervisor = true;
+                    break;
+                }
+                Poll::Ready(Some(message)) => message,
+            };
+            match (message.status, message.reply.as_deref().and_then(place::read)) {
+                (Some(code), _) => {
+                    let _ = self.statuses.send((code.as_u16(), message));
+                }
+                (None, None) => {
+                    tracing::warn!(subject = &*message.subject, "a message without an ack subject came to a consumer");
+                }
+                (None, Some(place)) => {
+                    fresh += 1;
+                    again += u64::from(place.delivered > 1);
+                    let bytes = message.length;
+                    let reply = message.reply.clone().unwrap_or_else(|| message.subject.clone());
+                    let token = inner.held.insert(reply, place.stream_sequence, place.delivered, bytes, now);
+                    let received = Received::new(message, place);
+                    match place.delivered > attempts {
+                        // The policy's last attempt was not settled: nobody reported how it ended.
+                        true => {
+                            inner.unreported.push((received, token));
+                            for_supervisor = true;
+                        }
+                        false => inner.ready.push_back((received, token)),
+                    }
+                }
+            }
+            next = subscriber.poll_next_unpin(cx);
+        }
+        if fresh > 0 {
+            inner.delivered = now;
+        }
+        let wants_pull = inner.held.credit.wants_pull();
+        drop(inner);
+        self.metrics.delivered.increment(fresh);
+        self.metrics.redelivered.increment(again);
+        if for_supervisor || wants_pull {
+            self.credit.notify_one();
+        }
+        Poll::Ready(())
     }
 
     /// Sends one settlement; the client's queue takes it also while disconnected, up to its capacity.

@@ -1,14 +1,13 @@
 //! The task behind a consumer: pulls within the credit, keeps held deliveries alive, and makes anew what is stuck.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
-use futures::{FutureExt, Stream};
+use futures::FutureExt;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -17,7 +16,6 @@ use super::ConsumerState;
 use super::delivery::Received;
 use super::held::Token;
 use super::outcomes::Remembered;
-use super::place;
 use super::shared::{Shared, age_ms};
 use super::status::{self, Status};
 use crate::api::ask;
@@ -27,20 +25,18 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long one pull stays open on the server.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
-/// Messages taken from the client at once.
-const BATCH: usize = 256;
 
 pub(super) struct Supervisor {
     shared: Arc<Shared>,
-    subscriber: Subscriber,
     inbox: String,
     connection: watch::Receiver<Connection>,
     connects: u64,
     dropped: mpsc::UnboundedReceiver<(Received, Token)>,
+    statuses: mpsc::UnboundedReceiver<(u16, Message)>,
+    // The subscription while it is drained.
+    leaving: Option<Subscriber>,
     // The last pull ended because one message is larger than its bytes.
     alone: bool,
-    heard: Instant,
-    delivered: Instant,
     looked: Instant,
     ask_not_before: Instant,
     draining: bool,
@@ -51,20 +47,21 @@ impl Supervisor {
         shared: Arc<Shared>,
         mut connection: watch::Receiver<Connection>,
         dropped: mpsc::UnboundedReceiver<(Received, Token)>,
+        statuses: mpsc::UnboundedReceiver<(u16, Message)>,
     ) -> Result<()> {
         let (inbox, subscriber) = subscribe(&shared).await?;
+        put(&shared, Some(subscriber));
         let now = Instant::now();
         let connects = connection.borrow_and_update().connects;
         let supervisor = Supervisor {
             shared,
-            subscriber,
             inbox,
             connection,
             connects,
             dropped,
+            statuses,
+            leaving: None,
             alone: false,
-            heard: now,
-            delivered: now,
             looked: now,
             ask_not_before: now,
             draining: false,
@@ -97,26 +94,53 @@ impl Supervisor {
             .clamp(Duration::from_millis(20), Duration::from_millis(500));
         let mut tick = interval(period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(BATCH);
         let shared = self.shared.clone();
         loop {
+            self.settle_up().await?;
             self.ask().await;
-            tokio::select! {
-                n = receive(&mut self.subscriber, &mut batch) => match n {
-                    0 if !self.draining => return Err(Error::new(ErrorKind::Closed).with("consumer", &shared.config.name)),
-                    0 => tokio::time::sleep(period).await,
-                    _ => self.take(&mut batch).await?,
-                },
-                () = shared.credit.notified() => {}
-                Some((received, token)) = self.dropped.recv() => self.give_back(received, token),
-                Ok(()) = self.connection.changed() => self.reconnected(&mut batch).await?,
-                _ = tick.tick() => self.tick(&mut batch).await?,
-                () = shared.drain.cancelled(), if !self.draining => self.start_draining().await,
-            }
-            if self.draining && shared.lock().held.credit.held() == 0 {
+            if self.drained() {
                 return Ok(());
             }
+            let leaving = &mut self.leaving;
+            // The rest of a subscription that is drained.
+            let rest = std::future::poll_fn(|cx| match leaving.as_mut().filter(|_| !shared.lock().closed) {
+                Some(subscriber) => shared.poll_subscriber(subscriber, cx),
+                None => Poll::Pending,
+            });
+            tokio::select! {
+                () = shared.credit.notified() => {}
+                () = rest => {}
+                Some((code, message)) = self.statuses.recv() => self.heed(code, &message).await?,
+                Some((received, token)) = self.dropped.recv() => self.give_back(received, token),
+                Ok(()) = self.connection.changed() => self.reconnected().await?,
+                _ = tick.tick() => self.tick().await?,
+                () = shared.drain.cancelled(), if !self.draining => self.start_draining().await,
+            }
         }
+    }
+
+    // Everything is settled, and nothing can come any more.
+    fn drained(&self) -> bool {
+        let inner = self.shared.lock();
+        let silent = inner.closed || !self.connection.borrow().connected;
+        self.draining && silent && inner.held.credit.held() == 0
+    }
+
+    // What came up while messages were read.
+    async fn settle_up(&mut self) -> Result<()> {
+        let (unreported, closed) = {
+            let mut inner = self.shared.lock();
+            (std::mem::take(&mut inner.unreported), inner.closed)
+        };
+        for (received, token) in unreported {
+            self.give_up_unreported(received, token);
+        }
+        if self.draining {
+            self.return_ready().await;
+        } else if closed {
+            return Err(Error::new(ErrorKind::Closed).with("consumer", &self.shared.config.name));
+        }
+        Ok(())
     }
 
     async fn ask(&mut self) {
@@ -141,54 +165,7 @@ impl Supervisor {
         // It fails only when the client was closed, which the subscription's end will say.
         let _ = self.shared.client.publish_with_reply(subject, reply, body.into()).await;
         self.shared.metrics.pulls.increment(1);
-        self.heard = Instant::now();
-    }
-
-    async fn take(&mut self, batch: &mut Vec<Message>) -> Result<()> {
-        let now = Instant::now();
-        self.heard = now;
-        let attempts = u64::from(self.shared.config.retry.attempts);
-        let (mut fresh, mut again, mut statuses, mut leaving) = (0, 0, Vec::new(), Vec::new());
-        {
-            let mut inner = self.shared.lock();
-            for message in batch.drain(..) {
-                if let Some(code) = message.status {
-                    statuses.push((code.as_u16(), message));
-                    continue;
-                }
-                let Some(place) = message.reply.as_deref().and_then(place::read) else {
-                    tracing::warn!(subject = &*message.subject, "a message without an ack subject came to a consumer");
-                    continue;
-                };
-                fresh += 1;
-                again += u64::from(place.delivered > 1);
-                let bytes = message.length;
-                let reply = message.reply.clone().unwrap_or_else(|| message.subject.clone());
-                let token = inner.held.insert(reply, place.stream_sequence, place.delivered, bytes, now);
-                let received = Received::new(message, place);
-                match place.delivered > attempts {
-                    // The policy's last attempt was not settled: nobody reported how it ended.
-                    true => leaving.push((received, token)),
-                    false => inner.ready.push_back((received, token)),
-                }
-            }
-        }
-        if fresh > 0 {
-            self.delivered = now;
-            self.shared.metrics.delivered.increment(fresh);
-            self.shared.metrics.redelivered.increment(again);
-            self.shared.arrived.notify_one();
-        }
-        for (received, token) in leaving {
-            self.give_up_unreported(received, token);
-        }
-        for (code, message) in statuses {
-            self.heed(code, &message).await?;
-        }
-        if self.draining {
-            self.return_ready().await;
-        }
-        Ok(())
+        self.shared.lock().heard = Instant::now();
     }
 
     async fn heed(&mut self, code: u16, message: &Message) -> Result<()> {
@@ -255,28 +232,36 @@ impl Supervisor {
         });
     }
 
-    async fn reconnected(&mut self, batch: &mut Vec<Message>) -> Result<()> {
+    async fn reconnected(&mut self) -> Result<()> {
         let now = *self.connection.borrow_and_update();
         if now.connects > self.connects {
             self.connects = now.connects;
             // What came before counts first, so that the new pull asks for no more than is free.
-            self.take_waiting(batch).await?;
+            self.read_waiting();
             self.shared.lock().held.credit.pull_over();
         }
         Ok(())
     }
 
-    async fn take_waiting(&mut self, batch: &mut Vec<Message>) -> Result<()> {
-        while let Some(1..) = receive(&mut self.subscriber, batch).now_or_never() {
-            self.take(batch).await?;
-        }
-        Ok(())
+    // Reads for an application that is not waiting for messages at present. It takes the place of one that is, so that one
+    // is told to look again.
+    fn read_waiting(&mut self) {
+        let shared = &self.shared;
+        let mut subscriber = self.leaving.as_mut();
+        let read = |cx: &mut Context<'_>| match &mut subscriber {
+            Some(leaving) => shared.poll_subscriber(leaving, cx),
+            None => shared.poll_intake(cx),
+        };
+        let mut read = std::future::poll_fn(read);
+        while !shared.lock().closed && (&mut read).now_or_never().is_some() {}
+        shared.arrived.notify_one();
     }
 
-    async fn tick(&mut self, batch: &mut Vec<Message>) -> Result<()> {
+    async fn tick(&mut self) -> Result<()> {
+        self.read_waiting();
         let now = Instant::now();
         let config = &self.shared.config;
-        let (signs, overtime, pull_open) = {
+        let (signs, overtime, pull_open, heard, delivered) = {
             let mut inner = self.shared.lock();
             self.shared.metrics.held.set(inner.held.credit.held() as f64);
             let (signs, overtime) = inner.held.due(now, config.ack_wait / 3, config.max_run);
@@ -284,7 +269,7 @@ impl Supervisor {
                 let failure = Failure::of("timeout", format!("the handler ran longer than {:?}", config.max_run));
                 inner.outcomes.failed(*sequence, *attempt, Reason::Timeout, failure, SystemTime::now());
             }
-            (signs, overtime, inner.held.credit.pull_open())
+            (signs, overtime, inner.held.credit.pull_open(), inner.heard, inner.delivered)
         };
         for (sequence, attempt) in overtime {
             self.shared.metrics.overtime.increment(1);
@@ -297,35 +282,32 @@ impl Supervisor {
         }
         if !self.connection.borrow().connected {
             // Nothing can be heard; the clocks start again with the connection.
-            (self.heard, self.delivered) = (now, now);
+            let mut inner = self.shared.lock();
+            (inner.heard, inner.delivered) = (now, now);
             return Ok(());
         }
         for reply in signs {
             let _ = self.shared.client.publish(reply, Bytes::from_static(b"+WPI")).await;
         }
         if !pull_open || self.draining {
-            self.delivered = now;
+            self.shared.lock().delivered = now;
             return Ok(());
         }
-        if now.duration_since(self.heard) > self.shared.config.heartbeat * 2 {
+        if now.duration_since(heard) > self.shared.config.heartbeat * 2 {
             self.shared.metrics.rebuilt_heartbeat.increment(1);
-            tracing::warn!(
-                consumer = self.shared.config.name,
-                silent_ms = age_ms(self.heard),
-                "no heartbeat; pulling anew"
-            );
-            return self.rebuild(batch).await;
+            tracing::warn!(consumer = self.shared.config.name, silent_ms = age_ms(heard), "no heartbeat; pulling anew");
+            return self.rebuild().await;
         }
         let stalled_after = self.shared.config.stalled_after;
-        if now.duration_since(self.delivered) > stalled_after && now.duration_since(self.looked) > stalled_after {
+        if now.duration_since(delivered) > stalled_after && now.duration_since(self.looked) > stalled_after {
             self.looked = now;
-            return self.look(batch).await;
+            return self.look(delivered).await;
         }
         Ok(())
     }
 
     // Nothing came for long: is there something?
-    async fn look(&mut self, batch: &mut Vec<Message>) -> Result<()> {
+    async fn look(&mut self, delivered: Instant) -> Result<()> {
         match self.info().await {
             Ok(info) => {
                 let pending = info.get("num_pending").and_then(Value::as_u64).unwrap_or(0);
@@ -335,10 +317,10 @@ impl Supervisor {
                     tracing::warn!(
                         consumer = self.shared.config.name,
                         pending,
-                        idle_ms = age_ms(self.delivered),
+                        idle_ms = age_ms(delivered),
                         "messages are pending and none came; pulling anew"
                     );
-                    return self.rebuild(batch).await;
+                    return self.rebuild().await;
                 }
                 Ok(())
             }
@@ -347,16 +329,23 @@ impl Supervisor {
         }
     }
 
-    async fn rebuild(&mut self, batch: &mut Vec<Message>) -> Result<()> {
+    async fn rebuild(&mut self) -> Result<()> {
         let (inbox, subscriber) = subscribe(&self.shared).await?;
-        let mut old = std::mem::replace(&mut self.subscriber, subscriber);
         self.inbox = inbox;
-        let _ = old.unsubscribe().await;
-        while let Some(1..) = receive(&mut old, batch).now_or_never() {
-            self.take(batch).await?;
+        if let Some(mut old) = put(&self.shared, Some(subscriber)) {
+            let _ = old.unsubscribe().await;
+            let read = |cx: &mut Context<'_>| self.shared.poll_subscriber(&mut old, cx);
+            let mut read = std::future::poll_fn(read);
+            while !self.shared.lock().closed && (&mut read).now_or_never().is_some() {}
+            // The end of the old one is not the end.
+            self.shared.lock().closed = false;
         }
-        self.shared.lock().held.credit.pull_over();
-        (self.heard, self.delivered) = (Instant::now(), Instant::now());
+        {
+            let mut inner = self.shared.lock();
+            inner.held.credit.pull_over();
+            (inner.heard, inner.delivered) = (Instant::now(), Instant::now());
+        }
+        self.shared.arrived.notify_one();
         Ok(())
     }
 
@@ -369,7 +358,11 @@ impl Supervisor {
         self.draining = true;
         self.shared.state.send_replace(ConsumerState::Draining);
         // What is on its way still comes, and is given back.
-        let _ = self.subscriber.drain().await;
+        if let Some(mut subscriber) = put(&self.shared, None) {
+            let _ = subscriber.drain().await;
+            self.leaving = Some(subscriber);
+        }
+        self.read_waiting();
         self.return_ready().await;
         self.shared.arrived.notify_one();
     }
@@ -394,19 +387,8 @@ async fn subscribe(shared: &Shared) -> Result<(String, Subscriber)> {
     Ok((inbox, subscriber))
 }
 
-// Waits for a message and takes those that are there; 0 when the subscription ended.
-async fn receive(subscriber: &mut Subscriber, batch: &mut Vec<Message>) -> usize {
-    std::future::poll_fn(|cx| {
-        let before = batch.len();
-        while batch.len() - before < BATCH {
-            match Pin::new(&mut *subscriber).poll_next(cx) {
-                Poll::Ready(Some(message)) => batch.push(message),
-                Poll::Ready(None) => return Poll::Ready(batch.len() - before),
-                Poll::Pending if batch.len() == before => return Poll::Pending,
-                Poll::Pending => break,
-            }
-        }
-        Poll::Ready(batch.len() - before)
-    })
-    .await
+// Puts a subscription where messages are read from, and gives the one that was there.
+fn put(shared: &Shared, subscriber: Option<Subscriber>) -> Option<Subscriber> {
+    let mut intake = shared.intake.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    std::mem::replace(&mut *intake, subscriber)
 }
