@@ -93,6 +93,13 @@ impl Message {
             if name.len() >= 5 && name.as_bytes()[..5].eq_ignore_ascii_case(b"nats-") {
                 return Err(invalid("headers that start with `Nats-` are the server's").with("header", name));
             }
+            // nats-server 2.10 looks for the first place where the name stands in all headers, and takes the message
+            // for one without an id when that is not a header's start: duplicates would be stored.
+            if name.contains("Nats-Msg-Id") || value.contains("Nats-Msg-Id") {
+                return Err(
+                    invalid("`Nats-Msg-Id` in a header hides the id from nats-server 2.10").with("header", name)
+                );
+            }
             if value.bytes().any(|b| b == b'\r' || b == b'\n') {
                 return Err(invalid("a header value has no CR or LF").with("header", name));
             }
@@ -140,8 +147,16 @@ mod tests {
         for subject in ["", "a..b", ".a", "a.", "a b", "a.*", "a.>", "a\r\nPUB b 0"] {
             assert!(Message::new(subject, "x").check().is_err(), "{subject:?}");
         }
-        for (name, value) in [("", "v"), ("a b", "v"), ("a:b", "v"), ("ä", "v"), ("nats-ttl", "v"), ("a", "v\r\nb: c")]
-        {
+        for (name, value) in [
+            ("", "v"),
+            ("a b", "v"),
+            ("a:b", "v"),
+            ("ä", "v"),
+            ("nats-ttl", "v"),
+            ("a", "v\r\nb: c"),
+            ("x-Nats-Msg-Id", "v"),
+            ("a", "Nats-Msg-Id"),
+        ] {
             assert!(Message::new("a", "x").header(name, value).check().is_err(), "{name:?}");
         }
         assert!(Message::new("a", "x").id("").check().is_err());

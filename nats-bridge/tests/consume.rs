@@ -115,7 +115,7 @@ async fn a_failing_message_is_retried_by_policy_and_then_is_one_dead_letter() {
     assert_eq!(get(dead_letter::DETAIL), "postgres://***@db is away");
     assert_eq!((get(dead_letter::STREAM), get(dead_letter::SUBJECT)), ("ORDERS".into(), "orders.new".into()));
     assert_eq!((get(dead_letter::SEQUENCE), get(dead_letter::ATTEMPTS)), ("1".into(), "3".into()));
-    assert_eq!((get("tenant"), get("Dead-Letter-Original-Nats-Msg-Id")), ("acme".into(), "order-7".into()));
+    assert_eq!((get("tenant"), get("Dead-Letter-Original-Nats_-Msg-Id")), ("acme".into(), "order-7".into()));
     assert!(get(dead_letter::FIRST_FAILED_AT) < get(dead_letter::LAST_FAILED_AT));
 }
 

@@ -126,8 +126,9 @@ async fn an_answer_that_never_comes_is_reported_as_unknown_and_not_as_failed() {
     assert_eq!(error.landed(), Landed::Unknown);
     assert!(error.context().contains(&("attempts", "1".into())), "{error}");
     server.resume();
-    assert!(bridge.publish(Message::new("orders.new", "x").id("o-1")).await.unwrap().duplicate);
-    assert_eq!(stored(&bridge).await, 2);
+    let patient = bridge_with(&server, PublishConfig::default()).await;
+    assert!(patient.publish(Message::new("orders.new", "x").id("o-1")).await.unwrap().duplicate);
+    assert_eq!(stored(&patient).await, 2);
 }
 
 #[tokio::test]
@@ -224,4 +225,23 @@ async fn closing_waits_for_what_is_outstanding() {
         confirm.await.unwrap();
     }
     assert_eq!(bridge.publish(Message::new("orders.new", "x")).await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn an_id_is_recognised_whatever_headers_stand_beside_it() {
+    let server = NatsServer::start();
+    let bridge = bridge_with(&server, PublishConfig::default()).await;
+    // Header maps have a new random order each time.
+    for i in 0..50 {
+        let message = || {
+            let kept = "Dead-Letter-Original-Nats_-Msg-Id";
+            Message::new("orders.new", "x")
+                .id(format!("o-{i}"))
+                .header(kept, "o")
+                .header("Msg-Id", "Nats")
+                .header("a", "b")
+        };
+        assert!(!bridge.publish(message()).await.unwrap().duplicate);
+        assert!(bridge.publish(message()).await.unwrap().duplicate);
+    }
 }

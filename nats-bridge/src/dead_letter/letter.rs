@@ -14,6 +14,8 @@ use super::{
 };
 use crate::message::Message;
 
+const MSG_ID: &str = "Nats-Msg-Id";
+
 /// What is known about a message that is given up.
 pub(crate) struct Facts<'a> {
     pub stream: &'a str,
@@ -44,13 +46,14 @@ pub(crate) fn letter(to: &str, facts: &Facts<'_>, headers: Option<&HeaderMap>, p
                 redrives = value.as_str().to_owned();
                 continue;
             }
-            message.headers.push((kept_name(name), value.as_str().to_owned()));
+            // For the same reason; such a value is hardly ever there.
+            message.headers.push((kept_name(name), value.as_str().replace(MSG_ID, "Nats_-Msg-Id")));
         }
     }
     let class = &facts.failure.class;
     let own = [
         (REASON, facts.reason.name().to_owned()),
-        (DETAIL, detail(&facts.failure.detail)),
+        (DETAIL, detail(&facts.failure.detail).replace(MSG_ID, "Nats Msg-Id")),
         (FINGERPRINT, fingerprint(&[consumer, facts.reason.name(), class])),
         (STREAM, (*stream).to_owned()),
         (SUBJECT, facts.subject.to_owned()),
@@ -70,19 +73,44 @@ fn kept_name(name: &str) -> String {
     let starts = |prefix: &str| {
         name.len() >= prefix.len() && name.as_bytes()[..prefix.len()].eq_ignore_ascii_case(prefix.as_bytes())
     };
-    match starts("Nats-") || starts("Dead-Letter-") {
-        true => format!("{ORIGINAL_PREFIX}{name}"),
+    match starts("Nats-") || starts("Dead-Letter-") || name.contains(MSG_ID) {
+        true => format!("{ORIGINAL_PREFIX}{}", broken(name)),
         false => name.to_owned(),
     }
 }
 
 /// The name that a header of a dead letter had on the original message; none for a header that the dead letter added.
-pub fn original_name(name: &str) -> Option<&str> {
+pub fn original_name(name: &str) -> Option<String> {
     match name.strip_prefix(ORIGINAL_PREFIX) {
-        Some(original) => Some(original),
+        Some(original) => Some(mended(original)),
         None if name.starts_with("Dead-Letter-") => None,
-        None => Some(name),
+        None => Some(name.to_owned()),
     }
+}
+
+// `Nats-` becomes `Nats_-`, `Nats_-` becomes `Nats__-`, and so on: nats-server 2.10 looks for the id by the first
+// place where its header's name stands in the whole block, and finds none when that place is not a line's start.
+fn broken(name: &str) -> String {
+    rewrite(name, |underscores| underscores + 1)
+}
+
+fn mended(name: &str) -> String {
+    rewrite(name, |underscores: usize| underscores.saturating_sub(1))
+}
+
+fn rewrite(name: &str, underscores: impl Fn(usize) -> usize) -> String {
+    let mut out = String::with_capacity(name.len() + 2);
+    let mut rest = name;
+    while let Some(at) = rest.find("Nats") {
+        let (head, tail) = rest.split_at(at + 4);
+        out.push_str(head);
+        let count = tail.bytes().take_while(|b| *b == b'_').count();
+        let new = if tail[count..].starts_with('-') { underscores(count) } else { count };
+        out.extend(std::iter::repeat_n('_', new));
+        rest = &tail[count..];
+    }
+    out.push_str(rest);
+    out
 }
 
 fn rfc3339(at: SystemTime) -> String {
@@ -125,20 +153,21 @@ mod tests {
         assert_eq!(get(ATTEMPTS), Some("5"));
         assert_eq!(get(FIRST_FAILED_AT), Some("1970-01-01T00:00:00Z"));
         assert_eq!(get("tenant"), Some("acme"));
-        assert_eq!(get("Dead-Letter-Original-Nats-Msg-Id"), Some("order-17"));
+        assert_eq!(get("Dead-Letter-Original-Nats_-Msg-Id"), Some("order-17"));
         assert_eq!(letter.id, crate::MessageId::Given("dlq:ORDERS:billing:7:12".into()));
     }
 
     proptest! {
         #[test]
-        fn original_headers_come_back_under_their_own_names(name in "(Nats-|NATS-|Dead-Letter-|Dead-Letter-Original-)?[!-9;-~]{1,12}", value in "[ -~]{0,20}") {
+        fn original_headers_come_back_under_their_own_names(name in "(Nats-|Nats_-|NATS-|Nats-Msg-Id|X-Nats-Msg-Id|Dead-Letter-|Dead-Letter-Original-)?[!-9;-~]{1,12}", value in "[ -~]{0,20}") {
             prop_assume!(name != REDRIVES);
             let mut headers = HeaderMap::new();
             headers.insert(name.as_str(), value.as_str());
             let letter = letter("dlq.a.b", &facts(&Failure::new("x")), Some(&headers), Bytes::new());
             prop_assert!(letter.check().is_ok());
             let found: Vec<_> = letter.headers.iter().filter_map(|(n, v)| Some((original_name(n)?, v.as_str()))).collect();
-            prop_assert_eq!(found, [(name.as_str(), value.as_str())]);
+            prop_assert_eq!(found, [(name.clone(), value.as_str())]);
+            prop_assert!(!letter.headers.iter().any(|(n, v)| n.contains(MSG_ID) || v.contains(MSG_ID)));
         }
     }
 }

@@ -36,7 +36,8 @@ pub const LAST_FAILED_AT: &str = "Dead-Letter-Last-Failed-At";
 pub const HOST: &str = "Dead-Letter-Host";
 /// How often it was put back into a stream after having been a dead letter.
 pub const REDRIVES: &str = "Dead-Letter-Redrives";
-/// What the names of original `Nats-*` and `Dead-Letter-*` headers are prefixed with.
+/// What the names of original `Nats-*` and `Dead-Letter-*` headers are prefixed with; `Nats-` in them is written
+/// `Nats_-`. [`original_name`] gives the name back.
 pub const ORIGINAL_PREFIX: &str = "Dead-Letter-Original-";
 
 /// Why a message was given up.
