@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn credentials_do_not_reach_a_header() {
         assert_eq!(detail("connect postgres://a:s3cret@db/x failed"), "connect postgres://***@db/x failed");
-        assert_eq!(detail("amqp://h/ and nats://tok@h"), "amqp://h/ and nats://***@h");
+        assert_eq!(detail("http://h/ and nats://tok@h"), "http://h/ and nats://***@h");
         assert_eq!(detail("a\r\nX: 1\\"), "a\\r\\nX: 1\\\\");
     }
 
