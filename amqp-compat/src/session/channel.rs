@@ -85,6 +85,9 @@ pub(super) struct Channel {
     done: SmallVec<[DeliveryId; 1]>,
     /// Deliveries that nobody can take any more.
     strays: SmallVec<[DeliveryId; 1]>,
+    /// Consumers that the broker ended while a request was in flight: the client hears of it after the answer, so that
+    /// who deletes a queue learns first that it is gone, as with RabbitMQ.
+    ended: Vec<ShortString>,
     is_touched: bool,
 }
 
@@ -179,6 +182,7 @@ impl Channel {
             last_ack: 0,
             done: SmallVec::new(),
             strays: SmallVec::new(),
+            ended: Vec::new(),
             is_touched: false,
         };
         channel.ask(Command::OpenChannel { channel: id }, Kind::Open, (20, 10), false, shared);
@@ -459,10 +463,12 @@ impl Channel {
             return Ok(());
         }
         match request.kind {
-            Kind::Commit { failed } => self.end_commit(failed, request.method, shared),
-            Kind::Behind { class } => self.method(class, shared),
-            _ => Ok(()),
+            Kind::Commit { failed } => self.end_commit(failed, request.method, shared)?,
+            Kind::Behind { class } => self.method(class, shared)?,
+            _ => {}
         }
+        self.tell_ended(shared);
+        Ok(())
     }
 
     fn end_commit(&mut self, failed: bool, method: (u16, u16), shared: &mut Shared) -> Result<(), Fault> {
@@ -617,6 +623,7 @@ impl Channel {
             },
             Kind::Commit { .. } | Kind::Behind { .. } => {}
         }
+        self.tell_ended(shared);
         self.touch(shared);
         Ok(Next::Stay)
     }
@@ -688,9 +695,20 @@ impl Channel {
         if self.phase != Phase::Open || !self.consumers.contains(&tag) {
             return;
         }
+        if self.request.is_some() {
+            self.ended.push(tag);
+            return;
+        }
         self.forget(&tag, shared);
         if shared.capabilities.consumer_cancel_notify {
             self.tell(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: tag, nowait: true }), shared);
+        }
+    }
+
+    /// Tells the client of consumers that ended during the last request.
+    fn tell_ended(&mut self, shared: &mut Shared) {
+        for tag in std::mem::take(&mut self.ended) {
+            self.cancelled(tag, shared);
         }
     }
 

@@ -861,6 +861,19 @@ fn a_consumer_whose_queue_is_gone_is_told() {
 }
 
 #[test]
+fn who_deletes_a_queue_hears_that_it_is_gone_before_its_consumer_is_cancelled() {
+    let mut peer = Peer::with_channel();
+    peer.consume("c", false);
+    let delete = queue::Delete { queue: "q".into(), if_unused: false, if_empty: false, nowait: false };
+    peer.send(AMQPFrame::Method(1, AMQPClass::Queue(queue::AMQPMethod::Delete(delete))));
+    assert_eq!(peer.event(Event::ConsumerCancelled { channel: 1, consumer_tag: "c".into() }), []);
+    let ok = queue::AMQPMethod::DeleteOk(queue::DeleteOk { message_count: 3 });
+    let cancel = basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: "c".into(), nowait: true });
+    let expected = [AMQPFrame::Method(1, AMQPClass::Queue(ok)), bas(1, cancel)];
+    assert_eq!(peer.reply(1, Reply::MessageCount(3)), expected);
+}
+
+#[test]
 fn a_consumer_without_a_tag_gets_a_new_one_each_time() {
     let mut peer = Peer::with_channel();
     let mut seen = Vec::new();
