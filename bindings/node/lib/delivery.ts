@@ -14,9 +14,6 @@ export type Reason =
   | "too_large"
   | "crash_loop";
 
-/** What failed: a text, or an error, whose name groups failures of one kind. */
-export type Why = string | Error;
-
 /** What became of a delivery: done, will be delivered again, or given up and kept. */
 export type Settled =
   | { readonly outcome: "acked" }
@@ -55,19 +52,21 @@ export class Delivery {
    * Says that handling failed: it comes again after the pause that the policy computes, or after `delayMs`. When the policy
    * has no attempt left it becomes a dead letter with reason `handler_error`; what it resolves to says which it was.
    *
+   * `why` is a text, or what was thrown: the name of an `Error` groups failures of one kind.
+   *
    * Rejects with `already_settled` or `closed` (the message comes again).
    */
-  async retry(why: Why = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
+  async retry(why: unknown = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
     return asked(() => this.#native.retry(...failure(why), delayMs));
   }
 
   /**
-   * Gives the message up at once: it is stored in the dead-letter stream, then the original is ended.
+   * Gives the message up at once: it is stored in the dead-letter stream, then the original is ended. `why` is as in `retry`.
    *
    * Rejects with `already_settled`, or when the dead-letter stream does not take it: then the message is kept, the consumer
    * pauses and goes on trying, and there is nothing to do about this delivery.
    */
-  async deadLetter(why: Why = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
+  async deadLetter(why: unknown = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
     return asked(() => this.#native.deadLetter(reason, ...failure(why)));
   }
 
@@ -124,6 +123,6 @@ export class Delivery {
 }
 
 // The class and the text of what failed.
-function failure(why: Why): [kind: string, detail: string] {
-  return typeof why === "string" ? ["error", why] : [why.name, why.message];
+function failure(why: unknown): [kind: string, detail: string] {
+  return why instanceof Error ? [why.name, why.message] : ["error", String(why)];
 }

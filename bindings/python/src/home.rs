@@ -40,7 +40,11 @@ pub fn here(_py: Python<'_>) -> PyResult<&'static Home> {
 impl Home {
     /// Refuses a call in any process other than the one that this runtime was started in.
     pub fn check(&self) -> PyResult<()> {
-        if std::process::id() == self.pid { Ok(()) } else { Err(errors::forked(self.pid)) }
+        if self.is_here() { Ok(()) } else { Err(errors::forked(self.pid)) }
+    }
+
+    fn is_here(&self) -> bool {
+        std::process::id() == self.pid
     }
 
     /// Waits for `work` without the GIL. Between waits of [`SLICE`] it lets Python's signal handlers run, so that Ctrl-C
@@ -101,7 +105,7 @@ impl<T> Owned<T> {
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         let value = self.value.take();
-        if self.home.check().is_ok() {
+        if self.home.is_here() {
             // What the core starts when it is dropped needs a runtime.
             let _entered = self.home.runtime.enter();
             drop(value);

@@ -88,4 +88,6 @@ class Received:
 
 def failure(why: Why) -> tuple[str, str]:
     """The class and the text of what failed."""
-    return ("error", why) if isinstance(why, str) else (type(why).__name__, str(why))
+    kind, text = ("error", why) if isinstance(why, str) else (type(why).__name__, str(why))
+    # A text that is not Unicode must not keep a message from being settled.
+    return kind, text.encode("utf-8", "replace").decode("utf-8")
