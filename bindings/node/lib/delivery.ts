@@ -1,5 +1,5 @@
 import { asked } from "./errors.js";
-import type { NativeDelivery } from "./native.js";
+import { native, type NativeDelivery } from "./native.js";
 
 /** Why a message was given up: the value of the header `Dead-Letter-Reason`. */
 export type Reason =
@@ -19,6 +19,11 @@ export type Settled =
   | { readonly outcome: "acked" }
   | { readonly outcome: "retried"; readonly afterMs: number }
   | { readonly outcome: "dead_lettered"; readonly stream: string; readonly sequence: number };
+
+/** The name that a header of a dead letter had on the original message; `undefined` for one that the dead letter added. */
+export function originalName(header: string): string | undefined {
+  return native.originalName(header) ?? undefined;
+}
 
 /**
  * A message to be settled exactly once: `ack`, `retry` or `deadLetter`. A second settle rejects with `already_settled`.

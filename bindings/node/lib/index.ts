@@ -4,7 +4,7 @@ export { Bridge, connect } from "./bridge.js";
 export type { Headers, MessageOptions, Payload, Published } from "./bridge.js";
 export { Consumer } from "./consumer.js";
 export type { ConsumerState } from "./consumer.js";
-export { Delivery } from "./delivery.js";
+export { Delivery, originalName } from "./delivery.js";
 export type { Reason, Settled } from "./delivery.js";
 export { BridgeError } from "./errors.js";
 export type { BridgeErrorDetails, ErrorCode, Landed } from "./errors.js";

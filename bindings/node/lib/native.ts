@@ -51,6 +51,7 @@ export interface NativeBridge {
 }
 
 export interface Native {
+  originalName(name: string): string | null;
   connect(servers: readonly string[], options: ConnectOptions): Promise<NativeBridge>;
 }
 

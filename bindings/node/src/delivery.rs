@@ -81,6 +81,12 @@ fn reason(name: &str) -> napi::Result<Reason> {
         .ok_or_else(|| errors::invalid("reason", "there is no such reason"))
 }
 
+/// The name that a header of a dead letter had on the original message; none for one that the dead letter added.
+#[napi]
+pub fn original_name(name: String) -> Option<String> {
+    nats_bridge::dead_letter::original_name(&name)
+}
+
 async fn ack(core: nats_bridge::Delivery, confirmed: bool) -> nats_bridge::Result<nats_bridge::Settled> {
     if confirmed { core.ack_confirmed().await } else { core.ack().await }
 }

@@ -88,6 +88,12 @@ impl Delivery {
     }
 }
 
+/// The name that a header of a dead letter had on the original message; `None` for one that the dead letter added.
+#[pyfunction]
+pub fn original_name(name: &str) -> Option<String> {
+    nats_bridge::dead_letter::original_name(name)
+}
+
 fn start(
     completions: &Completions,
     future: Bound<'_, PyAny>,

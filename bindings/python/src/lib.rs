@@ -26,7 +26,7 @@ mod _native {
     #[pymodule_export]
     use super::consumer::Consumer;
     #[pymodule_export]
-    use super::delivery::{Delivery, Settled};
+    use super::delivery::{Delivery, Settled, original_name};
     #[pymodule_export]
     use super::publish::Published;
 }

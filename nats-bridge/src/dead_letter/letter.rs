@@ -83,7 +83,8 @@ fn kept_name(name: &str) -> String {
 pub fn original_name(name: &str) -> Option<String> {
     match name.strip_prefix(ORIGINAL_PREFIX) {
         Some(original) => Some(mended(original)),
-        None if name.starts_with("Dead-Letter-") => None,
+        // Whatever the original had under such a name was renamed: this one is the dead letter's own, such as its id.
+        None if kept_name(name) != name => None,
         None => Some(name.to_owned()),
     }
 }
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!(get("tenant"), Some("acme"));
         assert_eq!(get("Dead-Letter-Original-Nats_-Msg-Id"), Some("order-17"));
         assert_eq!(letter.id, crate::MessageId::Given("dlq:ORDERS:billing:7:12".into()));
+        assert_eq!(original_name("Nats-Msg-Id"), None, "the letter's own id is not the original's");
     }
 
     proptest! {

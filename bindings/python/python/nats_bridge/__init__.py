@@ -1,7 +1,7 @@
 """Messaging over NATS JetStream that does not lose a message. For asyncio, import `nats_bridge.aio`."""
 
 from . import errors
-from ._native import Published, Settled
+from ._native import Published, Settled, original_name
 from .bridge import Bridge, connect
 from .consumer import Consumer, ConsumerState, Delivery
 from .errors import (
@@ -60,4 +60,5 @@ __all__ = [
     "WindowFull",
     "connect",
     "errors",
+    "original_name",
 ]

@@ -8,6 +8,9 @@ from .consumer import ConsumerState
 from .options import Buffer, ConnectOptions, ConsumeOptions, Headers
 from .received import Reason
 
+def original_name(name: str) -> str | None:
+    """The name that a header of a dead letter had on the original message; ``None`` for one that the dead letter added."""
+
 @final
 class Settled:
     """What became of a delivery."""
