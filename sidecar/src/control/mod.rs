@@ -3,7 +3,7 @@
 mod store;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use amqp_compat::backend::{Backend, Login};
@@ -77,6 +77,8 @@ pub struct Cutover {
     shadow: Option<Arc<dyn ShadowReport>>,
     state: Mutex<Saved>,
     draining: AtomicBool,
+    /// The changes of what is unmapped that are in the bucket.
+    unmapped_kept: AtomicU64,
     tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
@@ -136,6 +138,21 @@ impl Cutover {
         for login in &parts.users {
             logins.accept(login);
         }
+        for unmapped in store.unmapped().await? {
+            shared.unmapped(&unmapped.vhost, &unmapped.kind, &unmapped.name, unmapped.reason);
+        }
+        // Queues of earlier runs: what they hold counts, whether or not their applications are back.
+        if let Some(routes) = &shared.routes {
+            for vhost in logins.vhosts() {
+                let queues = routes.durable_queues(&vhost).await.map_err(|e| format!("vhost {vhost}: {e}"))?;
+                let vhost: Arc<str> = vhost.into();
+                for queue in queues {
+                    let name = QueueName { vhost: vhost.clone(), queue: queue.as_str().into() };
+                    let actions = shared.order().fences.register(&name, Duration::ZERO);
+                    shared.act(actions);
+                }
+            }
+        }
         let (accepted, new_logins) = mpsc::channel(256);
         let backend = Arc::new(DualBackend::new(
             Arc::clone(&shared),
@@ -159,6 +176,7 @@ impl Cutover {
             shadow: parts.shadow,
             state: Mutex::new(Saved { state, revision, unsaved: false }),
             draining: AtomicBool::new(false),
+            unmapped_kept: AtomicU64::new(0),
             tasks: std::sync::Mutex::new(JoinSet::new()),
         });
         cutover.spawn(new_logins);
@@ -245,6 +263,12 @@ impl Cutover {
             (actions, order.fences.any_hold())
         };
         self.shared.act(actions);
+        let changes = self.shared.unmapped_changes.load(Ordering::Relaxed);
+        if changes != self.unmapped_kept.load(Ordering::Relaxed)
+            && self.store.keep_unmapped(&self.shared.all_unmapped()).await.is_ok()
+        {
+            self.unmapped_kept.store(changes, Ordering::Relaxed);
+        }
         // A change that is under way has the lock, and writes itself.
         let Ok(mut saved) = self.state.try_lock() else { return };
         let drained = saved.state.shift.is_some() && !holds && now > Fences::RESUME_FOR;

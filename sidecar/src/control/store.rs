@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::control_api::{Phase, Weight};
+use crate::control_api::{Phase, Unmapped, Weight};
 use crate::dual::logins::Accepted;
 use crate::fence::Shift;
 use crate::phase::Position;
@@ -18,6 +18,7 @@ use crate::phase::Position;
 /// The bucket.
 pub const BUCKET: &str = "BRIDGE_STATE";
 const STATE: &str = "state";
+const UNMAPPED: &str = "unmapped";
 const LOGINS: &str = "login";
 /// The longest that a write may take: a change is to be in force within a second.
 const WRITE: Duration = Duration::from_millis(600);
@@ -143,6 +144,27 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// What was known to be unmapped in earlier runs.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn unmapped(&self) -> Result<Vec<Unmapped>, String> {
+        let known = self.bucket.get(UNMAPPED).await.map_err(|e| e.to_string())?;
+        Ok(known.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default())
+    }
+
+    /// Keeps what is unmapped, so that a restart does not open the way to more weight.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn keep_unmapped(&self, all: &[Unmapped]) -> Result<(), String> {
+        let value = serde_json::to_vec(all).map_err(|e| e.to_string())?;
+        match timeout(WRITE, self.bucket.put(UNMAPPED, value.into())).await {
+            Ok(put) => put.map(|_| ()).map_err(|e| e.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        }
     }
 
     /// The logins that RabbitMQ accepted in earlier runs.

@@ -29,8 +29,8 @@ pub struct DualBackend {
     links: AtomicU64,
 }
 
-/// How long a new connection waits for NATS before it begins without it, in `observe` and `shadow` and later.
-const NATS_WAIT: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
+/// How long a new connection waits for NATS before it begins without it.
+const NATS_WAIT: Duration = Duration::from_secs(2);
 
 impl DualBackend {
     /// A backend over these two. `nats` has to let in whom RabbitMQ has let in. What RabbitMQ accepts is remembered in `logins`, and new ones go to `accepted`.
@@ -42,6 +42,16 @@ impl DualBackend {
         accepted: mpsc::Sender<Accepted>,
     ) -> Self {
         Self { shared, rabbit, nats, logins, accepted, links: AtomicU64::new(0) }
+    }
+
+    async fn open_nats(&self, login: &Login) -> Option<Link> {
+        let why = match tokio::time::timeout(NATS_WAIT, self.nats.open(login.clone())).await {
+            Ok(Ok(link)) => return Some(link),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "NATS did not answer".to_owned(),
+        };
+        self.shared.warn("nats_not_opened", format!("vhost {}: {why}", login.vhost));
+        None
     }
 
     /// Hashing takes some milliseconds: the connection does not wait for it.
@@ -79,9 +89,9 @@ impl Backend for DualBackend {
     /// # Cancel safety
     /// Cancel safe: a dropped future leaves no link behind.
     async fn open(&self, login: Login) -> Result<Link, AmqpError> {
-        let (phase, weight) = {
+        let (phase, weight, nats_matters) = {
             let order = self.shared.order();
-            (order.phase, order.fences.weight())
+            (order.phase, order.fences.weight(), order.phase >= Phase::Canary || order.nats_may_hold)
         };
         let (rabbit, nats) = if phase == Phase::Native {
             self.knows(&login).await?;
@@ -99,18 +109,8 @@ impl Backend for DualBackend {
                 }
                 Err(error) => return Err(error),
             };
-            let patience = if phase < Phase::Canary { NATS_WAIT[0] } else { NATS_WAIT[1] };
-            let nats = match tokio::time::timeout(patience, self.nats.open(login.clone())).await {
-                Ok(Ok(link)) => Some(link),
-                Ok(Err(error)) => {
-                    self.shared.warn("nats_not_opened", format!("vhost {}: {error}", login.vhost));
-                    None
-                }
-                Err(_) => {
-                    self.shared.warn("nats_not_opened", format!("vhost {}: NATS did not answer", login.vhost));
-                    None
-                }
-            };
+            // As long as NATS holds nothing, nobody waits for it: its link comes when it comes.
+            let nats = if nats_matters { self.open_nats(&login).await } else { None };
             if rabbit.is_none() && nats.is_none() {
                 return Err(AmqpError::new(ReplyCode::InternalError, "neither RabbitMQ nor NATS answers"));
             }

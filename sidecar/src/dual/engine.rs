@@ -333,7 +333,7 @@ impl Engine {
         if !consumer.live {
             return;
         }
-        while let Some((side, item)) = consumer.merge.next() {
+        while let Some((side, item)) = consumer.merge.pop() {
             self.next_delivery += 1;
             let id = DeliveryId(self.next_delivery);
             let open = Open {

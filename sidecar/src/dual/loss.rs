@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome};
 use amqp_compat::error::{AmqpError, ReplyCode};
 
-use super::channel::Asked;
+use super::channel::{Asked, Request};
 use super::engine::Engine;
 use super::half::Presence;
 use super::lane::Purpose;
@@ -164,7 +164,14 @@ impl Engine {
             return;
         }
         half.presence = Presence::Attached;
-        let mut open: Vec<ChannelId> = self.channels.keys().copied().collect();
+        // What the client is just ending with the other side is not begun here.
+        let ending = |request: &Request| request.waiting != [false, false];
+        let mut open: Vec<ChannelId> = self
+            .channels
+            .iter()
+            .filter(|(_, c)| !c.request.as_ref().is_some_and(|r| matches!(r.asked, Asked::Close) && ending(r)))
+            .map(|(id, _)| *id)
+            .collect();
         open.sort_unstable();
         for channel in &open {
             // A channel whose opening waits for a side is opened by its request.
@@ -184,11 +191,16 @@ impl Engine {
                 self.half_mut(side).request(command, purpose);
             }
         }
-        let consumers: Vec<_> = self
-            .channels
-            .iter()
-            .flat_map(|(id, c)| c.consumers.iter().filter(|(_, c)| c.live).map(|(tag, _)| (*id, tag.clone())))
-            .collect();
+        let mut consumers = Vec::new();
+        for id in &open {
+            let Some(channel) = self.channels.get(id) else { continue };
+            let cancelled = channel.request.as_ref().filter(|r| ending(r)).and_then(|r| match &r.asked {
+                Asked::Cancel(tag) => Some(tag),
+                _ => None,
+            });
+            let live = channel.consumers.iter().filter(|(tag, c)| c.live && Some(*tag) != cancelled);
+            consumers.extend(live.map(|(tag, _)| (*id, tag.clone())));
+        }
         for (channel, tag) in consumers {
             if let Some(command) = self.consume_command(channel, &tag, side) {
                 self.half_mut(side).request(command, Purpose::Consume(tag));

@@ -114,7 +114,7 @@ impl<T> Merge<T> {
     }
 
     /// The next delivery that the client may have now.
-    pub fn next(&mut self) -> Option<(Side, T)> {
+    pub fn pop(&mut self) -> Option<(Side, T)> {
         if self.credit == 0 {
             return None;
         }
@@ -178,15 +178,15 @@ mod tests {
             merge.received(Side::Rabbit, place, false, place);
             merge.received(Side::Nats, place + 10, false, place + 10);
         }
-        assert_eq!(merge.next(), Some((Side::Rabbit, 0)));
-        assert_eq!(merge.next(), Some((Side::Nats, 10)));
-        assert_eq!(merge.next(), None);
+        assert_eq!(merge.pop(), Some((Side::Rabbit, 0)));
+        assert_eq!(merge.pop(), Some((Side::Nats, 10)));
+        assert_eq!(merge.pop(), None);
         assert_eq!((merge.grant(Side::Rabbit), merge.grant(Side::Nats)), (0, 0));
         merge.settled(Side::Nats);
         merge.credit(1);
         assert_eq!((merge.grant(Side::Rabbit), merge.grant(Side::Nats)), (0, 1));
-        assert_eq!(merge.next(), Some((Side::Rabbit, 1)));
-        assert_eq!(merge.next(), None);
+        assert_eq!(merge.pop(), Some((Side::Rabbit, 1)));
+        assert_eq!(merge.pop(), None);
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
         merge.attach(Side::Rabbit);
         for place in 0..100 {
             merge.received(Side::Rabbit, place, false, place);
-            assert_eq!(merge.next(), Some((Side::Rabbit, place)));
+            assert_eq!(merge.pop(), Some((Side::Rabbit, place)));
             merge.credit(1);
             assert_eq!(merge.grant(Side::Rabbit), 1);
         }
@@ -209,13 +209,13 @@ mod tests {
         merge.received(Side::Nats, 0, true, "n0");
         merge.received(Side::Nats, 1, true, "n1");
         merge.received(Side::Rabbit, 2, false, "r2");
-        assert_eq!(merge.next(), Some((Side::Rabbit, "r2")));
-        assert_eq!(merge.next(), None);
+        assert_eq!(merge.pop(), Some((Side::Rabbit, "r2")));
+        assert_eq!(merge.pop(), None);
         merge.release(|_, item| *item == "n1");
-        assert_eq!(merge.next(), Some((Side::Nats, "n0")));
+        assert_eq!(merge.pop(), Some((Side::Nats, "n0")));
         assert_eq!(merge.held(), 1);
         merge.release(|_, _| false);
-        assert_eq!(merge.next(), Some((Side::Nats, "n1")));
+        assert_eq!(merge.pop(), Some((Side::Nats, "n1")));
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         merge.received(Side::Nats, 3, false, 3);
         merge.received(Side::Rabbit, 7, false, 7);
         merge.received(Side::Rabbit, 5, false, 5);
-        let order: Vec<_> = std::iter::from_fn(|| merge.next()).map(|(_, n)| n).collect();
+        let order: Vec<_> = std::iter::from_fn(|| merge.pop()).map(|(_, n)| n).collect();
         assert_eq!(order, [5, 6, 3, 7]);
     }
 }

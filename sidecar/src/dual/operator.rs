@@ -40,8 +40,11 @@ pub struct Operator {
     side: Side,
     backend: Arc<dyn Backend>,
     login: Login,
-    links: Mutex<HashMap<Arc<str>, Arc<Mutex<Option<Talk>>>>>,
+    links: Mutex<HashMap<Arc<str>, Slot>>,
 }
+
+/// The link of one vhost, for one thing at a time.
+type Slot = Arc<Mutex<Option<Talk>>>;
 
 /// One open link.
 struct Talk {
@@ -218,7 +221,10 @@ pub async fn publish_fences(shared: Arc<Shared>, operator: Arc<Operator>) {
                     shared.act(actions);
                 }
                 Err(error) => {
-                    tracing::warn!(%queue, %side, %error, "a fence could not be published yet");
+                    tracing::debug!(%queue, %side, %error, "a fence could not be published yet");
+                    if wait >= Duration::from_secs(1) {
+                        shared.warn("fence_not_published", format!("queue {queue} on {side}: {error}"));
+                    }
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(1));
                     continue;

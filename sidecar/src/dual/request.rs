@@ -40,6 +40,8 @@ impl Engine {
             Command::Consume { consume, .. } => {
                 let tag = consume.consumer_tag.clone();
                 let queue = self.queue_name(&consume.queue);
+                // Before anything of it can come: after a restart it may have a hold.
+                self.register(&queue, now);
                 let consumer = Consumer {
                     queue,
                     merge: Merge::new(consume.credit, !consume.no_limit),
@@ -57,6 +59,7 @@ impl Engine {
             Command::Cancel { consumer_tag, .. } => Asked::Cancel(consumer_tag),
             Command::Get { queue, .. } => {
                 let queue = self.queue_name(&queue);
+                self.register(&queue, now);
                 let first = self.shared.order().fences.losing_side(&queue).unwrap_or(Side::Rabbit);
                 let mut next: VecDeque<Side> = [first, first.other()].into();
                 next.retain(|side| self.half(*side).attached() && self.waits_for(*side));
@@ -68,6 +71,11 @@ impl Engine {
         self.next_request += 1;
         let request = Request { number: self.next_request, since: now, waiting: [false, false], first: None, asked };
         self.start(channel, request);
+    }
+
+    fn register(&self, queue: &QueueName, now: Duration) {
+        let actions = self.shared.order().fences.register(queue, now);
+        self.shared.act(actions);
     }
 
     /// Asks the side that leads. With none attached, the request waits for one.
@@ -280,8 +288,7 @@ impl Engine {
         match topology {
             Topology::QueueDeclare(declare) => {
                 let name = self.queue_name(&declare.queue);
-                let actions = self.shared.order().fences.register(&name, now);
-                self.shared.act(actions);
+                self.register(&name, now);
                 if (declare.exclusive || declare.auto_delete) && !declare.passive {
                     if declare.exclusive {
                         self.own_queues.insert(declare.queue.clone());
@@ -415,16 +422,10 @@ impl Engine {
     /// Tells the client that its consumer began, and gives it what has come meanwhile.
     pub(super) fn consumer_live(&mut self, channel: ChannelId, tag: &ShortString) {
         self.answer(channel, Ok(Reply::Done));
-        let now = self.shared.now();
         let Some(consumer) = self.consumer(channel, tag) else { return };
         consumer.live = true;
         let queue = consumer.queue.clone();
-        let actions = {
-            let mut order = self.shared.order();
-            *order.consumers.entry(queue.clone()).or_default() += 1;
-            order.fences.register(&queue, now)
-        };
-        self.shared.act(actions);
+        *self.shared.order().consumers.entry(queue).or_default() += 1;
         self.pump(channel, tag);
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::Message;
 use amqp_compat::error::AmqpError;
+use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::stamp::Ids;
@@ -16,13 +17,19 @@ use crate::fence::{Action, FenceId, Fences, QueueName, Stamp};
 use crate::ownership::{Bucket, Side};
 use crate::phase::Position;
 
-/// What JetStream has, as far as publishing needs to know.
+/// What JetStream has.
+#[async_trait]
 pub trait Routes: Send + Sync + 'static {
     /// The queues that would get the message.
     ///
     /// # Errors
     /// Why JetStream would refuse it.
     fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError>;
+    /// The durable queues of a vhost.
+    ///
+    /// # Errors
+    /// `InternalError` when JetStream does not answer.
+    async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError>;
 }
 
 /// Where `shadow` takes its copies from. No call waits; what there is no room for is counted.
@@ -52,7 +59,9 @@ pub struct Shared {
     lifted: watch::Sender<u64>,
     actions: [Mutex<VecDeque<Action>>; 2],
     actions_ready: [Notify; 2],
-    unmapped: Mutex<BTreeMap<(String, &'static str, String), String>>,
+    unmapped: Mutex<BTreeMap<(String, String, String), String>>,
+    /// Grows with every change of what is unmapped.
+    pub unmapped_changes: AtomicU64,
     warnings: Mutex<BTreeMap<&'static str, (u64, String)>>,
     /// What JetStream has; `None` takes everything as known.
     pub routes: Option<Arc<dyn Routes>>,
@@ -84,7 +93,7 @@ pub struct Order {
 
 impl Shared {
     /// How many unmapped things are remembered; a weight above 0 is refused at one.
-    const UNMAPPED_MOST: usize = 10_000;
+    const UNMAPPED_MOST: usize = 2_000;
 
     /// The shared state of a sidecar that starts at this position.
     pub fn new(ids: Ids, salt: u64, position: Position, fences: Fences, nats_may_hold: bool) -> Self {
@@ -100,6 +109,7 @@ impl Shared {
             actions: Default::default(),
             actions_ready: Default::default(),
             unmapped: Mutex::default(),
+            unmapped_changes: AtomicU64::new(0),
             warnings: Mutex::default(),
             routes: None,
             shadow: None,
@@ -227,34 +237,39 @@ impl Shared {
     }
 
     /// Records something that JetStream does not have.
-    pub fn unmapped(&self, vhost: &str, kind: &'static str, name: &str, reason: impl Into<String>) {
+    pub fn unmapped(&self, vhost: &str, kind: &str, name: &str, reason: impl Into<String>) {
         let mut all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() < Self::UNMAPPED_MOST {
-            all.insert((vhost.to_owned(), kind, name.to_owned()), reason.into());
+        let (key, reason) = ((vhost.to_owned(), kind.to_owned(), name.to_owned()), reason.into());
+        if all.len() < Self::UNMAPPED_MOST && all.get(&key) != Some(&reason) {
+            all.insert(key, reason);
+            self.unmapped_changes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Something is in JetStream now, or is gone from RabbitMQ.
-    pub fn mapped(&self, vhost: &str, kind: &'static str, name: &str) {
+    pub fn mapped(&self, vhost: &str, kind: &str, name: &str) {
         let mut all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
-        if !all.is_empty() {
-            all.remove(&(vhost.to_owned(), kind, name.to_owned()));
+        if !all.is_empty() && all.remove(&(vhost.to_owned(), kind.to_owned(), name.to_owned())).is_some() {
+            self.unmapped_changes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// A queue was deleted: what was unmapped of it is no longer missed.
     pub fn queue_gone(&self, vhost: &str, queue: &str) {
         let mut all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = format!(" -> {queue} (");
-        all.retain(|(v, kind, name), _| v != vhost || !(*kind == "queue" && name == queue || name.contains(&bound)));
+        let (bound, before) = (format!(" -> {queue} ("), all.len());
+        all.retain(|(v, kind, name), _| v != vhost || !(kind == "queue" && name == queue || name.contains(&bound)));
+        if all.len() < before {
+            self.unmapped_changes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// What JetStream does not have.
     pub fn all_unmapped(&self) -> Vec<Unmapped> {
         let all = self.unmapped.lock().unwrap_or_else(PoisonError::into_inner);
-        let one = |((vhost, kind, name), reason): (&(String, &'static str, String), &String)| Unmapped {
+        let one = |((vhost, kind, name), reason): (&(String, String, String), &String)| Unmapped {
             vhost: vhost.clone(),
-            kind: (*kind).to_owned(),
+            kind: kind.clone(),
             name: name.clone(),
             reason: reason.clone(),
         };

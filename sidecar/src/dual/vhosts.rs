@@ -63,6 +63,7 @@ impl Backend for JetStreamVhosts {
     }
 }
 
+#[async_trait]
 impl Routes for JetStreamVhosts {
     fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError> {
         if message.body.len() > self.max_body {
@@ -74,5 +75,9 @@ impl Routes for JetStreamVhosts {
             Some(backend) => backend.route(vhost, message),
             None => Ok(Vec::new()),
         }
+    }
+
+    async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError> {
+        Ok(self.vhost(vhost).await?.durable_queues(vhost))
     }
 }

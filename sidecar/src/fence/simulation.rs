@@ -270,7 +270,7 @@ impl Simulation {
         let consumer = &mut self.consumers[queue];
         let (fences, now, name) = (&mut self.fences, self.now, queue_name(queue));
         consumer.merge.release(|side, (_, m)| fences.must_wait(&name, side, m.bucket(), m.stamp.epoch, now));
-        while let Some((side, (place, message))) = consumer.merge.next() {
+        while let Some((side, (place, message))) = consumer.merge.pop() {
             if consumer.client.len() as u32 >= self.window {
                 return Err(format!("queue {queue}: more than the window of {} delivered", self.window));
             }

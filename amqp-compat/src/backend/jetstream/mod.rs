@@ -81,6 +81,16 @@ impl JetStreamBackend {
     }
 }
 
+impl JetStreamBackend {
+    /// The names of a vhost's queues that outlive this process.
+    pub fn durable_queues(&self, vhost: &str) -> Vec<ShortString> {
+        let Some(vhost) = self.vhosts.get(vhost) else { return Vec::new() };
+        let state = vhost.state();
+        let durable = state.model.queues().filter(|queue| queue.is_persistent());
+        durable.map(|queue| ShortString::try_new(&*queue.name).unwrap_or_default()).collect()
+    }
+}
+
 #[async_trait]
 impl Backend for JetStreamBackend {
     async fn authenticate(&self, login: &Login) -> Result<(), AmqpError> {
