@@ -85,10 +85,11 @@ impl Journey {
     fn pass(&mut self, step: &Step, messages: u64) -> Result<(), Failure> {
         let from_unix_ns = now_unix_ns();
         let before = self.status();
-        let change = self.change(step.change).map_err(|why| Failure::new(format_args!("step {}: {why}", step.name)))?;
         let first = self.apps.look()?;
+        let change = self.change(step.change).map_err(|why| Failure::new(format_args!("step {}: {why}", step.name)))?;
+        let changed = self.apps.look()?;
         let mut share = Share { last: before, sum: Status::default() };
-        let line = Line::new(step.name, messages, format!("change {:.0} ms", change.as_secs_f64() * 1e3), first);
+        let line = Line::new(step.name, messages, change, first);
         let watch = self.watch();
         let mut kill = step.kill;
         let mut moved = (Instant::now(), first);
@@ -103,14 +104,15 @@ impl Journey {
             if seen.confirmed != moved.1.confirmed {
                 moved = (Instant::now(), seen);
             }
-            let done = seen.confirmed - first.confirmed;
+            // Messages pass while the change is made, too; at least half of the step's must pass after it.
+            let after = seen.confirmed - changed.confirmed;
+            let enough = after >= messages / 2 && seen.confirmed - first.confirmed >= messages;
             if let Some((victim, percent)) = kill
-                && done * 100 >= messages * percent
+                && (enough || after * 100 >= messages * percent)
             {
                 kill = None;
                 self.kill(victim, step.name, &line)?;
-            }
-            if done >= messages {
+            } else if enough {
                 if let Some(last) = self.status() {
                     share.add(last);
                     status = Some(last);

@@ -11,14 +11,14 @@ use super::sidecar::Status;
 pub struct Line {
     bar: ProgressBar,
     name: &'static str,
-    change: String,
+    change: Duration,
     start: Instant,
     first: Seen,
 }
 
 impl Line {
-    /// A new line for a step that lets `messages` pass. `change` says what was changed and how long that took.
-    pub fn new(name: &'static str, messages: u64, change: String, first: Seen) -> Self {
+    /// A new line for a step that lets `messages` pass, and which began, `change` ago, with `first`.
+    pub fn new(name: &'static str, messages: u64, change: Duration, first: Seen) -> Self {
         let bar = ProgressBar::with_draw_target(Some(messages), ProgressDrawTarget::stderr_with_hz(10));
         let style = ProgressStyle::with_template("{prefix:<18} {bar:24} {pos:>6}/{len:<6} {msg}")
             .expect("the template is valid")
@@ -47,11 +47,16 @@ impl Line {
     pub fn finish(self, seen: Seen, share: Option<Status>, held: Option<Status>) {
         self.bar.finish_and_clear();
         let passed = seen.confirmed - self.first.confirmed;
-        eprintln!("{:<18} {passed:>6} messages  {}  {}", self.name, self.facts(seen, share, held), self.change);
+        eprintln!(
+            "{:<18} {passed:>6} messages  {}  change {:.0} ms",
+            self.name,
+            self.facts(seen, share, held),
+            self.change.as_secs_f64() * 1e3
+        );
     }
 
     fn facts(&self, seen: Seen, share: Option<Status>, held: Option<Status>) -> String {
-        let time = self.start.elapsed().max(Duration::from_millis(1)).as_secs_f64();
+        let time = (self.change + self.start.elapsed()).max(Duration::from_millis(1)).as_secs_f64();
         let rate = |now: u64, first: u64| (now - first) as f64 / time;
         let mut facts = format!(
             "{:>5.0}/s in {:>5.0}/s out",
