@@ -333,3 +333,49 @@ fn locked(vhost: &str, name: &str) -> AmqpError {
         ),
     )
 }
+
+/// Checks a message's `expiration`: milliseconds, as text.
+///
+/// # Errors
+/// `PreconditionFailed` with RabbitMQ's text.
+pub fn check_expiration(expiration: &str) -> Result<u64, AmqpError> {
+    let wrong = |reason: String| {
+        Err(AmqpError::new(ReplyCode::PreconditionFailed, format!("invalid expiration '{expiration}': {reason}")))
+    };
+    let digits = expiration.strip_prefix(['-', '+']).unwrap_or(expiration);
+    let end = digits.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(digits.len());
+    if end == 0 {
+        return wrong("no_integer".into());
+    }
+    if end < digits.len() {
+        return wrong(format!("{{leftover_string,\"{}\"}}", &digits[end..]));
+    }
+    match expiration.parse::<i128>() {
+        Ok(number) if number < 0 => wrong(format!("{{value_negative,{number}}}")),
+        Ok(number) if number <= i128::from(MAX_MILLISECONDS) => Ok(u64::try_from(number).unwrap_or_default()),
+        _ => wrong(format!("{{value_too_large,{digits}}}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_expiration;
+
+    #[test]
+    fn expirations_are_checked_with_rabbitmqs_texts() {
+        for good in ["0", "10", "4294967295"] {
+            assert_eq!(check_expiration(good).map(|ms| ms.to_string()), Ok(good.to_owned()));
+        }
+        for (bad, reason) in [
+            ("abc", "no_integer"),
+            ("", "no_integer"),
+            ("-", "no_integer"),
+            ("-1", "{value_negative,-1}"),
+            ("10 ", "{leftover_string,\" \"}"),
+            ("99999999999999", "{value_too_large,99999999999999}"),
+        ] {
+            let text = check_expiration(bad).expect_err("refused").to_string();
+            assert_eq!(text, format!("PRECONDITION_FAILED - invalid expiration '{bad}': {reason}"));
+        }
+    }
+}

@@ -3,6 +3,7 @@
 mod client;
 mod consuming;
 mod crash;
+mod expiry;
 mod publishing;
 mod queues;
 

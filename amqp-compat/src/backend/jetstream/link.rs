@@ -11,7 +11,7 @@ use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
 use tokio::sync::{mpsc, oneshot};
 
 use super::publisher::{Publisher, Settled};
-use super::pump::{LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
+use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
 use super::vhost::VhostRuntime;
 use crate::backend::{
@@ -20,7 +20,7 @@ use crate::backend::{
 };
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::features::{self, Area};
-use crate::model::queue::Owner;
+use crate::model::queue::{Owner, check_expiration};
 use crate::model::vhost::Route;
 
 static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
@@ -47,6 +47,8 @@ struct LinkActor {
     consumers: HashMap<(ChannelId, ShortString), Consumer>,
     /// Channels that have failed: what the client sent before it knew is not done.
     failed: HashSet<ChannelId>,
+    /// Consumers of a queue that this link has deleted: they hear of it after the reply, as from RabbitMQ.
+    cancelled: Vec<Cancelled>,
     route: Route,
 }
 
@@ -78,6 +80,7 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox,
         attached: Vec::new(),
         consumers: HashMap::new(),
         failed: HashSet::new(),
+        cancelled: Vec::new(),
         route: Route::default(),
     };
     tokio::spawn(actor.run(confirms));
@@ -181,6 +184,7 @@ impl LinkActor {
                 self.flush().await;
                 let reply = self.topology(request).await;
                 self.reply(channel, reply).await;
+                self.cancelled.drain(..).for_each(Cancelled::tell);
             }
             Command::Consume { channel, consume } => {
                 self.flush().await;
@@ -231,7 +235,8 @@ impl LinkActor {
                 return Ok(Reply::MessageCount(u32::try_from(purged).unwrap_or(u32::MAX)));
             }
             Topology::QueueDelete { queue, if_unused, if_empty } => {
-                let count = vhost.delete_queue(queue.as_str(), if_unused, if_empty, owner).await?;
+                let (count, cancelled) = vhost.delete_queue(queue.as_str(), if_unused, if_empty, owner).await?;
+                self.cancelled.extend(cancelled);
                 return Ok(Reply::MessageCount(u32::try_from(count).unwrap_or(u32::MAX)));
             }
         }
@@ -261,6 +266,11 @@ impl LinkActor {
                 let mut message = message;
                 if let Some(properties) = without_bcc(&message.properties) {
                     message.properties = properties;
+                }
+                if message.properties.expiration().is_some() {
+                    for queue in &queues {
+                        queue.watch_expiry().await;
+                    }
                 }
                 self.publisher.publish(channel, seq, message, queues, Instant::now()).await
             }

@@ -27,6 +27,7 @@ use super::pull::{Pulls, Status};
 use super::queue::{CONSUMER, Counts, Queue, gone};
 use crate::backend::{ChannelId, Delivery, DeliveryId, Event, Got, Outcome};
 use crate::error::{AmqpError, ReplyCode};
+use crate::mapping::properties;
 use crate::model::queue::display;
 
 /// What a link asks of a queue's actor.
@@ -46,8 +47,29 @@ pub(crate) enum PumpCommand {
     Counts { answer: oneshot::Sender<Result<Counts, AmqpError>> },
     /// Removes every ready message.
     Purge { answer: oneshot::Sender<Result<u64, AmqpError>> },
-    /// The queue is gone: cancels every consumer and ends.
-    Stop { answer: oneshot::Sender<()> },
+    /// The queue is gone: ends, and gives back who is to be told.
+    Stop { answer: oneshot::Sender<Vec<Cancelled>> },
+    /// Messages of this queue may expire while nobody consumes.
+    WatchExpiry,
+}
+
+/// A consumer that ended with its queue.
+#[derive(Debug)]
+pub(crate) struct Cancelled {
+    channel: ChannelId,
+    tag: ShortString,
+    events: mpsc::Sender<Event>,
+}
+
+impl Cancelled {
+    /// Tells the consumer's link, without waiting for it.
+    pub(crate) fn tell(self) {
+        let event = Event::ConsumerCancelled { channel: self.channel, consumer_tag: self.tag };
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events;
+            tokio::spawn(async move { events.send(event).await });
+        }
+    }
 }
 
 /// Whether consumers went and none is left.
@@ -93,6 +115,9 @@ struct Held {
     is_stale: bool,
     headers: Option<HeaderMap>,
     payload: Bytes,
+    /// When it was stored and when it expires, in nanoseconds since 1970.
+    stored_ns: u64,
+    expires_ns: Option<u64>,
 }
 
 type Room = Pin<Box<dyn Future<Output = (u64, Result<OwnedPermit<Event>, SendError<()>>)> + Send>>;
@@ -147,6 +172,7 @@ struct Pump {
     /// When to make ready what the server thinks is out; at once at the start and after a reconnect.
     recover_at: Option<Instant>,
     fresh: bool,
+    watches_expiry: bool,
     stopped: bool,
 }
 
@@ -155,6 +181,7 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
     let (sender, commands) = mpsc::channel(COMMANDS);
     let next_subject = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", queue.stream));
     let pump = Pump {
+        watches_expiry: queue.definition.settings.message_ttl_ms.is_some(),
         queue,
         commands,
         consumers: Vec::new(),
@@ -193,6 +220,7 @@ impl Pump {
         let mut messages = Vec::with_capacity(BATCH);
         while !self.stopped {
             let recover_at = self.recover_at;
+            let expires_at = self.next_expiry();
             tokio::select! {
                 received = self.commands.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
@@ -223,6 +251,7 @@ impl Pump {
                         self.recover_at = Some(Instant::now());
                     }
                 }
+                () = sleep_until(expires_at) => {}
                 () = sleep_until(recover_at) => self.recover().await,
                 _ = alive.tick() => self.keep_alive().await,
             }
@@ -273,10 +302,13 @@ impl Pump {
                 let _ = answer.send(self.purge().await);
             }
             PumpCommand::Stop { answer } => {
-                self.cancel_all();
                 self.stopped = true;
-                let _ = answer.send(());
+                let cancelled = self.end_consumers();
+                if let Err(cancelled) = answer.send(cancelled) {
+                    cancelled.into_iter().for_each(Cancelled::tell);
+                }
             }
+            PumpCommand::WatchExpiry => self.watches_expiry = true,
         }
     }
 
@@ -344,6 +376,7 @@ impl Pump {
         };
         self.pulls.delivered(now);
         if self.accept(metadata, message).await.is_some() {
+            self.drop_expired().await;
             self.hand_out();
         }
     }
@@ -373,9 +406,17 @@ impl Pump {
         }
         let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || sequence <= self.highest);
         let (headers, payload) = (message.headers, message.payload);
-        self.held.insert(sequence, Held { reply, by: None, redelivered, is_stale: false, headers, payload });
+        let expires_ns = self.expiry(headers.as_ref(), stored_ns);
+        let held = Held { reply, by: None, redelivered, is_stale: false, headers, payload, stored_ns, expires_ns };
+        self.held.insert(sequence, held);
         self.backlog.insert(sequence);
         Some(sequence)
+    }
+
+    fn expiry(&self, headers: Option<&HeaderMap>, stored_ns: u64) -> Option<u64> {
+        let own = headers.and_then(|headers| headers.get(properties::EXPIRATION)).and_then(|v| v.as_str().parse().ok());
+        let ms: u64 = own.into_iter().chain(self.queue.definition.settings.message_ttl_ms).min()?;
+        Some(stored_ns.saturating_add(ms.saturating_mul(1_000_000)))
     }
 
     /// Hands out the backlog to consumers that have credit, in turn.
@@ -438,6 +479,7 @@ impl Pump {
         if self.stopped || self.recover_at.is_some() {
             return;
         }
+        self.drop_expired().await;
         self.hand_out();
         let now = Instant::now();
         if self.pulls.is_silent(now) {
@@ -446,14 +488,15 @@ impl Pump {
             return;
         }
         let owed = (self.stale + self.owed.len()) as u64;
-        if self.consumers.is_empty() && owed == 0 {
-            if !self.is_held_by_clients() && (self.pulls.outstanding() > 0 || !self.backlog.is_empty()) {
-                self.rest().await;
-            }
+        // Where messages expire, the head of the queue is always here, so that its time is known.
+        let head = u64::from(self.watches_expiry);
+        let taken = self.pulls.outstanding() + self.backlog.len() as u64;
+        if self.consumers.is_empty() && owed == 0 && !self.is_held_by_clients() && taken > head {
+            self.rest().await;
             return;
         }
         let credit: u64 = self.consumers.iter().filter(|c| c.waiting.is_empty()).map(|c| c.credit).sum();
-        let room = (credit + owed).min(MAX_PULL);
+        let room = (credit.max(head) + owed).min(MAX_PULL);
         let wanted = room.saturating_sub(self.pulls.outstanding() + self.backlog.len() as u64);
         // Many small grants make one request: the next one is sent when the last is half used up.
         if wanted == 0 || (self.pulls.outstanding() > 0 && wanted < self.pulls.outstanding()) {
@@ -621,22 +664,51 @@ impl Pump {
     }
 
     fn cancel_all(&mut self) {
+        self.end_consumers().into_iter().for_each(Cancelled::tell);
+    }
+
+    fn end_consumers(&mut self) -> Vec<Cancelled> {
         self.queue.set_consumers(0);
-        for consumer in self.consumers.drain(..) {
-            let event =
-                Event::ConsumerCancelled { channel: consumer.new.channel, consumer_tag: consumer.new.tag.clone() };
-            if let Err(TrySendError::Full(event)) = consumer.new.events.try_send(event) {
-                let events = consumer.new.events;
-                tokio::spawn(async move { events.send(event).await });
+        let cancelled = |consumer: Consumer| {
+            let NewConsumer { channel, tag, events, .. } = consumer.new;
+            Cancelled { channel, tag, events }
+        };
+        self.consumers.drain(..).map(cancelled).collect()
+    }
+
+    /// Drops messages at the head of the queue whose time has come, as RabbitMQ does: one that has not reached the head
+    /// stays.
+    async fn drop_expired(&mut self) {
+        while let Some(sequence) = self.backlog.first().copied() {
+            let Some(at) = self.held.get(&sequence).and_then(|held| held.expires_ns) else { return };
+            if now_ns() < at {
+                return;
             }
+            // A time to live of 0 still reaches a consumer that is ready when the message comes.
+            let held = &self.held[&sequence];
+            let is_at_once = held.stored_ns == at && !held.redelivered;
+            if is_at_once && self.consumers.iter().any(|consumer| consumer.credit > 0) {
+                return;
+            }
+            self.settle(sequence, Outcome::Ack).await;
         }
+    }
+
+    /// When the head of the queue expires.
+    fn next_expiry(&self) -> Option<Instant> {
+        let at = self.held.get(self.backlog.first()?)?.expires_ns?;
+        Some(Instant::now() + Duration::from_nanos(at.saturating_sub(now_ns())))
     }
 
     async fn get(&mut self, link: u64, channel: ChannelId, base: u64) -> Result<Option<Got>, AmqpError> {
         let until = Instant::now() + GET_TIMEOUT;
         let mut linger = false;
         let mut pending = 0;
-        while self.backlog.is_empty() {
+        loop {
+            self.drop_expired().await;
+            if !self.backlog.is_empty() {
+                break;
+            }
             if Instant::now() > until {
                 return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
             }
@@ -808,6 +880,11 @@ async fn next_messages(subscriber: &mut Option<Subscriber>, messages: &mut Vec<N
         }
     }
     true
+}
+
+fn now_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -11,7 +11,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::api::{self, ApiError};
 use super::config::JetStreamConfig;
-use super::pump::{self, PumpCommand};
+use super::pump::{self, Cancelled, PumpCommand};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
 use crate::model::queue::{QueueDefinition, QueueKind, display};
@@ -44,6 +44,7 @@ pub(crate) struct Queue {
     /// Up to which sequence the queue is known to have been empty once.
     drained: AtomicU64,
     deleted: AtomicBool,
+    watches_expiry: AtomicBool,
     /// How many consumers it has.
     consumers: AtomicUsize,
     /// When it was last used, for `x-expires`.
@@ -78,6 +79,7 @@ impl Queue {
             last_stored: AtomicU64::new(0),
             drained: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
+            watches_expiry: AtomicBool::new(false),
             consumers: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
         }
@@ -264,8 +266,16 @@ impl Queue {
         self.pump.get_or_init(|| async { pump::start(self.clone()) }).await
     }
 
-    /// Deletes the stream; one that is gone already counts as deleted. Consumers are cancelled.
-    pub(crate) async fn delete(&self) -> Result<(), AmqpError> {
+    /// Makes sure that messages expire though nobody consumes.
+    pub(crate) async fn watch_expiry(self: &Arc<Self>) {
+        if !self.watches_expiry.swap(true, Ordering::AcqRel) {
+            // An actor that has ended belongs to a queue that was deleted.
+            let _ = self.pump().await.send(PumpCommand::WatchExpiry).await;
+        }
+    }
+
+    /// Deletes the stream; one that is gone already counts as deleted. Gives back its consumers, who are to be told.
+    pub(crate) async fn delete(&self) -> Result<Vec<Cancelled>, AmqpError> {
         match api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await {
             Err(error) if !error.not_found() => return Err(error.into()),
             _ => {}
@@ -275,10 +285,10 @@ impl Queue {
             let (answer, done) = oneshot::channel();
             if pump.send(PumpCommand::Stop { answer }).await.is_ok() {
                 // Ended without an answer is ended all the same.
-                let _ = done.await;
+                return Ok(done.await.unwrap_or_default());
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Whether its messages live in the server's memory and are gone when that restarts.

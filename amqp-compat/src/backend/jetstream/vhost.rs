@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::api;
 use super::config::JetStreamConfig;
+use super::pump::Cancelled;
 use super::queue::{Counts, META_LIFETIME, META_QUEUE, META_VHOST, Queue};
 use super::store::Store;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
@@ -79,6 +80,9 @@ impl VhostRuntime {
         // Creating what is there already changes nothing; it is cheap, and a stream that is missing would refuse publishes.
         for queue in state.queues.iter().flatten() {
             queue.ensure().await?;
+            if queue.definition.settings.message_ttl_ms.is_some() {
+                queue.watch_expiry().await;
+            }
         }
         let vhost = Arc::new(Self {
             name: vhost,
@@ -160,28 +164,35 @@ impl VhostRuntime {
                 if is_persistent {
                     self.store.write(&change, &queue.stream).await?;
                 }
-                let mut state = self.state_mut();
-                if let Some(slot) = state.model.apply(&change) {
-                    put(&mut state.queues, slot, queue.clone());
+                self.add_queue(&change, &queue);
+                if queue.definition.settings.message_ttl_ms.is_some() {
+                    queue.watch_expiry().await;
                 }
                 Ok((queue, Counts::default()))
             }
         }
     }
 
-    /// Deletes a queue for a client; says how many messages were ready in it.
+    fn add_queue(&self, change: &Change, queue: &Arc<Queue>) {
+        let mut state = self.state_mut();
+        if let Some(slot) = state.model.apply(change) {
+            put(&mut state.queues, slot, queue.clone());
+        }
+    }
+
+    /// Deletes a queue for a client; says how many messages were ready in it, and which consumers are to be told.
     pub(crate) async fn delete_queue(
         &self,
         name: &str,
         if_unused: bool,
         if_empty: bool,
         by: Owner,
-    ) -> Result<u64, AmqpError> {
+    ) -> Result<(u64, Vec<Cancelled>), AmqpError> {
         let name = without_line_ends(name);
         let _changing = self.changing.lock().await;
         let queue = match self.queue_for(&name, by) {
             Ok(queue) => queue,
-            Err(error) if error.code == ReplyCode::NotFound => return Ok(0),
+            Err(error) if error.code == ReplyCode::NotFound => return Ok((0, Vec::new())),
             Err(error) => return Err(error),
         };
         let counts = queue.counts().await?;
@@ -195,15 +206,17 @@ impl VhostRuntime {
         if if_empty && counts.ready > 0 {
             return refuse("not empty");
         }
-        self.remove_queue(&queue).await?;
-        Ok(counts.ready)
+        Ok((counts.ready, self.remove_queue(&queue).await?))
     }
 
     /// Deletes this queue, not a later one of its name: its connection closed, or its last consumer went.
     pub(crate) async fn discard_queue(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
         let _changing = self.changing.lock().await;
         match self.queue_named(queue.name()) {
-            Some(current) if Arc::ptr_eq(&current, queue) => self.remove_queue(queue).await,
+            Some(current) if Arc::ptr_eq(&current, queue) => {
+                self.remove_queue(queue).await?.into_iter().for_each(Cancelled::tell);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -238,11 +251,12 @@ impl VhostRuntime {
     }
 
     /// The stream goes first: a crash in between leaves an empty queue, never a stream that nobody knows.
-    async fn remove_queue(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
-        queue.delete().await?;
+    async fn remove_queue(&self, queue: &Arc<Queue>) -> Result<Vec<Cancelled>, AmqpError> {
+        let cancelled = queue.delete().await?;
         self.note_deleted(queue.name());
         let changes = self.state().model.plan_queue_removal(queue.name());
-        self.make(&changes).await
+        self.make(&changes).await?;
+        Ok(cancelled)
     }
 
     pub(crate) async fn declare_exchange(&self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {

@@ -1,0 +1,94 @@
+use amq_protocol::protocol::basic::AMQPProperties;
+use amq_protocol::types::AMQPValue;
+use amqp_compat::backend::{Outcome, QueueDeclare, Topology};
+use amqp_compat::{ReplyCode, backend::Command};
+use test_support::eventually::eventually_true;
+use test_support::nats::NatsServer;
+use tokio::sync::Mutex;
+
+use crate::backend;
+use crate::client::{Client, body, queue, table};
+
+fn expiring(ms: &str) -> AMQPProperties {
+    AMQPProperties::default().with_expiration(ms.into())
+}
+
+#[tokio::test]
+async fn a_message_expires_at_the_head_of_a_queue_that_nobody_consumes() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    client.publish_with("", "q", "short", expiring("600"), false).await;
+    client.publish_with("", "q", "long", expiring("60000"), false).await;
+    client.publish_with("", "q", "behind", expiring("1"), false).await;
+    assert_eq!(client.counts("q").await.0, 3);
+    let client = Mutex::new(client);
+    eventually_true("the head expires", || async { client.lock().await.counts("q").await.0 == 2 }).await;
+    let mut client = client.into_inner();
+    // What has not reached the head is still counted, and goes when it gets there.
+    let got = client.get("q").await.expect("the long one").delivery;
+    assert_eq!(body(&got), "long");
+    assert_eq!(got.message.properties.expiration().as_ref().map(|e| e.as_str()), Some("60000"));
+    assert!(client.get("q").await.is_none());
+    client.settle(&[&got], Outcome::Ack).await;
+    assert_eq!(client.counts("q").await.0, 0);
+}
+
+#[tokio::test]
+async fn a_queues_time_to_live_counts_from_the_publish_and_spares_what_is_held() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    let arguments = table(&[("x-message-ttl", AMQPValue::LongInt(200))]);
+    client.declare(QueueDeclare { arguments, ..queue("q") }).await;
+    for n in 0..5 {
+        client.store("", "q", n.to_string()).await;
+    }
+    let held = client.get("q").await.expect("a message").delivery;
+    let client = Mutex::new(client);
+    eventually_true("all expire", || async { client.lock().await.counts("q").await.0 == 0 }).await;
+    let mut client = client.into_inner();
+    client.settle(&[&held], Outcome::Requeue).await;
+    assert!(client.get("q").await.is_none(), "it is too old when it comes back");
+    client.store("", "q", "fresh").await;
+    assert_eq!(body(&client.get("q").await.expect("a message").delivery), "fresh");
+}
+
+#[tokio::test]
+async fn a_time_to_live_of_zero_reaches_a_waiting_consumer_only() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    client.consume("q", "c", 1).await;
+    client.publish_with("", "q", "now", expiring("0"), false).await;
+    client.confirm().await;
+    assert_eq!(body(&client.delivery().await), "now");
+    client.publish_with("", "q", "never", expiring("0"), false).await;
+    client.confirm().await;
+    let client = Mutex::new(client);
+    eventually_true("it expires", || async { client.lock().await.counts("q").await.0 == 0 }).await;
+    let mut client = client.into_inner();
+    client.credit("c", 1).await;
+    client.store("", "q", "later").await;
+    assert_eq!(body(&client.delivery().await), "later");
+    client.done(Command::Cancel { channel: 1, consumer_tag: "c".into() }).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_nobody_uses_expires() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    let arguments = table(&[("x-expires", AMQPValue::LongInt(300))]);
+    client.declare(QueueDeclare { arguments, ..queue("q") }).await;
+    client.consume("q", "c", 1).await;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    client.store("", "q", "x").await;
+    assert_eq!(body(&client.delivery().await), "x", "a queue with a consumer does not expire");
+    client.done(Command::Cancel { channel: 1, consumer_tag: "c".into() }).await;
+    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    let passive = Topology::QueueDeclare(QueueDeclare { passive: true, ..queue("q") });
+    assert_eq!(client.topology(passive).await.expect_err("gone").code, ReplyCode::NotFound);
+}
