@@ -334,9 +334,14 @@ impl Vhost {
     /// What a `queue.unbind` or `exchange.unbind` means; nothing for a binding that is not there.
     ///
     /// # Errors
-    /// `AccessRefused` for the default exchange.
-    pub fn plan_unbind(&self, binding: &Binding, to_queue: bool) -> Result<Vec<Change>, AmqpError> {
+    /// `AccessRefused` for the default exchange, `ResourceLocked` for another connection's exclusive queue.
+    pub fn plan_unbind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<Vec<Change>, AmqpError> {
         let definition = self.definition(binding, to_queue)?;
+        if let Destination::Queue(name) = &definition.destination
+            && let Some(queue) = self.queue_slot(name).and_then(|slot| self.queue(slot))
+        {
+            queue.accessible_to(&self.name, by)?;
+        }
         let Some(source) = self.exchange_slots.get(&*definition.source).and_then(|slot| self.exchange_at(*slot)) else {
             return Ok(Vec::new());
         };

@@ -219,9 +219,9 @@ impl LinkActor {
                 vhost.delete_exchange(exchange.as_str(), if_unused).await?;
             }
             Topology::ExchangeBind(binding) => vhost.bind(&binding, false, owner).await?,
-            Topology::ExchangeUnbind(binding) => vhost.unbind(&binding, false).await?,
+            Topology::ExchangeUnbind(binding) => vhost.unbind(&binding, false, owner).await?,
             Topology::QueueBind(binding) => vhost.bind(&binding, true, owner).await?,
-            Topology::QueueUnbind(binding) => vhost.unbind(&binding, true).await?,
+            Topology::QueueUnbind(binding) => vhost.unbind(&binding, true, owner).await?,
             Topology::QueueDeclare(declare) => {
                 let (queue, counts) = vhost.declare_queue(&declare, owner).await?;
                 return Ok(Reply::Queue {

@@ -280,9 +280,9 @@ impl VhostRuntime {
         self.make(change.as_slice()).await
     }
 
-    pub(crate) async fn unbind(&self, binding: &Binding, to_queue: bool) -> Result<(), AmqpError> {
+    pub(crate) async fn unbind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<(), AmqpError> {
         let _changing = self.changing.lock().await;
-        let changes = self.state().model.plan_unbind(binding, to_queue)?;
+        let changes = self.state().model.plan_unbind(binding, to_queue, by)?;
         self.make(&changes).await
     }
 

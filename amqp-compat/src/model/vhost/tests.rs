@@ -99,7 +99,7 @@ fn a_queue_bound_twice_gets_one_copy() {
         vhost.with_binding(binding("amq.topic", queue, key), true);
     }
     assert_eq!(vhost.routed("amq.topic", "a.b"), [q, r]);
-    vhost.apply_all(vhost.plan_unbind(&binding("amq.topic", "q", "#"), true).expect("unbound"));
+    vhost.apply_all(vhost.plan_unbind(&binding("amq.topic", "q", "#"), true, ME).expect("unbound"));
     assert_eq!(vhost.routed("amq.topic", "a.b"), [q, r]);
     assert_eq!(vhost.routed("amq.topic", "b"), [0u32; 0]);
 }
@@ -223,7 +223,7 @@ fn exchange_errors_are_rabbitmqs() {
         assert_eq!(text, expected);
     }
     assert_eq!(vhost.plan_exchange_delete("nope", true), Ok(Vec::new()));
-    assert_eq!(vhost.plan_unbind(&binding("nope", "nope", ""), true), Ok(Vec::new()));
+    assert_eq!(vhost.plan_unbind(&binding("nope", "nope", ""), true, ME), Ok(Vec::new()));
     let mut redeclare = exchange_declare("amq.direct", "direct");
     redeclare.durable = true;
     assert_eq!(vhost.plan_exchange_declare(&redeclare), Ok(None));
@@ -315,6 +315,7 @@ fn an_exclusive_queue_belongs_to_its_connection() {
         refused(vhost.queue_for("q", OTHER)),
         refused(vhost.plan_queue_declare(&declare, "q", OTHER)),
         refused(vhost.plan_bind(&binding("amq.direct", "q", ""), true, OTHER)),
+        refused(vhost.plan_unbind(&binding("amq.direct", "q", ""), true, OTHER)),
     ] {
         assert!(text.starts_with("RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q'"), "{text}");
     }
@@ -341,7 +342,7 @@ fn an_auto_delete_exchange_goes_with_its_last_binding_and_so_on_up() {
     vhost.with_binding(binding("up", "down", ""), false);
     vhost.with_binding(binding("down", "q", "1"), true);
     vhost.with_binding(binding("down", "q", "2"), true);
-    vhost.apply_all(vhost.plan_unbind(&binding("down", "q", "1"), true).expect("unbound"));
+    vhost.apply_all(vhost.plan_unbind(&binding("down", "q", "1"), true, ME).expect("unbound"));
     assert!(vhost.exchange("down").is_some());
     vhost.apply_all(vhost.plan_queue_removal("q"));
     assert!(vhost.exchange("down").is_none() && vhost.exchange("up").is_none());

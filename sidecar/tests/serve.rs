@@ -1,0 +1,165 @@
+//! `nats-bridge serve --embedded` as a process: what a newcomer starts, and what happens when parts of it die.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::Value;
+
+struct Serve {
+    child: Child,
+    ready: Value,
+}
+
+impl Serve {
+    fn start(dir: &Path) -> Self {
+        let file = dir.join("ready.json");
+        // That of a killed one.
+        let _ = std::fs::remove_file(&file);
+        let mut child = command(dir, &["--ready-file", file.to_str().expect("UTF-8")]).spawn().expect("started");
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            if let Ok(text) = std::fs::read(&file) {
+                let ready = serde_json::from_slice(&text).expect("a ready file is written whole");
+                return Self { child, ready };
+            }
+            assert!(child.try_wait().expect("asked").is_none(), "it ended");
+            assert!(Instant::now() < deadline, "not ready within 15 s");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    async fn channel(&self) -> (Connection, Channel) {
+        let uri = format!("amqp://guest:guest@{}/%2f", self.ready["listen"].as_str().expect("an address"));
+        let connection = Connection::connect(&uri, ConnectionProperties::default()).await.expect("connected");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirm mode");
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("q".into(), durable, FieldTable::default()).await.expect("a queue");
+        (connection, channel)
+    }
+
+    /// Ends it with a signal and answers its exit code.
+    fn end(mut self, signal: &str) -> Option<i32> {
+        send(signal, self.child.id());
+        self.child.wait().expect("waited").code()
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            send("TERM", self.child.id());
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn command(dir: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nats-bridge"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--embedded"]).arg(dir.join("store")).args(more);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // A pipe that nobody reads would block it.
+    command.env("RUST_LOG", "warn");
+    command
+}
+
+fn send(signal: &str, pid: u32) {
+    let sent = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill runs");
+    assert!(sent.success(), "kill -{signal} {pid}");
+}
+
+async fn publish(channel: &Channel, body: &str) {
+    let confirm = channel
+        .basic_publish("".into(), "q".into(), BasicPublishOptions::default(), body.as_bytes(), persistent())
+        .await
+        .expect("published")
+        .await
+        .expect("confirmed");
+    assert!(confirm.is_ack());
+}
+
+fn persistent() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(2)
+}
+
+async fn get(channel: &Channel) -> Option<String> {
+    let message = channel.basic_get("q".into(), BasicGetOptions::default()).await.expect("an answer")?;
+    message.delivery.acker.ack(BasicAckOptions::default()).await.expect("acknowledged");
+    Some(String::from_utf8(message.delivery.data.to_vec()).expect("UTF-8"))
+}
+
+fn nats_pid(dir: &Path) -> u32 {
+    let text = std::fs::read_to_string(dir.join("store/nats-server.pid")).expect("a pid file");
+    text.trim().parse().expect("a process id")
+}
+
+#[tokio::test]
+async fn messages_outlive_a_stop_and_a_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(dir.path());
+    let (_connection, channel) = serve.channel().await;
+    publish(&channel, "kept").await;
+    assert_eq!(serve.end("TERM"), Some(0));
+    assert!(!dir.path().join("ready.json").exists(), "nobody is ready any more");
+    let serve = Serve::start(dir.path());
+    let (_connection, channel) = serve.channel().await;
+    assert_eq!(get(&channel).await.as_deref(), Some("kept"));
+    assert_eq!(serve.end("INT"), Some(0));
+}
+
+#[tokio::test]
+async fn a_nats_server_that_dies_is_started_again_and_clients_stay_connected() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(dir.path());
+    let (_connection, channel) = serve.channel().await;
+    publish(&channel, "before").await;
+    send("KILL", nats_pid(dir.path()));
+    publish(&channel, "after").await;
+    assert_eq!(get(&channel).await.as_deref(), Some("before"));
+    assert_eq!(get(&channel).await.as_deref(), Some("after"));
+    assert_eq!(serve.end("TERM"), Some(0));
+}
+
+#[tokio::test]
+async fn a_start_after_a_kill_takes_the_store_over_from_the_server_that_was_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(dir.path());
+    let (_connection, channel) = serve.channel().await;
+    publish(&channel, "kept").await;
+    let left = nats_pid(dir.path());
+    assert_eq!(serve.end("KILL"), None);
+    let serve = Serve::start(dir.path());
+    assert_ne!(nats_pid(dir.path()), left);
+    let (_connection, channel) = serve.channel().await;
+    assert_eq!(get(&channel).await.as_deref(), Some("kept"));
+}
+
+#[test]
+fn what_is_wrong_is_named_and_ends_with_code_2() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(dir.path());
+    let taken = serve.ready["listen"].as_str().expect("an address").to_owned();
+    let check = |arguments: &[&str], expected: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nats-bridge")).args(arguments).output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+    };
+    let other = dir.path().join("other");
+    let other = other.to_str().expect("UTF-8");
+    let same = dir.path().join("store");
+    let same = same.to_str().expect("UTF-8");
+    check(&["serve"], "--embedded <DIR>");
+    check(&["serve", "--embedded", same], "another nats-bridge uses this directory");
+    check(&["serve", "--embedded", other, "--listen", &taken], &format!("--listen {taken}: "));
+    check(&["serve", "--embedded", other, "--listen", "0.0.0.0:0"], "so give --user NAME:PASSWORD");
+    check(&["serve", "--embedded", other, "--user", "nobody"], "--user takes NAME:PASSWORD");
+    check(&["serve", "--embedded", other, "--nats-server", "/no/such"], "--nats-server /no/such");
+    check(&["serve", "--nats", "nats://127.0.0.1:1"], "--nats: ");
+}
