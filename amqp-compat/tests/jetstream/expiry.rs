@@ -1,6 +1,6 @@
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::AMQPValue;
-use amqp_compat::backend::{Outcome, QueueDeclare, Topology};
+use amqp_compat::backend::{Event, Outcome, QueueDeclare, Topology};
 use amqp_compat::{ReplyCode, backend::Command};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
@@ -91,4 +91,16 @@ async fn a_queue_that_nobody_uses_expires() {
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let passive = Topology::QueueDeclare(QueueDeclare { passive: true, ..queue("q") });
     assert_eq!(client.topology(passive).await.expect_err("gone").code, ReplyCode::NotFound);
+}
+
+#[tokio::test]
+async fn an_expiration_that_is_none_fails_the_channel() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    client.publish_with("", "q", "x", expiring("soon"), false).await;
+    let failed = |event: &Event| matches!(event, Event::ChannelFailed { .. });
+    let text = client.next("the failure", failed, |event| format!("{event:?}")).await;
+    assert!(text.contains("invalid expiration 'soon': no_integer"), "{text}");
 }

@@ -20,7 +20,7 @@ use crate::backend::{
 };
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::features::{self, Area};
-use crate::model::queue::{Owner, check_expiration};
+use crate::model::queue::Owner;
 use crate::model::vhost::Route;
 
 static NEXT_LINK: AtomicU64 = AtomicU64::new(1);

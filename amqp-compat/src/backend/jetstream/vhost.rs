@@ -18,8 +18,7 @@ use super::store::Store;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
-use crate::model::features::{self, Area};
-use crate::model::queue::{Owner, display};
+use crate::model::queue::{Owner, check_expiration, display};
 use crate::model::vhost::{Change, Destination, QueuePlan, Route, Vhost, extra_keys, no_queue, without_line_ends};
 
 /// A vhost that runs.
@@ -307,8 +306,8 @@ impl VhostRuntime {
         if properties.reply_to().as_ref().is_some_and(|reply_to| reply_to.as_str() == "amq.rabbitmq.reply-to") {
             return Err(AmqpError::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"));
         }
-        if properties.expiration().is_some() {
-            features::check(Area::Message, "expiration")?;
+        if let Some(expiration) = properties.expiration() {
+            check_expiration(expiration.as_str())?;
         }
         let extra = extra_keys(properties)?;
         let state = self.state();
