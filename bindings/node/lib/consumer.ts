@@ -1,6 +1,11 @@
+import { setImmediate } from "node:timers/promises";
+
 import { Delivery } from "./delivery.js";
 import { asked, BridgeError } from "./errors.js";
 import type { NativeConsumer } from "./native.js";
+
+// After so many deliveries that were there already, timers and sockets get a turn.
+const TURN = 32;
 
 /** `paused`: a message that was given up cannot be stored as a dead letter; nothing new comes until it can. */
 export type ConsumerState = "running" | "paused" | "draining" | "stopped" | "failed" | "unknown";
@@ -13,6 +18,7 @@ export type ConsumerState = "running" | "paused" | "draining" | "stopped" | "fai
  */
 export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   readonly #native: NativeConsumer;
+  #turn = 0;
 
   /** @internal */
   constructor(made: NativeConsumer) {
@@ -26,6 +32,10 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `not_found` (the stream or consumer was deleted) or `closed`.
    */
   async next({ timeoutMs }: { readonly timeoutMs?: number } = {}): Promise<Delivery | undefined> {
+    this.#turn += 1;
+    if (this.#turn % TURN === 0) {
+      await setImmediate();
+    }
     const made = await asked(() => this.#native.next(timeoutMs));
     return made === null ? undefined : new Delivery(made);
   }

@@ -28,24 +28,23 @@ impl<T> Held<T> {
         self.value.as_ref().expect("only drop takes the value")
     }
 
-    /// Begins `work` on this thread, and gives the promise of what `convert` makes of its result.
+    /// Begins `work` on this thread, and gives the promise of what `convert` makes of its result. A result that is there at
+    /// once costs no turn of the event loop; an error that is there at once is thrown.
     pub fn promise<'env, R: Send + 'static, V: ToNapiValue + Send + 'static>(
         &self,
         env: &'env Env,
         work: impl Future<Output = nats_bridge::Result<R>> + Send + 'static,
         convert: impl FnOnce(R) -> V + Send + 'static,
     ) -> napi::Result<PromiseRaw<'env, V>> {
-        let begun = {
+        let rest = {
             let _entered = self.runtime.enter();
-            eager::begin(work)
+            match eager::begin(work) {
+                Begun::Done(Ok(result)) => return PromiseRaw::resolve(env, convert(result)),
+                Begun::Done(Err(error)) => return Err(errors::from_core(&error)),
+                Begun::Waits(rest) => rest,
+            }
         };
-        env.spawn_future(async move {
-            let result = match begun {
-                Begun::Done(result) => result,
-                Begun::Waits(rest) => rest.await,
-            };
-            result.map(convert).map_err(|error| errors::from_core(&error))
-        })
+        env.spawn_future(async move { rest.await.map(convert).map_err(|error| errors::from_core(&error)) })
     }
 }
 

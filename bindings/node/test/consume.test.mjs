@@ -63,6 +63,23 @@ test("a consumer is an async iterator that ends when it is drained, in order", a
   assert.deepEqual(seen, Array.from({ length: 50 }, (_, n) => `order ${n + 1}`));
 });
 
+test("timers run while deliveries that are there already are handled", async (t) => {
+  const { bridge } = await orders(t);
+  await Promise.all(Array.from({ length: 3_000 }, (_, n) => bridge.publish("orders.new", `${n}`)));
+  const consumer = await bridge.consume("ORDERS", "billing");
+  let turns = 0;
+  const timer = setInterval(() => (turns += 1), 1);
+  let seen = 0;
+  for await (const delivery of consumer) {
+    seen += 1;
+    await delivery.ack();
+    if (delivery.pending === 0) break;
+  }
+  clearInterval(timer);
+  assert.equal(seen, 3_000);
+  assert(turns > 5, `${turns} turns`);
+});
+
 test("leaving the loop drains, and what was not handed out comes to the next consumer", async (t) => {
   const { bridge } = await orders(t, 10);
   const first = await bridge.consume("ORDERS", "billing");
