@@ -52,6 +52,9 @@ async fn rabbitmq_is_let_go_and_stopped_and_nobody_notices() {
     let refused = sidecar.change(Target::Rollback).await.expect_err("refused");
     assert_eq!(refused.code, RefusedCode::WrongPhase);
     finish(&ledger, [producer, consumer]).await;
+    let sides = sidecar.status().await.sides;
+    let published = ledger.published.load(Ordering::Relaxed);
+    assert_eq!(sides.rabbit.published + sides.nats.published, published, "each is counted on one side, in native too");
     sidecar.stop().await;
 }
 

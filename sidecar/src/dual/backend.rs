@@ -79,6 +79,20 @@ impl DualBackend {
 
 #[async_trait]
 impl Backend for DualBackend {
+    /// Asks RabbitMQ, until `native`. Without RabbitMQ everybody gets on to [`Backend::open`], which says who may.
+    ///
+    /// # Errors
+    /// RabbitMQ's own answer for a refused login.
+    async fn authenticate(&self, login: &Login) -> Result<(), AmqpError> {
+        if self.shared.order().phase == Phase::Native {
+            return Ok(());
+        }
+        match self.rabbit.authenticate(login).await {
+            Err(error) if error.code == ReplyCode::InternalError => Ok(()),
+            answer => answer,
+        }
+    }
+
     /// Opens RabbitMQ's link with the client's login, and JetStream's.
     ///
     /// # Errors

@@ -165,6 +165,8 @@ impl Shared {
         let mut order = self.order();
         let phase = order.phase;
         if phase == Phase::Native {
+            drop(order);
+            self.published[Side::Nats.index()].fetch_add(1, Ordering::Relaxed);
             return None;
         }
         let mut owner = bucket.owner(order.fences.weight());
