@@ -12,12 +12,18 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 use smallvec::SmallVec;
 
 use super::exchange::{self, ExchangeDefinition, ExchangeKind};
-use super::headers::{self, HeadersTable};
+use super::headers::{self};
 use super::queue::{self, Owner, QueueDefinition};
-use super::topic::{TopicScratch, TopicTable};
+use super::topic::TopicScratch;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::arguments::type_name;
+
+mod removal;
+mod table;
+
+use removal::RemovalPlan;
+use table::Table;
 
 /// Where a binding leads: the slot of a queue or of an exchange in this vhost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,47 +114,6 @@ struct BoundEdge {
     source: u32,
     target: Target,
     definition: BindingDefinition,
-}
-
-#[derive(Debug)]
-enum Table {
-    Direct(HashMap<Arc<str>, SmallVec<[Target; 2]>>),
-    Fanout(Vec<Target>),
-    Topic(TopicTable),
-    Headers(HeadersTable),
-}
-
-impl Table {
-    fn insert(&mut self, definition: &BindingDefinition, target: Target) {
-        match self {
-            Table::Direct(table) => table.entry(definition.routing_key.clone()).or_default().push(target),
-            Table::Fanout(targets) => targets.push(target),
-            Table::Topic(table) => table.insert(&definition.routing_key, target),
-            Table::Headers(table) => table.insert(&definition.arguments, target),
-        }
-    }
-
-    fn remove(&mut self, definition: &BindingDefinition, target: Target) {
-        match self {
-            Table::Direct(table) => {
-                if let Some(targets) = table.get_mut(&definition.routing_key) {
-                    if let Some(index) = targets.iter().position(|other| *other == target) {
-                        targets.swap_remove(index);
-                    }
-                    if targets.is_empty() {
-                        table.remove(&definition.routing_key);
-                    }
-                }
-            }
-            Table::Fanout(targets) => {
-                if let Some(index) = targets.iter().position(|other| *other == target) {
-                    targets.swap_remove(index);
-                }
-            }
-            Table::Topic(table) => table.remove(&definition.routing_key, target),
-            Table::Headers(table) => table.remove(&definition.arguments, target),
-        }
-    }
 }
 
 /// Room for [`Vhost::route`] to work in, and its answer; kept between calls so that routing does not allocate.
@@ -348,7 +313,7 @@ impl Vhost {
         let Some(edge) = source.outgoing.iter().find(|edge| edge.definition == definition) else {
             return Ok(Vec::new());
         };
-        let mut plan = RemovalPlan { vhost: self, changes: Vec::new(), gone: HashMap::new(), dropped: Vec::new() };
+        let mut plan = RemovalPlan::new(self);
         plan.unbind(edge);
         Ok(plan.changes)
     }
@@ -470,7 +435,7 @@ impl Vhost {
     }
 
     fn plan_removal(&self, target: Target) -> Vec<Change> {
-        let mut plan = RemovalPlan { vhost: self, changes: Vec::new(), gone: HashMap::new(), dropped: Vec::new() };
+        let mut plan = RemovalPlan::new(self);
         plan.remove(target);
         plan.changes
     }
@@ -483,12 +448,7 @@ impl Vhost {
         if self.exchange_slots.contains_key(&definition.name) {
             return;
         }
-        let table = match definition.kind {
-            ExchangeKind::Direct => Table::Direct(HashMap::new()),
-            ExchangeKind::Fanout => Table::Fanout(Vec::new()),
-            ExchangeKind::Topic => Table::Topic(TopicTable::default()),
-            ExchangeKind::Headers => Table::Headers(HeadersTable::default()),
-        };
+        let table = Table::new(definition.kind);
         let name = definition.name.clone();
         let slot =
             fill(&mut self.exchanges, Exchange { definition, table, outgoing: Vec::new(), incoming: Vec::new() });
@@ -581,63 +541,6 @@ impl Vhost {
                 }
             }
         }
-    }
-}
-
-/// Works out what goes when something goes, without touching it: an auto-delete exchange goes with its last binding,
-/// and its own bindings go with it.
-struct RemovalPlan<'a> {
-    vhost: &'a Vhost,
-    changes: Vec<Change>,
-    /// How many outgoing bindings each exchange has lost so far.
-    gone: HashMap<u32, usize>,
-    dropped: Vec<Target>,
-}
-
-impl RemovalPlan<'_> {
-    fn remove(&mut self, target: Target) {
-        if self.dropped.contains(&target) {
-            return;
-        }
-        self.dropped.push(target);
-        let vhost = self.vhost;
-        let (incoming, drop) = match target {
-            Target::Queue(slot) => match vhost.queues.get(slot as usize).and_then(Option::as_ref) {
-                Some(queue) => (&queue.incoming, Change::DropQueue(queue.definition.name.clone())),
-                None => return,
-            },
-            Target::Exchange(slot) => match vhost.exchange_at(slot) {
-                Some(exchange) => {
-                    for edge in &exchange.outgoing {
-                        self.changes.push(Change::Unbind(edge.definition.clone()));
-                    }
-                    (&exchange.incoming, Change::DropExchange(exchange.definition.name.clone()))
-                }
-                None => return,
-            },
-        };
-        let mut emptied = Vec::new();
-        for edge in incoming {
-            self.changes.push(Change::Unbind(edge.definition.clone()));
-            emptied.extend(self.lose(edge));
-        }
-        self.changes.push(drop);
-        emptied.into_iter().for_each(|slot| self.remove(Target::Exchange(slot)));
-    }
-
-    fn unbind(&mut self, edge: &Edge) {
-        self.changes.push(Change::Unbind(edge.definition.clone()));
-        if let Some(slot) = self.lose(edge) {
-            self.remove(Target::Exchange(slot));
-        }
-    }
-
-    /// Counts a lost binding; the exchange's slot when it was its last one and the exchange goes with it.
-    fn lose(&mut self, edge: &Edge) -> Option<u32> {
-        let exchange = self.vhost.exchange_at(edge.source)?;
-        let gone = self.gone.entry(edge.source).or_default();
-        *gone += 1;
-        (exchange.definition.auto_delete && *gone == exchange.outgoing.len()).then_some(edge.source)
     }
 }
 

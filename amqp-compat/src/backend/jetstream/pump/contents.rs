@@ -1,0 +1,211 @@
+//! What is in the queue: counted, got, purged, expired.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{HeaderMap, Message as NatsMessage, Subject};
+use futures::StreamExt as _;
+use serde_json::Value;
+
+use super::super::queue::{Counts, gone};
+use super::super::{ack, api};
+use super::server::{RETRY, next_messages};
+use super::{BATCH, Pump};
+use crate::backend::{ChannelId, Got, Outcome};
+use crate::error::{AmqpError, ReplyCode};
+use crate::mapping::properties;
+
+const GET_TIMEOUT: Duration = Duration::from_secs(4);
+const GET_LINGER: Duration = Duration::from_millis(250);
+
+impl Pump {
+    pub(super) fn expiry(&self, headers: Option<&HeaderMap>, stored_ns: u64) -> Option<u64> {
+        let own = headers.and_then(|headers| headers.get(properties::EXPIRATION)).and_then(|v| v.as_str().parse().ok());
+        let ms: u64 = own.into_iter().chain(self.queue.definition.settings.message_ttl_ms).min()?;
+        Some(stored_ns.saturating_add(ms.saturating_mul(1_000_000)))
+    }
+
+    /// Drops messages at the head of the queue whose time has come, as RabbitMQ does: one that has not reached the head
+    /// stays.
+    pub(super) async fn drop_expired(&mut self) {
+        while let Some(sequence) = self.backlog.first().copied() {
+            let Some(at) = self.held.get(&sequence).and_then(|held| held.expires_ns) else { return };
+            if now_ns() < at {
+                return;
+            }
+            // A time to live of 0 still reaches a consumer that is ready when the message comes.
+            let held = &self.held[&sequence];
+            let is_at_once = held.stored_ns == at && !held.redelivered;
+            if is_at_once && self.consumers.iter().any(|consumer| consumer.credit > 0) {
+                return;
+            }
+            self.settle(sequence, Outcome::Ack).await;
+        }
+    }
+
+    /// When the head of the queue expires.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let at = self.held.get(self.backlog.first()?)?.expires_ns?;
+        Some(Instant::now() + Duration::from_nanos(at.saturating_sub(now_ns())))
+    }
+
+    pub(super) async fn get(&mut self, link: u64, channel: ChannelId, base: u64) -> Result<Option<Got>, AmqpError> {
+        let until = Instant::now() + GET_TIMEOUT;
+        let mut linger = false;
+        let mut pending = 0;
+        loop {
+            self.drop_expired().await;
+            if !self.backlog.is_empty() {
+                break;
+            }
+            if Instant::now() > until {
+                return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
+            }
+            if self.recover_at.is_some() {
+                self.recover().await;
+                if self.recover_at.is_some() {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            }
+            let Some(message) = self.pull_some(1, linger).await?.pop() else { continue };
+            if let Some(metadata) = message.reply.as_deref().and_then(ack::read) {
+                pending = metadata.pending;
+                self.accept(metadata, message).await;
+                continue;
+            }
+            if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
+                self.recover_at = Some(Instant::now());
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            // The server answers "empty" from counters that trail a confirm by some microseconds; or an open pull of a
+            // consumer that went has got the message.
+            let stored = self.queue.last_stored();
+            if linger || stored <= self.newest.0.max(self.queue.drained()) {
+                self.queue.set_drained(stored);
+                return Ok(None);
+            }
+            if self.pulls.outstanding() == 0 {
+                linger = true;
+                continue;
+            }
+            let mut messages = Vec::new();
+            match tokio::time::timeout(GET_LINGER, next_messages(&mut self.subscriber, &mut messages)).await {
+                Ok(_) => {
+                    for message in messages {
+                        self.receive(message).await;
+                    }
+                }
+                Err(_) => linger = true,
+            }
+        }
+        let Some(&sequence) = self.backlog.first() else { return Ok(None) };
+        let Some(delivery) = self.hand(sequence, link, channel, base) else { return Ok(None) };
+        if pending == 0 && !self.backlog.is_empty() {
+            pending = self.unsent().await?;
+        }
+        let left = pending + self.backlog.len() as u64;
+        Ok(Some(Got { delivery, message_count: u32::try_from(left).unwrap_or(u32::MAX) }))
+    }
+
+    /// Asks for up to `batch` messages and waits until they are there or the server says that there are no more; that
+    /// message comes last. Nothing when no answer came in time.
+    pub(super) async fn pull_some(&mut self, batch: usize, linger: bool) -> Result<Vec<NatsMessage>, AmqpError> {
+        let client = self.queue.bridge.client().clone();
+        let (inbox, subscriber) = match &mut self.get_inbox {
+            Some(open) => open,
+            none => {
+                let inbox = Subject::from(client.new_inbox());
+                let subscriber = client.subscribe(inbox.clone()).await.map_err(|_| gone())?;
+                none.insert((inbox, subscriber))
+            }
+        };
+        let body = match linger {
+            true => format!("{{\"batch\":{batch},\"expires\":{}}}", GET_LINGER.as_nanos()),
+            // Without `expires` an empty queue answers at once. A request would be parked for ever if
+            // `max_ack_pending` could be reached, and it is unlimited here.
+            false => format!("{{\"batch\":{batch},\"no_wait\":true}}"),
+        };
+        let _ = client.publish_with_reply(self.next_subject.clone(), inbox.clone(), body.into()).await;
+        let mut messages = Vec::new();
+        while messages.len() < batch {
+            match tokio::time::timeout(GET_TIMEOUT, subscriber.next()).await {
+                Ok(Some(message)) => {
+                    let is_last = message.status.is_some();
+                    messages.push(message);
+                    if is_last {
+                        break;
+                    }
+                }
+                Ok(None) | Err(_) => {
+                    // A late answer must not be taken for the next one's; what it brings is taken back.
+                    self.get_inbox = None;
+                    self.recover_at = Some(Instant::now());
+                    break;
+                }
+            }
+        }
+        Ok(messages)
+    }
+
+    /// How many messages the server has ready that are not here.
+    pub(super) async fn unsent(&mut self) -> Result<u64, AmqpError> {
+        let (pending, _) = self.queue.pending(self.newest.0).await?;
+        Ok(pending.saturating_sub((self.stale + self.owed.len()) as u64))
+    }
+
+    pub(super) async fn counts(&mut self) -> Result<Counts, AmqpError> {
+        if self.fresh {
+            self.recover().await;
+        }
+        Ok(Counts {
+            ready: self.unsent().await? + self.backlog.len() as u64,
+            consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
+        })
+    }
+
+    pub(super) async fn purge(&mut self) -> Result<u64, AmqpError> {
+        if self.fresh || self.recover_at.is_some() {
+            self.recover().await;
+        }
+        if !self.is_held_by_clients() {
+            self.sync().await;
+            let stored = self.queue.last_stored();
+            let call = format!("STREAM.PURGE.{}", self.queue.stream);
+            let answer = api::call(&self.queue.bridge, &call, &Value::Null).await?;
+            self.held.clear();
+            self.backlog.clear();
+            self.stale = 0;
+            let again = std::mem::take(&mut self.owed).len() as u64;
+            self.queue.set_drained(stored);
+            return Ok(answer["purged"].as_u64().unwrap_or_default().saturating_sub(again));
+        }
+        // A purge of the stream would take what clients hold as well, so the ready messages are acknowledged instead.
+        let mut purged = 0;
+        loop {
+            for sequence in std::mem::take(&mut self.backlog) {
+                self.settle(sequence, Outcome::Ack).await;
+                purged += 1;
+            }
+            let messages = self.pull_some(BATCH, false).await?;
+            if messages.is_empty() {
+                return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
+            }
+            let mut is_end = false;
+            for message in messages {
+                match message.reply.as_deref().and_then(ack::read) {
+                    Some(metadata) => drop(self.accept(metadata, message).await),
+                    None => is_end = true,
+                }
+            }
+            if is_end && self.backlog.is_empty() {
+                return Ok(purged);
+            }
+        }
+    }
+}
+
+fn now_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}

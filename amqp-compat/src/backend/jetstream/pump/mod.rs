@@ -1,0 +1,468 @@
+//! The actor of one queue: it pulls messages with exactly the credit that its consumers have, hands them out in turn,
+//! keeps alive what clients hold, and settles.
+//!
+//! It assumes that no other gateway serves the same queue at the same time: what JetStream has delivered and this actor
+//! does not hold is made ready again when it starts and after a reconnect.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use amq_protocol::types::ShortString;
+use async_nats::{HeaderMap, Subject, Subscriber};
+use bytes::Bytes;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use smallvec::SmallVec;
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::ack::Sequences;
+use super::message;
+use super::pull::Pulls;
+use super::queue::{CONSUMER, Counts, Queue};
+use crate::backend::{ChannelId, Delivery, DeliveryId, Event, Got, Outcome};
+use crate::error::{AmqpError, ReplyCode};
+use crate::model::queue::display;
+
+mod contents;
+mod server;
+
+use server::{next_messages, tell};
+
+/// What a link asks of a queue's actor.
+#[derive(Debug)]
+pub(crate) enum PumpCommand {
+    /// Adds a consumer, with no credit yet.
+    Consume { consumer: NewConsumer, answer: oneshot::Sender<Result<(), AmqpError>> },
+    /// Settles deliveries, in the order given, and adds credit to consumers.
+    Work { settled: Vec<(u64, Outcome)>, credit: Vec<(u64, u32)> },
+    /// Removes a consumer.
+    Cancel { consumer: u64, answer: oneshot::Sender<LastGone> },
+    /// Requeues what a channel (or a whole link) holds and removes its consumers.
+    Release { link: u64, channel: Option<ChannelId>, answer: oneshot::Sender<LastGone> },
+    /// Takes one message.
+    Get { link: u64, channel: ChannelId, base: u64, answer: oneshot::Sender<Result<Option<Got>, AmqpError>> },
+    /// Counts.
+    Counts { answer: oneshot::Sender<Result<Counts, AmqpError>> },
+    /// Removes every ready message.
+    Purge { answer: oneshot::Sender<Result<u64, AmqpError>> },
+    /// The queue is gone: ends, and gives back who is to be told.
+    Stop { answer: oneshot::Sender<Vec<Cancelled>> },
+    /// Messages of this queue may expire while nobody consumes.
+    WatchExpiry,
+}
+
+/// A consumer that ended with its queue.
+#[derive(Debug)]
+pub(crate) struct Cancelled {
+    channel: ChannelId,
+    tag: ShortString,
+    events: mpsc::Sender<Event>,
+}
+
+impl Cancelled {
+    /// Tells the consumer's link, without waiting for it.
+    pub(crate) fn tell(self) {
+        let event = Event::ConsumerCancelled { channel: self.channel, consumer_tag: self.tag };
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events;
+            tokio::spawn(async move { events.send(event).await });
+        }
+    }
+}
+
+/// Whether consumers went and none is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastGone(pub(crate) bool);
+
+/// A consumer to add.
+#[derive(Debug)]
+pub(crate) struct NewConsumer {
+    /// Its number, unique in the process.
+    pub(crate) id: u64,
+    /// Its link.
+    pub(crate) link: u64,
+    /// Its channel.
+    pub(crate) channel: ChannelId,
+    /// Its tag.
+    pub(crate) tag: ShortString,
+    /// Whether it wants to be alone.
+    pub(crate) exclusive: bool,
+    /// The upper bits of its delivery ids; the lower ones are the stream sequence.
+    pub(crate) base: u64,
+    /// Where its deliveries go.
+    pub(crate) events: mpsc::Sender<Event>,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    new: NewConsumer,
+    credit: u64,
+    /// Events that the link had no room for yet; bounded by the credit that was given.
+    waiting: VecDeque<Event>,
+}
+
+/// A message that was taken from the server and not settled.
+#[derive(Debug)]
+struct Held {
+    reply: Subject,
+    /// Who has it; nobody while it is in the backlog.
+    by: Option<(u64, ChannelId)>,
+    /// What its next delivery says.
+    redelivered: bool,
+    /// Whether the server has forgotten that we have it, and will bring it again.
+    is_stale: bool,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+    /// When it was stored and when it expires, in nanoseconds since 1970.
+    stored_ns: u64,
+    expires_ns: Option<u64>,
+}
+
+type Room = Pin<Box<dyn Future<Output = (u64, Result<OwnedPermit<Event>, SendError<()>>)> + Send>>;
+
+const COMMANDS: usize = 1024;
+const BATCH: usize = 256;
+
+/// How many of the lower bits of a delivery id are the stream sequence: enough for 17 million million messages in the
+/// life of one queue. The upper ones name the link's attachment to the queue.
+pub(crate) const SEQUENCE_BITS: u32 = 44;
+
+const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
+
+struct Pump {
+    queue: Arc<Queue>,
+    commands: mpsc::Receiver<PumpCommand>,
+    consumers: Vec<Consumer>,
+    next: usize,
+    room: FuturesUnordered<Room>,
+
+    held: BTreeMap<u64, Held>,
+    /// Those of the held that nobody has: next to be handed out, in the queue's order. A requeued message comes here, at
+    /// its place, and not back to the server: that would lose its place.
+    backlog: BTreeSet<u64>,
+    /// How many of the held are stale.
+    stale: usize,
+    /// Acknowledged while stale: the server will bring them again, to be acknowledged again.
+    owed: BTreeSet<u64>,
+    /// Given back to the server although no client had seen them: they are not "redelivered" when they come again.
+    unseen: BTreeSet<u64>,
+    /// Settled for good: when a server that crashed brings one of them again, it is settled again and not handed out.
+    acked: Sequences,
+    /// The highest sequence that a client was handed.
+    highest: u64,
+    /// Sequence and time of the newest message that came.
+    newest: (u64, u64),
+    /// The reply subject of the last delivery, when something was settled since the server was last waited for.
+    unsynced: Option<Subject>,
+    last_reply: Option<Subject>,
+
+    inbox: String,
+    subscriber: Option<Subscriber>,
+    pulls: Pulls,
+    get_inbox: Option<(Subject, Subscriber)>,
+    next_subject: Subject,
+    /// When to make ready what the server thinks is out; at once at the start and after a reconnect.
+    recover_at: Option<Instant>,
+    fresh: bool,
+    watches_expiry: bool,
+    stopped: bool,
+}
+
+/// Starts the actor of a queue. It ends when it is told to stop, or when its queue's handles are gone.
+pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
+    let (sender, commands) = mpsc::channel(COMMANDS);
+    let next_subject = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", queue.stream));
+    let pump = Pump {
+        watches_expiry: queue.definition.settings.message_ttl_ms.is_some(),
+        queue,
+        commands,
+        consumers: Vec::new(),
+        next: 0,
+        room: FuturesUnordered::new(),
+        held: BTreeMap::new(),
+        backlog: BTreeSet::new(),
+        stale: 0,
+        owed: BTreeSet::new(),
+        unseen: BTreeSet::new(),
+        acked: Sequences::default(),
+        highest: 0,
+        newest: (0, 0),
+        unsynced: None,
+        last_reply: None,
+        inbox: String::new(),
+        subscriber: None,
+        pulls: Pulls::default(),
+        get_inbox: None,
+        next_subject,
+        recover_at: Some(Instant::now()),
+        fresh: true,
+        stopped: false,
+    };
+    tokio::spawn(pump.run());
+    sender
+}
+
+impl Pump {
+    async fn run(mut self) {
+        let mut connection = self.queue.bridge.connection();
+        let mut connects = connection.borrow_and_update().connects;
+        let mut alive = tokio::time::interval(self.queue.config.ack_wait / 3);
+        alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut messages = Vec::with_capacity(BATCH);
+        while !self.stopped {
+            let recover_at = self.recover_at;
+            let expires_at = self.next_expiry();
+            tokio::select! {
+                received = self.commands.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    for command in batch.drain(..) {
+                        self.handle(command).await;
+                    }
+                }
+                open = next_messages(&mut self.subscriber, &mut messages) => {
+                    for message in messages.drain(..) {
+                        self.receive(message).await;
+                    }
+                    if !open {
+                        self.subscriber = None;
+                        self.recover_at = Some(Instant::now());
+                    }
+                }
+                Some((consumer, permit)) = self.room.next(), if !self.room.is_empty() => self.flush(consumer, permit),
+                changed = connection.changed() => {
+                    let now = *connection.borrow_and_update();
+                    if changed.is_err() || now.closed {
+                        self.cancel_all();
+                        return;
+                    }
+                    if now.connects > connects {
+                        connects = now.connects;
+                        self.recover_at = Some(Instant::now());
+                    }
+                }
+                () = sleep_until(expires_at) => {}
+                () = sleep_until(recover_at) => self.recover().await,
+                _ = alive.tick() => self.keep_alive().await,
+            }
+            self.serve().await;
+        }
+    }
+
+    async fn handle(&mut self, command: PumpCommand) {
+        // An answer that nobody waits for any more belongs to a link that has gone; its release follows.
+        match command {
+            PumpCommand::Consume { consumer, answer } => {
+                let _ = answer.send(self.consume(consumer));
+            }
+            PumpCommand::Work { settled, credit } => {
+                for (sequence, outcome) in settled {
+                    self.settle(sequence, outcome).await;
+                }
+                for (id, amount) in credit {
+                    if let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.new.id == id) {
+                        consumer.credit = consumer.credit.saturating_add(u64::from(amount));
+                    }
+                }
+            }
+            PumpCommand::Cancel { consumer, answer } => {
+                let last = self.remove_consumers(|new| new.id == consumer);
+                let _ = answer.send(last);
+            }
+            PumpCommand::Release { link, channel, answer } => {
+                let last = self.release(link, channel);
+                let _ = answer.send(last);
+            }
+            PumpCommand::Get { link, channel, base, answer } => {
+                let got = self.get(link, channel, base).await;
+                let sequence = match &got {
+                    Ok(Some(got)) => Some(got.delivery.id.0 & SEQUENCE_MASK),
+                    _ => None,
+                };
+                if answer.send(got).is_err()
+                    && let Some(sequence) = sequence
+                {
+                    self.settle(sequence, Outcome::Requeue).await;
+                }
+            }
+            PumpCommand::Counts { answer } => {
+                let _ = answer.send(self.counts().await);
+            }
+            PumpCommand::Purge { answer } => {
+                let _ = answer.send(self.purge().await);
+            }
+            PumpCommand::Stop { answer } => {
+                self.stopped = true;
+                let cancelled = self.end_consumers();
+                if let Err(cancelled) = answer.send(cancelled) {
+                    cancelled.into_iter().for_each(Cancelled::tell);
+                }
+            }
+            PumpCommand::WatchExpiry => self.watches_expiry = true,
+        }
+    }
+
+    fn consume(&mut self, new: NewConsumer) -> Result<(), AmqpError> {
+        let taken = self.consumers.iter().any(|consumer| consumer.new.exclusive);
+        if taken || (new.exclusive && !self.consumers.is_empty()) {
+            return Err(AmqpError::new(
+                ReplyCode::AccessRefused,
+                format!("{} in exclusive use", display(&self.queue.vhost, self.queue.name())),
+            ));
+        }
+        self.consumers.push(Consumer { new, credit: 0, waiting: VecDeque::new() });
+        self.queue.set_consumers(self.consumers.len());
+        Ok(())
+    }
+
+    /// Ends one delivery.
+    async fn settle(&mut self, sequence: u64, outcome: Outcome) {
+        if outcome == Outcome::Requeue {
+            self.put_back(sequence, true);
+            return;
+        }
+        let Some(held) = self.held.remove(&sequence) else { return };
+        self.backlog.remove(&sequence);
+        if held.is_stale {
+            self.stale -= 1;
+            self.owed.insert(sequence);
+        }
+        self.acked.insert(sequence);
+        self.unsynced = self.last_reply.clone();
+        let payload = if outcome == Outcome::Ack { &b"+ACK"[..] } else { &b"+TERM"[..] };
+        tell(self.queue.bridge.client(), held.reply, payload).await;
+    }
+
+    /// Puts a message back to its place in the queue.
+    fn put_back(&mut self, sequence: u64, was_seen: bool) {
+        if let Some(held) = self.held.get_mut(&sequence) {
+            held.by = None;
+            held.redelivered |= was_seen;
+            self.backlog.insert(sequence);
+        }
+    }
+
+    /// Whether a client holds anything.
+    fn is_held_by_clients(&self) -> bool {
+        self.held.len() > self.backlog.len()
+    }
+
+    /// Hands out the backlog to consumers that have credit, in turn.
+    fn hand_out(&mut self) {
+        while let Some(&sequence) = self.backlog.first() {
+            let count = self.consumers.len();
+            let chosen = (0..count)
+                .map(|offset| (self.next + offset) % count)
+                .find(|index| self.consumers[*index].credit > 0 && self.consumers[*index].waiting.is_empty());
+            let Some(chosen) = chosen else { return };
+            self.next = chosen + 1;
+            let new = &self.consumers[chosen].new;
+            let (link, channel, base, tag) = (new.link, new.channel, new.base, new.tag.clone());
+            let Some(delivery) = self.hand(sequence, link, channel, base) else { return };
+            let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
+            let consumer = &mut self.consumers[chosen];
+            consumer.credit -= 1;
+            match consumer.new.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    consumer.waiting.push_back(event);
+                    self.room.push(room(&consumer.new));
+                }
+                // The link has ended; its release is on its way and takes the delivery back.
+                Err(TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+
+    /// Takes a message out of the backlog, for a channel.
+    fn hand(&mut self, sequence: u64, link: u64, channel: ChannelId, base: u64) -> Option<Delivery> {
+        self.backlog.remove(&sequence);
+        let held = self.held.get_mut(&sequence)?;
+        held.by = Some((link, channel));
+        self.highest = self.highest.max(sequence);
+        Some(Delivery {
+            id: DeliveryId(base | (sequence & SEQUENCE_MASK)),
+            redelivered: held.redelivered,
+            message: message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name()),
+        })
+    }
+
+    /// A link has room again.
+    fn flush(&mut self, id: u64, permit: Result<OwnedPermit<Event>, SendError<()>>) {
+        let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.new.id == id) else { return };
+        let (Ok(permit), Some(event)) = (permit, consumer.waiting.pop_front()) else { return };
+        permit.send(event);
+        while let Some(event) = consumer.waiting.pop_front() {
+            if let Err(TrySendError::Full(event)) = consumer.new.events.try_send(event) {
+                consumer.waiting.push_front(event);
+                self.room.push(room(&consumer.new));
+                return;
+            }
+        }
+        self.hand_out();
+    }
+
+    /// Removes consumers; what they were not sent yet goes back.
+    fn remove_consumers(&mut self, gone: impl Fn(&NewConsumer) -> bool) -> LastGone {
+        let mut unsent: SmallVec<[u64; 8]> = SmallVec::new();
+        let before = self.consumers.len();
+        self.consumers.retain(|consumer| {
+            let goes = gone(&consumer.new);
+            if goes {
+                unsent.extend(consumer.waiting.iter().filter_map(|event| match event {
+                    Event::Delivery { delivery, .. } => Some(delivery.id.0 & SEQUENCE_MASK),
+                    _ => None,
+                }));
+            }
+            !goes
+        });
+        unsent.into_iter().for_each(|sequence| self.put_back(sequence, false));
+        self.queue.set_consumers(self.consumers.len());
+        LastGone(before > self.consumers.len() && self.consumers.is_empty())
+    }
+
+    /// Requeues what a channel or link holds, and removes its consumers.
+    fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
+        let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
+        let last = self.remove_consumers(|new| is_meant(new.link, new.channel));
+        for (sequence, held) in &mut self.held {
+            if held.by.is_some_and(|(link, channel)| is_meant(link, channel)) {
+                held.by = None;
+                held.redelivered = true;
+                self.backlog.insert(*sequence);
+            }
+        }
+        last
+    }
+
+    fn cancel_all(&mut self) {
+        self.end_consumers().into_iter().for_each(Cancelled::tell);
+    }
+
+    fn end_consumers(&mut self) -> Vec<Cancelled> {
+        self.queue.set_consumers(0);
+        let cancelled = |consumer: Consumer| {
+            let NewConsumer { channel, tag, events, .. } = consumer.new;
+            Cancelled { channel, tag, events }
+        };
+        self.consumers.drain(..).map(cancelled).collect()
+    }
+}
+
+fn room(consumer: &NewConsumer) -> Room {
+    let (id, events) = (consumer.id, consumer.events.clone());
+    Box::pin(async move { (id, events.reserve_owned().await) })
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,253 @@
+//! The actor's side towards the server: pulls, deliveries, and bringing both views in line after a loss.
+
+use std::time::{Duration, Instant};
+
+use async_nats::{Message as NatsMessage, Subject, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+
+use super::super::ack::{self, Metadata, Sequences};
+use super::super::api::ApiError;
+use super::super::pull::Status;
+use super::{BATCH, Held, Pump};
+
+const MAX_PULL: u64 = 4096;
+const MAX_UNSEEN: usize = 65_536;
+const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long after a failure the server is asked again.
+pub(super) const RETRY: Duration = Duration::from_millis(250);
+
+impl Pump {
+    /// Waits until the server has taken in what was settled: it answers in order.
+    pub(super) async fn sync(&mut self) {
+        let Some(reply) = self.unsynced.take() else { return };
+        let request = async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(SYNC_TIMEOUT));
+        // Without an answer the settlements may be lost; what comes again is settled again.
+        let _ = self.queue.bridge.client().send_request(reply, request).await;
+    }
+
+    /// Takes in one message of the inbox.
+    pub(super) async fn receive(&mut self, message: NatsMessage) {
+        let now = Instant::now();
+        let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
+            if self.pulls.status(&message, now) == Status::Lost {
+                self.recover_at = Some(now + RETRY);
+            }
+            return;
+        };
+        self.pulls.delivered(now);
+        if self.accept(metadata, message).await.is_some() {
+            self.drop_expired().await;
+            self.hand_out();
+        }
+    }
+
+    /// Takes a delivery of the server into the backlog; `None` for one that is not to be handed out.
+    pub(super) async fn accept(&mut self, metadata: Metadata, message: NatsMessage) -> Option<u64> {
+        let Metadata { delivered, sequence, stored_ns, .. } = metadata;
+        let reply = message.reply?;
+        if sequence <= self.newest.0 && stored_ns > self.newest.1 {
+            // The server lost the end of its log and counts again from there: these are new messages.
+            self.acked.forget_from(sequence);
+            self.highest = self.highest.min(sequence - 1);
+            self.newest = (sequence, stored_ns);
+        } else if sequence > self.newest.0 {
+            self.newest = (sequence, stored_ns);
+        }
+        self.last_reply = Some(reply.clone());
+        if self.acked.contains(sequence) {
+            self.owed.remove(&sequence);
+            tell(self.queue.bridge.client(), reply, b"+ACK").await;
+            return None;
+        }
+        if let Some(held) = self.held.get_mut(&sequence) {
+            held.reply = reply;
+            self.stale -= usize::from(std::mem::take(&mut held.is_stale));
+            return None;
+        }
+        let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || sequence <= self.highest);
+        let (headers, payload) = (message.headers, message.payload);
+        let expires_ns = self.expiry(headers.as_ref(), stored_ns);
+        let held = Held { reply, by: None, redelivered, is_stale: false, headers, payload, stored_ns, expires_ns };
+        self.held.insert(sequence, held);
+        self.backlog.insert(sequence);
+        Some(sequence)
+    }
+
+    /// Hands out what can be handed out and asks the server for as much as there is credit for.
+    pub(super) async fn serve(&mut self) {
+        if self.stopped || self.recover_at.is_some() {
+            return;
+        }
+        self.drop_expired().await;
+        self.hand_out();
+        let now = Instant::now();
+        if self.pulls.is_silent(now) {
+            tracing::warn!(queue = self.queue.name(), "the server went silent; pulling anew");
+            self.recover_at = Some(now);
+            return;
+        }
+        let owed = (self.stale + self.owed.len()) as u64;
+        // Where messages expire, the head of the queue is always here, so that its time is known.
+        let head = u64::from(self.watches_expiry);
+        let taken = self.pulls.outstanding() + self.backlog.len() as u64;
+        if self.consumers.is_empty() && owed == 0 && !self.is_held_by_clients() && taken > head {
+            self.rest().await;
+            return;
+        }
+        let credit: u64 = self.consumers.iter().filter(|c| c.waiting.is_empty()).map(|c| c.credit).sum();
+        let room = (credit.max(head) + owed).min(MAX_PULL);
+        let wanted = room.saturating_sub(self.pulls.outstanding() + self.backlog.len() as u64);
+        // Many small grants make one request: the next one is sent when the last is half used up.
+        if wanted == 0 || (self.pulls.outstanding() > 0 && wanted < self.pulls.outstanding()) {
+            return;
+        }
+        if self.subscriber.is_none() && !self.open_inbox().await {
+            return;
+        }
+        let (number, body) = self.pulls.ask(wanted, now);
+        let reply = Subject::from(format!("{}.{number}", self.inbox));
+        let client = self.queue.bridge.client();
+        let _ = client.publish_with_reply(self.next_subject.clone(), reply, body).await;
+    }
+
+    pub(super) async fn open_inbox(&mut self) -> bool {
+        let client = self.queue.bridge.client();
+        self.inbox = client.new_inbox();
+        self.pulls.clear();
+        match client.subscribe(format!("{}.*", self.inbox)).await {
+            Ok(subscriber) => {
+                self.subscriber = Some(subscriber);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(queue = self.queue.name(), %error, "cannot subscribe");
+                self.recover_at = Some(Instant::now() + RETRY);
+                false
+            }
+        }
+    }
+
+    pub(super) async fn close_inbox(&mut self) {
+        if let Some(mut subscriber) = self.subscriber.take() {
+            let _ = subscriber.unsubscribe().await;
+        }
+        self.pulls.clear();
+    }
+
+    /// Nobody consumes or holds anything any more: open pulls are withdrawn, and what they brought or may still bring is
+    /// the server's again.
+    ///
+    /// JetStream has no call that withdraws a pull. Pulls that nobody listens to would swallow redeliveries and put
+    /// them out of order, so the consumer is made anew, which drops them.
+    pub(super) async fn rest(&mut self) {
+        self.close_inbox().await;
+        self.take_back().await;
+    }
+
+    /// Makes everything ready again that no client holds, in the queue's order.
+    pub(super) async fn take_back(&mut self) {
+        for sequence in std::mem::take(&mut self.backlog) {
+            if let Some(held) = self.held.remove(&sequence)
+                && !held.redelivered
+                && self.unseen.len() < MAX_UNSEEN
+            {
+                self.unseen.insert(sequence);
+            }
+        }
+        self.held.values_mut().for_each(|held| held.is_stale = true);
+        self.stale = self.held.len();
+        self.pulls.clear();
+        self.sync().await;
+        if let Err(error) = self.queue.recreate_consumer().await {
+            tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
+            self.recover_at = Some(Instant::now() + RETRY);
+        }
+    }
+
+    /// Brings the server's view in line with ours: at the start, after a reconnect, and when pulls got lost.
+    pub(super) async fn recover(&mut self) {
+        self.recover_at = None;
+        if self.fresh {
+            match self.queue.consumer_info().await {
+                Ok(info) => {
+                    self.fresh = false;
+                    self.highest = info["delivered"]["stream_seq"].as_u64().unwrap_or_default();
+                    if info["num_ack_pending"].as_u64() == Some(0) {
+                        return;
+                    }
+                }
+                Err(error) => return self.recover_from(error).await,
+            }
+        }
+        self.close_inbox().await;
+        self.get_inbox = None;
+        self.take_back().await;
+        if self.recover_at.is_some()
+            && let Err(error) = self.queue.consumer_info().await
+        {
+            self.recover_from(error).await;
+        }
+    }
+
+    pub(super) async fn recover_from(&mut self, error: ApiError) {
+        self.recover_at = Some(Instant::now() + RETRY);
+        if !error.not_found() || self.queue.is_deleted() {
+            return;
+        }
+        if !self.queue.is_in_memory() {
+            match self.queue.stream_info().await {
+                Err(error) if error.not_found() => {
+                    tracing::error!(
+                        queue = self.queue.name(),
+                        "the stream of a queue is gone; its consumers are cancelled"
+                    );
+                    self.cancel_all();
+                    self.stopped = true;
+                    return;
+                }
+                _ => {}
+            }
+        }
+        // A transient queue does not survive its server; it goes on empty, as after a restart of RabbitMQ.
+        if let Err(error) = self.queue.ensure().await {
+            tracing::warn!(queue = self.queue.name(), %error, "cannot make a queue's stream again yet");
+            return;
+        }
+        self.held.clear();
+        self.backlog.clear();
+        self.stale = 0;
+        self.owed.clear();
+        self.unseen.clear();
+        self.newest = (0, 0);
+        self.acked = Sequences::default();
+        self.highest = 0;
+    }
+
+    pub(super) async fn keep_alive(&mut self) {
+        for held in self.held.values() {
+            tell(self.queue.bridge.client(), held.reply.clone(), b"+WPI").await;
+        }
+    }
+}
+
+pub(super) async fn tell(client: &async_nats::Client, reply: Subject, payload: &'static [u8]) {
+    // It fails only when the client was closed; then nothing can be told to anybody.
+    let _ = client.publish(reply, Bytes::from_static(payload)).await;
+}
+
+/// Waits for a message and takes what else is there. False when the subscription has ended.
+pub(super) async fn next_messages(subscriber: &mut Option<Subscriber>, messages: &mut Vec<NatsMessage>) -> bool {
+    let Some(subscriber) = subscriber else { return std::future::pending().await };
+    let Some(first) = subscriber.next().await else { return false };
+    messages.push(first);
+    while messages.len() < BATCH {
+        match subscriber.next().now_or_never() {
+            Some(Some(message)) => messages.push(message),
+            Some(None) => return false,
+            None => break,
+        }
+    }
+    true
+}
