@@ -16,8 +16,17 @@ pub fn target() -> PathBuf {
 }
 
 /// The cargo that runs us, so that the pinned toolchain is used throughout.
+///
+/// What `cargo run` told us about this package is kept from it: build scripts (ring's, for one) watch those variables,
+/// and everything above them would be built again each time `cargo build` and `cargo xtask` take turns.
 pub fn cargo() -> std::process::Command {
     let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_CRATE_") {
+            cargo.env_remove(name);
+        }
+    }
     cargo.current_dir(root());
     cargo
 }
