@@ -363,7 +363,8 @@ fn what_breaks_the_protocol_closes_the_connection() {
     let recover = basic::AMQPMethod::Recover(basic::Recover { requeue: false });
     let mut prefetch_size = encoded(&qos(1, false));
     prefetch_size[14] = 9;
-    let cases: Vec<(Vec<u8>, u16, &str, (u16, u16))> = vec![
+    type Case = (Vec<u8>, u16, &'static str, (u16, u16));
+    let cases: Vec<Case> = vec![
         (encoded(&bas(7, basic::AMQPMethod::Get(basic::Get::default()))), 504, "expected 'channel.open'", (60, 70)),
         (encoded(&chan(1, channel::AMQPMethod::Open(channel::Open {}))), 504, "second 'channel.open' seen", (20, 10)),
         (encoded(&bas(1, basic::AMQPMethod::Publish(immediate))), 540, "immediate=true", (60, 40)),

@@ -13,7 +13,7 @@ use amq_protocol::types::ShortString;
 use async_nats::{HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use smallvec::SmallVec;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
