@@ -99,7 +99,7 @@ fn nats_pid(dir: &Path) -> u32 {
     text.trim().parse().expect("a process id")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_outlive_a_stop_and_a_start() {
     let dir = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(dir.path());
@@ -113,7 +113,7 @@ async fn messages_outlive_a_stop_and_a_start() {
     assert_eq!(serve.end("INT"), Some(0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_nats_server_that_dies_is_started_again_and_clients_stay_connected() {
     let dir = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(dir.path());
@@ -126,7 +126,7 @@ async fn a_nats_server_that_dies_is_started_again_and_clients_stay_connected() {
     assert_eq!(serve.end("TERM"), Some(0));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_start_after_a_kill_takes_the_store_over_from_the_server_that_was_left() {
     let dir = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(dir.path());

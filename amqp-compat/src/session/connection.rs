@@ -694,6 +694,8 @@ impl Session {
     fn force_close(&mut self) {
         let text = "broker forced connection closure with reason 'shutdown'";
         self.fail(Fault::new(ReplyCode::ConnectionForced, text));
+        // Nothing hangs on the answer; a client that does not look must not hold the stop up.
+        self.deadline = Some(self.now + self.shared.limits.closing.min(FORCED_CLOSING));
     }
 
     /// Closes the connection for an error.
@@ -744,3 +746,6 @@ impl Session {
         }
     }
 }
+
+/// How long a server that stops waits for `connection.close-ok`.
+const FORCED_CLOSING: Duration = Duration::from_secs(2);
