@@ -28,6 +28,8 @@ use crate::ownership::{Bucket, Side};
 
 #[cfg(test)]
 pub(crate) mod simulation;
+#[cfg(test)]
+mod tests;
 
 /// A queue of a vhost.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -317,8 +319,9 @@ impl Fences {
         queue.holds.into_iter().map(lift).collect()
     }
 
-    /// A queue was purged on both sides: requeued messages are gone, and fences in it are sent again.
-    pub fn purged(&mut self, name: &QueueName) -> Vec<Action> {
+    /// A queue was purged on both sides: requeued messages are gone. So are fences; they are sent again when the queue is
+    /// `consumed`, because deliveries may be on their way, and are not needed any more otherwise.
+    pub fn purged(&mut self, name: &QueueName, consumed: bool) -> Vec<Action> {
         let Some(queue) = self.queues.get_mut(name) else { return Vec::new() };
         let mut actions = Vec::new();
         for side in Side::BOTH {
@@ -326,11 +329,14 @@ impl Fences {
                 queue.end_requeued(name, side, key, &mut actions);
             }
         }
+        let place = queue.places;
         for hold in &mut queue.holds {
             if let Stage::Sending(_) | Stage::Sent(_) = hold.stage {
-                hold.stage = Stage::Waiting;
+                let left = queue.sides[hold.shift.losing().index()].entries.len() as u64;
+                hold.stage = if consumed { Stage::Waiting } else { Stage::Draining { place, left } };
             }
         }
+        queue.lift_drained(name, &mut actions);
         self.count_lifted(&actions);
         actions.extend(self.send_fences());
         actions

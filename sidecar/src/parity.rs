@@ -64,6 +64,8 @@ pub enum Unverified {
     Redelivered,
     /// Shadowing began after it was published, or ended before it was delivered.
     OutsideShadow,
+    /// JetStream had not caught up with the topology when it was published.
+    TopologyBehind,
 }
 
 impl Unverified {
@@ -79,6 +81,7 @@ impl Unverified {
             Unverified::DeadLettered => "dead_lettered",
             Unverified::Redelivered => "redelivered",
             Unverified::OutsideShadow => "outside_shadow",
+            Unverified::TopologyBehind => "topology_behind",
         }
     }
 }

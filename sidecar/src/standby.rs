@@ -76,6 +76,9 @@ struct Table {
     /// Settled before the copy was confirmed.
     early: HashSet<(QueueId, u128)>,
     recent: VecDeque<(u128, Vec<QueueId>)>,
+    /// Published while JetStream was behind with the topology; the oldest are forgotten first.
+    uncopied: HashSet<u128>,
+    uncopied_order: VecDeque<u128>,
 }
 
 #[derive(Default)]
@@ -101,6 +104,8 @@ impl Standby {
             places: HashMap::new(),
             early: HashSet::new(),
             recent: VecDeque::new(),
+            uncopied: HashSet::new(),
+            uncopied_order: VecDeque::new(),
         };
         let standby = Arc::new(Self {
             bridge,
@@ -184,6 +189,8 @@ impl Table {
         self.kept.clear();
         self.early.clear();
         self.recent.clear();
+        self.uncopied.clear();
+        self.uncopied_order.clear();
         for places in self.places.values_mut() {
             places.open.clear();
             places.gone = true;
@@ -206,7 +213,18 @@ impl Shadow for Standby {
         }
     }
 
-    fn published(&self, vhost: &Arc<str>, id: u128, message: &Message) {
+    fn published(&self, vhost: &Arc<str>, id: u128, message: &Message, behind: bool) {
+        if behind {
+            let mut table = self.table();
+            if table.uncopied.len() == RECENT
+                && let Some(oldest) = table.uncopied_order.pop_front()
+            {
+                table.uncopied.remove(&oldest);
+            }
+            table.uncopied.insert(id);
+            table.uncopied_order.push_back(id);
+            return;
+        }
         let copy = Copy { vhost: vhost.clone(), id, message: message.clone() };
         if let Err(full) = self.copies.try_send(copy) {
             let Copy { vhost, id, message } = full.into_inner();
@@ -241,6 +259,10 @@ impl Shadow for Standby {
             table.parity.unverified(queue, id, Unverified::OutsideShadow);
         } else if dead {
             table.parity.unverified(queue, id, Unverified::DeadLettered);
+        } else if table.uncopied.contains(&id) {
+            if !redelivered {
+                table.parity.unverified(queue, id, Unverified::TopologyBehind);
+            }
         } else {
             table.parity.delivered(queue, id, digest, redelivered, now);
         }
@@ -515,6 +537,8 @@ mod tests {
             places: HashMap::new(),
             early: HashSet::new(),
             recent: VecDeque::new(),
+            uncopied: HashSet::new(),
+            uncopied_order: VecDeque::new(),
         };
         let queue = table.queue(&QueueName { vhost: "/".into(), queue: "q".into() });
         table.stored(queue, 1, 10);

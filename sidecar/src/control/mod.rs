@@ -404,7 +404,11 @@ impl Cutover {
         let asked = timeout_at(deadline, async {
             for (queue, depth) in queues.iter().zip(&mut all) {
                 *depth = match self.operators[side.index()].depth(queue).await {
-                    Ok(found) => Some(found.map_or(0, |d| d.ready)),
+                    Ok(Some(depth)) => Some(depth.ready),
+                    Ok(None) => {
+                        self.maybe_gone(queue, side);
+                        Some(0)
+                    }
                     Err(error) if error.code == amqp_compat::ReplyCode::ResourceLocked => None,
                     // Every further question would take as long.
                     Err(_) => break,
@@ -414,6 +418,21 @@ impl Cutover {
         // Out of time: what is known so far.
         let _ = asked.await;
         all
+    }
+
+    /// Forgets a queue that went by itself (auto-delete): its side does not have it, and nothing of it is here.
+    fn maybe_gone(&self, queue: &QueueName, side: Side) {
+        let actions = {
+            let mut order = self.shared.order();
+            let leads = side == if order.phase == Phase::Native { Side::Nats } else { Side::Rabbit };
+            let idle = order.fences.view(queue).is_some_and(|v| v.unsettled == [0, 0]);
+            if !leads || !idle || order.consumers.contains_key(queue) {
+                return;
+            }
+            order.fences.forget(queue)
+        };
+        self.shared.act(actions);
+        self.shared.queue_gone(&queue.vhost, &queue.queue);
     }
 
     async fn side(&self, side: Side, unsettled: u64, deadline: Deadline) -> SideStatus {

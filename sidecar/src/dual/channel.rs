@@ -22,12 +22,14 @@ pub struct Channel {
 }
 
 /// A publish that is not confirmed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct InFlight {
     /// What it is counted under; `None` in `native`.
     pub stamp: Option<Stamp>,
     /// Its id.
     pub id: u128,
+    /// Its exchange, when JetStream does not have it; it is missed there if RabbitMQ does.
+    pub missed: Option<ShortString>,
 }
 
 /// A consumer on both sides.

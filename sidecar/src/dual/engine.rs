@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use super::channel::{Channel, Consumer, InFlight, Item, Open};
 use super::half::{Half, Presence};
-use super::shared::Shared;
+use super::shared::{Shared, Why};
 use super::stamp;
 use crate::control_api::Phase;
 use crate::fence::{MessageKey, QueueName};
@@ -205,7 +205,12 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         let bucket = shared.bucket(&publish.message);
         let rabbit = self.half(Side::Rabbit).attached();
-        let taken = shared.publish(bucket, || rabbit && shared.only_for_rabbit(&self.vhost, &publish.message));
+        let mut why = None;
+        let taken = shared.publish(bucket, || {
+            why = if rabbit { shared.only_for_rabbit(&self.vhost, &publish.message) } else { None };
+            why.is_some()
+        });
+        let missed = (why == Some(Why::NoExchange)).then(|| publish.message.exchange.clone());
         let id = shared.ids.next();
         let owner = match taken {
             None => Side::Nats,
@@ -214,14 +219,15 @@ impl Engine {
                     && taken.owner == Side::Rabbit
                     && let Some(shadow) = &shared.shadow
                 {
-                    shadow.published(&self.vhost, id, &publish.message);
+                    let behind = shared.behind.load(Ordering::Relaxed) > 0;
+                    shadow.published(&self.vhost, id, &publish.message, behind);
                 }
                 stamp::stamp(&mut publish.message, id, taken.epoch);
                 taken.owner
             }
         };
         if let Some(open) = self.channels.get_mut(&channel) {
-            open.publishes.insert(seq, InFlight { stamp: taken.map(|(_, stamp)| stamp), id });
+            open.publishes.insert(seq, InFlight { stamp: taken.map(|(_, stamp)| stamp), id, missed });
             self.in_flight += 1;
         }
         let half = self.half_mut(owner);
@@ -244,6 +250,12 @@ impl Engine {
         if let Some(stamp) = in_flight.stamp {
             let actions = self.shared.order().fences.published(stamp);
             self.shared.act(actions);
+        }
+        if outcome == PublishOutcome::Stored
+            && let Some(exchange) = &in_flight.missed
+        {
+            let reason = "published to, and not in JetStream: let the application that owns it declare it";
+            self.shared.unmapped(&self.vhost, "exchange", exchange.as_str(), reason);
         }
         if outcome == PublishOutcome::Failed
             && let Some(shadow) = &self.shared.shadow

@@ -1,6 +1,7 @@
 //! The client's requests over two sides: who is asked first, and what the client is told.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amq_protocol::types::{FieldTable, ShortString};
@@ -17,7 +18,7 @@ use super::lane::Purpose;
 use super::merge::Merge;
 use super::stamp;
 use crate::control_api::Phase;
-use crate::fence::QueueName;
+use crate::fence::{MessageKey, QueueName};
 use crate::ownership::Side;
 
 impl Engine {
@@ -327,7 +328,11 @@ impl Engine {
             }
             Topology::QueuePurge { queue } => {
                 let name = self.queue_name(queue);
-                let actions = self.shared.order().fences.purged(&name);
+                let actions = {
+                    let mut order = self.shared.order();
+                    let consumed = order.consumers.contains_key(&name);
+                    order.fences.purged(&name, consumed)
+                };
                 self.shared.act(actions);
                 if let Some(shadow) = &self.shared.shadow {
                     shadow.discarded(&name);
@@ -611,13 +616,23 @@ impl Engine {
     fn take(&mut self, side: Side, channel: ChannelId, queue: &QueueName, delivery: Delivery) -> Option<Delivery> {
         let now = self.shared.now();
         let item = self.item(side, delivery.id, delivery.redelivered, delivery.message);
-        let received = self.shared.order().fences.received(queue, side, item.key, item.bucket, item.epoch, now);
+        let (received, phase) = {
+            let mut order = self.shared.order();
+            (order.fences.received(queue, side, item.key, item.bucket, item.epoch, now), order.phase)
+        };
+        if phase == Phase::Shadow
+            && side == Side::Rabbit
+            && let (Some(shadow), MessageKey::Stamped(id)) = (&self.shared.shadow, item.key)
+        {
+            shadow.delivered(queue, id, item.epoch, &item.message, item.redelivered);
+        }
         if received.waits {
             let actions = self.shared.order().fences.requeued(queue, side, item.key, now);
             self.shared.act(actions);
             self.settle_inner(side, channel, item.inner, Outcome::Requeue);
             return None;
         }
+        self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
         self.next_delivery += 1;
         let id = DeliveryId(self.next_delivery);
         let (inner, generation, key) = (item.inner, item.generation, item.key);

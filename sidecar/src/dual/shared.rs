@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::Message;
-use amqp_compat::error::AmqpError;
+use amqp_compat::error::{AmqpError, ReplyCode};
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
@@ -36,8 +36,9 @@ pub trait Routes: Send + Sync + 'static {
 pub trait Shadow: Send + Sync + 'static {
     /// This phase is in force from this epoch on. `run` is the upper half of the ids that this run of the sidecar gives.
     fn phase(&self, phase: Phase, epoch: u64, run: u64);
-    /// A message was given to RabbitMQ, which has not confirmed it yet.
-    fn published(&self, vhost: &Arc<str>, id: u128, message: &Message);
+    /// A message was given to RabbitMQ, which has not confirmed it yet. `behind`: JetStream may not have all the topology
+    /// that RabbitMQ has routed it by.
+    fn published(&self, vhost: &Arc<str>, id: u128, message: &Message, behind: bool);
     /// RabbitMQ refused a publish, or its fate is unknown.
     fn failed(&self, id: u128);
     /// RabbitMQ delivered a message of this epoch.
@@ -46,6 +47,17 @@ pub trait Shadow: Send + Sync + 'static {
     fn settled(&self, queue: &QueueName, id: u128);
     /// A queue was purged or deleted.
     fn discarded(&self, queue: &QueueName);
+}
+
+/// Why only RabbitMQ can take a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// JetStream has no queue for it.
+    NoQueue,
+    /// JetStream does not have the exchange.
+    NoExchange,
+    /// JetStream would refuse the message itself.
+    Refused,
 }
 
 /// Shared by all links of one sidecar.
@@ -179,15 +191,16 @@ impl Shared {
         Some((phase, stamp))
     }
 
-    /// Whether a publish goes to RabbitMQ whoever owns its key: JetStream would refuse it, or has no queue for it, and
-    /// RabbitMQ may have one.
-    pub fn only_for_rabbit(&self, vhost: &str, message: &Message) -> bool {
-        let Some(routes) = &self.routes else { return false };
-        match routes.route(vhost, message) {
-            Ok(queues) => queues.is_empty(),
+    /// Why a publish goes to RabbitMQ whoever owns its key: JetStream would refuse it, or has no queue for it, and RabbitMQ
+    /// may have one. `None` when JetStream can take it.
+    pub fn only_for_rabbit(&self, vhost: &str, message: &Message) -> Option<Why> {
+        match self.routes.as_ref()?.route(vhost, message) {
+            Ok(queues) if queues.is_empty() => Some(Why::NoQueue),
+            Ok(_) => None,
+            Err(error) if error.code == ReplyCode::NotFound => Some(Why::NoExchange),
             Err(error) => {
-                self.unmapped(vhost, "exchange", message.exchange.as_str(), format!("of a publish: {error}"));
-                true
+                self.warn("kept_on_rabbitmq", format!("exchange '{}': {error}", message.exchange));
+                Some(Why::Refused)
             }
         }
     }

@@ -1,0 +1,139 @@
+//! One rule of the order keeper at a time.
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn half() -> Weight {
+    Weight::from_buckets(5_000).expect("at most 10 000")
+}
+
+fn queue() -> QueueName {
+    QueueName { vhost: "/".into(), queue: "q".into() }
+}
+
+/// A bucket that NATS owns at 50 %.
+fn moved() -> Bucket {
+    (0u8..=255).map(|n| Bucket::of(1, &[n])).find(|b| b.owner(half()) == Side::Nats).expect("one of 256")
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn fence(actions: &[Action]) -> FenceId {
+    match actions {
+        [Action::PublishFence { fence, .. }] => *fence,
+        other => panic!("one fence expected: {other:?}"),
+    }
+}
+
+fn lifted(actions: &[Action]) -> Option<bool> {
+    match actions {
+        [Action::Lifted { timed_out, .. }] => Some(*timed_out),
+        _ => None,
+    }
+}
+
+/// A queue with one message of RabbitMQ's delivered, just moved to 50 %.
+fn keeper() -> (Fences, FenceId) {
+    let mut fences = Fences::new(7, 1, Weight::NONE, LIMIT);
+    fences.register(&queue(), at(0));
+    fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(1), moved(), 1, at(0));
+    let fence = fence(&fences.begin(2, half()));
+    fences.fence_stored(&queue(), fence);
+    (fences, fence)
+}
+
+fn waits(fences: &mut Fences, now: Duration) -> bool {
+    fences.must_wait(&queue(), Side::Nats, moved(), 2, now)
+}
+
+#[test]
+fn a_fence_is_published_only_when_the_older_publishes_of_the_losing_side_are_confirmed() {
+    let mut fences = Fences::new(7, 1, Weight::NONE, LIMIT);
+    fences.register(&queue(), at(0));
+    let old = fences.publish(moved());
+    assert_eq!(fences.begin(2, half()), []);
+    assert!(!fences.can_begin());
+    let new = fences.publish(moved());
+    assert_eq!((old.owner, new.owner), (Side::Rabbit, Side::Nats));
+    assert_eq!(fences.published(new), []);
+    let fence = fence(&fences.published(old));
+    assert!(!fences.can_begin() && fences.awaits(&queue(), fence));
+    fences.fence_stored(&queue(), fence);
+    assert!(fences.can_begin());
+}
+
+#[test]
+fn a_requeue_keeps_a_hold_and_an_ack_lifts_it() {
+    let (mut fences, fence) = keeper();
+    assert!(waits(&mut fences, at(0)));
+    assert_eq!(fences.fence_out(&queue(), fence), []);
+    assert_eq!(fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(1)), []);
+    fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(1), moved(), 1, at(1));
+    assert!(waits(&mut fences, at(1)));
+    assert_eq!(lifted(&fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1))), Some(false));
+    assert!(!waits(&mut fences, at(1)));
+    assert_eq!(fences.view(&queue()).expect("known").fence, FenceState::Passed);
+}
+
+#[test]
+fn keys_that_did_not_move_and_older_epochs_and_the_losing_side_pass() {
+    let (mut fences, _) = keeper();
+    let stays = (0u8..=255).map(|n| Bucket::of(1, &[n])).find(|b| b.owner(half()) == Side::Rabbit).expect("one");
+    assert!(!fences.must_wait(&queue(), Side::Nats, stays, 2, at(0)));
+    assert!(!fences.must_wait(&queue(), Side::Nats, moved(), 1, at(0)));
+    assert!(!fences.must_wait(&queue(), Side::Rabbit, moved(), 2, at(0)));
+}
+
+#[test]
+fn the_time_limit_counts_from_the_first_delivery_that_waits() {
+    let (mut fences, _) = keeper();
+    assert_eq!(fences.tick(at(1000)), []);
+    assert!(waits(&mut fences, at(1000)));
+    assert_eq!(fences.tick(at(1029)), []);
+    assert_eq!(lifted(&fences.tick(at(1030))), Some(true));
+    assert!(!waits(&mut fences, at(1030)));
+    assert_eq!(fences.view(&queue()).expect("known").fence, FenceState::TimedOut);
+}
+
+#[test]
+fn a_fence_of_another_life_or_of_nobody_changes_nothing() {
+    let (mut fences, _) = keeper();
+    let stranger: FenceId = "00000000000000ff-1".parse().expect("a fence id");
+    assert_eq!(fences.fence_out(&queue(), stranger), []);
+    assert!(waits(&mut fences, at(0)));
+    let other = QueueName { vhost: "/".into(), queue: "other".into() };
+    assert_eq!(fences.fence_out(&other, stranger), []);
+}
+
+#[test]
+fn a_purge_sends_the_fence_again_while_there_are_consumers_and_does_without_it_otherwise() {
+    let (mut fences, first) = keeper();
+    let again = fence(&fences.purged(&queue(), true));
+    assert_ne!(first, again);
+    assert!(waits(&mut fences, at(0)));
+    assert_eq!(fences.purged(&queue(), false), []);
+    assert_eq!(lifted(&fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1))), Some(false));
+}
+
+#[test]
+fn a_change_of_an_earlier_life_holds_the_queues_that_come_back_for_two_minutes() {
+    let mut fences = Fences::new(8, 2, half(), LIMIT);
+    fences.resume(Shift { epoch: 2, from: Weight::NONE, to: half() }, at(0));
+    fence(&fences.register(&queue(), at(10)));
+    assert!(waits(&mut fences, at(10)));
+    let late = QueueName { vhost: "/".into(), queue: "late".into() };
+    assert_eq!(fences.register(&late, at(121)), []);
+}
+
+#[test]
+fn a_requeued_message_that_never_comes_back_is_not_waited_for_by_a_later_change() {
+    let mut fences = Fences::new(7, 1, Weight::NONE, LIMIT);
+    fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(1), moved(), 1, at(0));
+    fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(0));
+    assert_eq!(fences.tick(at(2)), []);
+    let fence = fence(&fences.begin(2, half()));
+    assert_eq!(lifted(&fences.fence_out(&queue(), fence)), Some(false));
+}
