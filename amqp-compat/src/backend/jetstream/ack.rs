@@ -12,6 +12,8 @@ pub(crate) struct Metadata {
     pub(crate) delivered: u64,
     /// Its sequence in the stream.
     pub(crate) sequence: u64,
+    /// Its number among the consumer's deliveries.
+    pub(crate) consumer_sequence: u64,
     /// When it was stored, in nanoseconds since 1970.
     pub(crate) stored_ns: u64,
     /// How many messages the consumer has not delivered yet.
@@ -28,8 +30,9 @@ pub(crate) fn read(reply: &str) -> Option<Metadata> {
     };
     let mut numbers = rest.split('.').skip(skip);
     let mut number = || numbers.next()?.parse::<u64>().ok();
-    let (delivered, sequence, _, stored_ns, pending) = (number()?, number()?, number()?, number()?, number()?);
-    Some(Metadata { delivered, sequence, stored_ns, pending })
+    let (delivered, sequence, consumer_sequence, stored_ns, pending) =
+        (number()?, number()?, number()?, number()?, number()?);
+    Some(Metadata { delivered, sequence, consumer_sequence, stored_ns, pending })
 }
 
 /// A set of sequences that remembers runs of them, at most [`MAX_RUNS`]; beyond it the lowest are forgotten.
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn both_forms_of_a_reply_subject_are_read() {
-        let expected = Metadata { delivered: 2, sequence: 17, stored_ns: 1234567890, pending: 3 };
+        let expected = Metadata { delivered: 2, sequence: 17, consumer_sequence: 5, stored_ns: 1234567890, pending: 3 };
         for reply in [
             "$JS.ACK.S.amqp.2.17.5.1234567890.3",
             "$JS.ACK.hub.ACC.S.amqp.2.17.5.1234567890.3",

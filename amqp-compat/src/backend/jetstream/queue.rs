@@ -60,6 +60,17 @@ pub(crate) struct Counts {
     pub(crate) consumers: u32,
 }
 
+/// What the server says of the queue's consumer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    /// Messages that it has not delivered yet.
+    pub(crate) pending: u64,
+    /// Messages that it waits for an acknowledgement of.
+    pub(crate) unsettled: u64,
+    /// How many deliveries it has made since it was made.
+    pub(crate) deliveries: u64,
+}
+
 impl Queue {
     pub(crate) fn new(
         vhost: &Arc<str>,
@@ -131,7 +142,7 @@ impl Queue {
     ///
     /// The server counts a message some microseconds after it has confirmed it, so that the count is asked for again
     /// while it is lower than the confirms since `seen` say.
-    pub(crate) async fn pending(&self, seen: u64) -> Result<(u64, u64), ApiError> {
+    pub(crate) async fn pending(&self, seen: u64) -> Result<Pending, ApiError> {
         let mut tries = 0;
         loop {
             let info = self.consumer_info().await?;
@@ -140,7 +151,11 @@ impl Queue {
             let counted = delivered.max(seen).max(self.drained());
             tries += 1;
             if tries > 5 || counted.saturating_add(pending) >= self.last_stored() {
-                return Ok((pending, info["num_ack_pending"].as_u64().unwrap_or_default()));
+                return Ok(Pending {
+                    pending,
+                    unsettled: info["num_ack_pending"].as_u64().unwrap_or_default(),
+                    deliveries: info["delivered"]["consumer_seq"].as_u64().unwrap_or_default(),
+                });
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -250,7 +265,7 @@ impl Queue {
                 return counts;
             }
         }
-        let (pending, unsettled) = self.pending(0).await?;
+        let Pending { pending, unsettled, .. } = self.pending(0).await?;
         Ok(Counts { ready: pending + unsettled, consumers: 0 })
     }
 

@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, Message as NatsMessage, Subject};
 use futures::StreamExt as _;
 use serde_json::Value;
 
-use super::super::queue::{Counts, gone};
+use super::super::queue::{Counts, Pending, gone};
 use super::super::{ack, api};
 use super::server::{RETRY, next_messages};
 use super::{BATCH, Pump};
@@ -150,16 +150,30 @@ impl Pump {
 
     /// How many messages the server has ready that are not here.
     pub(super) async fn unsent(&mut self) -> Result<u64, AmqpError> {
-        let (pending, _) = self.queue.pending(self.newest.0).await?;
-        Ok(pending.saturating_sub((self.stale + self.owed.len()) as u64))
+        let until = Instant::now() + GET_LINGER;
+        loop {
+            let Pending { pending, deliveries, .. } = self.queue.pending(self.newest.0).await?;
+            // What the server has sent and we have not read yet is on neither side: it is taken in first.
+            if deliveries > self.received && self.subscriber.is_some() && Instant::now() < until {
+                let mut messages = Vec::new();
+                let wait = next_messages(&mut self.subscriber, &mut messages);
+                let _ = tokio::time::timeout(GET_LINGER, wait).await;
+                for message in messages {
+                    self.receive(message).await;
+                }
+                continue;
+            }
+            return Ok(pending.saturating_sub((self.stale + self.owed.len()) as u64));
+        }
     }
 
     pub(super) async fn counts(&mut self) -> Result<Counts, AmqpError> {
         if self.fresh {
             self.recover().await;
         }
+        let unsent = self.unsent().await?;
         Ok(Counts {
-            ready: self.unsent().await? + self.backlog.len() as u64,
+            ready: unsent + self.backlog.len() as u64,
             consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
         })
     }

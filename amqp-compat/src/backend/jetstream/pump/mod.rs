@@ -12,8 +12,8 @@ use std::time::Instant;
 use amq_protocol::types::ShortString;
 use async_nats::{HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
-use futures::stream::FuturesUnordered;
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use smallvec::SmallVec;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
@@ -156,6 +156,8 @@ struct Pump {
     highest: u64,
     /// Sequence and time of the newest message that came.
     newest: (u64, u64),
+    /// How many of the consumer's deliveries have come.
+    received: u64,
     /// The reply subject of the last delivery, when something was settled since the server was last waited for.
     unsynced: Option<Subject>,
     last_reply: Option<Subject>,
@@ -191,6 +193,7 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         acked: Sequences::default(),
         highest: 0,
         newest: (0, 0),
+        received: 0,
         unsynced: None,
         last_reply: None,
         inbox: String::new(),

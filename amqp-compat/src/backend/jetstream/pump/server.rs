@@ -45,7 +45,8 @@ impl Pump {
 
     /// Takes a delivery of the server into the backlog; `None` for one that is not to be handed out.
     pub(super) async fn accept(&mut self, metadata: Metadata, message: NatsMessage) -> Option<u64> {
-        let Metadata { delivered, sequence, stored_ns, .. } = metadata;
+        let Metadata { delivered, sequence, consumer_sequence, stored_ns, .. } = metadata;
+        self.received = self.received.max(consumer_sequence);
         let reply = message.reply?;
         if sequence <= self.newest.0 && stored_ns > self.newest.1 {
             // The server lost the end of its log and counts again from there: these are new messages.
@@ -160,6 +161,7 @@ impl Pump {
         self.stale = self.held.len();
         self.pulls.clear();
         self.sync().await;
+        self.received = 0;
         if let Err(error) = self.queue.recreate_consumer().await {
             tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
             self.recover_at = Some(Instant::now() + RETRY);
@@ -174,6 +176,7 @@ impl Pump {
                 Ok(info) => {
                     self.fresh = false;
                     self.highest = info["delivered"]["stream_seq"].as_u64().unwrap_or_default();
+                    self.received = info["delivered"]["consumer_seq"].as_u64().unwrap_or_default();
                     if info["num_ack_pending"].as_u64() == Some(0) {
                         return;
                     }
