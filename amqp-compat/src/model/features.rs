@@ -108,7 +108,18 @@ pub const FEATURES: &[Feature] = &[
     row(Method, "exchange.bind", Honoured),
     row(Method, "mandatory", Honoured),
     row(Method, "confirm.select", Honoured),
+    row(Method, "tx", Honoured),
     row(Method, "basic.get", Honoured),
+    row(Method, "basic.qos", Honoured),
+    row(Method, "basic.qos prefetch-size", Refused),
+    row(Method, "basic.recover", Honoured),
+    row(Method, "basic.recover requeue=false", Refused),
+    row(Method, "basic.publish immediate", Refused),
+    row(Method, "channel.flow active=false", Refused),
+    row(Method, "connection.blocked", Honoured),
+    row(Method, "connection.update-secret", Honoured),
+    row(Method, "login PLAIN, AMQPLAIN", Honoured),
+    row(Method, "login EXTERNAL", Refused),
     row(Method, "basic.consume exclusive", Honoured),
 ];
 

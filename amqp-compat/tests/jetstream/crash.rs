@@ -46,11 +46,23 @@ async fn a_server_killed_in_mid_stream_loses_nothing_confirmed_and_repeats_nothi
                 client.settle(&[&delivery], Outcome::Ack).await;
                 client.credit("c", 1).await;
             }
+            Event::Blocked { .. } | Event::Unblocked => {}
             other => panic!("unexpected {other:?}"),
         }
     }
     assert_eq!(killed, 3);
     assert_eq!(confirmed.len() as u64, TOTAL);
+}
+
+#[tokio::test]
+async fn a_client_is_told_while_nothing_can_be_published() {
+    let mut server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    server.kill_9();
+    client.next("Blocked", |event| matches!(event, Event::Blocked { .. }), drop).await;
+    server.restart();
+    client.next("Unblocked", |event| matches!(event, Event::Unblocked), drop).await;
 }
 
 #[tokio::test]

@@ -427,7 +427,8 @@ impl Engine {
     }
 
     fn blocked(&mut self, side: Side, reason: Option<String>) {
-        if side == Side::Nats && self.phase() < Phase::Canary {
+        // An end is heard in every phase: the beginning may have been told in another one.
+        if side == Side::Nats && reason.is_some() && self.phase() < Phase::Canary {
             return;
         }
         let was = self.halves.iter().any(|h| h.blocked);

@@ -91,6 +91,7 @@ impl LinkActor {
     async fn run(mut self, mut confirms: Confirms) {
         let mut connection = self.vhost.bridge.connection();
         let mut connects = connection.borrow_and_update().connects;
+        let mut blocked = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -113,6 +114,14 @@ impl LinkActor {
                     let now = *connection.borrow_and_update();
                     if changed.is_err() || now.closed {
                         break Some("the connection to NATS was closed");
+                    }
+                    if blocked == now.connected {
+                        blocked = !now.connected;
+                        let event = match blocked {
+                            true => Event::Blocked { reason: "the connection to NATS is lost".into() },
+                            false => Event::Unblocked,
+                        };
+                        let _ = self.events.send(event).await;
                     }
                     if now.connects > connects {
                         connects = now.connects;
