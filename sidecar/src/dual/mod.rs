@@ -5,7 +5,9 @@
 
 mod backend;
 mod channel;
+mod consumer;
 pub mod engine;
+mod get;
 pub mod half;
 pub mod lane;
 mod link;
@@ -16,6 +18,7 @@ pub mod operator;
 mod request;
 pub mod shared;
 pub mod stamp;
+mod topology;
 pub mod vhosts;
 
 pub use backend::DualBackend;

@@ -1,0 +1,109 @@
+//! `basic.get` over two sides: the side that keys moved away from is asked first, and nothing that waits is skipped.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use amq_protocol::types::{FieldTable, ShortString};
+use amqp_compat::backend::{ChannelId, Command, Delivery, DeliveryId, Got, Outcome, QueueDeclare, Reply, Topology};
+use amqp_compat::error::AmqpError;
+
+use super::channel::{Asked, Open, Request};
+use super::engine::Engine;
+use super::lane::Purpose;
+use super::stamp;
+use crate::control_api::Phase;
+use crate::fence::{MessageKey, QueueName};
+use crate::ownership::Side;
+
+impl Engine {
+    pub(super) fn get_next(&mut self, channel: ChannelId, mut request: Request) {
+        let Asked::Get { queue, next, .. } = &mut request.asked else { return };
+        let Some(side) = next.pop_front() else {
+            return self.answer(channel, Ok(Reply::Got(None)));
+        };
+        let queue = ShortString::from(&*queue.queue);
+        request.waiting[side.index()] = true;
+        self.half_mut(side).request(Command::Get { channel, queue }, Purpose::Client(request.number));
+        self.park(channel, request);
+    }
+
+    pub(super) fn get_step(
+        &mut self,
+        side: Side,
+        channel: ChannelId,
+        mut request: Request,
+        reply: Result<Reply, AmqpError>,
+    ) {
+        let lead = self.lead();
+        let Asked::Get { queue, next, got } = &mut request.asked else { return };
+        if let Some(mut got) = got.take() {
+            // The other side's count; without one, what is known.
+            if let Ok(Reply::Queue { message_count, .. }) = reply {
+                got.message_count = got.message_count.saturating_add(message_count);
+            }
+            return self.answer(channel, Ok(Reply::Got(Some(got))));
+        }
+        let got = match reply {
+            Ok(Reply::Got(Some(got))) => got,
+            Err(error) if side == lead => return self.answer(channel, Err(error)),
+            Ok(_) | Err(_) => return self.get_next(channel, request),
+        };
+        if let Some(fence) = stamp::is_fence(&got.delivery.message) {
+            next.push_front(side);
+            let actions = self.shared.order().fences.fence_out(queue, fence);
+            self.settle_inner(side, channel, got.delivery.id, Outcome::Ack);
+            self.shared.act(actions);
+            return self.get_next(channel, request);
+        }
+        let (queue, other) = (queue.clone(), next.pop_front());
+        match self.take(side, channel, &queue, got.delivery) {
+            None => self.answer(channel, Ok(Reply::Got(None))),
+            Some(delivery) => {
+                let got = Box::new(Got { delivery, message_count: got.message_count });
+                let Some(other) = other else { return self.answer(channel, Ok(Reply::Got(Some(got)))) };
+                let declare = QueueDeclare {
+                    queue: ShortString::from(&*queue.queue),
+                    passive: true,
+                    durable: false,
+                    exclusive: false,
+                    auto_delete: false,
+                    arguments: FieldTable::default(),
+                };
+                let command = Command::Topology { channel, request: Topology::QueueDeclare(declare) };
+                request.asked = Asked::Get { queue, next: VecDeque::new(), got: Some(got) };
+                request.waiting[other.index()] = true;
+                self.half_mut(other).request(command, Purpose::Client(request.number));
+                self.park(channel, request);
+            }
+        }
+    }
+
+    /// Takes a delivery for a get; one that has to wait for a fence goes back.
+    fn take(&mut self, side: Side, channel: ChannelId, queue: &QueueName, delivery: Delivery) -> Option<Delivery> {
+        let now = self.shared.now();
+        let item = self.item(side, delivery.id, delivery.redelivered, delivery.message);
+        let (received, phase) = {
+            let mut order = self.shared.order();
+            (order.fences.received(queue, side, item.key, item.bucket, item.epoch, now), order.phase)
+        };
+        if phase == Phase::Shadow
+            && side == Side::Rabbit
+            && let (Some(shadow), MessageKey::Stamped(id)) = (&self.shared.shadow, item.key)
+        {
+            shadow.delivered(queue, id, item.epoch, &item.message, item.redelivered);
+        }
+        if received.waits {
+            let actions = self.shared.order().fences.requeued(queue, side, item.key, now);
+            self.shared.act(actions);
+            self.settle_inner(side, channel, item.inner, Outcome::Requeue);
+            return None;
+        }
+        self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
+        self.next_delivery += 1;
+        let id = DeliveryId(self.next_delivery);
+        let (inner, generation, key) = (item.inner, item.generation, item.key);
+        let open = Open { channel, tag: None, queue: queue.clone(), side, generation, inner, key };
+        self.unsettled.insert(id.0, open);
+        Some(Delivery { id, redelivered: item.redelivered, message: item.message })
+    }
+}
