@@ -11,7 +11,8 @@
 //! | `handshake` | server properties, login responses, tuning |
 //! | `connection` | the life of a connection: [`Session`] |
 //! | `heartbeat` | when to send a heartbeat, and when a silent peer is gone |
-//! | `channel` | the life of a channel, and the order of what happens on it |
+//! | `channel` | the life of a channel, and the order of what happens on it: deliveries, settlements, publishing |
+//! | `limits`, `counts` | the bounds of a session, and what it counts |
 //! | `topology` | exchange and queue methods |
 //! | `publish` | a publish is put together from its frames |
 //! | `confirms` | publisher confirms, in publish order |
@@ -23,9 +24,11 @@ mod channel;
 mod confirms;
 mod connection;
 mod consumers;
+mod counts;
 mod frame;
 mod handshake;
 mod heartbeat;
+mod limits;
 mod output;
 mod publish;
 mod topology;
@@ -35,4 +38,6 @@ mod unacked;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Ask, Counts, Limits, Session};
+pub use connection::{Ask, Session};
+pub use counts::Counts;
+pub use limits::Limits;

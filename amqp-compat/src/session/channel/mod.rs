@@ -3,26 +3,30 @@
 //! While a request of a channel is with the broker, the channel's later frames are parked, so that everything takes
 //! effect in the order in which the client sent it.
 
+mod delivery;
+mod publishing;
+mod settlement;
+
 use std::collections::VecDeque;
 
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, tx as tx_class};
 use amq_protocol::types::ShortString;
 use smallvec::SmallVec;
 
-use super::confirms::{Confirms, Verdict};
-use super::connection::{Counts, Limits};
-use super::consumers::Consumers;
-use super::frame::{Fault, Frame};
-use super::handshake::Capabilities;
-use super::output::Output;
-use super::publish::{Assembly, Complete, PUBLISH};
-use super::topology::{self, Answer, Asked};
-use super::tx::{self, Transaction};
-use super::unacked::{Entry, Unacked};
 use crate::backend::{
     ChannelId, Command, Consume, Delivery, DeliveryId, Message, Outcome, Publish, PublishOutcome, Reply,
 };
 use crate::error::{AmqpError, ReplyCode};
+use crate::session::confirms::{Confirms, Verdict};
+use crate::session::consumers::Consumers;
+use crate::session::frame::{Fault, Frame};
+use crate::session::handshake::Capabilities;
+use crate::session::output::Output;
+use crate::session::publish::{Assembly, Complete, PUBLISH};
+use crate::session::topology::{self, Answer, Asked};
+use crate::session::tx::{self, Transaction};
+use crate::session::unacked::{Entry, Unacked};
+use crate::session::{Counts, Limits};
 
 /// What the channels of a connection share.
 #[derive(Debug)]
@@ -390,178 +394,6 @@ impl Channel {
         Ok(())
     }
 
-    /// A body frame or an empty body may have completed a publish.
-    fn complete(&mut self, complete: Option<Complete>, shared: &mut Shared) -> Result<(), Fault> {
-        if let Some(complete) = complete {
-            match &mut self.transaction {
-                Some(transaction) => shared.assembling += transaction.publish(complete),
-                None => self.publish(complete, shared),
-            }
-        }
-        if shared.assembling > shared.limits.max_assembling {
-            let text = format!("more than {} bytes of unfinished messages", shared.limits.max_assembling);
-            return Err(Fault::of(AmqpError::new(ReplyCode::ResourceError, text), PUBLISH));
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self, Complete { mandatory, message }: Complete, shared: &mut Shared) {
-        let size = message.body.len();
-        let publish = Publish { channel: self.id, seq: self.confirms.publish(size), mandatory, message };
-        shared.publishes += 1;
-        shared.publish_bytes += size;
-        shared.counts.published += 1;
-        self.send(Command::Publish(Box::new(publish)), shared);
-    }
-
-    fn tx(&mut self, class: tx_class::AMQPMethod, method: (u16, u16), shared: &mut Shared) -> Result<(), Fault> {
-        use tx_class::AMQPMethod as M;
-        let of = |error| Fault::of(error, method);
-        let ok = match (class, &mut self.transaction) {
-            (M::Select(_), _) if self.confirms.is_selected() => {
-                return Err(of(tx::wrong_mode("cannot switch from confirm to tx mode")));
-            }
-            (M::Select(_), transaction) => {
-                transaction.get_or_insert_default();
-                M::SelectOk(tx_class::SelectOk {})
-            }
-            (M::Commit(_) | M::Rollback(_), None) => return Err(of(tx::wrong_mode("channel is not transactional"))),
-            (M::Commit(_), Some(transaction)) => {
-                shared.assembling -= transaction.weight();
-                let publishes = transaction.take_publishes();
-                for complete in publishes {
-                    self.publish(complete, shared);
-                }
-                self.request = Some(Request { kind: Kind::Commit { failed: false }, method, nowait: false });
-                return self.end_of_publishes(shared);
-            }
-            (M::Rollback(_), Some(transaction)) => {
-                shared.assembling -= transaction.weight();
-                transaction.take_publishes();
-                let settled = transaction.take_settlements();
-                self.unacked.restore(settled.into_iter().flat_map(|(_, settled)| settled));
-                M::RollbackOk(tx_class::RollbackOk {})
-            }
-            (M::SelectOk(_) | M::CommitOk(_) | M::RollbackOk(_), _) => {
-                return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "a client does not send this method")));
-            }
-        };
-        shared.output.method(self.id, AMQPClass::Tx(ok));
-        Ok(())
-    }
-
-    /// Goes on with what waited for the end of all publishes.
-    fn end_of_publishes(&mut self, shared: &mut Shared) -> Result<(), Fault> {
-        if !self.confirms.all_ended() {
-            return Ok(());
-        }
-        let Some(request) = self.request.take_if(|request| request.waits_for_publishes()) else {
-            return Ok(());
-        };
-        if matches!(self.phase, Phase::Refused | Phase::Settling) {
-            self.close(shared);
-            return Ok(());
-        }
-        match request.kind {
-            Kind::Commit { failed } => self.end_commit(failed, request.method, shared)?,
-            Kind::Behind { class } => self.method(class, shared)?,
-            _ => {}
-        }
-        self.tell_ended(shared);
-        Ok(())
-    }
-
-    fn end_commit(&mut self, failed: bool, method: (u16, u16), shared: &mut Shared) -> Result<(), Fault> {
-        if failed {
-            let error = AmqpError::new(ReplyCode::PreconditionFailed, "partial tx completion");
-            return Err(Fault::of(error, method));
-        }
-        let settlements = self.transaction.as_mut().map(Transaction::take_settlements).unwrap_or_default();
-        for (outcome, settled) in settlements {
-            self.settled(outcome, &settled, shared);
-        }
-        let ok = tx_class::AMQPMethod::CommitOk(tx_class::CommitOk {});
-        shared.output.method(self.id, AMQPClass::Tx(ok));
-        Ok(())
-    }
-
-    fn consume(&mut self, consume: basic::Consume, shared: &mut Shared) -> Result<(), Fault> {
-        const METHOD: (u16, u16) = (60, 20);
-        let queue = topology::named(consume.queue, self.last_queue.as_ref()).map_err(|e| Fault::of(e, METHOD))?;
-        shared.next_key += 1;
-        let key = shared.next_key;
-        let tag = if consume.consumer_tag.as_str().is_empty() {
-            ShortString::from(format!("amq.ctag-{}{key:08x}", shared.tag_prefix))
-        } else {
-            consume.consumer_tag
-        };
-        if self.consumers.contains(&tag) {
-            let text = format!("attempt to reuse consumer tag '{tag}'");
-            return Err(Fault::of(AmqpError::new(ReplyCode::NotAllowed, text), METHOD));
-        }
-        let credit = self.consumers.add(key, tag.clone(), consume.no_ack);
-        shared.counts.consumers += 1;
-        let asked = Consume {
-            queue,
-            consumer_tag: tag.clone(),
-            exclusive: consume.exclusive,
-            no_ack: consume.no_ack,
-            credit,
-            no_limit: self.consumers.is_unlimited(key),
-            arguments: consume.arguments,
-        };
-        let command = Command::Consume { channel: self.id, consume: asked };
-        self.ask(command, Kind::Consume { tag }, METHOD, consume.nowait, shared);
-        Ok(())
-    }
-
-    fn settle(&mut self, tag: u64, multiple: bool, outcome: Outcome, shared: &mut Shared) -> Result<(), AmqpError> {
-        let mut settled: SmallVec<[(u64, Entry); 1]> = SmallVec::new();
-        let answer = self.unacked.settle(tag, multiple, |tag, entry| settled.push((tag, entry)));
-        if answer.is_err() {
-            return Err(AmqpError::new(ReplyCode::PreconditionFailed, format!("unknown delivery tag {tag}")));
-        }
-        match &mut self.transaction {
-            Some(transaction) => transaction.settle(outcome, settled.into_vec()),
-            None => self.settled(outcome, &settled, shared),
-        }
-        Ok(())
-    }
-
-    /// Tells the broker how deliveries, ascending by tag, have ended.
-    fn settled(&mut self, outcome: Outcome, settled: &[(u64, Entry)], shared: &mut Shared) {
-        let (Some((first, _)), Some((last, _))) = (settled.first(), settled.last()) else { return };
-        for (_, entry) in settled {
-            if let Some(key) = entry.consumer {
-                self.consumers.settled(key);
-            }
-        }
-        shared.counts.settled += settled.len() as u64;
-        if outcome == Outcome::Ack {
-            if *first < self.last_ack {
-                self.send_acks(shared);
-            }
-            self.last_ack = *last;
-            self.acks.extend(tx::names(settled));
-        } else {
-            let deliveries = tx::names(settled);
-            self.send(Command::Settle { channel: self.id, deliveries, outcome }, shared);
-        }
-        self.release(shared);
-        self.touch(shared);
-    }
-
-    fn recover(&mut self, requeue: bool, shared: &mut Shared) -> Result<(), AmqpError> {
-        if !requeue {
-            return Err(AmqpError::not_implemented("requeue=false"));
-        }
-        // Not part of a transaction, as in RabbitMQ.
-        let mut settled = Vec::new();
-        self.unacked.drain(|tag, entry| settled.push((tag, entry)));
-        self.settled(Outcome::Requeue, &settled, shared);
-        Ok(())
-    }
-
     /// Takes the broker's answer to the request in flight.
     ///
     /// # Errors
@@ -628,128 +460,6 @@ impl Channel {
         Ok(Next::Stay)
     }
 
-    fn got(&mut self, delivery: Delivery, message_count: u32, no_ack: bool, shared: &mut Shared) {
-        let Delivery { id, redelivered, message } = delivery;
-        let Message { exchange, routing_key, properties, body } = message;
-        let delivery_tag = if no_ack {
-            self.note(Sent { generation: shared.generation, settle: Some(id), consumer: None }, shared);
-            self.unacked.tag()
-        } else {
-            self.unacked.add(Entry { id, consumer: None })
-        };
-        let ok = basic::GetOk { delivery_tag, redelivered, exchange, routing_key, message_count };
-        self.tell(basic::AMQPMethod::GetOk(ok), shared);
-        shared.output.content(self.id, properties, &body, shared.frame_max);
-        shared.counts.delivered += 1;
-    }
-
-    /// Takes a delivery to a consumer.
-    pub(super) fn deliver(&mut self, tag: &ShortString, delivery: Box<Delivery>, shared: &mut Shared) {
-        if self.phase != Phase::Open {
-            // Closing the channel requeues it.
-            return;
-        }
-        match self.consumers.arrived(tag) {
-            Some((key, true)) => self.consumers.hold(key, delivery),
-            Some((key, false)) => self.write(key, *delivery, shared),
-            None => {
-                self.strays.push(delivery.id);
-                self.touch(shared);
-            }
-        }
-    }
-
-    fn write(&mut self, key: u32, delivery: Delivery, shared: &mut Shared) {
-        let Some(consumer) = self.consumers.get(key) else { return };
-        let (no_ack, tag) = (consumer.no_ack, consumer.tag.clone());
-        let Delivery { id, redelivered, message } = delivery;
-        let delivery_tag =
-            if no_ack { self.unacked.tag() } else { self.unacked.add(Entry { id, consumer: Some(key) }) };
-        if self.consumers.sent(key) || no_ack {
-            let settle = no_ack.then_some(id);
-            self.note(Sent { generation: shared.generation, settle, consumer: Some(key) }, shared);
-        }
-        shared.output.deliver(self.id, tag.as_str(), delivery_tag, redelivered, &message);
-        shared.output.content(self.id, message.properties, &message.body, shared.frame_max);
-        shared.counts.delivered += 1;
-    }
-
-    /// Sends what the channel's prefetch held back and now lets through.
-    fn release(&mut self, shared: &mut Shared) {
-        while let Some((key, delivery)) = self.consumers.release() {
-            self.write(key, *delivery, shared);
-        }
-    }
-
-    /// Removes a consumer; what was held for it goes back to its queue.
-    fn forget(&mut self, tag: &ShortString, shared: &mut Shared) {
-        self.strays.extend(self.consumers.remove(tag));
-        shared.counts.consumers -= 1;
-        // Others may have waited behind them.
-        self.release(shared);
-        self.touch(shared);
-    }
-
-    /// The broker ended a consumer.
-    pub(super) fn cancelled(&mut self, tag: ShortString, shared: &mut Shared) {
-        if self.phase != Phase::Open || !self.consumers.contains(&tag) {
-            return;
-        }
-        if self.request.is_some() {
-            self.ended.push(tag);
-            return;
-        }
-        self.forget(&tag, shared);
-        if shared.capabilities.consumer_cancel_notify {
-            self.tell(basic::AMQPMethod::Cancel(basic::Cancel { consumer_tag: tag, nowait: true }), shared);
-        }
-    }
-
-    /// Tells the client of consumers that ended during the last request.
-    fn tell_ended(&mut self, shared: &mut Shared) {
-        for tag in std::mem::take(&mut self.ended) {
-            self.cancelled(tag, shared);
-        }
-    }
-
-    /// The broker gives a message back.
-    pub(super) fn returned(&mut self, error: &AmqpError, message: Message, shared: &mut Shared) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        let Message { exchange, routing_key, properties, body } = message;
-        let method = basic::Return {
-            reply_code: error.code as u16,
-            reply_text: error.code.name().into(),
-            exchange,
-            routing_key,
-        };
-        self.tell(basic::AMQPMethod::Return(method), shared);
-        shared.output.content(self.id, properties, &body, shared.frame_max);
-        shared.counts.returned += 1;
-    }
-
-    /// The broker ended a publish.
-    ///
-    /// # Errors
-    /// A fault when it was part of a transaction that has failed.
-    pub(super) fn confirm(&mut self, seq: u64, outcome: PublishOutcome, shared: &mut Shared) -> Result<Next, Fault> {
-        if let Some(size) = self.confirms.end(seq, outcome) {
-            shared.publish_bytes -= size;
-            self.touch(shared);
-        }
-        if let Some(Request { kind: Kind::Commit { failed }, .. }) = &mut self.request {
-            *failed |= outcome == PublishOutcome::Failed;
-        }
-        self.end_of_publishes(shared)?;
-        Ok(Next::Stay)
-    }
-
-    /// What the asynchronous failure of a channel is blamed on.
-    pub(super) fn culprit(&self) -> (u16, u16) {
-        if self.confirms.open() > 0 { PUBLISH } else { (0, 0) }
-    }
-
     /// Closes the channel for an error: tells the client and the broker.
     pub(super) fn refuse(&mut self, fault: &Fault, shared: &mut Shared) {
         if matches!(self.phase, Phase::Refused | Phase::Settling) {
@@ -783,12 +493,6 @@ impl Channel {
         self.ask(Command::CloseChannel { channel: self.id }, Kind::Close, method, false, shared);
     }
 
-    /// Settles what a client that does not acknowledge was sent; its bytes go before whatever is said next.
-    pub(super) fn settle_all_sent(&mut self, shared: &mut Shared) {
-        self.done.extend(self.sent.drain(..).filter_map(|sent| sent.settle));
-        self.send_acks(shared);
-    }
-
     /// Gives up the channel's share of the connection's bounds.
     pub(super) fn abandon(&mut self, shared: &mut Shared) {
         let transaction = self.transaction.take().unwrap_or_default();
@@ -800,20 +504,6 @@ impl Channel {
         shared.counts.consumers -= self.consumers.len() as u64;
         self.consumers = Consumers::default();
         self.take_parked(shared);
-    }
-
-    /// All bytes of the generations before `shared.generation` are written.
-    pub(super) fn written(&mut self, shared: &mut Shared) {
-        while let Some(sent) = self.sent.pop_front_if(|sent| sent.generation < shared.generation) {
-            self.done.extend(sent.settle);
-            if let Some(key) = sent.consumer {
-                self.consumers.written(key);
-            }
-        }
-        self.touch(shared);
-        if !self.sent.is_empty() {
-            shared.unwritten.push(self.id);
-        }
     }
 
     /// Ends a batch: tells the client of confirms, the broker of acknowledgements and credit.
@@ -839,49 +529,14 @@ impl Channel {
         }
     }
 
-    fn tell_confirms(&mut self, shared: &mut Shared) {
-        let before = self.confirms.open();
-        let id = self.id;
-        let Shared { output, counts, .. } = shared;
-        self.confirms.tell(|verdict| match verdict {
-            Verdict::Ack { tag, multiple } => {
-                counts.acks += 1;
-                output.ack(id, tag, multiple);
-            }
-            Verdict::Nack { tag } => {
-                counts.nacks += 1;
-                let nack = basic::Nack { delivery_tag: tag, multiple: false, requeue: false };
-                output.method(id, AMQPClass::Basic(basic::AMQPMethod::Nack(nack)));
-            }
-        });
-        shared.publishes -= before - self.confirms.open();
-    }
-
     fn tell(&mut self, method: basic::AMQPMethod, shared: &mut Shared) {
         shared.output.method(self.id, AMQPClass::Basic(method));
-    }
-
-    fn note(&mut self, sent: Sent, shared: &mut Shared) {
-        if self.sent.is_empty() {
-            shared.unwritten.push(self.id);
-        }
-        self.sent.push_back(sent);
     }
 
     fn touch(&mut self, shared: &mut Shared) {
         if !self.is_touched {
             self.is_touched = true;
             shared.touched.push(self.id);
-        }
-    }
-
-    fn send_acks(&mut self, shared: &mut Shared) {
-        let channel = self.id;
-        for list in [&mut self.acks, &mut self.done] {
-            if !list.is_empty() {
-                let deliveries = std::mem::take(list);
-                shared.commands.push_back(Command::Settle { channel, deliveries, outcome: Outcome::Ack });
-            }
         }
     }
 
