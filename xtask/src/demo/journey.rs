@@ -13,7 +13,7 @@ use super::ledger::Ledger;
 use super::now_unix_ns;
 use super::progress::Line;
 use super::script::{Change, Step, Victim};
-use super::sidecar::{self, Sidecar, Status};
+use super::sidecar::{self, Parity, Sidecar, Status};
 use super::timeline::Mark;
 use super::topology;
 use crate::failure::{Doing, Failure};
@@ -178,6 +178,11 @@ impl Journey {
         line.say(&format!("{name} is up again after {away:.1} s"));
         self.kills.push(format!("{name} in step {step}, up again after {away:.1} s"));
         Ok(())
+    }
+
+    /// What the sidecar compared in `shadow`; `None` without a sidecar or an answer.
+    pub fn parity(&self) -> Option<Parity> {
+        self.status().map(|status| status.parity)
     }
 
     /// The sidecar's status now; `None` without a sidecar or an answer.

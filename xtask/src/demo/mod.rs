@@ -110,12 +110,13 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         })
         .collect();
     let kills = journey.kills().to_vec();
+    let parity = journey.parity();
     if !args.keep {
         wrong.extend(journey.finish_servers().err().map(|failure| failure.to_string()));
     }
     let seconds = start.elapsed().as_secs_f64();
     let right = wrong.is_empty();
-    let report = Report { seed, right, wrong, ledger, kills, steps, seconds, promise };
+    let report = Report { seed, right, wrong, ledger, kills, steps, parity, seconds, promise };
     if args.json {
         println!("{}", serde_json::to_string(&report).doing("cannot write the report")?);
     } else {

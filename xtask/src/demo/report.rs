@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::sidecar::Parity;
 use super::timeline::{Row, milliseconds};
 use super::verdict::{Promise, Verdict};
 
@@ -22,6 +23,8 @@ pub struct Report {
     pub kills: Vec<String>,
     /// The steps.
     pub steps: Vec<StepReport>,
+    /// What the sidecar compared in `shadow`; counts of a sidecar that was killed are gone with it.
+    pub parity: Option<Parity>,
     /// From the first server's start to the last one's end, in seconds.
     pub seconds: f64,
     /// What had to hold.
@@ -69,6 +72,11 @@ impl Report {
             ));
         }
         line("(latency from publish to delivery; pause: longest time without a delivery on one queue; shares as the sidecar counts them)".to_owned());
+        if let Some(Parity { matched, differing, unverified }) = self.parity {
+            line(format!(
+                "(shadow, as the sidecar compared it: {matched} match, {differing} differ, {unverified} unverified)"
+            ));
+        }
         let ledger = &self.ledger;
         line("\nledger, from the applications' own files".to_owned());
         let mut count = |name: &str, count: u64, note: String| line(format!("  {name:<22} {count:>9}  {note}"));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::apps::pause;
 use crate::failure::{Doing, Failure};
@@ -28,7 +28,7 @@ struct Addresses {
     http: String,
 }
 
-/// What `nats-bridge status` says that the progress line shows.
+/// What `nats-bridge status` says that is shown beside the ledger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
     /// Messages that RabbitMQ took as their owner since the sidecar started.
@@ -39,6 +39,19 @@ pub struct Status {
     pub held: u64,
     /// Queues whose fence has not passed.
     pub fences: u64,
+    /// What it compared in `shadow`.
+    pub parity: Parity,
+}
+
+/// How the copies of `shadow` ended, over all queues.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Parity {
+    /// Equal to what RabbitMQ delivered.
+    pub matched: u64,
+    /// Different from it, or only on one side.
+    pub differing: u64,
+    /// Could not be compared.
+    pub unverified: u64,
 }
 
 impl Sidecar {
@@ -150,7 +163,22 @@ pub fn parse_status(text: &str) -> Result<Status, Failure> {
             .ok_or_else(|| Failure::new(format_args!("the status has no number {path}")))
     };
     let queues = json["queues"].as_array().ok_or_else(|| Failure::new("the status has no queues"))?;
+    let counts = json["parity"].as_array().ok_or_else(|| Failure::new("the status has no parity"))?;
+    let parity = |classes: &[&str]| {
+        counts.iter().flat_map(|queue| classes.iter().filter_map(|class| queue[*class].as_u64())).sum()
+    };
     Ok(Status {
+        parity: Parity {
+            matched: parity(&["matched"]),
+            differing: parity(&[
+                "mismatched_payload",
+                "mismatched_properties",
+                "mismatched_routing",
+                "missing",
+                "extra",
+            ]),
+            unverified: parity(&["unverified"]),
+        },
         rabbit: number("/sides/rabbit/published")?,
         nats: number("/sides/nats/published")?,
         held: queues.iter().filter_map(|queue| queue["held"].as_u64()).sum(),
@@ -218,11 +246,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_is_read_for_owners_held_deliveries_and_open_fences() {
+    fn a_status_is_read_for_owners_held_deliveries_open_fences_and_parity() {
         let text = r#"{"phase":"canary","weight_percent":5,"sides":{"rabbit":{"published":95},"nats":{"published":5}},
             "queues":[{"name":"a","held":2,"fence":"waiting"},{"name":"b","held":1,"fence":"sent"},
-                      {"name":"c","held":0,"fence":"passed"}]}"#;
-        assert_eq!(parse_status(text).expect("a status"), Status { rabbit: 95, nats: 5, held: 3, fences: 2 });
+                      {"name":"c","held":0,"fence":"passed"}],
+            "parity":[{"queue":"a","matched":7,"mismatched_payload":1,"missing":2,"unverified":1},
+                      {"queue":"b","matched":3,"mismatched_properties":1,"extra":1,"unverified":0}]}"#;
+        let parity = Parity { matched: 10, differing: 5, unverified: 1 };
+        assert_eq!(parse_status(text).expect("a status"), Status { rabbit: 95, nats: 5, held: 3, fences: 2, parity });
         assert!(parse_status("{}").is_err());
     }
 }
