@@ -29,7 +29,7 @@ fn pure_modules_await_nothing_and_read_no_clock() {
             files += 1;
             for (number, line) in code(&file) {
                 for word in IMPURE {
-                    if line.contains(word) {
+                    if names(&line, word) {
                         found.push(format!("{}:{number}: {word}", shown(&file)));
                     }
                 }
@@ -180,6 +180,12 @@ fn code(file: &Path) -> Vec<(usize, String)> {
         .take_while(|(_, line)| line.trim() != "#[cfg(test)]")
         .filter(|(_, line)| !line.trim_start().starts_with("//"))
         .collect()
+}
+
+/// Whether the line has this word, and not only as the beginning of a longer one.
+fn names(line: &str, word: &str) -> bool {
+    let whole = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    line.match_indices(word).any(|(at, _)| whole(&line[at + word.len()..]))
 }
 
 /// Whether the whole file is tests.
