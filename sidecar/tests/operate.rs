@@ -18,6 +18,7 @@ impl Sidecar {
         let ready = tempfile::tempdir().expect("created");
         let process = nats_bridge()
             .args(["sidecar", "--rabbit", &rabbit.url(), "--nats", &nats.url()])
+            .args(["--rabbit-management", &rabbit.management_url()])
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready-file"])
             .arg(ready.path().join("ready.json"))
             .stderr(Stdio::null())

@@ -6,16 +6,13 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::{Control, Failure};
 use crate::control_api::{Adopted, Refused};
+use crate::http::ask::{exchange, split};
 
 /// How long a sidecar may take to answer. A change waits until it is in force everywhere.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The largest answer that is read, in bytes.
-const LARGEST: u64 = 64 << 20;
 
 /// Asks for `path` and reads the JSON that answers it.
 ///
@@ -102,22 +99,6 @@ async fn send<T: DeserializeOwned>(control: &Control, method: &str, path: &str, 
     Err(Failure::refused(refused))
 }
 
-async fn exchange(address: &str, request: &str) -> std::io::Result<Vec<u8>> {
-    let mut socket = TcpStream::connect(address).await?;
-    socket.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    socket.take(LARGEST).read_to_end(&mut answer).await?;
-    Ok(answer)
-}
-
-/// Status code and body of an answer; `None` when it is not HTTP.
-fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
-    Some((status, &answer[end + 4..]))
-}
-
 /// `HOST:PORT` of the sidecar.
 fn address(control: &Control) -> Result<String, Failure> {
     let given = match &control.ready_file {
@@ -155,15 +136,6 @@ mod tests {
         }
         for bad in ["8222", "https://a:1", "http://a:1/status", "a b:1", ""] {
             assert_eq!(address(&control(bad)).expect_err(bad).code, 2);
-        }
-    }
-
-    #[test]
-    fn an_answer_is_split_into_status_and_body() {
-        assert_eq!(split(b"HTTP/1.1 409 Conflict\r\nA: b\r\n\r\n{}"), Some((409, &b"{}"[..])));
-        assert_eq!(split(b"HTTP/1.0 200 OK\r\n\r\n"), Some((200, &b""[..])));
-        for bad in [&b"-ERR unknown\r\n\r\n"[..], b"HTTP/1.1 200 OK\r\n", b"", b"HTTP/1.1 what\r\n\r\n"] {
-            assert_eq!(split(bad), None);
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{Failure, signals};
-use crate::control::{Cutover, Parts};
+use crate::control::{Audit, Cutover, Management, Parts};
 use crate::control_api::Control;
 use crate::dual::vhosts::JetStreamVhosts;
 use crate::http::{self, Surface};
@@ -32,6 +32,14 @@ pub struct SidecarArgs {
     /// NATS with JetStream.
     #[arg(long, env = "NATS_BRIDGE_NATS", value_name = "URL")]
     pub nats: String,
+    /// RabbitMQ's management API, as `http://USER:PASSWORD@HOST:15672`; the user needs the `monitoring` tag. Before the weight is
+    /// raised, RabbitMQ's bindings and policies are compared with what was declared through the sidecar.
+    #[arg(long, env = "NATS_BRIDGE_RABBIT_MANAGEMENT", value_name = "URL", hide_env_values = true)]
+    pub rabbit_management: Option<String>,
+    /// Raise the weight without asking RabbitMQ's management API: you vouch that all bindings were declared through this
+    /// sidecar and that no policy matters. A queue that was bound past it gets no copy of what NATS owns.
+    #[arg(long, conflicts_with = "rabbit_management")]
+    pub trust_declared: bool,
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5673", value_name = "HOST:PORT")]
     pub listen: String,
@@ -72,6 +80,11 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let rabbit = RabbitMqConfig::from_url(&args.rabbit).map_err(at("--rabbit"))?;
     let operator = operator(&args.rabbit).map_err(at("--rabbit"))?;
     let users = args.users.iter().map(|user| login(user)).collect::<Result<Vec<_>, _>>().map_err(at("--user"))?;
+    let audit = match &args.rabbit_management {
+        Some(url) => Audit::Management(Management::from_url(url).map_err(at("--rabbit-management"))?),
+        None if args.trust_declared => Audit::Trusted,
+        None => Audit::Unknown,
+    };
     let shutdown = CancellationToken::new();
     signals::cancel(&shutdown)?;
     let metrics = http::metrics::install().map_err(Failure::cannot_run)?;
@@ -94,6 +107,7 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         nats_url: without_password(&args.nats),
         bridge: bridge.clone(),
         routes: Some(vhosts),
+        audit,
         shadow: Some(standby.clone()),
         users,
         fence_limit: Duration::from_millis(args.fence_timeout_ms),

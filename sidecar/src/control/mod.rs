@@ -1,5 +1,6 @@
 //! The running cutover: its state in NATS, the changes of phase and weight, and what it tells an operator.
 
+pub mod audit;
 mod store;
 
 use std::sync::Arc;
@@ -15,11 +16,12 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
+pub use audit::{Audit, Management};
 pub use store::{BUCKET, State, Store, WriteError};
 
 use crate::control_api::{
     Adopted, Change, Control, Phase, QueueParity, QueueStatus, Refused, RefusedCode, Side as SideStatus, Sides, Status,
-    Target, Weight,
+    Target, Unmapped, Weight,
 };
 use crate::dual::DualBackend;
 use crate::dual::logins::{Accepted, Logins};
@@ -46,6 +48,8 @@ pub struct Parts {
     pub bridge: Bridge,
     /// What JetStream has; `None` takes everything as known.
     pub routes: Option<Arc<dyn Routes>>,
+    /// How it is known that JetStream routes like RabbitMQ.
+    pub audit: Audit,
     /// Takes the copies of `shadow`.
     pub shadow: Option<Arc<dyn ShadowReport>>,
     /// Users that may log in when RabbitMQ cannot be asked, besides those that it accepted before: vhost, user and
@@ -74,6 +78,8 @@ pub struct Cutover {
     urls: [String; 2],
     bridge: Bridge,
     store: Store,
+    audit: Audit,
+    logins: Arc<Logins>,
     shadow: Option<Arc<dyn ShadowReport>>,
     state: Mutex<Saved>,
     draining: AtomicBool,
@@ -97,6 +103,8 @@ const AFTER: Duration = Duration::from_millis(900);
 const TICK: Duration = Duration::from_millis(100);
 /// How often RabbitMQ's queues are looked at, in `shadow`.
 const EMPTY: Duration = Duration::from_secs(2);
+/// How often RabbitMQ's bindings and policies are compared with JetStream's while NATS owns anything.
+const AUDIT: Duration = Duration::from_secs(30);
 /// How long status waits for both brokers.
 const STATUS: Duration = Duration::from_millis(1500);
 
@@ -158,7 +166,7 @@ impl Cutover {
             Arc::clone(&shared),
             Arc::clone(&parts.rabbit),
             Arc::clone(&parts.nats),
-            logins,
+            Arc::clone(&logins),
             accepted,
         ));
         let operators = [
@@ -173,6 +181,8 @@ impl Cutover {
             urls: [parts.rabbit_url, parts.nats_url],
             bridge: parts.bridge,
             store,
+            audit: parts.audit,
+            logins,
             shadow: parts.shadow,
             state: Mutex::new(Saved { state, revision, unsaved: false }),
             draining: AtomicBool::new(false),
@@ -233,6 +243,19 @@ impl Cutover {
                 tokio::time::sleep(EMPTY).await;
                 let Some(cutover) = comparer.upgrade() else { return };
                 cutover.look_for_empty_queues().await;
+            }
+        });
+        let auditor = Arc::downgrade(self);
+        tasks.spawn(async move {
+            loop {
+                tokio::time::sleep(AUDIT).await;
+                let Some(cutover) = auditor.upgrade() else { return };
+                let phase = cutover.shared.order().phase;
+                if matches!(phase, Phase::Canary | Phase::Cutover)
+                    && let Err(refused) = cutover.routes_alike().await
+                {
+                    cutover.shared.warn("routes_differ", refused.reason);
+                }
             }
         });
         let (written, mut heard) = mpsc::channel(16);
@@ -346,6 +369,36 @@ impl Cutover {
             rabbit_connected: !gives_back || matches!(timeout(BEFORE, self.operators[0].ping()).await, Ok(Ok(()))),
             rabbit_messages: if to == Target::Detach { self.rabbit_messages().await } else { None },
         }
+    }
+
+    /// Refuses when RabbitMQ routes what JetStream would not, or when that cannot be known.
+    async fn routes_alike(&self) -> Result<(), Refused> {
+        let (management, routes) = match (&self.audit, &self.shared.routes) {
+            (Audit::Management(management), Some(routes)) => (management, routes),
+            (Audit::Trusted, _) | (_, None) => return Ok(()),
+            (Audit::Unknown, Some(_)) => {
+                return Err(Refused::new(
+                    RefusedCode::Unmapped,
+                    "it is not known whether RabbitMQ has bindings or policies that were not declared through this sidecar",
+                    "start it with --rabbit-management http://USER:PASSWORD@HOST:15672, or vouch with --trust-declared",
+                ));
+            }
+        };
+        let findings = management.findings(&self.logins.vhosts(), routes.as_ref()).await.map_err(|why| {
+            let fix = "start the management plugin, or vouch for what is declared with --trust-declared";
+            Refused::new(RefusedCode::SideDown, why, fix)
+        })?;
+        let Some(first) = findings.first() else { return Ok(()) };
+        let more = match findings.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let Unmapped { kind, name, vhost, reason } = first;
+        Err(Refused::new(
+            RefusedCode::Unmapped,
+            format!("{kind} {name} in vhost {vhost}: {reason}{more}"),
+            "let its application declare it through the sidecar, or remove it; then try again",
+        ))
     }
 
     /// Whether NATS is connected and every link has caught up with it; links get a moment to.
@@ -518,6 +571,9 @@ impl Control for Cutover {
         }
         let mut saved = self.state.lock().await;
         let at = saved.state.position();
+        if matches!(request.to, Target::Weight(weight) if weight > at.weight) && at.phase != Phase::Observe {
+            self.routes_alike().await?;
+        }
         let facts = self.facts(at, request.to).await;
         let Some(next) = phase::change(at, request.to, facts)? else {
             return Ok(adopted(&saved.state, false, began));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::Message;
 use amqp_compat::error::{AmqpError, ReplyCode};
+use amqp_compat::model::vhost::BindingDefinition;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
@@ -30,6 +31,11 @@ pub trait Routes: Send + Sync + 'static {
     /// # Errors
     /// `InternalError` when JetStream does not answer.
     async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError>;
+    /// The bindings of a vhost, but for those of the default exchange.
+    ///
+    /// # Errors
+    /// `InternalError` when JetStream does not answer.
+    async fn bindings(&self, vhost: &str) -> Result<Vec<BindingDefinition>, AmqpError>;
 }
 
 /// Where `shadow` takes its copies from. No call waits; what there is no room for is counted.

@@ -7,6 +7,7 @@ use amq_protocol::types::ShortString;
 use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
 use amqp_compat::backend::{Backend, Link, Login, Message};
 use amqp_compat::error::{AmqpError, ReplyCode};
+use amqp_compat::model::vhost::BindingDefinition;
 use async_trait::async_trait;
 use nats_bridge::Bridge;
 use tokio::sync::Mutex;
@@ -79,5 +80,9 @@ impl Routes for JetStreamVhosts {
 
     async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError> {
         Ok(self.vhost(vhost).await?.durable_queues(vhost))
+    }
+
+    async fn bindings(&self, vhost: &str) -> Result<Vec<BindingDefinition>, AmqpError> {
+        Ok(self.vhost(vhost).await?.bindings(vhost))
     }
 }

@@ -13,6 +13,7 @@
 //! 503. Changes are taken from this machine only, unless a token is set; see `access`.
 
 mod access;
+pub(crate) mod ask;
 mod body;
 pub mod metrics;
 mod probes;

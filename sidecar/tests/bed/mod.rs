@@ -19,7 +19,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use nats_bridge::Bridge;
-use sidecar::control::{Cutover, Parts};
+use sidecar::control::{Audit, Cutover, Management, Parts};
 use sidecar::control_api::{Adopted, Change, Control, Refused, Status, Target, Weight};
 use sidecar::dual::vhosts::JetStreamVhosts;
 use sidecar::standby::Standby;
@@ -35,6 +35,7 @@ pub const CAP: Duration = Duration::from_secs(60);
 /// What a sidecar is between.
 pub struct Ends {
     pub rabbit_url: String,
+    pub management_url: String,
     pub vhost: String,
     pub nats_url: String,
 }
@@ -50,7 +51,12 @@ pub struct Sidecar {
 
 impl Ends {
     pub fn new(rabbit: &RabbitMq, nats: &NatsServer) -> Self {
-        Self { rabbit_url: rabbit.url(), vhost: rabbit.fresh_vhost(), nats_url: nats.url() }
+        Self {
+            rabbit_url: rabbit.url(),
+            management_url: rabbit.management_url(),
+            vhost: rabbit.fresh_vhost(),
+            nats_url: nats.url(),
+        }
     }
 
     pub async fn sidecar(&self) -> Sidecar {
@@ -76,6 +82,7 @@ impl Ends {
             nats_url: self.nats_url.clone(),
             bridge,
             routes: Some(nats),
+            audit: Audit::Management(Management::from_url(&self.management_url).expect("a URL")),
             shadow: Some(standby.clone()),
             users: Vec::new(),
             fence_limit,

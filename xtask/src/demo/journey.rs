@@ -13,7 +13,7 @@ use super::ledger::Ledger;
 use super::now_unix_ns;
 use super::progress::Line;
 use super::script::{Change, Step, Victim};
-use super::sidecar::{self, Parity, Sidecar, Status};
+use super::sidecar::{self, Brokers, Parity, Sidecar, Status};
 use super::timeline::Mark;
 use super::topology;
 use crate::failure::{Doing, Failure};
@@ -54,7 +54,10 @@ impl Journey {
         let rabbit = starting.join().map_err(|_| Failure::new("starting RabbitMQ failed"))?.map_err(Failure::new)?;
         eprintln!("RabbitMQ           {}  (both up after {:.1} s)", rabbit.url(), start.elapsed().as_secs_f64());
         let sidecar = match binary {
-            Some(binary) => Some(Sidecar::start(binary, dir, &rabbit.url(), &nats.url())?),
+            Some(binary) => {
+                let brokers = Brokers { rabbit: rabbit.url(), management: rabbit.management_url(), nats: nats.url() };
+                Some(Sidecar::start(binary, dir, brokers)?)
+            }
             None => None,
         };
         let url = match &sidecar {

@@ -15,10 +15,20 @@ use crate::process::{self, Running};
 pub struct Sidecar {
     binary: PathBuf,
     dir: PathBuf,
-    rabbit: String,
-    nats: String,
+    brokers: Brokers,
     addresses: Addresses,
     running: Running,
+}
+
+/// What the sidecar is between, as URLs.
+#[derive(Debug, Clone)]
+pub struct Brokers {
+    /// RabbitMQ's AMQP.
+    pub rabbit: String,
+    /// RabbitMQ's management API.
+    pub management: String,
+    /// NATS.
+    pub nats: String,
 }
 
 /// What the ready file says.
@@ -59,11 +69,10 @@ impl Sidecar {
     ///
     /// # Errors
     /// When it does not within 30 s, with the end of its log.
-    pub fn start(binary: &Path, dir: &Path, rabbit: &str, nats: &str) -> Result<Self, Failure> {
+    pub fn start(binary: &Path, dir: &Path, brokers: Brokers) -> Result<Self, Failure> {
         let free = Addresses { listen: "127.0.0.1:0".to_owned(), http: "127.0.0.1:0".to_owned() };
-        let (running, addresses) = spawn(binary, dir, rabbit, nats, &free)?;
-        let (rabbit, nats) = (rabbit.to_owned(), nats.to_owned());
-        Ok(Self { binary: binary.to_owned(), dir: dir.to_owned(), rabbit, nats, addresses, running })
+        let (running, addresses) = spawn(binary, dir, &brokers, &free)?;
+        Ok(Self { binary: binary.to_owned(), dir: dir.to_owned(), brokers, addresses, running })
     }
 
     /// Where AMQP clients connect to.
@@ -113,8 +122,7 @@ impl Sidecar {
     /// # Errors
     /// When it is not ready within 30 s.
     pub fn restart(&mut self) -> Result<(), Failure> {
-        (self.running, self.addresses) =
-            spawn(&self.binary, &self.dir, &self.rabbit, &self.nats, &self.addresses.clone())?;
+        (self.running, self.addresses) = spawn(&self.binary, &self.dir, &self.brokers, &self.addresses.clone())?;
         Ok(())
     }
 
@@ -187,13 +195,7 @@ pub fn parse_status(text: &str) -> Result<Status, Failure> {
     })
 }
 
-fn spawn(
-    binary: &Path,
-    dir: &Path,
-    rabbit: &str,
-    nats: &str,
-    addresses: &Addresses,
-) -> Result<(Running, Addresses), Failure> {
+fn spawn(binary: &Path, dir: &Path, brokers: &Brokers, addresses: &Addresses) -> Result<(Running, Addresses), Failure> {
     let ready = dir.join("sidecar.ready.json");
     match fs::remove_file(&ready) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -208,7 +210,8 @@ fn spawn(
         .doing("cannot make the sidecar's log")?;
     let mut command = Command::new(binary);
     command
-        .args(["sidecar", "--rabbit", rabbit, "--nats", nats])
+        .args(["sidecar", "--rabbit", &brokers.rabbit, "--rabbit-management", &brokers.management])
+        .args(["--nats", &brokers.nats])
         .args(["--listen", &addresses.listen, "--http", &addresses.http, "--ready-file"])
         .arg(&ready)
         .stdout(log.try_clone().doing("cannot share the sidecar's log")?)

@@ -18,7 +18,7 @@ use nats_bridge::publish::ConfirmInbox;
 
 use crate::backend::{Backend, Link, Login, Message};
 use crate::error::{AmqpError, ReplyCode};
-use crate::model::vhost::Route;
+use crate::model::vhost::{BindingDefinition, Route};
 
 mod ack;
 mod api;
@@ -88,6 +88,11 @@ impl JetStreamBackend {
         let state = vhost.state();
         let durable = state.model.queues().filter(|queue| queue.is_persistent());
         durable.map(|queue| ShortString::try_new(&*queue.name).unwrap_or_default()).collect()
+    }
+
+    /// The bindings of a vhost, but for those of the default exchange.
+    pub fn bindings(&self, vhost: &str) -> Vec<BindingDefinition> {
+        self.vhosts.get(vhost).map(|vhost| vhost.state().model.bindings().cloned().collect()).unwrap_or_default()
     }
 }
 
