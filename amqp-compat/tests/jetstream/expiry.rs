@@ -88,7 +88,8 @@ async fn a_queue_that_nobody_uses_expires() {
     client.store("", "q", "x").await;
     assert_eq!(body(&client.delivery().await), "x", "a queue with a consumer does not expire");
     client.done(Command::Cancel { channel: 1, consumer_tag: "c".into() }).await;
-    tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+    // A passive declaration would count as use: the queue is watched from the side.
+    eventually_true("it expires", || async { backend.durable_queues("/").is_empty() }).await;
     let passive = Topology::QueueDeclare(QueueDeclare { passive: true, ..queue("q") });
     assert_eq!(client.topology(passive).await.expect_err("gone").code, ReplyCode::NotFound);
 }

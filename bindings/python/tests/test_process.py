@@ -101,8 +101,10 @@ asyncio.run(main())
 
 
 def run(script: str, url: str) -> "subprocess.Popen[str]":
+    # A shell starts what runs in the background with SIGINT ignored, and Python keeps it so: Ctrl-C is made to arrive.
+    listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     return subprocess.Popen(
-        [sys.executable, "-X", "faulthandler", "-c", script, url],
+        [sys.executable, "-X", "faulthandler", "-c", listening + script, url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
