@@ -110,9 +110,14 @@ impl Engine {
         self.check_nats();
     }
 
-    /// Takes an event of a side.
+    /// Takes an event of a side. What a link still says after it was lost is not heard.
     pub fn event(&mut self, side: Side, event: Event) {
+        if !self.half(side).attached() {
+            return;
+        }
         match event {
+            // A link that is lost answers what it has in hand with the loss, before it says that it is closed.
+            Event::Reply { reply: Err(error), .. } if answers_with_loss(side, &error) => self.side_closed(side, error),
             Event::Reply { channel, reply } => self.replied(side, channel, reply),
             Event::Confirm { channel, seq, outcome } => self.confirmed(channel, seq, outcome),
             Event::Returned { channel, error, mut message } => {
@@ -426,7 +431,7 @@ impl Engine {
         self.half_mut(side).tell(Command::Settle { channel, deliveries: SmallVec::from_elem(inner, 1), outcome });
     }
 
-    fn blocked(&mut self, side: Side, reason: Option<String>) {
+    pub(super) fn blocked(&mut self, side: Side, reason: Option<String>) {
         // An end is heard in every phase: the beginning may have been told in another one.
         if side == Side::Nats && reason.is_some() && self.phase() < Phase::Canary {
             return;
@@ -467,6 +472,16 @@ impl Engine {
     /// Tells the client the answer to its request.
     pub(super) fn answer(&mut self, channel: ChannelId, reply: Result<Reply, AmqpError>) {
         self.events.push_back(Event::Reply { channel, reply });
+    }
+}
+
+/// Whether a side answers a request like this only because its link has ended. JetStream refuses a request with
+/// `InternalError` when it did not answer in time; RabbitMQ closes its connection with it.
+fn answers_with_loss(side: Side, error: &AmqpError) -> bool {
+    match error.code {
+        ReplyCode::ConnectionForced => true,
+        ReplyCode::InternalError => side == Side::Rabbit,
+        _ => false,
     }
 }
 

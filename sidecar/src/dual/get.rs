@@ -18,6 +18,8 @@ use crate::ownership::Side;
 impl Engine {
     pub(super) fn get_next(&mut self, channel: ChannelId, mut request: Request) {
         let Asked::Get { queue, next, .. } = &mut request.asked else { return };
+        // One that was lost since has nothing to give.
+        next.retain(|side| self.half(*side).attached());
         let Some(side) = next.pop_front() else {
             return self.answer(channel, Ok(Reply::Got(None)));
         };
@@ -55,6 +57,7 @@ impl Engine {
             self.shared.act(actions);
             return self.get_next(channel, request);
         }
+        next.retain(|side| self.half(*side).attached());
         let (queue, other) = (queue.clone(), next.pop_front());
         match self.take(side, channel, &queue, got.delivery) {
             None => self.answer(channel, Ok(Reply::Got(None))),

@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use amqp_compat::backend::{Backend, Command, Event, Link, Login};
 use amqp_compat::error::{AmqpError, ReplyCode};
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::engine::Engine;
 use super::half::Presence;
 use crate::control_api::Phase;
 use crate::ownership::Side;
+use crate::phase::Position;
 
 /// How many entries are taken from a channel before others have their turn.
 const BATCH: usize = 256;
@@ -129,7 +130,9 @@ fn follow_losses(engine: &Engine, sides: &Sides, ends: &mut [Ends; 2]) {
             Presence::Lost => {
                 ends.let_go();
                 if ends.reopening.is_none() {
-                    ends.reopening = Some(Box::pin(reopen(Arc::clone(&sides.backends[i]), sides.login.clone())));
+                    let position = engine.shared.position();
+                    let reopening = reopen(Arc::clone(&sides.backends[i]), sides.login.clone(), position);
+                    ends.reopening = Some(Box::pin(reopening));
                 }
             }
             Presence::Gone => {
@@ -140,16 +143,26 @@ fn follow_losses(engine: &Engine, sides: &Sides, ends: &mut [Ends; 2]) {
     }
 }
 
-/// Opens a side again, however long that takes.
-async fn reopen(backend: Arc<dyn Backend>, login: Login) -> Link {
+/// Opens a side again, however long that takes. When ownership changes it is tried anew at once: what is published may
+/// wait for this side from then on, and an attempt that began while the side was starting may take long.
+async fn reopen(backend: Arc<dyn Backend>, login: Login, mut position: watch::Receiver<Position>) -> Link {
     let mut wait = REOPEN.0;
     loop {
-        match backend.open(login.clone()).await {
-            Ok(link) => return link,
-            Err(error) => tracing::debug!(%error, peer = login.peer, "a side cannot be opened yet"),
+        let attempt = async {
+            match backend.open(login.clone()).await {
+                Ok(link) => return Some(link),
+                Err(error) => tracing::debug!(%error, peer = login.peer, "a side cannot be opened yet"),
+            }
+            tokio::time::sleep(wait).await;
+            None
+        };
+        tokio::select! {
+            opened = attempt => match opened {
+                Some(link) => return link,
+                None => wait = (wait * 2).min(REOPEN.1),
+            },
+            Ok(()) = position.changed() => wait = REOPEN.0,
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(REOPEN.1);
     }
 }
 

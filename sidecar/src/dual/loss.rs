@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome};
+use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome, Reply};
 use amqp_compat::error::{AmqpError, ReplyCode};
 
 use super::channel::{Asked, Request};
@@ -11,6 +11,9 @@ use super::half::Presence;
 use super::lane::Purpose;
 use crate::control_api::{Phase, Weight};
 use crate::ownership::Side;
+
+#[cfg(test)]
+mod tests;
 
 impl Engine {
     /// A side's link ended by itself.
@@ -40,10 +43,11 @@ impl Engine {
 
     /// Takes a side for lost, to be attached again. Nothing of the client's fails but what this side had in hand.
     pub(super) fn lose(&mut self, side: Side) {
+        // It will not say that it takes publishes again.
+        self.blocked(side, None);
         let half = self.half_mut(side);
         half.presence = Presence::Lost;
         half.generation += 1;
-        half.blocked = false;
         // What was not sent yet can be sent later.
         let mut asked = Vec::new();
         for command in half.outbox.drain(..) {
@@ -152,7 +156,13 @@ impl Engine {
                     self.start(channel, request);
                 }
             }
-            Asked::Get { .. } => self.start(channel, request),
+            // The message is there; only the other side's count is not.
+            Asked::Get { got: Some(_), .. } => {
+                if let Asked::Get { got, .. } = request.asked {
+                    self.answer(channel, Ok(Reply::Got(got)));
+                }
+            }
+            Asked::Get { got: None, .. } => self.start(channel, request),
         }
     }
 

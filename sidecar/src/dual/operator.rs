@@ -118,6 +118,11 @@ impl Operator {
         self.with(&queue.vhost, async |talk| talk.publish(message.clone()).await).await
     }
 
+    /// Does one thing on the link of a vhost.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a link whose answer nobody waited for is closed with the future, so that the answer is not taken for
+    /// that to the next question.
     async fn with<T>(
         &self,
         vhost: &Arc<str>,
@@ -126,26 +131,25 @@ impl Operator {
         let slot = Arc::clone(self.links.lock().await.entry(vhost.clone()).or_default());
         let mut slot = slot.lock().await;
         let did = timeout(PATIENCE, async {
-            if slot.as_ref().is_none_or(|talk| talk.link.commands.is_closed()) {
-                let login = Login { vhost: vhost.to_string(), ..self.login.clone() };
-                let mut talk = Talk { link: self.backend.open(login).await?, seq: 0 };
-                talk.ask(Command::OpenChannel { channel: CHANNEL }).await?;
-                *slot = Some(talk);
-            }
-            match slot.as_mut() {
-                Some(talk) => work(talk).await,
-                None => Err(AmqpError::new(ReplyCode::InternalError, "no link")),
-            }
+            // Not in its slot before it has done: whatever a failed or abandoned exchange has left behind in the link is
+            // not to be taken for the answer to the next.
+            let mut talk = match slot.take() {
+                Some(talk) if !talk.link.commands.is_closed() => talk,
+                _ => {
+                    let login = Login { vhost: vhost.to_string(), ..self.login.clone() };
+                    let mut talk = Talk { link: self.backend.open(login).await?, seq: 0 };
+                    talk.ask(Command::OpenChannel { channel: CHANNEL }).await?;
+                    talk
+                }
+            };
+            let done = work(&mut talk).await?;
+            *slot = Some(talk);
+            Ok(done)
         });
-        let did = did.await.unwrap_or_else(|_| {
+        did.await.unwrap_or_else(|_| {
             let text = format!("{} did not answer within {} s", self.side, PATIENCE.as_secs());
             Err(AmqpError::new(ReplyCode::InternalError, text))
-        });
-        // Whatever a failed exchange has left behind in the link is not to be taken for the answer to the next.
-        if did.is_err() {
-            *slot = None;
-        }
-        did
+        })
     }
 }
 

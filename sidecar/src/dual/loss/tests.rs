@@ -1,0 +1,189 @@
+//! A side that is lost with something of the client's in hand.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use amq_protocol::protocol::basic::AMQPProperties;
+use amq_protocol::types::FieldTable;
+use amqp_compat::backend::{Consume, Delivery, DeliveryId, Got, Message, QueueDeclare, Topology};
+
+use super::*;
+use crate::dual::shared::Shared;
+use crate::dual::stamp::Ids;
+use crate::fence::Fences;
+use crate::phase::Position;
+
+fn engine(phase: Phase, weight: Weight) -> Engine {
+    let ids = Ids::new();
+    let fences = Fences::new(ids.run(), 1, weight, Duration::from_secs(30));
+    let shared = Arc::new(Shared::new(ids, 1, Position { phase, weight }, fences, true));
+    Engine::new(shared, 1, "/", Presence::Attached, Presence::Attached)
+}
+
+/// An engine at full weight with channel 1 open on both sides.
+fn open() -> Engine {
+    let mut engine = engine(Phase::Cutover, Weight::ALL);
+    engine.command(Command::OpenChannel { channel: 1 });
+    for side in Side::BOTH {
+        assert_eq!(sent(&mut engine, side).len(), 1);
+        engine.event(side, reply(Ok(Reply::Done)));
+    }
+    assert!(matches!(said(&mut engine)[..], [Event::Reply { channel: 1, reply: Ok(Reply::Done) }]));
+    engine
+}
+
+fn reply(reply: Result<Reply, AmqpError>) -> Event {
+    Event::Reply { channel: 1, reply }
+}
+
+fn sent(engine: &mut Engine, side: Side) -> Vec<Command> {
+    engine.half_mut(side).outbox.drain(..).collect()
+}
+
+fn said(engine: &mut Engine) -> Vec<Event> {
+    engine.events.drain(..).collect()
+}
+
+fn gone() -> AmqpError {
+    AmqpError::new(ReplyCode::ConnectionForced, "the connection to RabbitMQ was lost")
+}
+
+/// What RabbitMQ's link says when RabbitMQ dies with a request of channel 1 in hand.
+fn dies(engine: &mut Engine) {
+    engine.event(Side::Rabbit, reply(Err(gone())));
+    engine.event(Side::Rabbit, Event::Closed { error: gone() });
+}
+
+fn declare() -> Topology {
+    Topology::QueueDeclare(QueueDeclare {
+        queue: "q".into(),
+        passive: false,
+        durable: true,
+        exclusive: false,
+        auto_delete: false,
+        arguments: FieldTable::default(),
+    })
+}
+
+fn consume() -> Command {
+    let consume = Consume {
+        queue: "q".into(),
+        consumer_tag: "t".into(),
+        exclusive: false,
+        no_ack: false,
+        credit: 10,
+        no_limit: false,
+        arguments: FieldTable::default(),
+    };
+    Command::Consume { channel: 1, consume }
+}
+
+fn got() -> Reply {
+    let message = Message {
+        exchange: "".into(),
+        routing_key: "q".into(),
+        properties: AMQPProperties::default(),
+        body: "x".into(),
+    };
+    let delivery = Delivery { id: DeliveryId(1), redelivered: false, message };
+    Reply::Got(Some(Box::new(Got { delivery, message_count: 0 })))
+}
+
+fn queue() -> Reply {
+    Reply::Queue { queue: "q".into(), message_count: 0, consumer_count: 0 }
+}
+
+#[test]
+fn a_request_in_rabbitmqs_hand_when_it_dies_at_full_weight_is_answered_by_nats() {
+    let requests: [(Command, Reply); 4] = [
+        (Command::Topology { channel: 1, request: declare() }, queue()),
+        (consume(), Reply::Done),
+        (Command::Get { channel: 1, queue: "q".into() }, Reply::Got(None)),
+        (Command::CloseChannel { channel: 1 }, Reply::Done),
+    ];
+    for (request, answer) in requests {
+        let mut engine = open();
+        let what = format!("{request:?}");
+        engine.command(request);
+        assert_eq!(sent(&mut engine, Side::Rabbit).len(), 1, "{what}");
+        dies(&mut engine);
+        assert!(said(&mut engine).is_empty(), "{what}: the client was told of the loss");
+        assert_eq!(sent(&mut engine, Side::Nats).len(), 1, "{what}");
+        engine.event(Side::Nats, reply(Ok(answer)));
+        assert!(matches!(said(&mut engine)[..], [Event::Reply { reply: Ok(_), .. }]), "{what}");
+        assert!(!engine.ended, "{what}");
+        assert_eq!(engine.half(Side::Rabbit).presence, Presence::Lost, "{what}");
+    }
+}
+
+#[test]
+fn a_channel_that_rabbitmq_was_opening_when_it_died_is_open() {
+    let mut engine = engine(Phase::Cutover, Weight::ALL);
+    engine.command(Command::OpenChannel { channel: 1 });
+    dies(&mut engine);
+    engine.event(Side::Nats, reply(Ok(Reply::Done)));
+    assert!(matches!(said(&mut engine)[..], [Event::Reply { reply: Ok(Reply::Done), .. }]));
+    engine.command(consume());
+    assert!(matches!(sent(&mut engine, Side::Nats)[..], [Command::OpenChannel { .. }, Command::Consume { .. }]));
+}
+
+#[test]
+fn topology_that_was_being_repeated_on_a_rabbitmq_that_died_is_repeated_again_and_not_unmapped() {
+    let mut engine = open();
+    engine.event(Side::Rabbit, Event::Closed { error: gone() });
+    engine.command(Command::Topology { channel: 1, request: declare() });
+    engine.event(Side::Nats, reply(Ok(queue())));
+    for _ in 0..2 {
+        engine.attach(Side::Rabbit);
+        engine.event(Side::Rabbit, reply(Ok(Reply::Done)));
+        let repeated = sent(&mut engine, Side::Rabbit);
+        assert!(matches!(repeated[..], [Command::OpenChannel { .. }, Command::Topology { .. }]), "{repeated:?}");
+        dies(&mut engine);
+    }
+    assert!(engine.shared.all_unmapped().is_empty());
+    assert!(!engine.ended);
+}
+
+#[test]
+fn below_full_weight_a_lost_rabbitmq_closes_the_connection_once() {
+    let mut engine = engine(Phase::Canary, Weight::from_buckets(9_999).expect("a weight"));
+    engine.command(Command::OpenChannel { channel: 1 });
+    dies(&mut engine);
+    assert!(matches!(said(&mut engine)[..], [Event::Closed { .. }]));
+    assert!(engine.ended);
+}
+
+#[test]
+fn a_side_that_is_lost_while_it_takes_no_publishes_leaves_the_client_unblocked() {
+    let mut engine = open();
+    engine.event(Side::Rabbit, Event::Blocked { reason: "low on memory".into() });
+    engine.event(Side::Rabbit, Event::Closed { error: gone() });
+    assert!(matches!(said(&mut engine)[..], [Event::Blocked { .. }, Event::Unblocked]));
+}
+
+#[test]
+fn a_get_has_its_message_though_the_side_that_was_asked_for_its_count_is_lost() {
+    let mut engine = open();
+    engine.command(Command::Get { channel: 1, queue: "q".into() });
+    engine.event(Side::Rabbit, reply(Ok(Reply::Got(None))));
+    engine.event(Side::Nats, reply(Ok(got())));
+    assert!(matches!(said(&mut engine)[..], [Event::Reply { reply: Ok(Reply::Got(Some(_))), .. }]));
+    // The other way round: NATS is asked for its count, and lost.
+    engine.command(Command::Get { channel: 1, queue: "q".into() });
+    engine.event(Side::Rabbit, reply(Ok(got())));
+    assert!(said(&mut engine).is_empty());
+    engine.event(Side::Nats, Event::Closed { error: gone() });
+    assert!(matches!(said(&mut engine)[..], [Event::Reply { reply: Ok(Reply::Got(Some(_))), .. }]));
+}
+
+#[test]
+fn a_get_asks_no_side_that_was_lost_after_it_began() {
+    let mut engine = open();
+    engine.command(Command::Get { channel: 1, queue: "q".into() });
+    engine.event(Side::Nats, Event::Closed { error: gone() });
+    engine.event(Side::Rabbit, reply(Ok(Reply::Got(None))));
+    assert!(matches!(said(&mut engine)[..], [Event::Reply { reply: Ok(Reply::Got(None)), .. }]));
+    sent(&mut engine, Side::Nats);
+    engine.attach(Side::Nats);
+    assert!(matches!(sent(&mut engine, Side::Nats)[..], [Command::OpenChannel { .. }]), "nothing comes before it");
+}
