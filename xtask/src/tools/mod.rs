@@ -10,7 +10,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::failure::{Doing, Failure};
 use crate::workspace;
@@ -18,6 +18,9 @@ use crate::workspace;
 /// Arguments of `tools`.
 #[derive(Debug, Args)]
 pub struct ToolsArgs {
+    /// What to bring [default: all].
+    #[arg(value_enum)]
+    tools: Vec<Tool>,
     /// Where the programs and packages go [default: .tools in the checkout].
     #[arg(long, value_name = "DIR")]
     tools_dir: Option<PathBuf>,
@@ -29,17 +32,33 @@ pub struct ToolsArgs {
 /// The first thing that is missing and cannot be brought, with what to do.
 pub fn run(args: &ToolsArgs) -> Result<ExitCode, Failure> {
     let mut tools = Tools::open(args.tools_dir.clone())?;
-    let all = [
-        ("nats-server", tools.nats_server()?),
-        ("nats-server, oldest supported", tools.oldest_nats_server()?),
-        ("rabbitmq-server", tools.rabbitmq()?),
-        ("python", tools.python(Packages::Test)?),
-        ("pyright", tools.pyright()?),
-    ];
-    for (name, place) in all {
+    let all = [Tool::NatsServer, Tool::OldestNatsServer, Tool::Rabbitmq, Tool::Python, Tool::Pyright];
+    for tool in if args.tools.is_empty() { &all[..] } else { &args.tools } {
+        let (name, place) = match tool {
+            Tool::NatsServer => ("nats-server", tools.nats_server()?),
+            Tool::OldestNatsServer => ("nats-server, oldest supported", tools.oldest_nats_server()?),
+            Tool::Rabbitmq => ("rabbitmq-server", tools.rabbitmq()?),
+            Tool::Python => ("python", tools.python(Packages::Test)?),
+            Tool::Pyright => ("pyright", tools.pyright()?),
+        };
         println!("{:<30} {}", format!("{name}:"), place.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What can be brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tool {
+    /// The pinned nats-server, into the tools folder.
+    NatsServer,
+    /// The oldest nats-server that is supported, for tests.
+    OldestNatsServer,
+    /// RabbitMQ, from the system's packages.
+    Rabbitmq,
+    /// A Python environment with the pinned packages.
+    Python,
+    /// The type checker for Python.
+    Pyright,
 }
 
 /// Which Python packages a command needs.
