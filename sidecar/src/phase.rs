@@ -63,8 +63,9 @@ pub fn change(at: Position, to: Target, facts: Facts) -> Result<Option<Position>
         (Phase::Shadow | Phase::Canary | Phase::Cutover, Target::Weight(weight)) if weight == at.weight => None,
         (Phase::Shadow | Phase::Canary | Phase::Cutover, Target::Weight(weight)) => {
             if weight > at.weight {
-                needs_mapped(facts)?;
+                // A NATS that is away misses what is repeated to it once it is back: that is no topology to look after.
                 needs_nats(facts)?;
+                needs_mapped(facts)?;
             } else {
                 needs_rabbit(facts)?;
             }
@@ -229,6 +230,8 @@ mod tests {
         let up = Target::Weight(weight(600));
         assert_eq!(refusal(Phase::Canary, up, Facts { unmapped: 1, ..GOOD }), RefusedCode::Unmapped);
         assert_eq!(refusal(Phase::Canary, up, Facts { nats_connected: false, ..GOOD }), RefusedCode::SideDown);
+        let away = Facts { unmapped: 1, nats_connected: false, ..GOOD };
+        assert_eq!(refusal(Phase::Canary, up, away), RefusedCode::SideDown, "it may only have missed it");
         let bad = Facts { unmapped: 3, nats_connected: false, rabbit_connected: true, rabbit_messages: None };
         for to in [Target::Weight(weight(100)), Target::Weight(Weight::NONE), Target::Rollback] {
             assert!(change(position(Phase::Canary), to, bad).expect("allowed").is_some());
