@@ -571,13 +571,14 @@ impl Control for Cutover {
         }
         let mut saved = self.state.lock().await;
         let at = saved.state.position();
-        if matches!(request.to, Target::Weight(weight) if weight > at.weight) && at.phase != Phase::Observe {
-            self.routes_alike().await?;
-        }
         let facts = self.facts(at, request.to).await;
         let Some(next) = phase::change(at, request.to, facts)? else {
             return Ok(adopted(&saved.state, false, began));
         };
+        // Only once NATS has caught up: what it has yet to be told is not missing.
+        if next.weight > at.weight {
+            self.routes_alike().await?;
+        }
         let moves = next.weight != at.weight;
         if moves && !self.fences_are_sent(Instant::now() + BEFORE).await {
             let [rabbit, nats] = self.shared.order().fences.in_flight();
