@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome, Reply};
+use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome, QueueDeclare, Reply, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
 
 use super::channel::{Asked, Request};
@@ -192,6 +192,7 @@ impl Engine {
         }
         if let Some(any) = open.first().copied() {
             let own: Vec<_> = self.own.clone();
+            self.repeat_missed(side);
             let replay: Vec<_> = self.half_mut(side).replay.drain(..).collect();
             let repeated = own.iter().filter(|o| !replay.iter().any(|r| r.1 == o.1));
             for (channel, topology) in repeated.chain(&replay) {
@@ -256,6 +257,7 @@ impl Engine {
 
     /// Time has passed: ends requests that have waited too long for the side that follows.
     pub fn tick(&mut self) {
+        self.repeat_missed(Side::Nats);
         let (now, phase, lead) = (self.shared.now(), self.phase(), self.lead());
         let follower = lead.other();
         let limit = if phase < Phase::Canary { Self::SHADOW_WAIT } else { Self::FOLLOW_WAIT };
@@ -301,6 +303,9 @@ impl Engine {
         for (_, consumer) in consumers {
             self.put_back(None, consumer);
         }
+        for side in Side::BOTH {
+            self.leave_missed(side);
+        }
         for queue in std::mem::take(&mut self.own_queues) {
             let name = self.queue_name(&queue);
             let actions = self.shared.order().fences.forget(&name);
@@ -308,6 +313,51 @@ impl Engine {
             self.shared.queue_gone(&self.vhost, queue.as_str());
         }
         self.report_behind();
+    }
+
+    /// Leaves to other connections what this side has not repeated. Deletions are not left: by then somebody else may have
+    /// declared the same name again, and what is one too many loses nothing.
+    fn leave_missed(&mut self, side: Side) {
+        let half = self.half_mut(side);
+        let mut missed: Vec<Topology> = half.replay.drain(..).map(|(_, topology)| topology).collect();
+        for (_, lane) in half.lanes.drain() {
+            let (in_flight, waiting) = lane.end();
+            for purpose in in_flight.into_iter().chain(waiting.into_iter().filter_map(|(_, purpose)| purpose)) {
+                if let Purpose::Topology(topology) = purpose {
+                    missed.push(*topology);
+                }
+            }
+        }
+        if side != self.lead() {
+            let asked = self.channels.values_mut().filter_map(|c| c.request.take());
+            missed.extend(asked.filter(|r| r.first.is_some()).filter_map(|r| match r.asked {
+                Asked::Topology(topology) => Some(topology),
+                _ => None,
+            }));
+        }
+        missed.retain(|topology| match topology {
+            Topology::ExchangeDeclare(_) | Topology::ExchangeBind(_) => true,
+            Topology::QueueDeclare(QueueDeclare { queue, .. }) => !self.own_queues.contains(queue),
+            Topology::QueueBind(binding) => !self.own_queues.contains(&binding.destination),
+            Topology::ExchangeDelete { .. }
+            | Topology::ExchangeUnbind(_)
+            | Topology::QueueUnbind(_)
+            | Topology::QueuePurge { .. }
+            | Topology::QueueDelete { .. } => false,
+        });
+        if !missed.is_empty() {
+            tracing::debug!(%side, vhost = %self.vhost, count = missed.len(), "left to other connections to repeat");
+            self.shared.leave_missed(side, &self.vhost, missed.into_iter());
+        }
+    }
+
+    /// Repeats what connections that are gone have left.
+    fn repeat_missed(&mut self, side: Side) {
+        let Some(any) = self.channels.keys().min().copied().filter(|_| self.half(side).attached()) else { return };
+        for request in self.shared.take_missed(side, &self.vhost) {
+            let purpose = Purpose::Topology(Box::new(request.clone()));
+            self.half_mut(side).request(Command::Topology { channel: any, request }, purpose);
+        }
     }
 
     /// Ends the publishes whose confirms nobody waits for any more.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
-use amqp_compat::backend::Message;
+use amqp_compat::backend::{Message, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::vhost::BindingDefinition;
 use async_trait::async_trait;
@@ -81,6 +81,8 @@ pub struct Shared {
     /// Grows with every change of what is unmapped.
     pub unmapped_changes: AtomicU64,
     warnings: Mutex<BTreeMap<&'static str, (u64, String)>>,
+    /// Topology that a side missed and whose connection is gone, RabbitMQ's first, by vhost.
+    missed: [Mutex<HashMap<Arc<str>, Vec<Topology>>>; 2],
     /// What JetStream has; `None` takes everything as known.
     pub routes: Option<Arc<dyn Routes>>,
     /// Where copies go in `shadow`.
@@ -129,6 +131,7 @@ impl Shared {
             unmapped: Mutex::default(),
             unmapped_changes: AtomicU64::new(0),
             warnings: Mutex::default(),
+            missed: Default::default(),
             routes: None,
             shadow: None,
             published: Default::default(),
@@ -136,6 +139,23 @@ impl Shared {
             connections: AtomicU64::new(0),
             behind: AtomicU64::new(0),
         }
+    }
+
+    /// How much topology is kept, by side and vhost, for another connection to repeat; the audit finds what is beyond it.
+    const MISSED_MOST: usize = 8192;
+
+    /// Leaves topology that a lost side has missed to the next connection of the vhost that gets the side back.
+    pub fn leave_missed(&self, side: Side, vhost: &Arc<str>, topology: impl Iterator<Item = Topology>) {
+        let mut missed = self.missed[side.index()].lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = missed.entry(Arc::clone(vhost)).or_default();
+        let room = Self::MISSED_MOST.saturating_sub(kept.len());
+        kept.extend(topology.take(room));
+    }
+
+    /// Takes what [`Shared::leave_missed`] has left, in order.
+    pub fn take_missed(&self, side: Side, vhost: &str) -> Vec<Topology> {
+        let mut missed = self.missed[side.index()].lock().unwrap_or_else(PoisonError::into_inner);
+        missed.remove(vhost).unwrap_or_default()
     }
 
     /// The time since the sidecar started.

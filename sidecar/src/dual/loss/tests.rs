@@ -187,3 +187,26 @@ fn a_get_asks_no_side_that_was_lost_after_it_began() {
     engine.attach(Side::Nats);
     assert!(matches!(sent(&mut engine, Side::Nats)[..], [Command::OpenChannel { .. }]), "nothing comes before it");
 }
+
+#[test]
+fn what_a_lost_nats_missed_is_repeated_by_another_connection_when_its_own_is_gone() {
+    let mut first = open();
+    let mut second = Engine::new(Arc::clone(&first.shared), 2, "/", Presence::Attached, Presence::Attached);
+    second.command(Command::OpenChannel { channel: 1 });
+    for side in Side::BOTH {
+        second.event(side, reply(Ok(Reply::Done)));
+        sent(&mut second, side);
+    }
+    first.half_mut(Side::Nats).presence = Presence::Lost;
+    second.half_mut(Side::Nats).presence = Presence::Lost;
+    let deleted = Topology::QueueDelete { queue: "old".into(), if_unused: false, if_empty: false };
+    first.half_mut(Side::Nats).replay.extend([(1, deleted), (1, declare())]);
+    first.client_gone();
+    second.attach(Side::Nats);
+    assert!(matches!(sent(&mut second, Side::Nats)[..], [Command::OpenChannel { channel: 1 }]));
+    second.event(Side::Nats, reply(Ok(Reply::Done)));
+    let commands = sent(&mut second, Side::Nats);
+    let repeated: Vec<_> = commands.iter().filter(|c| matches!(c, Command::Topology { .. })).collect();
+    assert!(matches!(&repeated[..], [Command::Topology { request, .. }] if *request == declare()), "{repeated:?}");
+    assert!(first.shared.take_missed(Side::Nats, "/").is_empty(), "taken once");
+}
