@@ -2,7 +2,7 @@ use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::AMQPValue;
 use amqp_compat::backend::{Event, Outcome, QueueDeclare, Topology};
 use amqp_compat::{ReplyCode, backend::Command};
-use test_support::eventually::eventually_true;
+use test_support::eventually::{eventually_some, eventually_true};
 use test_support::nats::NatsServer;
 use tokio::sync::Mutex;
 
@@ -25,9 +25,10 @@ async fn a_message_expires_at_the_head_of_a_queue_that_nobody_consumes() {
     assert_eq!(client.counts("q").await.0, 3);
     let client = Mutex::new(client);
     eventually_true("the head expires", || async { client.lock().await.counts("q").await.0 == 2 }).await;
+    // What has not reached the head is still counted, and goes when it gets there. A get in the instant in which the head
+    // is looked at may still say "empty" (docs/mapping.md); the next one does not.
+    let got = eventually_some("the long one", || async { client.lock().await.get("q").await }).await.delivery;
     let mut client = client.into_inner();
-    // What has not reached the head is still counted, and goes when it gets there.
-    let got = client.get("q").await.expect("the long one").delivery;
     assert_eq!(body(&got), "long");
     assert_eq!(got.message.properties.expiration().as_ref().map(|e| e.as_str()), Some("60000"));
     assert!(client.get("q").await.is_none());
