@@ -308,7 +308,7 @@ fn stalled(step: &str, seen: Seen) -> Failure {
 }
 
 /// Without a confirm for this long, the run is given up.
-const STALL: Duration = Duration::from_secs(30);
+const STALL: Duration = Duration::from_secs(60);
 
 /// How long a supervisor waits before it starts a program again.
 const SUPERVISOR_DELAY: Duration = Duration::from_secs(1);
