@@ -678,9 +678,14 @@ async fn a_dropped_link_requeues_deletes_exclusive_queues_and_keeps_what_was_sen
     drop(talk);
 
     let mut other = Talk::to(rabbit, &vhost).await;
-    let mut seen = 0;
-    while seen != 199 {
-        seen = other.queue("q").await.0;
+    let start = std::time::Instant::now();
+    loop {
+        let seen = other.queue("q").await.0;
+        if seen == 199 {
+            break;
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(15), "only {seen} of 199 were kept");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     other.consume("q", "c", 1000).await;
     for i in 1..200_u8 {

@@ -42,6 +42,7 @@ pub(super) async fn run(upstream: Upstream, mut commands: Receiver<Command>, eve
         input,
         writing: Vec::new(),
         written: 0,
+        deaf: false,
         closing: None,
     };
     let ended = link.drive(tuned, &mut commands, &events).await;
@@ -70,7 +71,9 @@ struct Link {
     input: BytesMut,
     writing: Vec<u8>,
     written: usize,
-    // When to stop waiting for the end; set once the session has dropped the link.
+    // Whether nobody takes events any more.
+    deaf: bool,
+    // When to stop waiting for the end; set once the session has dropped the link and all it said was taken.
     closing: Option<Instant>,
 }
 
@@ -87,8 +90,10 @@ impl Link {
             if let Err(ended) = self.take_frames(tuned.frame_max) {
                 return ended;
             }
-            if !self.hand_over(events) && self.closing.is_none() {
-                self.start_closing();
+            if !self.hand_over(events) {
+                // The session has gone. What it said before still counts: the end comes when that was taken.
+                self.deaf = true;
+                commands.close();
             }
             if self.written == self.writing.len() {
                 self.writing.clear();
@@ -125,7 +130,8 @@ impl Link {
                 permit = events.reserve(), if waiting => {
                     match (permit, self.connection.events.pop_front()) {
                         (Ok(permit), Some(event)) => permit.send(event),
-                        _ => self.start_closing(),
+                        // The session has gone: see above, in the next round.
+                        _ => {}
                     }
                 }
                 now = tick.tick(), if !heartbeat.is_zero() => {
@@ -159,7 +165,7 @@ impl Link {
 
     /// Hands over as many events as fit; false when nobody takes them any more.
     fn hand_over(&mut self, events: &Sender<Event>) -> bool {
-        if self.closing.is_some() {
+        if self.deaf || self.closing.is_some() {
             self.connection.events.clear();
         }
         while let Some(event) = self.connection.events.pop_front() {
