@@ -128,10 +128,9 @@ impl Link {
                     }
                 }
                 permit = events.reserve(), if waiting => {
-                    match (permit, self.connection.events.pop_front()) {
-                        (Ok(permit), Some(event)) => permit.send(event),
-                        // The session has gone: see above, in the next round.
-                        _ => {}
+                    // No permit: the session has gone; see above, in the next round.
+                    if let (Ok(permit), Some(event)) = (permit, self.connection.events.pop_front()) {
+                        permit.send(event);
                     }
                 }
                 now = tick.tick(), if !heartbeat.is_zero() => {
