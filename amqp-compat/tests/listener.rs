@@ -196,6 +196,34 @@ async fn a_silent_client_is_sent_away() {
     assert!(answer.is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_dawdles_is_sent_away_however_its_bytes_fall() {
+    let limits = Limits { handshake: Duration::from_millis(100), ..Limits::default() };
+    let server = serve(Broker::default(), Options { limits, ..Options::default() }).await;
+    let clients = (0..100).map(|_| async {
+        let mut client = TcpStream::connect(server.address).await.expect("accepted");
+        // A first frame of 64 KiB that comes one byte after the other: each of them wakes the connection.
+        client.write_all(b"AMQP\x00\x00\x09\x01\x01\x00\x00\x00\x01\x00\x00").await.expect("written");
+        let (mut reader, mut writer) = client.into_split();
+        let ended = async {
+            let mut answer = Vec::new();
+            // The server may reset a client that goes on talking.
+            let _ = reader.read_to_end(&mut answer).await;
+        };
+        let talk = async {
+            while writer.write_all(b"x").await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let done = async {
+            tokio::select! { () = ended => {}, () = talk => {} }
+        };
+        tokio::time::timeout(Duration::from_secs(30), done).await.expect("the server closes it");
+    });
+    futures::future::join_all(clients).await;
+}
+
 /// A connection up to an open channel, by bytes, so that the test decides what is read.
 async fn raw_client(server: &Server) -> TcpStream {
     use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame};

@@ -105,8 +105,10 @@ impl Task {
             if let Some(ask) = self.session.take_ask() {
                 asked = Some(answer(Arc::clone(&self.backend), ask));
             }
-            // An alarm that rings early does no harm; moving it for each byte would cost.
-            if let Some(deadline) = self.session.deadline().map(tokio::time::Instant::from_std)
+            // An alarm that rings early does no harm; moving it for each byte would cost. One that is set to a time that
+            // has passed is elapsed at once and must still be heard.
+            let deadline = self.session.deadline().map(tokio::time::Instant::from_std);
+            if let Some(deadline) = deadline
                 && (deadline < alarm.deadline() || alarm.is_elapsed())
             {
                 alarm.as_mut().reset(deadline);
@@ -145,7 +147,7 @@ impl Task {
                     asked = None;
                     self.answered(answer);
                 }
-                () = &mut alarm, if !alarm.is_elapsed() => self.session.tick(Instant::now()),
+                () = &mut alarm, if deadline.is_some() => self.session.tick(Instant::now()),
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
                     self.session.shutdown(Instant::now());

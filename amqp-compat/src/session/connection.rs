@@ -662,6 +662,7 @@ impl Session {
 
     fn clear(&mut self) {
         for (_, mut open) in self.channels.drain() {
+            open.take_parked(&mut self.shared);
             open.abandon(&mut self.shared);
         }
     }

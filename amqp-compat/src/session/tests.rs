@@ -463,6 +463,22 @@ fn an_asynchronous_failure_waits_for_the_request_in_flight_before_the_broker_clo
 }
 
 #[test]
+fn a_channel_that_is_opened_again_while_the_broker_still_works_on_the_failed_one_waits_for_it() {
+    let mut peer = Peer::with_channel();
+    peer.publish("lost");
+    peer.send(declare("q", false));
+    peer.event(Event::ChannelFailed { channel: 1, error: AmqpError::new(ReplyCode::NotFound, "no exchange") });
+    peer.send(chan(1, channel::AMQPMethod::CloseOk(channel::CloseOk {})));
+    assert_eq!(peer.send(chan(1, channel::AMQPMethod::Open(channel::Open {}))), []);
+    peer.commands();
+    assert_eq!(peer.done(1), []);
+    assert!(matches!(peer.commands()[..], [Command::CloseChannel { channel: 1 }]));
+    assert_eq!(peer.done(1), []);
+    assert!(matches!(peer.commands()[..], [Command::OpenChannel { channel: 1 }]));
+    assert_eq!(peer.done(1), [chan(1, channel::AMQPMethod::OpenOk(channel::OpenOk {}))]);
+}
+
+#[test]
 fn frames_behind_a_request_wait_for_it() {
     let mut peer = Peer::with_channel();
     assert_eq!(peer.send(declare("q", true)), []);

@@ -493,7 +493,8 @@ impl Channel {
         self.ask(Command::CloseChannel { channel: self.id }, Kind::Close, method, false, shared);
     }
 
-    /// Gives up the channel's share of the connection's bounds.
+    /// Gives up the channel's share of the connection's bounds. What is parked stays: it may belong to the next channel of
+    /// this number.
     pub(super) fn abandon(&mut self, shared: &mut Shared) {
         let transaction = self.transaction.take().unwrap_or_default();
         shared.assembling -= self.assembly.held() + transaction.weight();
@@ -503,7 +504,6 @@ impl Channel {
         self.confirms = Confirms::default();
         shared.counts.consumers -= self.consumers.len() as u64;
         self.consumers = Consumers::default();
-        self.take_parked(shared);
     }
 
     /// Ends a batch: tells the client of confirms, the broker of acknowledgements and credit.
