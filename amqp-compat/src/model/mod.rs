@@ -2,11 +2,13 @@
 //!
 //! - [`vhost`]: one virtual host: what exists, what may be declared, deleted and bound, and where a message goes.
 //! - [`exchange`], [`queue`]: their definitions, and when a second declaration is the same.
+//! - [`consumer`]: the arguments of a consumer.
 //! - [`topic`], [`headers`]: the two exchange types with rules of their own.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
 //! - [`features`]: the one list of what is honoured and what is refused.
 
 pub mod arguments;
+pub mod consumer;
 pub mod exchange;
 pub mod features;
 pub mod headers;

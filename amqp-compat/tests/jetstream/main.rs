@@ -6,6 +6,7 @@ mod crash;
 mod expiry;
 mod publishing;
 mod queues;
+mod turns;
 
 use std::sync::Arc;
 

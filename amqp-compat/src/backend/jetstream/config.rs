@@ -10,7 +10,8 @@ pub struct JetStreamConfig {
     /// Virtual hosts that exist. Default: `/`.
     pub vhosts: Vec<String>,
     /// Whether a RabbitMQ before it answers every login and makes up the names of queues, as in a sidecar: any login is
-    /// then let in, and a queue may be declared under a name that begins with `amq.gen-`. Default false.
+    /// then let in, and a queue may be declared under a name that begins with `amq.gen-`. A queue with a single active
+    /// consumer is refused, since each of two brokers would have one. Default false.
     pub behind_rabbitmq: bool,
     /// Replicas of a classic queue's stream. Default 1.
     pub replicas: usize,

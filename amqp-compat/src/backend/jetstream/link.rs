@@ -19,8 +19,8 @@ use crate::backend::{
     Topology,
 };
 use crate::error::{AmqpError, ReplyCode};
-use crate::model::features::{self, Area};
-use crate::model::queue::Owner;
+use crate::model::consumer::ConsumerArguments;
+use crate::model::queue::{Owner, QueueKind, display};
 use crate::model::vhost::Route;
 
 static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
@@ -306,9 +306,8 @@ impl LinkActor {
             return Err(AmqpError::not_implemented("direct reply-to ('amq.rabbitmq.reply-to') is not implemented"));
         }
         let queue = self.vhost.queue_for(consume.queue.as_str(), self.owner)?;
-        for name in consume.arguments.inner().keys() {
-            features::check(Area::ConsumerArgument, name.as_str())?;
-        }
+        let what = display(&queue.vhost, queue.name());
+        let ConsumerArguments { priority } = ConsumerArguments::read(&consume.arguments, &what)?;
         let attachment = self.attach(queue).await?;
         let id = NEXT_CONSUMER.fetch_add(1, Ordering::Relaxed);
         let consumer = NewConsumer {
@@ -317,6 +316,7 @@ impl LinkActor {
             channel,
             tag: consume.consumer_tag.clone(),
             exclusive: consume.exclusive,
+            priority,
             base: (attachment as u64) << SEQUENCE_BITS,
             events: self.events.clone(),
         };
@@ -335,6 +335,17 @@ impl LinkActor {
 
     async fn get(&mut self, channel: ChannelId, queue: &str) -> Result<Reply, AmqpError> {
         let queue = self.vhost.queue_for(queue, self.owner)?;
+        let settings = &queue.definition.settings;
+        if settings.single_active_consumer && settings.kind == QueueKind::Quorum {
+            return Err(AmqpError::new(
+                ReplyCode::ResourceLocked,
+                format!(
+                    "cannot obtain access to locked {}. basic.get operations are not supported by quorum queues with \
+                     single active consumer",
+                    display(&queue.vhost, queue.name())
+                ),
+            ));
+        }
         queue.touch();
         let attachment = self.attach(queue).await?;
         let (link, base) = (self.owner.0, (attachment as u64) << SEQUENCE_BITS);

@@ -154,6 +154,12 @@ impl VhostRuntime {
                 Ok((queue, counts))
             }
             Err(definition) => {
+                // Each of two brokers would have an active consumer of its own.
+                if self.config.behind_rabbitmq && definition.settings.single_active_consumer {
+                    return Err(AmqpError::not_implemented(
+                        "queue argument 'x-single-active-consumer' is not implemented beside RabbitMQ",
+                    ));
+                }
                 let stream = self.stream_for(&definition.name);
                 let queue = Queue::new(&self.name, definition.clone(), stream, &self.bridge, &self.config);
                 let queue = Arc::new(queue);

@@ -35,7 +35,7 @@ impl Pump {
             // A time to live of 0 still reaches a consumer that is ready when the message comes.
             let held = &self.held[&sequence];
             let is_at_once = held.stored_ns == at && !held.redelivered;
-            if is_at_once && self.consumers.iter().any(|consumer| consumer.credit > 0) {
+            if is_at_once && self.consumers.is_ready() {
                 return;
             }
             self.settle(sequence, Outcome::Ack).await;

@@ -4,33 +4,34 @@
 //! It assumes that no other gateway serves the same queue at the same time: what JetStream has delivered and this actor
 //! does not hold is made ready again when it starts and after a reconnect.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use amq_protocol::types::ShortString;
 use async_nats::{HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use smallvec::SmallVec;
-use tokio::sync::mpsc::OwnedPermit;
-use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::ack::Sequences;
-use super::message;
 use super::pull::Pulls;
 use super::queue::{CONSUMER, Counts, Queue};
-use crate::backend::{ChannelId, Delivery, DeliveryId, Event, Got, Outcome};
-use crate::error::{AmqpError, ReplyCode};
-use crate::model::queue::display;
+use crate::backend::{ChannelId, Got, Outcome};
+use crate::error::AmqpError;
+use crate::model::queue::QueueKind;
 
+mod consumers;
 mod contents;
+mod delivering;
 mod server;
 
+use consumers::{Consumers, Succession};
+use delivering::Room;
 use server::{next_messages, tell};
+
+pub(crate) use consumers::NewConsumer;
+pub(crate) use delivering::{Cancelled, LastGone};
 
 /// What a link asks of a queue's actor.
 #[derive(Debug)]
@@ -55,56 +56,6 @@ pub(crate) enum PumpCommand {
     WatchExpiry,
 }
 
-/// A consumer that ended with its queue.
-#[derive(Debug)]
-pub(crate) struct Cancelled {
-    channel: ChannelId,
-    tag: ShortString,
-    events: mpsc::Sender<Event>,
-}
-
-impl Cancelled {
-    /// Tells the consumer's link, without waiting for it.
-    pub(crate) fn tell(self) {
-        let event = Event::ConsumerCancelled { channel: self.channel, consumer_tag: self.tag };
-        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
-            let events = self.events;
-            tokio::spawn(async move { events.send(event).await });
-        }
-    }
-}
-
-/// Whether consumers went and none is left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LastGone(pub(crate) bool);
-
-/// A consumer to add.
-#[derive(Debug)]
-pub(crate) struct NewConsumer {
-    /// Its number, unique in the process.
-    pub(crate) id: u64,
-    /// Its link.
-    pub(crate) link: u64,
-    /// Its channel.
-    pub(crate) channel: ChannelId,
-    /// Its tag.
-    pub(crate) tag: ShortString,
-    /// Whether it wants to be alone.
-    pub(crate) exclusive: bool,
-    /// The upper bits of its delivery ids; the lower ones are the stream sequence.
-    pub(crate) base: u64,
-    /// Where its deliveries go.
-    pub(crate) events: mpsc::Sender<Event>,
-}
-
-#[derive(Debug)]
-struct Consumer {
-    new: NewConsumer,
-    credit: u64,
-    /// Events that the link had no room for yet; bounded by the credit that was given.
-    waiting: VecDeque<Event>,
-}
-
 /// A message that was taken from the server and not settled.
 #[derive(Debug)]
 struct Held {
@@ -122,8 +73,6 @@ struct Held {
     expires_ns: Option<u64>,
 }
 
-type Room = Pin<Box<dyn Future<Output = (u64, Result<OwnedPermit<Event>, SendError<()>>)> + Send>>;
-
 const COMMANDS: usize = 1024;
 const BATCH: usize = 256;
 
@@ -136,8 +85,7 @@ const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
 struct Pump {
     queue: Arc<Queue>,
     commands: mpsc::Receiver<PumpCommand>,
-    consumers: Vec<Consumer>,
-    next: usize,
+    consumers: Consumers,
     room: FuturesUnordered<Room>,
 
     held: BTreeMap<u64, Held>,
@@ -178,12 +126,16 @@ struct Pump {
 pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
     let (sender, commands) = mpsc::channel(COMMANDS);
     let next_subject = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", queue.stream));
+    let succession = match (queue.definition.settings.single_active_consumer, queue.definition.settings.kind) {
+        (false, _) => Succession::None,
+        (true, QueueKind::Classic) => Succession::Priority,
+        (true, QueueKind::Quorum) => Succession::Age,
+    };
     let pump = Pump {
         watches_expiry: queue.definition.settings.message_ttl_ms.is_some(),
         queue,
         commands,
-        consumers: Vec::new(),
-        next: 0,
+        consumers: Consumers::new(succession),
         room: FuturesUnordered::new(),
         held: BTreeMap::new(),
         backlog: BTreeSet::new(),
@@ -269,7 +221,7 @@ impl Pump {
                     self.settle(sequence, outcome).await;
                 }
                 for (id, amount) in credit {
-                    if let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.new.id == id) {
+                    if let Some(consumer) = self.consumers.get_mut(id) {
                         consumer.credit = consumer.credit.saturating_add(u64::from(amount));
                     }
                 }
@@ -311,19 +263,6 @@ impl Pump {
         }
     }
 
-    fn consume(&mut self, new: NewConsumer) -> Result<(), AmqpError> {
-        let taken = self.consumers.iter().any(|consumer| consumer.new.exclusive);
-        if taken || (new.exclusive && !self.consumers.is_empty()) {
-            return Err(AmqpError::new(
-                ReplyCode::AccessRefused,
-                format!("{} in exclusive use", display(&self.queue.vhost, self.queue.name())),
-            ));
-        }
-        self.consumers.push(Consumer { new, credit: 0, waiting: VecDeque::new() });
-        self.queue.set_consumers(self.consumers.len());
-        Ok(())
-    }
-
     /// Ends one delivery.
     async fn settle(&mut self, sequence: u64, outcome: Outcome) {
         if outcome == Outcome::Requeue {
@@ -355,112 +294,6 @@ impl Pump {
     fn is_held_by_clients(&self) -> bool {
         self.held.len() > self.backlog.len()
     }
-
-    /// Hands out the backlog to consumers that have credit, in turn.
-    fn hand_out(&mut self) {
-        while let Some(&sequence) = self.backlog.first() {
-            let count = self.consumers.len();
-            let chosen = (0..count)
-                .map(|offset| (self.next + offset) % count)
-                .find(|index| self.consumers[*index].credit > 0 && self.consumers[*index].waiting.is_empty());
-            let Some(chosen) = chosen else { return };
-            self.next = chosen + 1;
-            let new = &self.consumers[chosen].new;
-            let (link, channel, base, tag) = (new.link, new.channel, new.base, new.tag.clone());
-            let Some(delivery) = self.hand(sequence, link, channel, base) else { return };
-            let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
-            let consumer = &mut self.consumers[chosen];
-            consumer.credit -= 1;
-            match consumer.new.events.try_send(event) {
-                Ok(()) => {}
-                Err(TrySendError::Full(event)) => {
-                    consumer.waiting.push_back(event);
-                    self.room.push(room(&consumer.new));
-                }
-                // The link has ended; its release is on its way and takes the delivery back.
-                Err(TrySendError::Closed(_)) => {}
-            }
-        }
-    }
-
-    /// Takes a message out of the backlog, for a channel.
-    fn hand(&mut self, sequence: u64, link: u64, channel: ChannelId, base: u64) -> Option<Delivery> {
-        self.backlog.remove(&sequence);
-        let held = self.held.get_mut(&sequence)?;
-        held.by = Some((link, channel));
-        self.highest = self.highest.max(sequence);
-        Some(Delivery {
-            id: DeliveryId(base | (sequence & SEQUENCE_MASK)),
-            redelivered: held.redelivered,
-            message: message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name()),
-        })
-    }
-
-    /// A link has room again.
-    fn flush(&mut self, id: u64, permit: Result<OwnedPermit<Event>, SendError<()>>) {
-        let Some(consumer) = self.consumers.iter_mut().find(|consumer| consumer.new.id == id) else { return };
-        let (Ok(permit), Some(event)) = (permit, consumer.waiting.pop_front()) else { return };
-        permit.send(event);
-        while let Some(event) = consumer.waiting.pop_front() {
-            if let Err(TrySendError::Full(event)) = consumer.new.events.try_send(event) {
-                consumer.waiting.push_front(event);
-                self.room.push(room(&consumer.new));
-                return;
-            }
-        }
-        self.hand_out();
-    }
-
-    /// Removes consumers; what they were not sent yet goes back.
-    fn remove_consumers(&mut self, gone: impl Fn(&NewConsumer) -> bool) -> LastGone {
-        let mut unsent: SmallVec<[u64; 8]> = SmallVec::new();
-        let before = self.consumers.len();
-        self.consumers.retain(|consumer| {
-            let goes = gone(&consumer.new);
-            if goes {
-                unsent.extend(consumer.waiting.iter().filter_map(|event| match event {
-                    Event::Delivery { delivery, .. } => Some(delivery.id.0 & SEQUENCE_MASK),
-                    _ => None,
-                }));
-            }
-            !goes
-        });
-        unsent.into_iter().for_each(|sequence| self.put_back(sequence, false));
-        self.queue.set_consumers(self.consumers.len());
-        LastGone(before > self.consumers.len() && self.consumers.is_empty())
-    }
-
-    /// Requeues what a channel or link holds, and removes its consumers.
-    fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
-        let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
-        let last = self.remove_consumers(|new| is_meant(new.link, new.channel));
-        for (sequence, held) in &mut self.held {
-            if held.by.is_some_and(|(link, channel)| is_meant(link, channel)) {
-                held.by = None;
-                held.redelivered = true;
-                self.backlog.insert(*sequence);
-            }
-        }
-        last
-    }
-
-    fn cancel_all(&mut self) {
-        self.end_consumers().into_iter().for_each(Cancelled::tell);
-    }
-
-    fn end_consumers(&mut self) -> Vec<Cancelled> {
-        self.queue.set_consumers(0);
-        let cancelled = |consumer: Consumer| {
-            let NewConsumer { channel, tag, events, .. } = consumer.new;
-            Cancelled { channel, tag, events }
-        };
-        self.consumers.drain(..).map(cancelled).collect()
-    }
-}
-
-fn room(consumer: &NewConsumer) -> Room {
-    let (id, events) = (consumer.id, consumer.events.clone());
-    Box::pin(async move { (id, events.reserve_owned().await) })
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -97,8 +97,7 @@ impl Pump {
             self.rest().await;
             return;
         }
-        let credit: u64 = self.consumers.iter().filter(|c| c.waiting.is_empty()).map(|c| c.credit).sum();
-        let room = (credit.max(head) + owed).min(MAX_PULL);
+        let room = (self.consumers.room().max(head) + owed).min(MAX_PULL);
         let wanted = room.saturating_sub(self.pulls.outstanding() + self.backlog.len() as u64);
         // Many small grants make one request: the next one is sent when the last is half used up.
         if wanted == 0 || (self.pulls.outstanding() > 0 && wanted < self.pulls.outstanding()) {

@@ -1,0 +1,155 @@
+//! What consumers get: handed out, taken back, ended.
+
+use std::pin::Pin;
+
+use amq_protocol::types::ShortString;
+use smallvec::SmallVec;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
+
+use super::super::message;
+use super::consumers::{Consumer, NewConsumer};
+use super::{Pump, SEQUENCE_MASK};
+use crate::backend::{ChannelId, Delivery, DeliveryId, Event};
+use crate::error::{AmqpError, ReplyCode};
+use crate::model::queue::display;
+
+/// A consumer that ended with its queue.
+#[derive(Debug)]
+pub(crate) struct Cancelled {
+    channel: ChannelId,
+    tag: ShortString,
+    events: mpsc::Sender<Event>,
+}
+
+impl Cancelled {
+    /// Tells the consumer's link, without waiting for it.
+    pub(crate) fn tell(self) {
+        let event = Event::ConsumerCancelled { channel: self.channel, consumer_tag: self.tag };
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events;
+            tokio::spawn(async move { events.send(event).await });
+        }
+    }
+}
+
+/// Whether consumers went and none is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LastGone(pub(crate) bool);
+
+/// A link's word that it has room again for a consumer's deliveries.
+pub(super) type Room = Pin<Box<dyn Future<Output = (u64, Result<OwnedPermit<Event>, SendError<()>>)> + Send>>;
+
+impl Pump {
+    pub(super) fn consume(&mut self, new: NewConsumer) -> Result<(), AmqpError> {
+        if !self.consumers.admits(new.exclusive) {
+            return Err(AmqpError::new(
+                ReplyCode::AccessRefused,
+                format!("{} in exclusive use", display(&self.queue.vhost, self.queue.name())),
+            ));
+        }
+        self.consumers.add(new);
+        self.queue.set_consumers(self.consumers.len());
+        Ok(())
+    }
+
+    /// Hands out the backlog to consumers that have credit.
+    pub(super) fn hand_out(&mut self) {
+        while let Some(&sequence) = self.backlog.first() {
+            let Some(consumer) = self.consumers.next() else { return };
+            consumer.credit -= 1;
+            let NewConsumer { id, link, channel, base, tag, .. } = &consumer.new;
+            let (id, link, channel, base, tag) = (*id, *link, *channel, *base, tag.clone());
+            let Some(delivery) = self.hand(sequence, link, channel, base) else { return };
+            let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
+            let Some(consumer) = self.consumers.get_mut(id) else { return };
+            match consumer.new.events.try_send(event) {
+                Ok(()) => {}
+                Err(TrySendError::Full(event)) => {
+                    consumer.waiting.push_back(event);
+                    self.room.push(room(&consumer.new));
+                }
+                // The link has ended; its release is on its way and takes the delivery back.
+                Err(TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+
+    /// Takes a message out of the backlog, for a channel.
+    pub(super) fn hand(&mut self, sequence: u64, link: u64, channel: ChannelId, base: u64) -> Option<Delivery> {
+        self.backlog.remove(&sequence);
+        let held = self.held.get_mut(&sequence)?;
+        held.by = Some((link, channel));
+        self.highest = self.highest.max(sequence);
+        Some(Delivery {
+            id: DeliveryId(base | (sequence & SEQUENCE_MASK)),
+            redelivered: held.redelivered,
+            message: message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name()),
+        })
+    }
+
+    /// A link has room again.
+    pub(super) fn flush(&mut self, id: u64, permit: Result<OwnedPermit<Event>, SendError<()>>) {
+        let Some(consumer) = self.consumers.get_mut(id) else { return };
+        let (Ok(permit), Some(event)) = (permit, consumer.waiting.pop_front()) else { return };
+        permit.send(event);
+        while let Some(event) = consumer.waiting.pop_front() {
+            if let Err(TrySendError::Full(event)) = consumer.new.events.try_send(event) {
+                consumer.waiting.push_front(event);
+                self.room.push(room(&consumer.new));
+                return;
+            }
+        }
+        self.hand_out();
+    }
+
+    /// Removes consumers; what they were not sent yet goes back.
+    pub(super) fn remove_consumers(&mut self, gone: impl Fn(&NewConsumer) -> bool) -> LastGone {
+        let mut unsent: SmallVec<[u64; 8]> = SmallVec::new();
+        let before = self.consumers.len();
+        self.consumers.remove(gone, |consumer| {
+            unsent.extend(consumer.waiting.iter().filter_map(|event| match event {
+                Event::Delivery { delivery, .. } => Some(delivery.id.0 & SEQUENCE_MASK),
+                _ => None,
+            }));
+        });
+        unsent.into_iter().for_each(|sequence| self.put_back(sequence, false));
+        self.queue.set_consumers(self.consumers.len());
+        LastGone(before > self.consumers.len() && self.consumers.is_empty())
+    }
+
+    /// Requeues what a channel or link holds, and removes its consumers.
+    pub(super) fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
+        let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
+        let last = self.remove_consumers(|new| is_meant(new.link, new.channel));
+        for (sequence, held) in &mut self.held {
+            if held.by.is_some_and(|(link, channel)| is_meant(link, channel)) {
+                held.by = None;
+                held.redelivered = true;
+                self.backlog.insert(*sequence);
+            }
+        }
+        last
+    }
+
+    pub(super) fn cancel_all(&mut self) {
+        self.end_consumers().into_iter().for_each(Cancelled::tell);
+    }
+
+    pub(super) fn end_consumers(&mut self) -> Vec<Cancelled> {
+        self.queue.set_consumers(0);
+        let mut cancelled = Vec::with_capacity(self.consumers.len());
+        let told = |consumer: Consumer| {
+            let NewConsumer { channel, tag, events, .. } = consumer.new;
+            cancelled.push(Cancelled { channel, tag, events });
+        };
+        self.consumers.remove(|_| true, told);
+        cancelled
+    }
+}
+
+fn room(consumer: &NewConsumer) -> Room {
+    let (id, events) = (consumer.id, consumer.events.clone());
+    Box::pin(async move { (id, events.reserve_owned().await) })
+}
