@@ -92,6 +92,8 @@ impl Events {
                 tracing::error!("the client dropped a message because a subscription's buffer was full");
             }
             ConnectionEvent::Denied(text) => tracing::error!(text, "NATS refuses this user something"),
+            // We asked for it.
+            ConnectionEvent::Other(text) if text == "draining" => tracing::debug!("the connection to NATS is drained"),
             ConnectionEvent::LameDuck | ConnectionEvent::Other(_) => tracing::warn!(?event, "NATS reports"),
         }
         // Nobody following is normal.

@@ -154,6 +154,9 @@ pub struct Sides {
     pub nats: Side,
 }
 
+/// What [`Side::error`] of a RabbitMQ says that was let go of on purpose.
+pub const DETACHED: &str = "detached";
+
 /// One broker, as the sidecar sees it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Side {

@@ -53,7 +53,10 @@ pub enum EmbeddedError {
     #[error("--nats-server {}: there is no such file", .0.display())]
     NotAFile(PathBuf),
     /// Somebody else uses the directory.
-    #[error("--embedded {}: another nats-bridge uses this directory", .0.display())]
+    #[error(
+        "--embedded {}: another nats-bridge uses this directory; stop it, or give this one a directory of its own",
+        .0.display()
+    )]
     InUse(PathBuf),
     /// A server that was left behind does not stop.
     #[error("--embedded {dir}: a nats-server that was left behind (process {pid}) does not stop", dir = .dir.display())]
@@ -64,7 +67,7 @@ pub enum EmbeddedError {
         pid: u32,
     },
     /// Something in the directory cannot be written or read.
-    #[error("--embedded {dir}: {error}", dir = .dir.display())]
+    #[error("--embedded {dir}: {error}; name a directory that this user can make and write to", dir = .dir.display())]
     Dir {
         /// The directory.
         dir: PathBuf,

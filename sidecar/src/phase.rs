@@ -146,7 +146,10 @@ fn needs_mapped(facts: Facts) -> Result<(), Refused> {
     }
     Err(Refused::new(
         RefusedCode::Unmapped,
-        format!("JetStream does not have {} exchanges, queues or bindings", facts.unmapped),
+        match facts.unmapped {
+            1 => "JetStream does not have 1 exchange, queue or binding".to_owned(),
+            many => format!("JetStream does not have {many} exchanges, queues or bindings"),
+        },
         "`nats-bridge status` lists each one and why; remove or change it, or let its application declare it",
     ))
 }

@@ -1,13 +1,16 @@
 //! `nats-bridge serve --embedded` as a process: what a newcomer starts, and what happens when parts of it die.
 
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
+    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::Value;
 
@@ -63,10 +66,16 @@ impl Drop for Serve {
 fn command(dir: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nats-bridge"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--embedded"]).arg(dir.join("store")).args(more);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // A pipe that nobody reads would block it.
-    command.env("RUST_LOG", "warn");
+    // A file and not a pipe: one that nobody reads would block it.
+    let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     command
+}
+
+/// The lines of the log that hold `text`.
+fn logged(dir: &Path, text: &str) -> Vec<String> {
+    let log = std::fs::read_to_string(dir.join("log")).expect("a log");
+    log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
 }
 
 fn send(signal: &str, pid: u32) {
@@ -140,6 +149,65 @@ async fn a_start_after_a_kill_takes_the_store_over_from_the_server_that_was_left
     assert_eq!(get(&channel).await.as_deref(), Some("kept"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_are_refused_is_logged_with_its_name_and_a_way_out_and_repetitions_are_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(dir.path());
+    let stream = || FieldTable::from(BTreeMap::from([("x-queue-type".into(), AMQPValue::LongString("stream".into()))]));
+    for _ in 0..3 {
+        let (_connection, channel) = serve.channel().await;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let refused = channel.queue_declare("orders".into(), durable, stream()).await.expect_err("refused").to_string();
+        assert!(refused.contains("type 'stream' of queue 'orders' in vhost '/' is not implemented"), "{refused}");
+        assert!(refused.contains("see docs/mapping.md"), "{refused}");
+    }
+    let (connection, _channel) = serve.channel().await;
+    let missing = connection.create_channel().await.expect("a channel");
+    missing.basic_get("nothing".into(), BasicGetOptions::default()).await.expect_err("not found");
+    let wrong = format!("amqp://guest:wrong@{}/%2f", serve.ready["listen"].as_str().expect("an address"));
+    Connection::connect(&wrong, ConnectionProperties::default()).await.expect_err("refused");
+    assert_eq!(serve.end("TERM"), Some(0));
+
+    let closed = logged(dir.path(), "AMQP connection closed for an error");
+    let [line] = &closed[..] else { panic!("{closed:?}") };
+    assert!(line.contains("WARN"), "{line}");
+    for text in
+        ["peer=127.0.0.1:", "user=\"guest\"", "vhost=\"/\"", "channel=1", "method=\"queue.declare\"", "'orders'"]
+    {
+        assert!(line.contains(text), "no {text} in {line}");
+    }
+    let closed = logged(dir.path(), "AMQP channel closed for an error");
+    let [line] = &closed[..] else { panic!("{closed:?}") };
+    assert!(line.contains("INFO") && line.contains("method=\"basic.get\"") && line.contains("NOT_FOUND"), "{line}");
+    let refused = logged(dir.path(), "AMQP connection refused");
+    let [line] = &refused[..] else { panic!("{refused:?}") };
+    assert!(line.contains("ACCESS_REFUSED") && !line.contains("vhost"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deleted_queues_and_a_clean_stop_log_no_warning() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(dir.path());
+    let (_connection, channel) = serve.channel().await;
+    let queues: Vec<String> = (0..20).map(|n| format!("q{n}")).collect();
+    for queue in &queues {
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(queue.as_str().into(), durable, FieldTable::default()).await.expect("declared");
+        let consume = BasicConsumeOptions::default();
+        channel
+            .basic_consume(queue.as_str().into(), queue.as_str().into(), consume, FieldTable::default())
+            .await
+            .expect("consuming");
+        channel.basic_cancel(queue.as_str().into(), BasicCancelOptions::default()).await.expect("cancelled");
+        channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.expect("deleted");
+    }
+    assert_eq!(serve.end("INT"), Some(0));
+    for level in ["WARN", "ERROR"] {
+        assert_eq!(logged(dir.path(), level), Vec::<String>::new());
+    }
+    assert!(!logged(dir.path(), "stopping").is_empty(), "the log is that of this run");
+}
+
 #[test]
 fn what_is_wrong_is_named_and_ends_with_code_2() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -158,8 +226,14 @@ fn what_is_wrong_is_named_and_ends_with_code_2() {
     check(&["serve"], "--embedded <DIR>");
     check(&["serve", "--embedded", same], "another nats-bridge uses this directory");
     check(&["serve", "--embedded", other, "--listen", &taken], &format!("--listen {taken}: "));
+    check(&["serve", "--embedded", other, "--listen", &taken], "choose another port");
+    check(&["serve", "--embedded", other, "--listen", "banana"], "--listen banana: ");
+    check(&["serve", "--embedded", other, "--listen", "banana"], "HOST:PORT is expected");
+    assert!(!Path::new(other).exists(), "nothing was started before the address was known to be good");
+    check(&["serve", "--embedded", "/proc/none"], "name a directory that this user can make and write to");
     check(&["serve", "--embedded", other, "--listen", "0.0.0.0:0"], "so give --user NAME:PASSWORD");
     check(&["serve", "--embedded", other, "--user", "nobody"], "--user takes NAME:PASSWORD");
     check(&["serve", "--embedded", other, "--nats-server", "/no/such"], "--nats-server /no/such");
-    check(&["serve", "--nats", "nats://127.0.0.1:1"], "--nats: ");
+    check(&["serve", "--nats", "nats://u:p@127.0.0.1:1"], "--nats nats://127.0.0.1:1: no NATS server answers there (");
+    check(&["serve", "--nats", "nats://127.0.0.1:1"], "nats-server -js");
 }

@@ -18,8 +18,10 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use ulid::Ulid;
 
 use super::figures::Figures;
+use super::refusals::Refusals;
 use crate::backend::{Backend, Command, Event, Link};
 use crate::error::AmqpError;
 use crate::session::{Ask, Limits, Session};
@@ -41,18 +43,19 @@ pub(super) async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     backend: Arc<dyn Backend>,
+    refusals: Arc<Refusals>,
     limits: Limits,
-    token: &str,
     shutdown: CancellationToken,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "cannot switch Nagle's algorithm off");
     }
-    let session = Session::new(peer.to_string(), token, limits, Instant::now());
+    let session = Session::new(peer.to_string(), &Ulid::new().to_string(), limits, Instant::now());
     let (reader, writer) = stream.into_split();
     let mut task = Task {
         session,
         backend,
+        refusals,
         figures: Figures::open(),
         peer,
         reader,
@@ -73,6 +76,7 @@ pub(super) async fn serve(
 struct Task {
     session: Session,
     backend: Arc<dyn Backend>,
+    refusals: Arc<Refusals>,
     figures: Figures,
     peer: SocketAddr,
     reader: OwnedReadHalf,
@@ -180,6 +184,9 @@ impl Task {
             }
         }
         self.figures.tell(self.session.counts());
+        for refusal in self.session.take_refusals() {
+            self.refusals.tell(self.peer, self.session.login(), &refusal, now);
+        }
         self.session.is_over()
     }
 
@@ -265,11 +272,17 @@ impl Task {
                 Ok(())
             }
             Err(error) => {
+                // The vhost comes after the login: until then there is none to name.
+                let vhost = Some(vhost).filter(|vhost| !vhost.is_empty());
                 warn!(peer = %self.peer, user, vhost, %error, "AMQP connection refused");
                 Err(error)
             }
         };
+        let is_told = outcome.is_err();
         self.session.answered(outcome, Instant::now());
+        if is_told {
+            self.session.take_refusals();
+        }
     }
 
     /// Writes what is left, closes the socket, and lets the client close its side, so that it can read what was written.

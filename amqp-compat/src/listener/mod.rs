@@ -5,6 +5,7 @@
 
 mod connection;
 mod figures;
+mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,10 +17,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use ulid::Ulid;
 
 use crate::backend::Backend;
 use crate::session::Limits;
+use refusals::Refusals;
 
 /// A bound TCP socket that speaks AMQP 0-9-1.
 #[derive(Debug)]
@@ -61,6 +62,11 @@ impl Listener {
         Ok(Self { socket: TcpListener::bind(address).await?, options })
     }
 
+    /// Other bounds for its connections, before it runs.
+    pub fn limit(&mut self, limits: Limits) {
+        self.options.limits = limits;
+    }
+
     /// The address that clients connect to.
     ///
     /// # Errors
@@ -76,6 +82,7 @@ impl Listener {
     /// Dropping the future closes the socket and all connections at once; what was not confirmed may have landed.
     pub async fn run(self, backend: Arc<dyn Backend>, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
+        let refusals = Arc::new(Refusals::default());
         let places = Arc::new(Semaphore::new(self.options.max_connections));
         loop {
             let accepted = tokio::select! {
@@ -101,8 +108,9 @@ impl Listener {
                 continue;
             };
             let (backend, shutdown, limits) = (Arc::clone(&backend), shutdown.clone(), self.options.limits);
+            let refusals = Arc::clone(&refusals);
             connections.spawn(async move {
-                connection::serve(stream, peer, backend, limits, &Ulid::new().to_string(), shutdown).await;
+                connection::serve(stream, peer, backend, refusals, limits, shutdown).await;
                 drop(place);
             });
         }

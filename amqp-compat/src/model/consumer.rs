@@ -21,7 +21,7 @@ impl ConsumerArguments {
     /// valid and not honoured.
     pub fn read(arguments: &FieldTable, what: &str) -> Result<Self, AmqpError> {
         for name in arguments.inner().keys() {
-            features::check(Area::ConsumerArgument, name.as_str())?;
+            features::check(Area::ConsumerArgument, name.as_str(), what)?;
         }
         let Some(value) = arguments.inner().get("x-priority") else { return Ok(Self::default()) };
         match integer(value) {

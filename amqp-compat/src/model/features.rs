@@ -128,18 +128,24 @@ pub fn find(area: Area, name: &str) -> Option<Feature> {
     FEATURES.iter().find(|feature| feature.area == area && feature.name == name).copied()
 }
 
-/// Refuses what the list refuses. A name without a row passes: RabbitMQ ignores arguments that it does not know.
+/// Refuses what the list refuses, for `what`, such as `queue 'orders' in vhost '/'`. A name without a row passes: RabbitMQ
+/// ignores arguments that it does not know.
 ///
 /// # Errors
 /// `NotImplemented` for a refused feature.
-pub fn check(area: Area, name: &str) -> Result<(), AmqpError> {
+pub fn check(area: Area, name: &str, what: &str) -> Result<(), AmqpError> {
     match find(area, name) {
-        Some(Feature { support: Support::Refused, .. }) => Err(AmqpError::not_implemented(match area {
-            Area::QueueArgument => format!("queue argument '{name}' is not implemented"),
-            Area::ConsumerArgument => format!("consumer argument '{name}' is not implemented"),
-            Area::Queue => format!("queue type '{name}' is not implemented"),
-            _ => format!("'{name}' is not implemented"),
-        })),
+        Some(Feature { support: Support::Refused, .. }) => {
+            let kind = match area {
+                Area::QueueArgument | Area::ExchangeArgument => "argument",
+                Area::ConsumerArgument => "consumer argument",
+                Area::Queue => "type",
+                Area::ExchangeType | Area::Message | Area::Method => "feature",
+            };
+            // The argument first: a reply text is cut off after 255 bytes, and a queue's name may have as many.
+            let text = format!("{kind} '{name}' of {what} is not implemented; see docs/mapping.md of nats-bridge");
+            Err(AmqpError::not_implemented(text))
+        }
         _ => Ok(()),
     }
 }
@@ -160,12 +166,16 @@ mod tests {
     fn what_is_refused_says_so_with_540() {
         let refused = FEATURES.iter().filter(|f| f.support == Refused && f.area == QueueArgument);
         for feature in refused {
-            let error = check(feature.area, feature.name).expect_err("refused");
+            let error = check(feature.area, feature.name, "queue 'q' in vhost '/'").expect_err("refused");
             assert_eq!(
                 error.to_string(),
-                format!("NOT_IMPLEMENTED - queue argument '{}' is not implemented", feature.name)
+                format!(
+                    "NOT_IMPLEMENTED - argument '{}' of queue 'q' in vhost '/' is not implemented; see docs/mapping.md of \
+                     nats-bridge",
+                    feature.name
+                )
             );
         }
-        assert_eq!(check(QueueArgument, "x-of-my-own"), Ok(()));
+        assert_eq!(check(QueueArgument, "x-of-my-own", "queue"), Ok(()));
     }
 }

@@ -159,7 +159,7 @@ impl QueueArguments {
             None | Some("classic") => QueueKind::Classic,
             Some("quorum") => QueueKind::Quorum,
             Some("stream") => {
-                features::check(Area::Queue, "stream")?;
+                features::check(Area::Queue, "stream", what)?;
                 QueueKind::Classic
             }
             Some(other) => {
@@ -230,7 +230,7 @@ impl QueueArguments {
             delivery_limit: not_negative("x-delivery-limit")?,
         };
         for name in table.keys() {
-            features::check(Area::QueueArgument, name.as_str())?;
+            features::check(Area::QueueArgument, name.as_str(), what)?;
         }
         Ok(read)
     }

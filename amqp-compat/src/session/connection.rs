@@ -42,7 +42,22 @@ pub struct Session {
     heartbeat: Heartbeat,
     channels: HashMap<ChannelId, Channel>,
     shared: Shared,
+    refusals: Vec<Refusal>,
 }
+
+/// What a session has closed a channel, or its connection, for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The channel; 0 for the connection as a whole.
+    pub channel: ChannelId,
+    /// Class and method id of what the client asked; 0, 0 when it was nothing that it asked.
+    pub method: (u16, u16),
+    /// What the client was told.
+    pub error: AmqpError,
+}
+
+/// How many refusals are kept until the driver takes them; what is more is not told, only counted ([`Counts`]).
+const MAX_REFUSALS: usize = 16;
 
 /// What a session needs its driver to do before it goes on; answered by [`Session::answered`].
 #[derive(Debug)]
@@ -102,6 +117,7 @@ impl Session {
             tuned: PROPOSED,
             heartbeat: Heartbeat::new(now),
             channels: HashMap::new(),
+            refusals: Vec::new(),
             shared: Shared {
                 output: Output::default(),
                 commands: VecDeque::new(),
@@ -413,6 +429,17 @@ impl Session {
         &self.login
     }
 
+    /// What was refused since the last call, oldest first; for logs. What a stop closes is not among it.
+    pub fn take_refusals(&mut self) -> Vec<Refusal> {
+        std::mem::take(&mut self.refusals)
+    }
+
+    fn refused(&mut self, channel: ChannelId, fault: &Fault) {
+        if self.refusals.len() < MAX_REFUSALS && !self.stopping {
+            self.refusals.push(Refusal { channel, method: fault.method, error: fault.error.clone() });
+        }
+    }
+
     /// What has happened so far.
     pub fn counts(&self) -> Counts {
         Counts { channels: self.channels.len() as u64, ..self.shared.counts }
@@ -572,13 +599,15 @@ impl Session {
                     }
                 }
             }
-            Err(fault) if fault.error.code.closes_connection() => self.fail(fault),
+            Err(fault) if fault.error.code.closes_connection() => self.fail_on(channel, fault),
             Err(fault) => {
                 if let Some(open) = self.channels.get_mut(&channel) {
-                    if !matches!(open.phase, Phase::Refused | Phase::Settling) {
-                        self.shared.counts.channel_errors += 1;
-                    }
+                    let is_news = !matches!(open.phase, Phase::Refused | Phase::Settling);
                     open.refuse(&fault, &mut self.shared);
+                    if is_news {
+                        self.shared.counts.channel_errors += 1;
+                        self.refused(channel, &fault);
+                    }
                 }
             }
         }
@@ -632,6 +661,11 @@ impl Session {
 
     /// Closes the connection for an error.
     fn fail(&mut self, fault: Fault) {
+        self.fail_on(0, fault);
+    }
+
+    /// Closes the connection for an error on this channel.
+    fn fail_on(&mut self, channel: ChannelId, fault: Fault) {
         match self.stage {
             Stage::Closing | Stage::Closed => return,
             Stage::Leaving { .. } => {
@@ -642,6 +676,7 @@ impl Session {
             _ => {}
         }
         self.shared.counts.connection_errors = 1;
+        self.refused(channel, &fault);
         let close = connection::Close {
             reply_code: fault.error.code as u16,
             reply_text: reply_text(&fault.error),

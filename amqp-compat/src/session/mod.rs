@@ -38,6 +38,6 @@ mod unacked;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Ask, Session};
+pub use connection::{Ask, Refusal, Session};
 pub use counts::Counts;
 pub use limits::Limits;

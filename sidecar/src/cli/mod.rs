@@ -5,6 +5,7 @@
 mod detach;
 mod logging;
 mod observe;
+mod remedy;
 mod request;
 mod rollback;
 pub mod serve;

@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, User};
-use amqp_compat::listener::{Listener, Options};
+use amqp_compat::listener::Listener;
 use amqp_compat::session::Limits;
 use clap::Args;
 use nats_bridge::Bridge;
@@ -12,8 +13,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::Failure;
-use super::signals;
+use super::{Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
 use crate::ready;
 
@@ -62,69 +62,86 @@ struct Ready {
 /// `cannot_run`, naming the flag at fault.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let users = args.users.iter().map(|user| parse_user(user)).collect::<Result<Vec<_>, _>>()?;
+    // What costs nothing is tried first. Clients that come early wait until they are accepted.
+    let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
+    let listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
+    let address = listener.local_addr().map_err(listen_failed)?;
+    if users.is_empty() && !address.ip().is_loopback() {
+        return Err(Failure::cannot_run(format!(
+            "--listen {}: other machines can reach this address, so give --user NAME:PASSWORD (guest:guest is for a \
+             loopback address only)",
+            args.listen
+        )));
+    }
     let shutdown = CancellationToken::new();
     signals::cancel(&shutdown)?;
-    let embedded = match args.embedded {
+    let embedded = match &args.embedded {
         Some(dir) => {
-            let plan = Plan { dir, program: args.nats_server, sync: args.sync };
+            let plan = Plan { dir: dir.clone(), program: args.nats_server.clone(), sync: args.sync.clone() };
             Some(Embedded::start(plan).await.map_err(Failure::cannot_run)?)
         }
         None => None,
     };
-    let served = match (&embedded, args.nats) {
-        (Some(embedded), _) => Some(embedded.url()),
-        (None, nats) => nats,
+    let nats = match (&embedded, &args.nats) {
+        (Some(embedded), _) => embedded.url(),
+        (None, Some(nats)) => nats.clone(),
+        (None, None) => return Err(Failure::cannot_run("give --embedded DIR or --nats URL")),
     };
-    let nats = served.ok_or_else(|| Failure::cannot_run("give --embedded DIR or --nats URL"))?;
-    let outcome = serve(&args.listen, &nats, users, args.vhosts, args.ready_file, shutdown).await;
+    let outcome = match Bridge::connect(&nats).await {
+        Ok(bridge) => {
+            let outcome = serve(args, listener, &nats, bridge.clone(), users, shutdown).await;
+            // Before its server stops: a connection that is closed is not taken for a lost one.
+            let _ = bridge.close(LAST_WORDS).await;
+            outcome
+        }
+        Err(error) => Err(remedy::nats(&nats, &error)),
+    };
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
     outcome
 }
 
+/// How long the connection to NATS may take to close.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 async fn serve(
-    listen: &str,
+    args: ServeArgs,
+    mut listener: Listener,
     nats: &str,
+    bridge: Bridge,
     users: Vec<User>,
-    vhosts: Vec<String>,
-    ready_file: Option<PathBuf>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let bridge = Bridge::connect(nats).await.map_err(|error| Failure::cannot_run(format!("--nats: {error}")))?;
+    let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
+    let address = listener.local_addr().map_err(listen_failed)?;
     let max_payload = bridge.client().server_info().max_payload;
-    let mut options = Options::default();
-    options.limits = Limits { max_message: max_message(max_payload, options.limits.max_message), ..options.limits };
-    let listener = Listener::bind_with(listen, options)
-        .await
-        .map_err(|error| Failure::cannot_run(format!("--listen {listen}: {error}")))?;
-    let address = listener.local_addr().map_err(|error| Failure::cannot_run(format!("--listen {listen}: {error}")))?;
-    if users.is_empty() && !address.ip().is_loopback() {
-        return Err(Failure::cannot_run(format!(
-            "--listen {listen}: other machines can reach this address, so give --user NAME:PASSWORD (guest:guest is \
-             for a loopback address only)"
-        )));
-    }
+    let limits = Limits::default();
+    let limits = Limits { max_message: max_message(max_payload, limits.max_message), ..limits };
+    listener.limit(limits);
     let login = users.first().map_or("guest:guest".to_owned(), |user| format!("{}:PASSWORD", user.name));
     let defaults = JetStreamConfig::default();
     let users = if users.is_empty() { defaults.users } else { users };
-    let backend = JetStreamBackend::connect(bridge, JetStreamConfig { users, vhosts, ..defaults })
-        .await
-        .map_err(|error| Failure::cannot_run(format!("--nats: {error}")))?;
+    let backend =
+        JetStreamBackend::connect(bridge, JetStreamConfig { users, vhosts: args.vhosts, ..defaults })
+            .await
+            .map_err(|error| Failure::cannot_run(format!("--nats {}: {error}", remedy::without_password(nats))))?;
     println!(
-        "nats-bridge {}: AMQP clients connect to amqp://{login}@{}/  (JetStream at {nats})",
+        "nats-bridge {}: AMQP clients connect to amqp://{login}@{}/  (JetStream at {})",
         env!("CARGO_PKG_VERSION"),
         reachable(address),
+        remedy::without_password(nats),
     );
     let served = tokio::spawn(listener.run(backend, shutdown));
-    if let Some(file) = &ready_file {
+    if let Some(file) = &args.ready_file {
         let ready = Ready { listen: address.to_string(), nats: nats.to_owned(), pid: std::process::id() };
         ready::write(file, &ready)
             .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
     }
-    info!(%address, nats, max_message_bytes = options.limits.max_message, "accepting AMQP connections");
+    let shown = remedy::without_password(nats);
+    info!(%address, nats = shown, max_message_bytes = limits.max_message, "accepting AMQP connections");
     let outcome = served.await.map_err(|error| Failure::cannot_run(format!("the listener failed: {error}")));
-    if let Some(file) = &ready_file {
+    if let Some(file) = &args.ready_file {
         // It speaks of a server that is gone; whether it can be removed is of no interest any more.
         let _ = std::fs::remove_file(file);
     }

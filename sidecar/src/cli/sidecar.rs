@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{Failure, signals};
+use super::{Failure, remedy, signals};
 use crate::control::{Audit, Cutover, Management, Parts};
 use crate::control_api::Control;
 use crate::dual::vhosts::JetStreamVhosts;
@@ -89,13 +89,14 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     signals::cancel(&shutdown)?;
     let metrics = http::metrics::install().map_err(Failure::cannot_run)?;
 
-    let bridge = Bridge::connect(&args.nats).await.map_err(|error| Failure::cannot_run(format!("--nats: {error}")))?;
-    let listen_failed = |error| Failure::cannot_run(format!("--listen {}: {error}", args.listen));
+    // What costs nothing is tried first. Clients that come early wait until they are accepted.
+    let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
     let listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
     let listen = listener.local_addr().map_err(listen_failed)?;
-    let http_failed = |error| Failure::cannot_run(format!("--http {}: {error}", args.http));
+    let http_failed = |error| remedy::bind("--http", &args.http, &error);
     let surface = Surface::bind(&args.http).await.map_err(http_failed)?;
     let http = surface.local_addr().map_err(http_failed)?;
+    let bridge = Bridge::connect(&args.nats).await.map_err(|error| remedy::nats(&args.nats, &error))?;
 
     let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), JetStreamConfig::default()));
     let standby = Standby::start(bridge.clone(), vhosts.clone());
@@ -104,7 +105,7 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         rabbit: Arc::new(RabbitMqBackend::new(rabbit)),
         operator,
         nats: vhosts.clone(),
-        nats_url: without_password(&args.nats),
+        nats_url: remedy::without_password(&args.nats),
         bridge: bridge.clone(),
         routes: Some(vhosts),
         audit,
@@ -179,18 +180,6 @@ fn login(text: &str) -> Result<Login, String> {
     })
 }
 
-fn without_password(urls: &str) -> String {
-    let one = |text: &str| match Url::parse(text.trim()) {
-        Ok(mut url) => {
-            let stripped = url.set_username("").is_ok() && url.set_password(None).is_ok();
-            if stripped { url.to_string() } else { "(not shown)".to_owned() }
-        }
-        Err(_) if text.contains('@') => "(not shown)".to_owned(),
-        Err(_) => text.trim().to_owned(),
-    };
-    urls.split(',').map(one).collect::<Vec<_>>().join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,11 +203,5 @@ mod tests {
         assert_eq!((&*app.user, &*app.password, &*app.vhost), ("app", "se:cret", "orders"));
         assert_eq!(login("app:secret").expect("valid").vhost, "/");
         assert!(login("app").is_err() && login(":x").is_err() && login("app:").is_err());
-    }
-
-    #[test]
-    fn no_password_is_shown() {
-        assert_eq!(without_password("nats://u:secret@a:4222,nats://b:4222"), "nats://a:4222,nats://b:4222");
-        assert!(!without_password("u:secret@host").contains("secret"));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Control, Failure, request};
-use crate::control_api::{FenceState, ParityCounts, QueueStatus, Side, Status};
+use crate::control_api::{DETACHED, FenceState, ParityCounts, QueueStatus, Side, Status};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -79,6 +79,8 @@ fn text(status: &Status) -> String {
 fn side(side: &Side) -> String {
     let state = match (&side.error, side.connected) {
         (_, true) => "connected".to_owned(),
+        // On purpose, and for good.
+        (Some(error), false) if error == DETACHED => DETACHED.to_owned(),
         (Some(error), false) => format!("NOT CONNECTED: {error}"),
         (None, false) => "NOT CONNECTED".to_owned(),
     };
@@ -166,6 +168,13 @@ fn aligned(table: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rabbitmq_that_was_let_go_of_is_detached_and_not_broken() {
+        let rabbit = |error: &str| side(&Side { error: Some(error.to_owned()), ..Side::default() });
+        assert!(rabbit("detached").starts_with("detached, "), "{}", rabbit("detached"));
+        assert!(rabbit("refused").starts_with("NOT CONNECTED: refused, "), "{}", rabbit("refused"));
+    }
 
     #[test]
     fn a_status_reads_as_a_table_of_queues() {

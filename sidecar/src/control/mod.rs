@@ -20,8 +20,8 @@ pub use audit::{Audit, Management};
 pub use store::{BUCKET, State, Store, WriteError};
 
 use crate::control_api::{
-    Adopted, Change, Control, Phase, QueueParity, QueueStatus, Refused, RefusedCode, Side as SideStatus, Sides, Status,
-    Target, Unmapped, Weight,
+    Adopted, Change, Control, DETACHED, Phase, QueueParity, QueueStatus, Refused, RefusedCode, Side as SideStatus,
+    Sides, Status, Target, Unmapped, Weight,
 };
 use crate::dual::DualBackend;
 use crate::dual::logins::{Accepted, Logins};
@@ -490,7 +490,7 @@ impl Cutover {
 
     async fn side(&self, side: Side, unsettled: u64, deadline: Deadline) -> SideStatus {
         let answer = match side {
-            Side::Rabbit if self.shared.order().phase == Phase::Native => Err("detached".to_owned()),
+            Side::Rabbit if self.shared.order().phase == Phase::Native => Err(DETACHED.to_owned()),
             Side::Nats if !self.bridge.connection().borrow().connected => Err("not connected".to_owned()),
             Side::Rabbit | Side::Nats => match timeout_at(deadline, self.operators[side.index()].ping()).await {
                 Ok(answer) => answer.map_err(|error| error.to_string()),
@@ -556,7 +556,7 @@ impl Control for Cutover {
             sides: Sides { rabbit, nats },
             connections: self.shared.connections.load(Ordering::Relaxed),
             queues: statuses,
-            parity: self.shadow.as_ref().map(|s| s.parity()).unwrap_or_default(),
+            parity: self.shadow.as_ref().map(|s| of_interest(s.parity(), &queues)).unwrap_or_default(),
             unmapped: self.shared.all_unmapped(),
             warnings: self.shared.warnings(),
             standby_lag: self.shadow.as_ref().map_or(0, |s| s.lag()),
@@ -632,6 +632,17 @@ impl Control for Cutover {
         );
         Ok(adopted)
     }
+}
+
+/// The comparisons of queues that are there, and of deleted ones where not everything was alike.
+fn of_interest(mut parity: Vec<QueueParity>, queues: &[QueueName]) -> Vec<QueueParity> {
+    let is_there = |of: &QueueParity| queues.iter().any(|q| *q.vhost == *of.vhost && *q.queue == *of.queue);
+    parity.retain(|of| {
+        let counts = &of.counts;
+        let mismatched = counts.mismatched_payload + counts.mismatched_properties + counts.mismatched_routing;
+        mismatched + counts.missing + counts.extra + counts.unverified > 0 || is_there(of)
+    });
+    parity
 }
 
 fn adopted(state: &State, changed: bool, began: Instant) -> Adopted {

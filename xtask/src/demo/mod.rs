@@ -136,9 +136,13 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
 
 /// Builds the binary as it would be shipped.
 fn build() -> Result<PathBuf, Failure> {
-    eprintln!("building nats-bridge (release; the first time takes some minutes)");
+    eprintln!(
+        "building nats-bridge (release): 3 to 10 minutes the first time, depending on the machine; --binary FILE takes one \
+         that is there"
+    );
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--release", "--quiet", "--package", "nats-bridge-sidecar", "--bin", "nats-bridge"]);
+    // Not quiet: cargo shows what it compiles and how much is left.
+    cargo.args(["build", "--release", "--package", "nats-bridge-sidecar", "--bin", "nats-bridge"]);
     process::run("cargo build --release", &mut cargo)?;
     Ok(workspace::target().join("release/nats-bridge"))
 }

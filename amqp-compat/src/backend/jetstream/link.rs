@@ -303,7 +303,10 @@ impl LinkActor {
 
     async fn consume(&mut self, channel: ChannelId, consume: Consume) -> Result<(Consumer, u32), AmqpError> {
         if consume.queue.as_str() == "amq.rabbitmq.reply-to" {
-            return Err(AmqpError::not_implemented("direct reply-to ('amq.rabbitmq.reply-to') is not implemented"));
+            return Err(AmqpError::not_implemented(
+                "direct reply-to ('amq.rabbitmq.reply-to') is not implemented; declare a reply queue of your own, exclusive \
+                 and auto-delete",
+            ));
         }
         let queue = self.vhost.queue_for(consume.queue.as_str(), self.owner)?;
         let what = display(&queue.vhost, queue.name());

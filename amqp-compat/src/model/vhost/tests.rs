@@ -289,7 +289,11 @@ fn invalid_arguments_are_refused_with_rabbitmqs_texts() {
             AMQPValue::LongInt(3),
             "PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type rabbit_classic_queue",
         ),
-        ("x-queue-type", long("stream"), "NOT_IMPLEMENTED - queue type 'stream' is not implemented"),
+        (
+            "x-queue-type",
+            long("stream"),
+            "NOT_IMPLEMENTED - type 'stream' of queue 'q' in vhost '/' is not implemented; see docs/mapping.md of nats-bridge",
+        ),
     ] {
         let mut declare = queue_declare("q");
         declare.arguments = table(&[(name, value)]);

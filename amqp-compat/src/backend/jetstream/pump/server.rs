@@ -162,7 +162,10 @@ impl Pump {
         self.sync().await;
         self.received = 0;
         if let Err(error) = self.queue.recreate_consumer().await {
-            tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
+            // The stream of a queue that is being deleted goes first; one that is gone for good is told of in `recover_from`.
+            if !error.not_found() {
+                tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
+            }
             self.recover_at = Some(Instant::now() + RETRY);
         }
     }

@@ -1,0 +1,78 @@
+//! What an operator can do about a start that failed: errors that name the flag at fault and a way out.
+
+use std::io::{self, ErrorKind};
+
+use nats_bridge::ErrorKind as NatsError;
+
+use super::Failure;
+
+/// A socket that cannot be bound; `flag` was given as `given`.
+pub(super) fn bind(flag: &str, given: &str, error: &io::Error) -> Failure {
+    let way_out = match error.kind() {
+        ErrorKind::AddrInUse => {
+            "another program listens there (RabbitMQ, or another nats-bridge?): stop it, or choose another port; port 0 \
+             takes a free one"
+        }
+        ErrorKind::AddrNotAvailable => "no interface of this machine has that address; 0.0.0.0 takes them all",
+        ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
+        _ => "HOST:PORT is expected, such as 127.0.0.1:5672",
+    };
+    Failure::cannot_run(format!("{flag} {given}: {error}; {way_out}"))
+}
+
+/// A NATS that cannot be used; `given` may have passwords, which are not shown.
+pub(super) fn nats(given: &str, error: &nats_bridge::Error) -> Failure {
+    let why = error.context().iter().find(|(key, _)| *key == "why").map(|(_, why)| why.as_str());
+    let url = without_password(given);
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+    Failure::cannot_run(match error.kind() {
+        NatsError::Unreachable => format!(
+            "--nats {url}: no NATS server answers there{why}; start one with JetStream (`nats-server -js`), name another \
+             with --nats, or let `nats-bridge serve --embedded DIR` start its own"
+        ),
+        NatsError::Denied => {
+            format!("--nats {url}: the login was refused{why}; give it in the URL, as nats://USER:PASSWORD@HOST:PORT")
+        }
+        NatsError::Unsupported => format!(
+            "--nats {url}: it cannot be used{why}; nats-server 2.10 or newer with JetStream is needed (`nats-server -js`)"
+        ),
+        NatsError::Config => format!("--nats {url}: not understood{why}; nats://HOST:PORT is expected"),
+        _ => format!("--nats {url}: {error}"),
+    })
+}
+
+/// URLs, separated by commas, as they may be shown.
+pub(super) fn without_password(urls: &str) -> String {
+    let one = |text: &str| match url::Url::parse(text.trim()) {
+        Ok(mut url) => {
+            let stripped = url.set_username("").is_ok() && url.set_password(None).is_ok();
+            if stripped { url.to_string() } else { "(not shown)".to_owned() }
+        }
+        Err(_) if text.contains('@') => "(not shown)".to_owned(),
+        Err(_) => text.trim().to_owned(),
+    };
+    urls.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown() {
+        assert_eq!(without_password("nats://u:secret@a:4222,nats://b:4222"), "nats://a:4222,nats://b:4222");
+        assert!(!without_password("u:secret@host").contains("secret"));
+    }
+
+    #[test]
+    fn a_socket_that_cannot_be_bound_names_its_flag_and_a_way_out() {
+        for (kind, way_out) in [
+            (ErrorKind::AddrInUse, "choose another port"),
+            (ErrorKind::PermissionDenied, "choose a higher one"),
+            (ErrorKind::InvalidInput, "HOST:PORT is expected"),
+        ] {
+            let text = bind("--listen", "a:1", &io::Error::from(kind)).text;
+            assert!(text.starts_with("--listen a:1: ") && text.contains(way_out), "{text}");
+        }
+    }
+}
