@@ -83,7 +83,7 @@ pub const FEATURES: &[Feature] = &[
     row(QueueArgument, "x-max-length", Refused),
     row(QueueArgument, "x-max-length-bytes", Refused),
     row(QueueArgument, "x-overflow", Refused),
-    row(QueueArgument, "x-max-priority", Refused),
+    row(QueueArgument, "x-max-priority", Honoured),
     row(QueueArgument, "x-single-active-consumer", Honoured),
     row(QueueArgument, "x-delivery-limit", Refused),
     row(QueueArgument, "x-consumer-timeout", Refused),

@@ -4,6 +4,7 @@ mod client;
 mod consuming;
 mod crash;
 mod expiry;
+mod priorities;
 mod publishing;
 mod queues;
 mod turns;

@@ -2,7 +2,7 @@
 //!
 //! - [`JetStreamBackend`]: the backend; [`JetStreamConfig`] its settings.
 //! - `vhost`, `store`: the topology, in memory and in a key-value bucket.
-//! - `queue`, `pump`, `pull`, `ack`: one queue and the actor that feeds its consumers.
+//! - `queue`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
 //!
@@ -23,6 +23,7 @@ use crate::model::vhost::{BindingDefinition, Route};
 mod ack;
 mod api;
 mod config;
+mod levels;
 mod link;
 mod message;
 mod publisher;

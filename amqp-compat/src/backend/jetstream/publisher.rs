@@ -152,7 +152,8 @@ impl Publisher {
         }
         let headers = (!headers.is_empty()).then_some(headers);
         let body = publish.message.body.clone();
-        match self.inbox.publish(token, copy.queue.subject.clone(), headers, body).await {
+        let subject = copy.queue.levels.subject(copy.queue.levels.of(&publish.message.properties)).clone();
+        match self.inbox.publish(token, subject, headers, body).await {
             Err(error) if error.kind() == ErrorKind::TooLarge => Err(AmqpError::new(
                 ReplyCode::PreconditionFailed,
                 format!(
@@ -170,9 +171,10 @@ impl Publisher {
     pub(crate) fn confirmed(&mut self, confirm: Confirm, now: Instant) -> Option<Settled> {
         let index = self.index(confirm.token);
         let copy = self.copies.get_mut(index)?.as_mut()?;
+        let publish = self.publishes.get(copy.publish as usize)?.as_ref()?;
         let failed = match confirm.result {
             Ok(stored) => {
-                copy.queue.stored(stored.sequence);
+                copy.queue.levels.stored(copy.queue.levels.of(&publish.message.properties), stored.sequence);
                 false
             }
             // A queue that was deleted meanwhile takes its messages with it; that is no failure of the publish.

@@ -1,23 +1,23 @@
 //! One AMQP queue: a work-queue stream with one durable pull consumer, and the actor that feeds its consumers.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use async_nats::Subject;
 use nats_bridge::Bridge;
 use serde_json::{Value, json};
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::api::{self, ApiError};
 use super::config::JetStreamConfig;
+use super::levels::Levels;
 use super::pump::{self, Cancelled, PumpCommand};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
 use crate::model::queue::{QueueDefinition, QueueKind, display};
 
-/// The name of the durable consumer of every queue's stream.
-pub(crate) const CONSUMER: &str = "amqp";
+/// The name of the durable consumer of every queue's stream; those of priorities above 0 have it in front.
+const CONSUMER: &str = "amqp";
 
 /// Metadata of a queue's stream: the vhost's name.
 pub(crate) const META_VHOST: &str = "amqp-vhost";
@@ -35,14 +35,10 @@ pub(crate) struct Queue {
     pub(crate) definition: QueueDefinition,
     pub(crate) vhost: Arc<str>,
     pub(crate) stream: String,
-    pub(crate) subject: Subject,
+    pub(crate) levels: Levels,
     pub(crate) bridge: Bridge,
     pub(crate) config: Arc<JetStreamConfig>,
     pump: OnceCell<mpsc::Sender<PumpCommand>>,
-    /// The highest sequence that a confirm has named, so that a get knows when the server is about to have more.
-    last_stored: AtomicU64,
-    /// Up to which sequence the queue is known to have been empty once.
-    drained: AtomicU64,
     deleted: AtomicBool,
     watches_expiry: AtomicBool,
     /// How many consumers it has.
@@ -79,16 +75,15 @@ impl Queue {
         bridge: &Bridge,
         config: &Arc<JetStreamConfig>,
     ) -> Self {
+        let subject = name::subject(vhost, &definition.name);
         Self {
             stream,
-            subject: Subject::from(name::subject(vhost, &definition.name)),
+            levels: Levels::new(&subject, definition.settings.max_priority.unwrap_or(0)),
             definition,
             vhost: vhost.clone(),
             bridge: bridge.clone(),
             config: config.clone(),
             pump: OnceCell::new(),
-            last_stored: AtomicU64::new(0),
-            drained: AtomicU64::new(0),
             deleted: AtomicBool::new(false),
             watches_expiry: AtomicBool::new(false),
             consumers: AtomicUsize::new(0),
@@ -122,20 +117,12 @@ impl Queue {
         self.consumers.load(Ordering::Acquire) == 0 && used.elapsed() >= Duration::from_millis(after)
     }
 
-    pub(crate) fn stored(&self, sequence: u64) {
-        self.last_stored.fetch_max(sequence, Ordering::AcqRel);
-    }
-
-    pub(crate) fn last_stored(&self) -> u64 {
-        self.last_stored.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn drained(&self) -> u64 {
-        self.drained.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_drained(&self, sequence: u64) {
-        self.drained.fetch_max(sequence, Ordering::AcqRel);
+    /// The name of the JetStream consumer of a priority.
+    pub(crate) fn consumer(priority: u8) -> String {
+        match priority {
+            0 => CONSUMER.to_owned(),
+            priority => format!("{CONSUMER}-{priority}"),
+        }
     }
 
     /// Messages that the consumer has not delivered yet, and those that it waits for an acknowledgement of.
@@ -145,12 +132,12 @@ impl Queue {
     pub(crate) async fn pending(&self, seen: u64) -> Result<Pending, ApiError> {
         let mut tries = 0;
         loop {
-            let info = self.consumer_info().await?;
+            let info = self.consumer_info(0).await?;
             let pending = info["num_pending"].as_u64().unwrap_or_default();
             let delivered = info["delivered"]["stream_seq"].as_u64().unwrap_or_default();
-            let counted = delivered.max(seen).max(self.drained());
+            let counted = delivered.max(seen).max(self.levels.drained(0));
             tries += 1;
-            if tries > 5 || counted.saturating_add(pending) >= self.last_stored() {
+            if tries > 5 || counted.saturating_add(pending) >= self.levels.last_stored(0) {
                 return Ok(Pending {
                     pending,
                     unsettled: info["num_ack_pending"].as_u64().unwrap_or_default(),
@@ -183,7 +170,7 @@ impl Queue {
             }
             Err(error) => return Err(error.into()),
         }
-        self.create_consumer().await?;
+        self.create_consumer(0).await?;
         Ok(())
     }
 
@@ -219,11 +206,13 @@ impl Queue {
         Ok(())
     }
 
-    pub(crate) async fn create_consumer(&self) -> Result<(), ApiError> {
-        let body = json!({
+    /// Makes the consumer of a priority, or finds it there; gives what the server says of it.
+    pub(crate) async fn create_consumer(&self, priority: u8) -> Result<Value, ApiError> {
+        let name = Self::consumer(priority);
+        let mut body = json!({
             "stream_name": self.stream,
             "config": {
-                "durable_name": CONSUMER,
+                "durable_name": name,
                 "deliver_policy": "all",
                 "ack_policy": "explicit",
                 "ack_wait": nanoseconds(self.config.ack_wait),
@@ -233,31 +222,54 @@ impl Queue {
                 "replay_policy": "instant",
             }
         });
-        let call = format!("CONSUMER.DURABLE.CREATE.{}.{CONSUMER}", self.stream);
-        api::call(&self.bridge, &call, &body).await.map(drop)
+        if self.levels.highest() > 0 {
+            body["config"]["filter_subject"] = json!(self.levels.subject(priority).as_str());
+        }
+        api::call(&self.bridge, &format!("CONSUMER.DURABLE.CREATE.{}.{name}", self.stream), &body).await
     }
 
     /// Deletes the consumer and makes it anew: all that was delivered and not acknowledged is ready again, at once and
     /// in order. The server's delivery counts start again.
-    pub(crate) async fn recreate_consumer(&self) -> Result<(), ApiError> {
-        match api::call(&self.bridge, &format!("CONSUMER.DELETE.{}.{CONSUMER}", self.stream), &Value::Null).await {
+    pub(crate) async fn recreate_consumer(&self, priority: u8) -> Result<Value, ApiError> {
+        let call = format!("CONSUMER.DELETE.{}.{}", self.stream, Self::consumer(priority));
+        match api::call(&self.bridge, &call, &Value::Null).await {
             Err(error) if !error.not_found() => return Err(error),
             _ => {}
         }
-        self.create_consumer().await
+        self.create_consumer(priority).await
     }
 
     pub(crate) async fn stream_info(&self) -> Result<Value, ApiError> {
         api::call(&self.bridge, &format!("STREAM.INFO.{}", self.stream), &Value::Null).await
     }
 
-    pub(crate) async fn consumer_info(&self) -> Result<Value, ApiError> {
-        api::call(&self.bridge, &format!("CONSUMER.INFO.{}.{CONSUMER}", self.stream), &Value::Null).await
+    pub(crate) async fn consumer_info(&self, priority: u8) -> Result<Value, ApiError> {
+        let call = format!("CONSUMER.INFO.{}.{}", self.stream, Self::consumer(priority));
+        api::call(&self.bridge, &call, &Value::Null).await
+    }
+
+    /// How many messages are stored, whoever holds them.
+    pub(crate) async fn stored_messages(&self) -> Result<u64, ApiError> {
+        Ok(self.stream_info().await?["state"]["messages"].as_u64().unwrap_or_default())
+    }
+
+    /// The priorities above 0 that have messages.
+    pub(crate) async fn stored_priorities(&self) -> Result<Vec<u8>, ApiError> {
+        let above = format!("{}.*", self.levels.subject(0));
+        let body = json!({ "subjects_filter": above });
+        let info = api::call(&self.bridge, &format!("STREAM.INFO.{}", self.stream), &body).await?;
+        let subjects = info["state"]["subjects"].as_object();
+        let of = |subject: &String| (1..=self.levels.highest()).find(|p| self.levels.subject(*p).as_str() == subject);
+        Ok(subjects.into_iter().flatten().filter_map(|(subject, _)| of(subject)).collect())
     }
 
     /// Messages that are ready, and consumers.
-    pub(crate) async fn counts(&self) -> Result<Counts, AmqpError> {
-        if let Some(pump) = self.pump.get() {
+    pub(crate) async fn counts(self: &Arc<Self>) -> Result<Counts, AmqpError> {
+        let pump = match self.levels.highest() {
+            0 => self.pump.get(),
+            _ => Some(self.pump().await),
+        };
+        if let Some(pump) = pump {
             let (answer, counts) = oneshot::channel();
             if pump.send(PumpCommand::Counts { answer }).await.is_ok()
                 && let Ok(counts) = counts.await
@@ -320,9 +332,13 @@ impl Queue {
     }
 
     fn stream_config(&self, replicas: usize) -> Value {
+        let mut subjects = vec![self.levels.subject(0).to_string()];
+        if self.levels.highest() > 0 {
+            subjects.push(format!("{}.*", self.levels.subject(0)));
+        }
         let mut config = json!({
             "name": self.stream,
-            "subjects": [self.subject.as_str()],
+            "subjects": subjects,
             "retention": "workqueue",
             "storage": if self.is_in_memory() { "memory" } else { "file" },
             "num_replicas": replicas,
@@ -330,7 +346,7 @@ impl Queue {
             "max_msgs": -1,
             "max_bytes": -1,
             "max_age": 0,
-            "max_consumers": 64,
+            "max_consumers": 64 + u32::from(self.levels.highest()),
             "max_msg_size": -1,
             "max_msgs_per_subject": -1,
             "duplicate_window": nanoseconds(self.config.dedup_window.max(Duration::from_millis(100))),

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 use async_nats::{HeaderMap, Message as NatsMessage, Subject};
 use futures::StreamExt as _;
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::super::queue::{Counts, Pending, gone};
 use super::super::{ack, api};
-use super::server::{RETRY, next_messages};
+use super::level::Level;
+use super::server::{LINGER, RETRY, next_messages};
 use super::{BATCH, Pump};
 use crate::backend::{ChannelId, Got, Outcome};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::properties;
 
 const GET_TIMEOUT: Duration = Duration::from_secs(4);
-const GET_LINGER: Duration = Duration::from_millis(250);
 
 impl Pump {
     pub(super) fn expiry(&self, headers: Option<&HeaderMap>, stored_ns: u64) -> Option<u64> {
@@ -27,13 +28,13 @@ impl Pump {
     /// Drops messages at the head of the queue whose time has come, as RabbitMQ does: one that has not reached the head
     /// stays.
     pub(super) async fn drop_expired(&mut self) {
-        while let Some(sequence) = self.backlog.first().copied() {
-            let Some(at) = self.held.get(&sequence).and_then(|held| held.expires_ns) else { return };
+        while let Some(sequence) = self.head() {
+            let Some(held) = self.held.get(&sequence) else { return };
+            let Some(at) = held.expires_ns else { return };
             if now_ns() < at {
                 return;
             }
             // A time to live of 0 still reaches a consumer that is ready when the message comes.
-            let held = &self.held[&sequence];
             let is_at_once = held.stored_ns == at && !held.redelivered;
             if is_at_once && self.consumers.is_ready() {
                 return;
@@ -43,8 +44,9 @@ impl Pump {
     }
 
     /// When the head of the queue expires.
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let at = self.held.get(self.backlog.first()?)?.expires_ns?;
+    pub(super) fn next_expiry(&mut self) -> Option<Instant> {
+        let head = self.head()?;
+        let at = self.held.get(&head)?.expires_ns?;
         Some(Instant::now() + Duration::from_nanos(at.saturating_sub(now_ns())))
     }
 
@@ -52,11 +54,18 @@ impl Pump {
         let until = Instant::now() + GET_TIMEOUT;
         let mut linger = false;
         let mut pending = 0;
-        loop {
+        // Priorities that the server has just said to be empty, from the highest on.
+        let mut empty = 0;
+        self.open_levels().await?;
+        let sequence = loop {
             self.drop_expired().await;
-            if !self.backlog.is_empty() {
-                break;
+            let asked = self.open().nth(empty).map(|(priority, _)| priority);
+            if let Some((priority, sequence)) = self.backlog.first()
+                && asked.is_none_or(|asked| asked <= priority)
+            {
+                break sequence;
             }
+            let Some(asked) = asked else { return Ok(None) };
             if Instant::now() > until {
                 return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
             }
@@ -67,7 +76,7 @@ impl Pump {
                     continue;
                 }
             }
-            let Some(message) = self.pull_some(1, linger).await?.pop() else { continue };
+            let Some(message) = self.pull_some(asked, 1, linger).await?.pop() else { continue };
             if let Some(metadata) = message.reply.as_deref().and_then(ack::read) {
                 pending = metadata.pending;
                 self.accept(metadata, message).await;
@@ -80,17 +89,22 @@ impl Pump {
             }
             // The server answers "empty" from counters that trail a confirm by some microseconds; or an open pull of a
             // consumer that went has got the message.
-            let stored = self.queue.last_stored();
-            if linger || stored <= self.newest.0.max(self.queue.drained()) {
-                self.queue.set_drained(stored);
-                return Ok(None);
+            let stored = self.queue.levels.last_stored(asked);
+            let level = self.level(asked);
+            let (seen, outstanding) = (level.seen, level.pulls.outstanding());
+            if linger || stored <= seen.max(self.queue.levels.drained(asked)) {
+                self.queue.levels.set_drained(asked, stored);
+                self.level(asked).left = Some(0);
+                empty += 1;
+                linger = false;
+                continue;
             }
-            if self.pulls.outstanding() == 0 {
+            if outstanding == 0 {
                 linger = true;
                 continue;
             }
             let mut messages = Vec::new();
-            match tokio::time::timeout(GET_LINGER, next_messages(&mut self.subscriber, &mut messages)).await {
+            match tokio::time::timeout(LINGER, next_messages(&mut self.subscriber, &mut messages)).await {
                 Ok(_) => {
                     for message in messages {
                         self.receive(message).await;
@@ -98,20 +112,25 @@ impl Pump {
                 }
                 Err(_) => linger = true,
             }
-        }
-        let Some(&sequence) = self.backlog.first() else { return Ok(None) };
+        };
         let Some(delivery) = self.hand(sequence, link, channel, base) else { return Ok(None) };
-        if pending == 0 && !self.backlog.is_empty() {
+        if self.has_priorities() || (pending == 0 && !self.backlog.is_empty()) {
             pending = self.unsent().await?;
         }
         let left = pending + self.backlog.len() as u64;
         Ok(Some(Got { delivery, message_count: u32::try_from(left).unwrap_or(u32::MAX) }))
     }
 
-    /// Asks for up to `batch` messages and waits until they are there or the server says that there are no more; that
+    /// Asks for up to `batch` messages of a priority and waits until they are there or the server says that there are no more; that
     /// message comes last. Nothing when no answer came in time.
-    pub(super) async fn pull_some(&mut self, batch: usize, linger: bool) -> Result<Vec<NatsMessage>, AmqpError> {
+    pub(super) async fn pull_some(
+        &mut self,
+        priority: u8,
+        batch: usize,
+        linger: bool,
+    ) -> Result<Vec<NatsMessage>, AmqpError> {
         let client = self.queue.bridge.client().clone();
+        let next_subject = self.level(priority).next_subject.clone();
         let (inbox, subscriber) = match &mut self.get_inbox {
             Some(open) => open,
             none => {
@@ -121,12 +140,12 @@ impl Pump {
             }
         };
         let body = match linger {
-            true => format!("{{\"batch\":{batch},\"expires\":{}}}", GET_LINGER.as_nanos()),
+            true => format!("{{\"batch\":{batch},\"expires\":{}}}", LINGER.as_nanos()),
             // Without `expires` an empty queue answers at once. A request would be parked for ever if
             // `max_ack_pending` could be reached, and it is unlimited here.
             false => format!("{{\"batch\":{batch},\"no_wait\":true}}"),
         };
-        let _ = client.publish_with_reply(self.next_subject.clone(), inbox.clone(), body.into()).await;
+        let _ = client.publish_with_reply(next_subject, inbox.clone(), body.into()).await;
         let mut messages = Vec::new();
         while messages.len() < batch {
             match tokio::time::timeout(GET_TIMEOUT, subscriber.next()).await {
@@ -150,20 +169,28 @@ impl Pump {
 
     /// How many messages the server has ready that are not here.
     pub(super) async fn unsent(&mut self) -> Result<u64, AmqpError> {
-        let until = Instant::now() + GET_LINGER;
+        if self.has_priorities() {
+            // Sequences of one priority have gaps, so that its counts cannot be held against confirms; but the stream's
+            // count is as new as they are.
+            self.sync().await;
+            let again: usize = self.levels.iter().map(|level| level.owed.len()).sum();
+            return Ok(self.queue.stored_messages().await?.saturating_sub((self.held.len() + again) as u64));
+        }
+        let until = Instant::now() + LINGER;
         loop {
             let Pending { pending, deliveries, .. } = self.queue.pending(self.newest.0).await?;
+            let Level { received, .. } = self.levels[0];
             // What the server has sent and we have not read yet is on neither side: it is taken in first.
-            if deliveries > self.received && self.subscriber.is_some() && Instant::now() < until {
+            if deliveries > received && self.subscriber.is_some() && Instant::now() < until {
                 let mut messages = Vec::new();
                 let wait = next_messages(&mut self.subscriber, &mut messages);
-                let _ = tokio::time::timeout(GET_LINGER, wait).await;
+                let _ = tokio::time::timeout(LINGER, wait).await;
                 for message in messages {
                     self.receive(message).await;
                 }
                 continue;
             }
-            return Ok(pending.saturating_sub((self.stale + self.owed.len()) as u64));
+            return Ok(pending.saturating_sub(self.levels[0].again()));
         }
     }
 
@@ -184,24 +211,42 @@ impl Pump {
         }
         if !self.is_held_by_clients() {
             self.sync().await;
-            let stored = self.queue.last_stored();
+            let stored: SmallVec<[u64; 1]> =
+                (0..=self.queue.levels.highest()).map(|priority| self.queue.levels.last_stored(priority)).collect();
             let call = format!("STREAM.PURGE.{}", self.queue.stream);
             let answer = api::call(&self.queue.bridge, &call, &Value::Null).await?;
             self.held.clear();
-            self.backlog.clear();
-            self.stale = 0;
-            let again = std::mem::take(&mut self.owed).len() as u64;
-            self.queue.set_drained(stored);
+            drop(self.backlog.take());
+            let mut again = 0;
+            for ((priority, stored), level) in (0..).zip(stored).zip(&mut self.levels) {
+                level.stale = 0;
+                again += std::mem::take(&mut level.owed).len() as u64;
+                level.left = Some(0);
+                self.queue.levels.set_drained(priority, stored);
+            }
             return Ok(answer["purged"].as_u64().unwrap_or_default().saturating_sub(again));
         }
         // A purge of the stream would take what clients hold as well, so the ready messages are acknowledged instead.
+        self.open_levels().await?;
+        let priorities: SmallVec<[u8; 1]> = self.open().map(|(priority, _)| priority).collect();
+        let mut purged = 0;
+        for &priority in &priorities {
+            self.catch_up(priority).await?;
+        }
+        for priority in priorities {
+            purged += self.purge_ready(priority).await?;
+        }
+        Ok(purged)
+    }
+
+    async fn purge_ready(&mut self, priority: u8) -> Result<u64, AmqpError> {
         let mut purged = 0;
         loop {
-            for sequence in std::mem::take(&mut self.backlog) {
+            for sequence in self.backlog.take() {
                 self.settle(sequence, Outcome::Ack).await;
                 purged += 1;
             }
-            let messages = self.pull_some(BATCH, false).await?;
+            let messages = self.pull_some(priority, BATCH, false).await?;
             if messages.is_empty() {
                 return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
             }

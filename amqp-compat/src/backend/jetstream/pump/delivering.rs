@@ -56,7 +56,7 @@ impl Pump {
 
     /// Hands out the backlog to consumers that have credit.
     pub(super) fn hand_out(&mut self) {
-        while let Some(&sequence) = self.backlog.first() {
+        while let Some(sequence) = self.head() {
             let Some(consumer) = self.consumers.next() else { return };
             consumer.credit -= 1;
             let NewConsumer { id, link, channel, base, tag, .. } = &consumer.new;
@@ -78,10 +78,11 @@ impl Pump {
 
     /// Takes a message out of the backlog, for a channel.
     pub(super) fn hand(&mut self, sequence: u64, link: u64, channel: ChannelId, base: u64) -> Option<Delivery> {
-        self.backlog.remove(&sequence);
         let held = self.held.get_mut(&sequence)?;
         held.by = Some((link, channel));
-        self.highest = self.highest.max(sequence);
+        self.backlog.remove(held.priority, sequence);
+        let level = &mut self.levels[usize::from(held.priority)];
+        level.highest = level.highest.max(sequence);
         Some(Delivery {
             id: DeliveryId(base | (sequence & SEQUENCE_MASK)),
             redelivered: held.redelivered,
@@ -127,7 +128,7 @@ impl Pump {
             if held.by.is_some_and(|(link, channel)| is_meant(link, channel)) {
                 held.by = None;
                 held.redelivered = true;
-                self.backlog.insert(*sequence);
+                self.backlog.insert(held.priority, *sequence);
             }
         }
         last

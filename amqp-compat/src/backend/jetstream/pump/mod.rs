@@ -12,22 +12,26 @@ use async_nats::{HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ack::Sequences;
-use super::pull::Pulls;
-use super::queue::{CONSUMER, Counts, Queue};
+use super::queue::{Counts, Queue};
 use crate::backend::{ChannelId, Got, Outcome};
 use crate::error::AmqpError;
 use crate::model::queue::QueueKind;
 
+mod backlog;
 mod consumers;
 mod contents;
 mod delivering;
+mod level;
 mod server;
 
+use backlog::Backlog;
 use consumers::{Consumers, Succession};
 use delivering::Room;
+use level::Level;
 use server::{next_messages, tell};
 
 pub(crate) use consumers::NewConsumer;
@@ -64,6 +68,7 @@ struct Held {
     by: Option<(u64, ChannelId)>,
     /// What its next delivery says.
     redelivered: bool,
+    priority: u8,
     /// Whether the server has forgotten that we have it, and will bring it again.
     is_stale: bool,
     headers: Option<HeaderMap>,
@@ -89,32 +94,22 @@ struct Pump {
     room: FuturesUnordered<Room>,
 
     held: BTreeMap<u64, Held>,
-    /// Those of the held that nobody has: next to be handed out, in the queue's order. A requeued message comes here, at
-    /// its place, and not back to the server: that would lose its place.
-    backlog: BTreeSet<u64>,
-    /// How many of the held are stale.
-    stale: usize,
-    /// Acknowledged while stale: the server will bring them again, to be acknowledged again.
-    owed: BTreeSet<u64>,
+    /// Those of the held that nobody has.
+    backlog: Backlog,
+    /// By priority.
+    levels: SmallVec<[Level; 1]>,
+    /// When the server is asked about priorities that hold up lower ones.
+    unsure_at: Option<Instant>,
     /// Given back to the server although no client had seen them: they are not "redelivered" when they come again.
     unseen: BTreeSet<u64>,
     /// Settled for good: when a server that crashed brings one of them again, it is settled again and not handed out.
     acked: Sequences,
-    /// The highest sequence that a client was handed.
-    highest: u64,
     /// Sequence and time of the newest message that came.
     newest: (u64, u64),
-    /// How many of the consumer's deliveries have come.
-    received: u64,
-    /// The reply subject of the last delivery, when something was settled since the server was last waited for.
-    unsynced: Option<Subject>,
-    last_reply: Option<Subject>,
 
     inbox: String,
     subscriber: Option<Subscriber>,
-    pulls: Pulls,
     get_inbox: Option<(Subject, Subscriber)>,
-    next_subject: Subject,
     /// When to make ready what the server thinks is out; at once at the start and after a reconnect.
     recover_at: Option<Instant>,
     fresh: bool,
@@ -125,34 +120,28 @@ struct Pump {
 /// Starts the actor of a queue. It ends when it is told to stop, or when its queue's handles are gone.
 pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
     let (sender, commands) = mpsc::channel(COMMANDS);
-    let next_subject = Subject::from(format!("$JS.API.CONSUMER.MSG.NEXT.{}.{CONSUMER}", queue.stream));
     let succession = match (queue.definition.settings.single_active_consumer, queue.definition.settings.kind) {
         (false, _) => Succession::None,
         (true, QueueKind::Classic) => Succession::Priority,
         (true, QueueKind::Quorum) => Succession::Age,
     };
+    let highest = queue.levels.highest();
     let pump = Pump {
         watches_expiry: queue.definition.settings.message_ttl_ms.is_some(),
+        levels: (0..=highest).map(|priority| Level::new(&queue, priority)).collect(),
+        unsure_at: None,
         queue,
         commands,
         consumers: Consumers::new(succession),
         room: FuturesUnordered::new(),
         held: BTreeMap::new(),
-        backlog: BTreeSet::new(),
-        stale: 0,
-        owed: BTreeSet::new(),
+        backlog: Backlog::new(highest),
         unseen: BTreeSet::new(),
         acked: Sequences::default(),
-        highest: 0,
         newest: (0, 0),
-        received: 0,
-        unsynced: None,
-        last_reply: None,
         inbox: String::new(),
         subscriber: None,
-        pulls: Pulls::default(),
         get_inbox: None,
-        next_subject,
         recover_at: Some(Instant::now()),
         fresh: true,
         stopped: false,
@@ -172,6 +161,7 @@ impl Pump {
         while !self.stopped {
             let recover_at = self.recover_at;
             let expires_at = self.next_expiry();
+            let unsure_at = self.unsure_at;
             tokio::select! {
                 received = self.commands.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
@@ -203,6 +193,12 @@ impl Pump {
                     }
                 }
                 () = sleep_until(expires_at) => {}
+                () = sleep_until(unsure_at), if unsure_at.is_some() => self.look_again().await,
+                () = self.queue.levels.wanted(), if self.has_priorities() => {
+                    if let Err(error) = self.open_levels().await {
+                        self.recover_from(error).await;
+                    }
+                }
                 () = sleep_until(recover_at) => self.recover().await,
                 _ = alive.tick() => self.keep_alive().await,
             }
@@ -270,13 +266,14 @@ impl Pump {
             return;
         }
         let Some(held) = self.held.remove(&sequence) else { return };
-        self.backlog.remove(&sequence);
+        self.backlog.remove(held.priority, sequence);
+        let level = self.level(held.priority);
         if held.is_stale {
-            self.stale -= 1;
-            self.owed.insert(sequence);
+            level.stale -= 1;
+            level.owed.insert(sequence);
         }
+        level.unsynced = level.last_reply.clone();
         self.acked.insert(sequence);
-        self.unsynced = self.last_reply.clone();
         let payload = if outcome == Outcome::Ack { &b"+ACK"[..] } else { &b"+TERM"[..] };
         tell(self.queue.bridge.client(), held.reply, payload).await;
     }
@@ -286,7 +283,7 @@ impl Pump {
         if let Some(held) = self.held.get_mut(&sequence) {
             held.by = None;
             held.redelivered |= was_seen;
-            self.backlog.insert(sequence);
+            self.backlog.insert(held.priority, sequence);
         }
     }
 

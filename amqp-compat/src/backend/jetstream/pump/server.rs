@@ -9,10 +9,13 @@ use futures::{FutureExt as _, StreamExt as _};
 use super::super::ack::{self, Metadata, Sequences};
 use super::super::api::ApiError;
 use super::super::pull::Status;
+use super::level::Level;
 use super::{BATCH, Held, Pump};
 
 const MAX_PULL: u64 = 4096;
 const MAX_UNSEEN: usize = 65_536;
+/// How long messages that are on their way are waited for.
+pub(super) const LINGER: Duration = Duration::from_millis(250);
 const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long after a failure the server is asked again.
@@ -21,58 +24,95 @@ pub(super) const RETRY: Duration = Duration::from_millis(250);
 impl Pump {
     /// Waits until the server has taken in what was settled: it answers in order.
     pub(super) async fn sync(&mut self) {
-        let Some(reply) = self.unsynced.take() else { return };
-        let request = async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(SYNC_TIMEOUT));
-        // Without an answer the settlements may be lost; what comes again is settled again.
-        let _ = self.queue.bridge.client().send_request(reply, request).await;
+        for level in &mut self.levels {
+            let Some(reply) = level.unsynced.take() else { continue };
+            let request = async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(SYNC_TIMEOUT));
+            // Without an answer the settlements may be lost; what comes again is settled again.
+            let _ = self.queue.bridge.client().send_request(reply, request).await;
+        }
     }
 
-    /// Takes in one message of the inbox.
+    /// Takes in one message of the inbox, and hands out what can be.
     pub(super) async fn receive(&mut self, message: NatsMessage) {
-        let now = Instant::now();
-        let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
-            if self.pulls.status(&message, now) == Status::Lost {
-                self.recover_at = Some(now + RETRY);
-            }
-            return;
-        };
-        self.pulls.delivered(now);
-        if self.accept(metadata, message).await.is_some() {
+        if self.take_in(message).await.is_some() {
             self.drop_expired().await;
             self.hand_out();
         }
     }
 
+    /// Takes in one message of the inbox; `None` for one that is not to be handed out.
+    pub(super) async fn take_in(&mut self, message: NatsMessage) -> Option<u64> {
+        let now = Instant::now();
+        let priority = self.priority_of(&message.subject);
+        let pulls = &mut self.level(priority).pulls;
+        let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
+            if pulls.status(&message, now) == Status::Lost {
+                self.recover_at = Some(now + RETRY);
+            }
+            return None;
+        };
+        pulls.delivered(now);
+        self.accept(metadata, message).await
+    }
+
+    /// Takes in what the server has sent of a priority and is not here yet, without handing it out.
+    pub(super) async fn catch_up(&mut self, priority: u8) -> Result<(), ApiError> {
+        let until = Instant::now() + LINGER;
+        let info = self.queue.consumer_info(priority).await?;
+        let sent = info["delivered"]["consumer_seq"].as_u64().unwrap_or_default();
+        let mut messages = Vec::new();
+        while self.level(priority).received < sent && self.subscriber.is_some() && Instant::now() < until {
+            let _ = tokio::time::timeout(LINGER, next_messages(&mut self.subscriber, &mut messages)).await;
+            for message in messages.drain(..) {
+                self.take_in(message).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a delivery of the server into the backlog; `None` for one that is not to be handed out.
     pub(super) async fn accept(&mut self, metadata: Metadata, message: NatsMessage) -> Option<u64> {
-        let Metadata { delivered, sequence, consumer_sequence, stored_ns, .. } = metadata;
-        self.received = self.received.max(consumer_sequence);
+        let Metadata { delivered, sequence, consumer_sequence, stored_ns, pending } = metadata;
+        let priority = self.priority_of(&message.subject);
         let reply = message.reply?;
+        let level = self.level(priority);
+        if consumer_sequence >= level.received {
+            level.received = consumer_sequence;
+            level.left = Some(pending);
+        }
+        level.last_reply = Some(reply.clone());
         if sequence <= self.newest.0 && stored_ns > self.newest.1 {
             // The server lost the end of its log and counts again from there: these are new messages.
             self.acked.forget_from(sequence);
-            self.highest = self.highest.min(sequence - 1);
+            for level in &mut self.levels {
+                level.highest = level.highest.min(sequence - 1);
+                level.seen = level.seen.min(sequence - 1);
+            }
             self.newest = (sequence, stored_ns);
         } else if sequence > self.newest.0 {
             self.newest = (sequence, stored_ns);
         }
-        self.last_reply = Some(reply.clone());
+        let level = self.level(priority);
+        level.seen = level.seen.max(sequence);
+        let was_delivered = sequence <= level.highest;
         if self.acked.contains(sequence) {
-            self.owed.remove(&sequence);
+            self.level(priority).owed.remove(&sequence);
             tell(self.queue.bridge.client(), reply, b"+ACK").await;
             return None;
         }
         if let Some(held) = self.held.get_mut(&sequence) {
             held.reply = reply;
-            self.stale -= usize::from(std::mem::take(&mut held.is_stale));
+            let was_stale = std::mem::take(&mut held.is_stale);
+            self.level(priority).stale -= usize::from(was_stale);
             return None;
         }
-        let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || sequence <= self.highest);
+        let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || was_delivered);
         let (headers, payload) = (message.headers, message.payload);
         let expires_ns = self.expiry(headers.as_ref(), stored_ns);
-        let held = Held { reply, by: None, redelivered, is_stale: false, headers, payload, stored_ns, expires_ns };
+        let held =
+            Held { reply, by: None, redelivered, priority, is_stale: false, headers, payload, stored_ns, expires_ns };
         self.held.insert(sequence, held);
-        self.backlog.insert(sequence);
+        self.backlog.insert(priority, sequence);
         Some(sequence)
     }
 
@@ -84,39 +124,57 @@ impl Pump {
         self.drop_expired().await;
         self.hand_out();
         let now = Instant::now();
-        if self.pulls.is_silent(now) {
+        if self.levels.iter().any(|level| level.pulls.is_silent(now)) {
             tracing::warn!(queue = self.queue.name(), "the server went silent; pulling anew");
             self.recover_at = Some(now);
             return;
         }
-        let owed = (self.stale + self.owed.len()) as u64;
         // Where messages expire, the head of the queue is always here, so that its time is known.
         let head = u64::from(self.watches_expiry);
-        let taken = self.pulls.outstanding() + self.backlog.len() as u64;
-        if self.consumers.is_empty() && owed == 0 && !self.is_held_by_clients() && taken > head {
+        let taken = |(priority, level): (u8, &Level)| level.pulls.outstanding() + self.backlog.len_of(priority);
+        if self.consumers.is_empty()
+            && !self.is_held_by_clients()
+            && self.levels.iter().all(|level| level.again() == 0)
+            && self.open().any(|level| taken(level) > head)
+        {
             self.rest().await;
             return;
         }
-        let room = (self.consumers.room().max(head) + owed).min(MAX_PULL);
-        let wanted = room.saturating_sub(self.pulls.outstanding() + self.backlog.len() as u64);
+        // Together, the priorities may bring as much as a queue without them.
+        let most = (MAX_PULL / self.open().count().max(1) as u64).max(1);
+        let mut room = self.consumers.room().max(head);
+        for priority in (0..=self.queue.levels.highest()).rev() {
+            self.ask(priority, room.min(most), now).await;
+            // Lower ones are not needed for what higher ones fill.
+            room = room.saturating_sub(self.coming(priority));
+        }
+    }
+
+    /// Asks the server for messages of one priority, for as many as there is room for.
+    async fn ask(&mut self, priority: u8, room: u64, now: Instant) {
+        let level = &self.levels[usize::from(priority)];
+        let outstanding = level.pulls.outstanding();
+        let room = (room + level.again()).min(MAX_PULL);
+        let wanted = room.saturating_sub(outstanding + self.backlog.len_of(priority));
         // Many small grants make one request: the next one is sent when the last is half used up.
-        if wanted == 0 || (self.pulls.outstanding() > 0 && wanted < self.pulls.outstanding()) {
+        if !level.is_open || wanted == 0 || (outstanding > 0 && wanted < outstanding) {
             return;
         }
         if self.subscriber.is_none() && !self.open_inbox().await {
             return;
         }
-        let (number, body) = self.pulls.ask(wanted, now);
-        let reply = Subject::from(format!("{}.{number}", self.inbox));
+        let level = &mut self.levels[usize::from(priority)];
+        let (number, body) = level.pulls.ask(wanted, now);
+        let reply = Subject::from(format!("{}.{priority}.{number}", self.inbox));
         let client = self.queue.bridge.client();
-        let _ = client.publish_with_reply(self.next_subject.clone(), reply, body).await;
+        let _ = client.publish_with_reply(level.next_subject.clone(), reply, body).await;
     }
 
     pub(super) async fn open_inbox(&mut self) -> bool {
         let client = self.queue.bridge.client();
         self.inbox = client.new_inbox();
-        self.pulls.clear();
-        match client.subscribe(format!("{}.*", self.inbox)).await {
+        self.levels.iter_mut().for_each(|level| level.pulls.clear());
+        match client.subscribe(format!("{}.*.*", self.inbox)).await {
             Ok(subscriber) => {
                 self.subscriber = Some(subscriber);
                 true
@@ -133,7 +191,7 @@ impl Pump {
         if let Some(mut subscriber) = self.subscriber.take() {
             let _ = subscriber.unsubscribe().await;
         }
-        self.pulls.clear();
+        self.levels.iter_mut().for_each(|level| level.pulls.clear());
     }
 
     /// Nobody consumes or holds anything any more: open pulls are withdrawn, and what they brought or may still bring is
@@ -148,7 +206,7 @@ impl Pump {
 
     /// Makes everything ready again that no client holds, in the queue's order.
     pub(super) async fn take_back(&mut self) {
-        for sequence in std::mem::take(&mut self.backlog) {
+        for sequence in self.backlog.take() {
             if let Some(held) = self.held.remove(&sequence)
                 && !held.redelivered
                 && self.unseen.len() < MAX_UNSEEN
@@ -156,17 +214,32 @@ impl Pump {
                 self.unseen.insert(sequence);
             }
         }
-        self.held.values_mut().for_each(|held| held.is_stale = true);
-        self.stale = self.held.len();
-        self.pulls.clear();
+        self.levels.iter_mut().for_each(|level| level.stale = 0);
+        for held in self.held.values_mut() {
+            held.is_stale = true;
+            self.levels[usize::from(held.priority)].stale += 1;
+        }
+        self.levels.iter_mut().for_each(|level| level.pulls.clear());
         self.sync().await;
-        self.received = 0;
-        if let Err(error) = self.queue.recreate_consumer().await {
-            // The stream of a queue that is being deleted goes first; one that is gone for good is told of in `recover_from`.
-            if !error.not_found() {
-                tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
+        for priority in 0..=self.queue.levels.highest() {
+            let level = &mut self.levels[usize::from(priority)];
+            if !level.is_open {
+                continue;
             }
-            self.recover_at = Some(Instant::now() + RETRY);
+            level.received = 0;
+            match self.queue.recreate_consumer(priority).await {
+                Ok(info) => level.left = info["num_pending"].as_u64(),
+                Err(error) => {
+                    // The stream of a queue that is being deleted goes first; one that is gone for good is told of in
+                    // `recover_from`.
+                    if !error.not_found() {
+                        tracing::warn!(queue = self.queue.name(), %error, "cannot make messages ready again yet");
+                    }
+                    level.left = None;
+                    self.recover_at = Some(Instant::now() + RETRY);
+                    return;
+                }
+            }
         }
     }
 
@@ -174,12 +247,10 @@ impl Pump {
     pub(super) async fn recover(&mut self) {
         self.recover_at = None;
         if self.fresh {
-            match self.queue.consumer_info().await {
-                Ok(info) => {
+            match self.find_levels().await {
+                Ok(unsettled) => {
                     self.fresh = false;
-                    self.highest = info["delivered"]["stream_seq"].as_u64().unwrap_or_default();
-                    self.received = info["delivered"]["consumer_seq"].as_u64().unwrap_or_default();
-                    if info["num_ack_pending"].as_u64() == Some(0) {
+                    if !unsettled {
                         return;
                     }
                 }
@@ -190,7 +261,7 @@ impl Pump {
         self.get_inbox = None;
         self.take_back().await;
         if self.recover_at.is_some()
-            && let Err(error) = self.queue.consumer_info().await
+            && let Err(error) = self.queue.consumer_info(0).await
         {
             self.recover_from(error).await;
         }
@@ -221,13 +292,11 @@ impl Pump {
             return;
         }
         self.held.clear();
-        self.backlog.clear();
-        self.stale = 0;
-        self.owed.clear();
+        drop(self.backlog.take());
+        self.levels.iter_mut().for_each(Level::clear);
         self.unseen.clear();
         self.newest = (0, 0);
         self.acked = Sequences::default();
-        self.highest = 0;
     }
 
     pub(super) async fn keep_alive(&mut self) {
