@@ -4,6 +4,7 @@ mod client;
 mod consuming;
 mod crash;
 mod expiry;
+mod lease;
 mod priorities;
 mod publishing;
 mod queues;
@@ -16,6 +17,10 @@ use nats_bridge::Bridge;
 use test_support::nats::NatsServer;
 
 async fn backend(server: &NatsServer) -> Arc<JetStreamBackend> {
+    backend_with(server, JetStreamConfig::default()).await
+}
+
+async fn backend_with(server: &NatsServer, config: JetStreamConfig) -> Arc<JetStreamBackend> {
     let bridge = Bridge::connect(server.url()).await.expect("connected");
-    JetStreamBackend::connect(bridge, JetStreamConfig::default()).await.expect("loaded")
+    JetStreamBackend::connect(bridge, config).await.expect("loaded")
 }

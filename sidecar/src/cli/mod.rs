@@ -3,8 +3,10 @@
 //! Exit codes: 0 done, 1 done but the answer is "no" (a refused change, for example), 2 could not run.
 
 mod detach;
+mod lease;
 mod logging;
 mod observe;
+mod rabbit_gate;
 mod remedy;
 mod request;
 mod rollback;

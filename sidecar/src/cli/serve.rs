@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use super::lease::take_lease;
 use super::{Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
 use crate::ready;
@@ -122,17 +123,18 @@ async fn serve(
     let login = users.first().map_or("guest:guest".to_owned(), |user| format!("{}:PASSWORD", user.name));
     let defaults = JetStreamConfig::default();
     let users = if users.is_empty() { defaults.users } else { users };
-    let backend =
-        JetStreamBackend::connect(bridge, JetStreamConfig { users, vhosts: args.vhosts, ..defaults })
-            .await
-            .map_err(|error| Failure::cannot_run(format!("--nats {}: {error}", remedy::without_password(nats))))?;
+    let Some(lease) = take_lease(&bridge, nats, &shutdown).await? else { return Ok(()) };
+    let config = JetStreamConfig { users, vhosts: args.vhosts, lease: Some(lease.clone()), ..defaults };
+    let backend = JetStreamBackend::connect(bridge, config)
+        .await
+        .map_err(|error| Failure::cannot_run(format!("--nats {}: {error}", remedy::without_password(nats))))?;
     println!(
         "nats-bridge {}: AMQP clients connect to amqp://{login}@{}/  (JetStream at {})",
         env!("CARGO_PKG_VERSION"),
         reachable(address),
         remedy::without_password(nats),
     );
-    let served = tokio::spawn(listener.run(backend, shutdown));
+    let mut served = tokio::spawn(listener.run(backend, shutdown));
     if let Some(file) = &args.ready_file {
         let ready = Ready { listen: address.to_string(), nats: nats.to_owned(), pid: std::process::id() };
         ready::write(file, &ready)
@@ -140,7 +142,15 @@ async fn serve(
     }
     let shown = remedy::without_password(nats);
     info!(%address, nats = shown, max_message_bytes = limits.max_message, "accepting AMQP connections");
-    let outcome = served.await.map_err(|error| Failure::cannot_run(format!("the listener failed: {error}")));
+    let outcome = tokio::select! {
+        ended = &mut served => ended.map_err(|error| Failure::cannot_run(format!("the listener failed: {error}"))),
+        error = lease.lost() => {
+            // At once: the other gateway serves already, and is not to be disturbed by last words.
+            served.abort();
+            Err(Failure::cannot_run(format!("--nats {shown}: {}", error.text)))
+        }
+    };
+    lease.release().await;
     if let Some(file) = &args.ready_file {
         // It speaks of a server that is gone; whether it can be removed is of no interest any more.
         let _ = std::fs::remove_file(file);

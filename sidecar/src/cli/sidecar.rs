@@ -14,7 +14,8 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{Failure, remedy, signals};
+use super::lease::take_lease;
+use super::{Failure, rabbit_gate, remedy, signals};
 use crate::control::{Audit, Cutover, Management, Parts};
 use crate::control_api::Control;
 use crate::dual::vhosts::JetStreamVhosts;
@@ -85,6 +86,7 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         None if args.trust_declared => Audit::Trusted,
         None => Audit::Unknown,
     };
+    let (rabbit_shown, user) = (rabbit.to_string(), operator.user.clone());
     let shutdown = CancellationToken::new();
     signals::cancel(&shutdown)?;
     let metrics = http::metrics::install().map_err(Failure::cannot_run)?;
@@ -98,7 +100,9 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let http = surface.local_addr().map_err(http_failed)?;
     let bridge = Bridge::connect(&args.nats).await.map_err(|error| remedy::nats(&args.nats, &error))?;
 
-    let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), JetStreamConfig::default()));
+    let Some(lease) = take_lease(&bridge, &args.nats, &shutdown).await? else { return Ok(()) };
+
+    let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), JetStreamConfig::default()));
     let standby = Standby::start(bridge.clone(), vhosts.clone());
     let cutover = Cutover::start(Parts {
         rabbit_url: rabbit.to_string(),
@@ -116,6 +120,10 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     .await
     .map_err(at("--nats"))?;
 
+    if let Err(failure) = rabbit_gate::pass(&cutover, &rabbit_shown, &user).await {
+        lease.release().await;
+        return Err(failure);
+    }
     let control: Arc<dyn Control> = cutover.clone();
     let options = http::Options { control, token: args.http_token, metrics: Some(metrics) };
     let serving_http = tokio::spawn(surface.run(options, shutdown.clone()));
@@ -129,12 +137,20 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         "nats-bridge {}: AMQP clients connect to {listen}; status and control at http://{http}/status",
         env!("CARGO_PKG_VERSION")
     );
-    shutdown.cancelled().await;
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        error = lease.lost() => {
+            // At once: the other gateway serves already, and is not to be disturbed by last words.
+            serving.abort();
+            return Err(Failure::cannot_run(format!("--nats {}: {}", remedy::without_password(&args.nats), error.text)));
+        }
+    }
     cutover.drain();
     let served = serving.await;
     let served_http = serving_http.await;
     cutover.stop();
     standby.stop();
+    lease.release().await;
     let _ = bridge.close(Duration::from_secs(5)).await;
     match (served, served_http) {
         (Ok(()), Ok(Ok(()))) => Ok(()),

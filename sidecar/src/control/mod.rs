@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use amqp_compat::backend::{Backend, Login};
+use amqp_compat::error::AmqpError;
 use async_trait::async_trait;
 use nats_bridge::Bridge;
 use time::OffsetDateTime;
@@ -201,6 +202,17 @@ impl Cutover {
     /// What all its links share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Whether RabbitMQ lets the sidecar itself in; it is not asked once it is detached.
+    ///
+    /// # Errors
+    /// RabbitMQ's own for a refused login (403) or vhost (530), or that it does not answer.
+    pub async fn try_rabbit(&self) -> Result<(), AmqpError> {
+        if self.shared.order().phase == Phase::Native {
+            return Ok(());
+        }
+        self.operators[Side::Rabbit.index()].ping().await
     }
 
     /// Refuses changes from now on: the sidecar is shutting down.
@@ -660,4 +672,25 @@ fn adopted(state: &State, changed: bool, began: Instant) -> Adopted {
 
 fn now() -> String {
     OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control_api::ParityCounts;
+
+    #[test]
+    fn a_deleted_queue_is_listed_only_while_its_comparison_says_something() {
+        let counted = |queue: &str, missing: u64| QueueParity {
+            vhost: "/".to_owned(),
+            queue: queue.to_owned(),
+            counts: ParityCounts { matched: 3, missing, ..ParityCounts::default() },
+            unverified_by: Default::default(),
+            samples: Vec::new(),
+        };
+        let there = [QueueName { vhost: "/".into(), queue: "there".into() }];
+        let parity = vec![counted("there", 0), counted("deleted", 0), counted("deleted and differed", 1)];
+        let names: Vec<String> = of_interest(parity, &there).into_iter().map(|of| of.queue).collect();
+        assert_eq!(names, ["there", "deleted and differed"]);
+    }
 }

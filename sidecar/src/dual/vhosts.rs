@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use amq_protocol::types::ShortString;
-use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
+use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, Lease};
 use amqp_compat::backend::{Backend, Link, Login, Message};
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::vhost::BindingDefinition;
@@ -28,8 +28,10 @@ pub struct JetStreamVhosts {
 const HEADERS: usize = 256 * 1024;
 
 impl JetStreamVhosts {
-    /// JetStream over this connection. Users and vhosts of `config` are not used: RabbitMQ has checked both.
-    pub fn new(bridge: Bridge, config: JetStreamConfig) -> Self {
+    /// JetStream over this connection, under one lease for all vhosts. Users and vhosts of `config` are not used: RabbitMQ
+    /// has checked both.
+    pub fn new(bridge: Bridge, lease: Lease, config: JetStreamConfig) -> Self {
+        let config = JetStreamConfig { lease: Some(lease), ..config };
         let max_body = bridge.client().server_info().max_payload.saturating_sub(HEADERS);
         Self { bridge, config, max_body, open: RwLock::default(), opening: Mutex::default() }
     }

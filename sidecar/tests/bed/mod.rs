@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use amqp_compat::backend::Login;
-use amqp_compat::backend::jetstream::JetStreamConfig;
+use amqp_compat::backend::jetstream::{JetStreamConfig, Lease};
 use amqp_compat::backend::rabbitmq::{RabbitMqBackend, RabbitMqConfig};
 use amqp_compat::listener::Listener;
 use futures::StreamExt;
@@ -26,6 +26,7 @@ use sidecar::standby::Standby;
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,8 @@ pub struct Ends {
     pub management_url: String,
     pub vhost: String,
     pub nats_url: String,
+    /// All sidecars of a test are in one process, which has one lease. `tests/lease.rs` is about two.
+    lease: OnceCell<Lease>,
 }
 
 /// A running sidecar.
@@ -56,6 +59,7 @@ impl Ends {
             management_url: rabbit.management_url(),
             vhost: rabbit.fresh_vhost(),
             nats_url: nats.url(),
+            lease: OnceCell::new(),
         }
     }
 
@@ -66,7 +70,8 @@ impl Ends {
     pub async fn sidecar_with(&self, fence_limit: Duration) -> Sidecar {
         let bridge = Bridge::connect(&self.nats_url).await.expect("NATS answers");
         let config = RabbitMqConfig::from_url(&self.rabbit_url).expect("a URL");
-        let nats = Arc::new(JetStreamVhosts::new(bridge.clone(), JetStreamConfig::default()));
+        let lease = self.lease.get_or_init(async || Lease::acquire(&bridge).await.expect("free")).await.clone();
+        let nats = Arc::new(JetStreamVhosts::new(bridge.clone(), lease, JetStreamConfig::default()));
         let standby = Standby::start(bridge.clone(), nats.clone());
         let parts = Parts {
             rabbit_url: config.to_string(),

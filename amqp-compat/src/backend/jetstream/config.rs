@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::lease::Lease;
+use crate::error::AmqpError;
+
 /// How AMQP is kept on JetStream.
 #[derive(Debug, Clone)]
 pub struct JetStreamConfig {
@@ -9,6 +12,8 @@ pub struct JetStreamConfig {
     pub users: Vec<User>,
     /// Virtual hosts that exist. Default: `/`.
     pub vhosts: Vec<String>,
+    /// The lease on the NATS account that the backend serves under; `None` takes one of its own. Default `None`.
+    pub lease: Option<Lease>,
     /// Whether a RabbitMQ before it answers every login and makes up the names of queues, as in a sidecar: any login is
     /// then let in, and a queue may be declared under a name that begins with `amq.gen-`. A queue with a single active
     /// consumer is refused, since each of two brokers would have one. Default false.
@@ -44,6 +49,7 @@ impl Default for JetStreamConfig {
         Self {
             users: vec![User { name: "guest".into(), password: "guest".into() }],
             vhosts: vec!["/".into()],
+            lease: None,
             behind_rabbitmq: false,
             replicas: 1,
             quorum_replicas: 3,
@@ -55,6 +61,21 @@ impl Default for JetStreamConfig {
             publish_window_bytes: 64 << 20,
             publish_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl JetStreamConfig {
+    /// Waits until the lease is lost, for ever where there is none or it is kept.
+    pub(crate) async fn lease_lost(&self) -> AmqpError {
+        match &self.lease {
+            Some(lease) => lease.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether another gateway serves the account now, so that nothing may be touched any more.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::is_lost)
     }
 }
 

@@ -96,8 +96,12 @@ impl LinkActor {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         let mut confirmed = Vec::with_capacity(CONFIRMS);
+        let config = self.vhost.config.clone();
+        let lease_lost = config.lease_lost();
+        tokio::pin!(lease_lost);
         let why = loop {
             tokio::select! {
+                error = &mut lease_lost => break Some(error),
                 received = self.commands.recv_many(&mut batch, BATCH), if self.queued.is_empty() => {
                     if received == 0 {
                         break None;
@@ -106,14 +110,14 @@ impl LinkActor {
                 }
                 count = confirms.next_many(&mut confirmed, CONFIRMS) => {
                     if count == 0 {
-                        break Some("the connection to NATS was closed");
+                        break Some(closed());
                     }
                     self.confirmed(&mut confirmed).await;
                 }
                 changed = connection.changed() => {
                     let now = *connection.borrow_and_update();
                     if changed.is_err() || now.closed {
-                        break Some("the connection to NATS was closed");
+                        break Some(closed());
                     }
                     if blocked == now.connected {
                         blocked = !now.connected;
@@ -136,13 +140,15 @@ impl LinkActor {
             }
             self.work().await;
         };
-        if let Some(why) = why {
-            let error = AmqpError::new(ReplyCode::ConnectionForced, why);
+        if let Some(error) = why {
             let _ = self.events.send(Event::Closed { error }).await;
         } else {
             self.await_confirms(&mut confirms).await;
         }
-        self.close().await;
+        // The queues are another gateway's then: its deliveries are not to be taken back.
+        if !config.is_overtaken() {
+            self.close().await;
+        }
     }
 
     /// Does the queued commands, up to one that has to wait for confirms.
@@ -466,6 +472,10 @@ impl LinkActor {
             self.discard(queue).await;
         }
     }
+}
+
+fn closed() -> AmqpError {
+    AmqpError::new(ReplyCode::ConnectionForced, "the connection to NATS was closed")
 }
 
 /// The properties without `BCC`, if they had it: it routes and is not delivered.

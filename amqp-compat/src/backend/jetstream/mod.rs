@@ -5,8 +5,7 @@
 //! - `queue`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
-//!
-//! One gateway at a time serves a vhost: a second one would take the first one's deliveries for lost.
+//! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +22,7 @@ use crate::model::vhost::{BindingDefinition, Route};
 mod ack;
 mod api;
 mod config;
+pub mod lease;
 mod levels;
 mod link;
 mod message;
@@ -34,6 +34,7 @@ mod store;
 mod vhost;
 
 pub use config::{JetStreamConfig, User};
+pub use lease::Lease;
 
 use vhost::VhostRuntime;
 
@@ -47,11 +48,16 @@ pub struct JetStreamBackend {
 
 impl JetStreamBackend {
     /// Loads every vhost's topology from JetStream, makes what is missing, and removes queues that a gateway before this
-    /// one has left and that do not outlive it (transient and exclusive ones).
+    /// one has left and that do not outlive it (transient and exclusive ones). Takes the account's [`Lease`] first, unless
+    /// `config` has one; when it is lost, all links end and no more are opened.
     ///
     /// # Errors
-    /// `InternalError` when JetStream does not answer or refuses what is needed.
-    pub async fn connect(bridge: Bridge, config: JetStreamConfig) -> Result<Arc<Self>, AmqpError> {
+    /// `ResourceLocked` when another gateway serves this NATS account; `InternalError` when JetStream does not answer or
+    /// refuses what is needed.
+    pub async fn connect(bridge: Bridge, mut config: JetStreamConfig) -> Result<Arc<Self>, AmqpError> {
+        if config.lease.is_none() {
+            config.lease = Some(Lease::acquire(&bridge).await?);
+        }
         let config = Arc::new(config);
         let mut vhosts = HashMap::new();
         for name in &config.vhosts {
@@ -113,6 +119,9 @@ impl Backend for JetStreamBackend {
 
     async fn open(&self, login: Login) -> Result<Link, AmqpError> {
         self.authenticate(&login).await?;
+        if let Some(lease) = self.config.lease.as_ref().filter(|lease| lease.is_lost()) {
+            return Err(lease.lost().await);
+        }
         let Some(vhost) = self.vhosts.get(&login.vhost) else {
             return Err(AmqpError::new(ReplyCode::NotAllowed, format!("vhost '{}' not found", login.vhost)));
         };

@@ -353,7 +353,7 @@ async fn expire_queues(vhost: Weak<VhostRuntime>) {
     let mut tick = tokio::time::interval(EXPIRY_TICK);
     loop {
         tick.tick().await;
-        let Some(vhost) = vhost.upgrade() else { return };
+        let Some(vhost) = vhost.upgrade().filter(|vhost| !vhost.config.is_overtaken()) else { return };
         let expired: Vec<Arc<Queue>> =
             vhost.state().queues.iter().flatten().filter(|queue| queue.has_expired()).cloned().collect();
         for queue in expired {

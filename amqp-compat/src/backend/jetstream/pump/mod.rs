@@ -158,11 +158,16 @@ impl Pump {
         alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         let mut messages = Vec::with_capacity(BATCH);
+        let config = self.queue.config.clone();
+        let lease_lost = config.lease_lost();
+        tokio::pin!(lease_lost);
         while !self.stopped {
             let recover_at = self.recover_at;
             let expires_at = self.next_expiry();
             let unsure_at = self.unsure_at;
             tokio::select! {
+                // What is held stays as it is: the gateway that has the queue now gets it when its time is over.
+                _ = &mut lease_lost => return,
                 received = self.commands.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return;
