@@ -1,12 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use amqp_compat::backend::jetstream::{JetStreamConfig, Lease};
 use amqp_compat::backend::{Event, Outcome, PublishOutcome, QueueDeclare};
-use nats_bridge::Bridge;
 use test_support::nats::NatsServer;
 
 use crate::client::{CAP, Client, body, queue};
-use crate::{backend, backend_with};
+use crate::{backend, backend_with, one_lease};
 
 #[tokio::test]
 async fn a_server_killed_in_mid_stream_loses_nothing_confirmed_and_repeats_nothing_unflagged() {
@@ -86,10 +84,8 @@ async fn a_transient_queue_goes_on_empty_after_its_server_restarts() {
 #[tokio::test]
 async fn a_gateway_that_died_leaves_its_deliveries_ready_and_flagged() {
     let server = NatsServer::start();
-    // Both have one lease: of what the old one does, nothing but its silence is of interest here.
-    let bridge = Bridge::connect(server.url()).await.expect("connected");
-    let lease = Some(Lease::acquire(&bridge).await.expect("free"));
-    let dead = backend_with(&server, JetStreamConfig { lease: lease.clone(), ..JetStreamConfig::default() }).await;
+    let config = one_lease(&server).await;
+    let dead = backend_with(&server, config.clone()).await;
     let mut client = Client::open(&*dead).await;
     client.declare(queue("q")).await;
     for n in 0..5 {
@@ -99,7 +95,7 @@ async fn a_gateway_that_died_leaves_its_deliveries_ready_and_flagged() {
     client.delivery().await;
     client.delivery().await;
     // The old gateway is never told to stop: it keeps what it holds, as one that hangs would.
-    let next = backend_with(&server, JetStreamConfig { lease, ..JetStreamConfig::default() }).await;
+    let next = backend_with(&server, config).await;
     let mut heir = Client::open(&*next).await;
     heir.consume("q", "d", 10).await;
     for (text, redelivered) in [("0", true), ("1", true), ("2", false), ("3", false), ("4", false)] {

@@ -12,7 +12,7 @@ mod turns;
 
 use std::sync::Arc;
 
-use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
+use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, Lease};
 use nats_bridge::Bridge;
 use test_support::nats::NatsServer;
 
@@ -23,4 +23,11 @@ async fn backend(server: &NatsServer) -> Arc<JetStreamBackend> {
 async fn backend_with(server: &NatsServer, config: JetStreamConfig) -> Arc<JetStreamBackend> {
     let bridge = Bridge::connect(server.url()).await.expect("connected");
     JetStreamBackend::connect(bridge, config).await.expect("loaded")
+}
+
+/// Settings for two gateways under one lease: of what the first does, nothing but its silence is of interest.
+async fn one_lease(server: &NatsServer) -> JetStreamConfig {
+    let bridge = Bridge::connect(server.url()).await.expect("connected");
+    let lease = Lease::acquire(&bridge).await.expect("free");
+    JetStreamConfig { lease: Some(lease), ..JetStreamConfig::default() }
 }

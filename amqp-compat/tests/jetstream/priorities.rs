@@ -5,8 +5,8 @@ use amq_protocol::types::AMQPValue;
 use amqp_compat::backend::{Command, Outcome, QueueDeclare, Reply, Topology};
 use test_support::nats::NatsServer;
 
-use crate::backend;
 use crate::client::{Client, body, queue, table};
+use crate::{backend, backend_with, one_lease};
 
 fn with_priorities(name: &str, highest: u8) -> QueueDeclare {
     let arguments = table(&[("x-max-priority", AMQPValue::ShortShortUInt(highest))]);
@@ -129,14 +129,15 @@ async fn a_purge_takes_what_is_ready_of_every_priority() {
 #[tokio::test]
 async fn priorities_outlive_the_gateway_and_what_its_clients_held_says_so() {
     let server = NatsServer::start();
-    let first = backend(&server).await;
+    let config = one_lease(&server).await;
+    let first = backend_with(&server, config.clone()).await;
     let mut client = Client::open(&*first).await;
     client.declare(with_priorities("q", 7)).await;
     store(&mut client, &[2, 7, 0, 5]).await;
     client.consume("q", "c", 2).await;
     assert_eq!([body(&client.delivery().await), body(&client.delivery().await)], ["7-1", "5-3"]);
     // Its clients are still there: this is how a gateway that was killed leaves the queue.
-    let second = backend(&server).await;
+    let second = backend_with(&server, config).await;
     let mut client = Client::open(&*second).await;
     assert_eq!(client.counts("q").await, (4, 0));
     client.consume("q", "c", 9).await;
