@@ -156,9 +156,11 @@ impl VhostRuntime {
             Err(definition) => {
                 // Each of two brokers would have an active consumer of its own.
                 if self.config.behind_rabbitmq && definition.settings.single_active_consumer {
-                    return Err(AmqpError::not_implemented(
-                        "queue argument 'x-single-active-consumer' is not implemented beside RabbitMQ",
-                    ));
+                    return Err(AmqpError::not_implemented(format!(
+                        "argument 'x-single-active-consumer' of {} is not implemented beside RabbitMQ; see docs/mapping.md of \
+                         nats-bridge",
+                        display(&self.name, &definition.name)
+                    )));
                 }
                 let stream = self.stream_for(&definition.name);
                 let queue = Queue::new(&self.name, definition.clone(), stream, &self.bridge, &self.config);
