@@ -10,32 +10,43 @@ use tempfile::TempDir;
 pub struct Gateway {
     child: Child,
     address: String,
+    nats: String,
     _dir: TempDir,
 }
 
 impl Gateway {
     /// Starts the `nats-bridge` binary that was built beside this one and waits until it accepts connections.
     ///
+    /// `sync` is nats-server's `sync_interval`.
+    ///
     /// # Errors
     /// When the binary is missing, exits, or is not ready within 30 s.
-    pub fn start() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+    pub fn start(sync: Option<&str>) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let dir = TempDir::new()?;
         let ready = dir.path().join("ready.json");
-        let mut child = Command::new(binary()?)
-            .args(["serve", "--listen", "127.0.0.1:0", "--embedded"])
+        let mut command = Command::new(binary()?);
+        if let Some(sync) = sync {
+            command.args(["serve", "--sync", sync]);
+        } else {
+            command.arg("serve");
+        }
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0", "--embedded"])
             .arg(dir.path().join("data"))
             .arg("--ready-file")
             .arg(&ready)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .env("RUST_LOG", "warn")
             .spawn()?;
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(text) = std::fs::read_to_string(&ready)
                 && let Ok(json) = serde_json::from_str::<serde_json::Value>(&text)
-                && let Some(address) = json["listen"].as_str()
+                && let (Some(address), Some(nats)) = (json["listen"].as_str(), json["nats"].as_str())
             {
-                return Ok(Self { child, address: address.to_owned(), _dir: dir });
+                let (address, nats) = (address.to_owned(), nats.to_owned());
+                return Ok(Self { child, address, nats, _dir: dir });
             }
             if let Some(status) = child.try_wait()? {
                 return Err(format!("nats-bridge serve ended with {status} before it was ready").into());
@@ -46,6 +57,11 @@ impl Gateway {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The URL of its nats-server.
+    pub fn nats_url(&self) -> String {
+        self.nats.clone()
     }
 
     /// Its AMQP URL.
