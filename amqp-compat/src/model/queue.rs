@@ -9,8 +9,8 @@ use super::features::{self, Area};
 use crate::backend::QueueDeclare;
 use crate::error::{AmqpError, ReplyCode};
 
-/// The longest time that RabbitMQ takes in an argument or an expiration, in milliseconds.
-pub const MAX_MILLISECONDS: i64 = 0xFFFF_FFFF;
+/// The longest time that RabbitMQ takes in an argument or an expiration, in milliseconds: ten years.
+pub const MAX_MILLISECONDS: i64 = 315_360_000_000;
 
 /// A connection, as the owner of exclusive queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -276,7 +276,7 @@ impl QueueDefinition {
         }
         Ok(Self {
             name: name.into(),
-            durable: declare.durable,
+            durable: is_durable(declare),
             owner: declare.exclusive.then_some(owner),
             auto_delete: declare.auto_delete,
             arguments: declare.arguments.clone(),
@@ -307,15 +307,20 @@ impl QueueDefinition {
     /// RabbitMQ's texts.
     pub fn same_as(&self, vhost: &str, declare: &QueueDeclare, by: Owner) -> Result<(), AmqpError> {
         let what = display(vhost, &self.name);
-        same_flag("durable", &what, declare.durable, self.durable)?;
-        same_flag("auto_delete", &what, declare.auto_delete, self.auto_delete)?;
         if self.owner != declare.exclusive.then_some(by) {
             return Err(locked(vhost, &self.name));
         }
+        same_flag("durable", &what, is_durable(declare), self.durable)?;
+        same_flag("auto_delete", &what, declare.auto_delete, self.auto_delete)?;
         same_arguments(COMPARED, &what, &declare.arguments, &self.arguments, |name| {
             (name == "x-queue-type").then(|| AMQPValue::LongString("classic".into()))
         })
     }
+}
+
+/// An exclusive queue is never durable, whatever its declaration says.
+fn is_durable(declare: &QueueDeclare) -> bool {
+    declare.durable && !declare.exclusive
 }
 
 /// A queue as RabbitMQ's texts name it.
@@ -363,7 +368,7 @@ mod tests {
 
     #[test]
     fn expirations_are_checked_with_rabbitmqs_texts() {
-        for good in ["0", "10", "4294967295"] {
+        for good in ["0", "10", "315360000000"] {
             assert_eq!(check_expiration(good).map(|ms| ms.to_string()), Ok(good.to_owned()));
         }
         for (bad, reason) in [

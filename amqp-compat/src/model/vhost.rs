@@ -206,14 +206,15 @@ impl Vhost {
     /// `CommandInvalid` (unknown type).
     pub fn plan_exchange_declare(&self, declare: &ExchangeDeclare) -> Result<Option<Change>, AmqpError> {
         let name = without_line_ends(declare.exchange.as_str());
-        refuse_default(&name)?;
         if declare.passive {
+            refuse_default(&name)?;
             return match self.exchange(&name) {
                 Some(_) => Ok(None),
                 None => Err(no_exchange(&self.name, &name)),
             };
         }
         let kind = ExchangeKind::from_name(declare.kind.as_str())?;
+        refuse_default(&name)?;
         if let Some(existing) = self.exchange(&name) {
             existing.same_as(&self.name, declare, kind)?;
             return Ok(None);
@@ -299,20 +300,20 @@ impl Vhost {
     /// What a `queue.unbind` or `exchange.unbind` means; nothing for a binding that is not there.
     ///
     /// # Errors
-    /// `AccessRefused` for the default exchange, `ResourceLocked` for another connection's exclusive queue.
+    /// `AccessRefused` for the default exchange, `ResourceLocked` for a binding of another connection's exclusive queue.
     pub fn plan_unbind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<Vec<Change>, AmqpError> {
         let definition = self.definition(binding, to_queue)?;
-        if let Destination::Queue(name) = &definition.destination
-            && let Some(queue) = self.queue_slot(name).and_then(|slot| self.queue(slot))
-        {
-            queue.accessible_to(&self.name, by)?;
-        }
         let Some(source) = self.exchange_slots.get(&*definition.source).and_then(|slot| self.exchange_at(*slot)) else {
             return Ok(Vec::new());
         };
         let Some(edge) = source.outgoing.iter().find(|edge| edge.definition == definition) else {
             return Ok(Vec::new());
         };
+        if let Destination::Queue(name) = &definition.destination
+            && let Some(queue) = self.queue_slot(name).and_then(|slot| self.queue(slot))
+        {
+            queue.accessible_to(&self.name, by)?;
+        }
         let mut plan = RemovalPlan::new(self);
         plan.unbind(edge);
         Ok(plan.changes)
@@ -342,6 +343,21 @@ impl Vhost {
         }
     }
 
+    /// Whether messages may be published to an exchange.
+    ///
+    /// # Errors
+    /// `NotFound` for one that is not there, `AccessRefused` for an internal one.
+    pub fn publishable(&self, exchange: &str) -> Result<(), AmqpError> {
+        let there = self.exchange(exchange).ok_or_else(|| no_exchange(&self.name, exchange))?;
+        if there.internal {
+            return Err(AmqpError::new(
+                ReplyCode::AccessRefused,
+                format!("cannot publish to internal {}", exchange::display(&self.name, exchange)),
+            ));
+        }
+        Ok(())
+    }
+
     /// Finds the queues that get a message, into `route.queues`.
     ///
     /// `keys` are the routing key and those of `CC` and `BCC` ([`extra_keys`]).
@@ -359,14 +375,8 @@ impl Vhost {
         if exchange.is_empty() {
             route.queues.extend(keys.iter().filter_map(|key| self.queue_slot(key)));
         } else {
+            self.publishable(exchange)?;
             let slot = *self.exchange_slots.get(exchange).ok_or_else(|| no_exchange(&self.name, exchange))?;
-            let first = self.exchange_at(slot).ok_or_else(|| no_exchange(&self.name, exchange))?;
-            if first.definition.internal {
-                return Err(AmqpError::new(
-                    ReplyCode::AccessRefused,
-                    format!("cannot publish to internal {}", exchange::display(&self.name, exchange)),
-                ));
-            }
             self.walk(slot, keys, headers, route);
         }
         route.queues.sort_unstable();

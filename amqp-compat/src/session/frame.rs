@@ -69,6 +69,11 @@ impl Fault {
         Self { error: AmqpError::new(code, text), method: (0, 0) }
     }
 
+    /// Whether frames came that make no method, which ends all else.
+    pub(super) fn is_of_framing(&self) -> bool {
+        matches!(self.error.code, ReplyCode::UnexpectedFrame | ReplyCode::FrameError)
+    }
+
     /// A fault of this method.
     pub(super) fn of(error: AmqpError, method: (u16, u16)) -> Self {
         Self { error, method }

@@ -579,13 +579,21 @@ fn a_message_larger_than_the_limit_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn a_message_in_the_name_of_somebody_else_is_refused() {
+fn of_two_faults_the_client_hears_the_first() {
     let mut peer = Peer::with_channel();
-    peer.send(publish_method(false));
-    let properties = basic::AMQPProperties::default().with_user_id("root".into());
-    let header = AMQPFrame::Header(1, AMQPContentHeader { class_id: 60, body_size: 1, properties });
-    let text = "PRECONDITION_FAILED - user_id property set to 'root' but authenticated user was 'guest'";
-    assert_eq!(peer.send(header), [channel_close(406, text, (60, 40))]);
+    peer.publish("to an exchange that is not there");
+    let recover = bas(1, basic::AMQPMethod::Recover(basic::Recover { requeue: false }));
+    assert_eq!(peer.send(recover.clone()), []);
+    let error = AmqpError::new(ReplyCode::NotFound, "no exchange");
+    assert_eq!(
+        peer.event(Event::ChannelFailed { channel: 1, error }),
+        [channel_close(404, "NOT_FOUND - no exchange", (60, 40))]
+    );
+    let mut peer = Peer::with_channel();
+    peer.publish("stored");
+    assert_eq!(peer.send(recover), []);
+    let stored = Event::Confirm { channel: 1, seq: 1, outcome: PublishOutcome::Stored };
+    assert_eq!(peer.event(stored), [connection_close(540, "NOT_IMPLEMENTED - requeue=false", (60, 110))]);
 }
 
 #[test]

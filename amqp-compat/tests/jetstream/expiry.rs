@@ -37,6 +37,57 @@ async fn a_message_expires_at_the_head_of_a_queue_that_nobody_consumes() {
 }
 
 #[tokio::test]
+async fn messages_behind_one_that_may_expire_are_got_in_order_and_counted() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    client.publish_with("", "q", "0", expiring("3600000"), false).await;
+    client.confirm().await;
+    for n in 1..20 {
+        client.store("", "q", n.to_string()).await;
+    }
+    for n in 0..20 {
+        let got = client.get("q").await.expect("a message");
+        assert_eq!((body(&got.delivery), got.message_count), (n.to_string(), 19 - n));
+        client.settle(&[&got.delivery], Outcome::Ack).await;
+    }
+    assert!(client.get("q").await.is_none());
+}
+
+#[tokio::test]
+async fn messages_that_were_requeued_are_all_got_though_one_may_expire() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    client.publish_with("", "q", "0", expiring("3600000"), false).await;
+    client.publish("", "q", "1").await;
+    let mut other = Client::open(&*backend).await;
+    other.consume("q", "c", 10).await;
+    other.delivery().await;
+    other.delivery().await;
+    other.close().await;
+    for n in 0..2 {
+        let got = client.get("q").await.expect("a message");
+        assert_eq!((body(&got.delivery), got.message_count), (n.to_string(), 1 - n));
+    }
+}
+
+#[tokio::test]
+async fn a_get_does_not_count_what_has_expired_behind_it() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    client.store("", "q", "stays").await;
+    client.publish_with("", "q", "goes", expiring("0"), false).await;
+    client.confirm().await;
+    assert_eq!(client.counts("q").await.0, 2);
+    assert_eq!(client.get("q").await.expect("a message").message_count, 0);
+}
+
+#[tokio::test]
 async fn a_queues_time_to_live_counts_from_the_publish_and_spares_what_is_held() {
     let server = NatsServer::start();
     let backend = backend(&server).await;

@@ -82,6 +82,8 @@ async fn a_publish_to_a_missing_exchange_fails_the_channel_and_nothing_after_it_
     client.declare(queue("q")).await;
     client.publish("nope", "k", "x").await;
     client.publish("", "q", "after the failure").await;
+    let late = client.topology(Topology::QueueDelete { queue: "q".into(), if_unused: false, if_empty: false }).await;
+    assert!(late.is_err(), "the client has not heard of the failure yet");
     let wanted = |event: &Event| matches!(event, Event::ChannelFailed { .. });
     let error = client
         .next("the failure", wanted, |event| match event {
@@ -95,6 +97,42 @@ async fn a_publish_to_a_missing_exchange_fails_the_channel_and_nothing_after_it_
     client.close_channel().await;
     client.done(amqp_compat::backend::Command::OpenChannel { channel: 1 }).await;
     assert_eq!(client.counts("q").await, (0, 0));
+}
+
+#[tokio::test]
+async fn of_several_faults_of_a_publish_the_first_is_told_in_rabbitmqs_order() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let wrong = || AMQPProperties::default().with_expiration("soon".into());
+    for (exchange, properties, fault) in [
+        ("nope", wrong().with_user_id("root".into()), "no exchange 'nope'"),
+        ("", wrong().with_user_id("root".into()).with_delivery_mode(3), "user_id property set to 'root'"),
+        ("", wrong().with_delivery_mode(3), "invalid message: {delivery_mode_unknown,3}"),
+        ("", wrong(), "invalid expiration 'soon': no_integer"),
+    ] {
+        let mut client = Client::open(&*backend).await;
+        client.publish_with(exchange, "k", "x", properties, false).await;
+        let wanted = |event: &Event| matches!(event, Event::ChannelFailed { .. });
+        let text = client.next("the failure", wanted, |event| format!("{event:?}")).await;
+        assert!(text.contains(fault), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_comes_back_without_its_bcc() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    let headers = table(&[("BCC", AMQPValue::FieldArray(vec![text("nowhere")].into())), ("n", AMQPValue::LongInt(1))]);
+    client.publish_with("", "nowhere", "x", AMQPProperties::default().with_headers(headers), true).await;
+    let wanted = |event: &Event| matches!(event, Event::Returned { .. });
+    let message = client
+        .next("the message", wanted, |event| match event {
+            Event::Returned { message, .. } => message,
+            _ => unreachable!("only returns are wanted"),
+        })
+        .await;
+    assert_eq!(message.properties.headers(), &Some(table(&[("n", AMQPValue::LongInt(1))])));
 }
 
 #[tokio::test]

@@ -171,6 +171,22 @@ impl LinkActor {
 
     async fn handle(&mut self, command: Command) {
         match command {
+            Command::OpenChannel { channel } => {
+                self.failed.remove(&channel);
+                self.reply(channel, Ok(Reply::Done)).await;
+            }
+            Command::CloseChannel { channel } => {
+                self.flush().await;
+                self.release(Some(channel)).await;
+                self.consumers.retain(|(other, _), _| *other != channel);
+                self.failed.remove(&channel);
+                self.reply(channel, Ok(Reply::Done)).await;
+            }
+            // The session waits for its end and then closes the channel; the client never hears of it.
+            command if command.is_request() && self.failed.contains(&command.channel()) => {
+                let error = AmqpError::new(ReplyCode::InternalError, "the channel has failed before");
+                self.reply(command.channel(), Err(error)).await;
+            }
             Command::Publish(publish) => self.publish(*publish).await,
             Command::Settle { channel, deliveries, outcome } => {
                 if !self.failed.contains(&channel) {
@@ -183,17 +199,6 @@ impl LinkActor {
                 {
                     attached.credit.push((*id, amount));
                 }
-            }
-            Command::OpenChannel { channel } => {
-                self.failed.remove(&channel);
-                self.reply(channel, Ok(Reply::Done)).await;
-            }
-            Command::CloseChannel { channel } => {
-                self.flush().await;
-                self.release(Some(channel)).await;
-                self.consumers.retain(|(other, _), _| *other != channel);
-                self.failed.remove(&channel);
-                self.reply(channel, Ok(Reply::Done)).await;
             }
             Command::Topology { channel, request } => {
                 self.flush().await;
@@ -259,7 +264,7 @@ impl LinkActor {
     }
 
     async fn publish(&mut self, publish: Publish) {
-        let Publish { channel, seq, mandatory, message } = publish;
+        let Publish { channel, seq, mandatory, mut message } = publish;
         if self.failed.contains(&channel) {
             return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
@@ -272,13 +277,15 @@ impl LinkActor {
         ) {
             Ok(queues) if queues.is_empty() => {
                 if mandatory {
+                    if let Some(properties) = without_bcc(&message.properties) {
+                        message.properties = properties;
+                    }
                     let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
                     let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
                 }
                 return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
             }
             Ok(queues) => {
-                let mut message = message;
                 if let Some(properties) = without_bcc(&message.properties) {
                     message.properties = properties;
                 }
@@ -478,7 +485,7 @@ fn closed() -> AmqpError {
     AmqpError::new(ReplyCode::ConnectionForced, "the connection to NATS was closed")
 }
 
-/// The properties without `BCC`, if they had it: it routes and is not delivered.
+/// The properties without `BCC`, if they had it: it routes and is neither delivered nor returned.
 fn without_bcc(properties: &AMQPProperties) -> Option<AMQPProperties> {
     let headers = properties.headers().as_ref()?;
     if !headers.contains_key("BCC") {

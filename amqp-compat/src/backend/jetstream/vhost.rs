@@ -144,8 +144,10 @@ impl VhostRuntime {
         };
         if let Ok(queue) = find()? {
             queue.touch();
-            let counts = queue.counts().await?;
-            return Ok((queue, counts));
+            // Without an answer it may be on its way out: then it is looked for again once it is gone.
+            if let Ok(counts) = queue.counts().await {
+                return Ok((queue, counts));
+            }
         }
         let _changing = self.changing.lock().await;
         match find()? {
@@ -302,6 +304,12 @@ impl VhostRuntime {
         user: Option<&str>,
         route: &mut Route,
     ) -> Result<SmallVec<[Arc<Queue>; 4]>, AmqpError> {
+        // In RabbitMQ's order: a client sees the first fault.
+        let state = self.state();
+        state.model.publishable(exchange)?;
+        if properties.reply_to().as_ref().is_some_and(|reply_to| reply_to.as_str() == "amq.rabbitmq.reply-to") {
+            return Err(AmqpError::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"));
+        }
         if let Some(claimed) = properties.user_id()
             && let Some(user) = user
             && claimed.as_str() != user
@@ -311,14 +319,16 @@ impl VhostRuntime {
                 format!("user_id property set to '{claimed}' but authenticated user was '{user}'"),
             ));
         }
-        if properties.reply_to().as_ref().is_some_and(|reply_to| reply_to.as_str() == "amq.rabbitmq.reply-to") {
-            return Err(AmqpError::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"));
+        if let Some(mode) = properties.delivery_mode()
+            && ![1, 2].contains(mode)
+        {
+            let text = format!("invalid message: {{delivery_mode_unknown,{mode}}}");
+            return Err(AmqpError::new(ReplyCode::PreconditionFailed, text));
         }
+        let extra = extra_keys(properties)?;
         if let Some(expiration) = properties.expiration() {
             check_expiration(expiration.as_str())?;
         }
-        let extra = extra_keys(properties)?;
-        let state = self.state();
         let headers = properties.headers().as_ref();
         if extra.is_empty() {
             state.model.route(exchange, &[routing_key], headers, route)?;

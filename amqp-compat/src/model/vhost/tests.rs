@@ -319,10 +319,36 @@ fn an_exclusive_queue_belongs_to_its_connection() {
         refused(vhost.queue_for("q", OTHER)),
         refused(vhost.plan_queue_declare(&declare, "q", OTHER)),
         refused(vhost.plan_bind(&binding("amq.direct", "q", ""), true, OTHER)),
-        refused(vhost.plan_unbind(&binding("amq.direct", "q", ""), true, OTHER)),
     ] {
         assert!(text.starts_with("RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q'"), "{text}");
     }
+}
+
+#[test]
+fn a_binding_that_is_not_there_is_unbound_by_anybody() {
+    let mut vhost = Vhost::new("/");
+    vhost.with_queue(QueueDeclare { exclusive: true, ..queue_declare("q") });
+    assert_eq!(vhost.plan_unbind(&binding("amq.direct", "q", "k"), true, OTHER), Ok(Vec::new()));
+    vhost.with_binding(binding("amq.direct", "q", "k"), true);
+    let text = refused(vhost.plan_unbind(&binding("amq.direct", "q", "k"), true, OTHER));
+    assert!(text.starts_with("RESOURCE_LOCKED"), "{text}");
+}
+
+#[test]
+fn an_exclusive_queue_is_not_durable_and_that_is_looked_at_last() {
+    let mut vhost = Vhost::new("/");
+    vhost.with_queue(QueueDeclare { exclusive: true, ..queue_declare("q") });
+    let durable = QueueDeclare { durable: true, exclusive: true, ..queue_declare("q") };
+    assert!(matches!(vhost.plan_queue_declare(&durable, "q", ME), Ok(QueuePlan::Exists(_))));
+    let shared = QueueDeclare { durable: true, ..queue_declare("q") };
+    let text = refused(vhost.plan_queue_declare(&shared, "q", ME));
+    assert!(text.starts_with("RESOURCE_LOCKED"), "{text}");
+}
+
+#[test]
+fn an_unknown_type_is_the_first_fault_of_an_exchange() {
+    let text = refused(Vhost::new("/").plan_exchange_declare(&exchange_declare("", "x-none")));
+    assert_eq!(text, "COMMAND_INVALID - unknown exchange type 'x-none'");
 }
 
 #[test]

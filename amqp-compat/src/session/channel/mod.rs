@@ -130,7 +130,7 @@ struct Request {
 impl Request {
     /// Whether it ends with the end of all publishes, and not with a reply.
     fn waits_for_publishes(&self) -> bool {
-        matches!(self.kind, Kind::Commit { .. } | Kind::Behind { .. })
+        matches!(self.kind, Kind::Commit { .. } | Kind::Behind { .. } | Kind::Fault { .. })
     }
 }
 
@@ -155,6 +155,10 @@ enum Kind {
     /// No request: a method that is answered here, behind publishes that may still fail.
     Behind {
         class: AMQPClass,
+    },
+    /// The same for a fault.
+    Fault {
+        fault: Fault,
     },
 }
 
@@ -242,6 +246,18 @@ impl Channel {
             self.parked.push_back(frame);
             return Ok(Next::Stay);
         }
+        match self.work(frame, shared) {
+            // What was published before may be at fault as well, and the client hears of the first fault.
+            Err(fault) if !self.confirms.all_ended() && !fault.is_of_framing() => {
+                let method = fault.method;
+                self.request = Some(Request { kind: Kind::Fault { fault }, method, nowait: false });
+                Ok(Next::Stay)
+            }
+            next => next,
+        }
+    }
+
+    fn work(&mut self, frame: Frame, shared: &mut Shared) -> Result<Next, Fault> {
         match frame {
             Frame::Method(_, class) if self.assembly.is_open() => {
                 let due = match self.assembly {
@@ -256,12 +272,6 @@ impl Channel {
             Frame::Refused(_, fault) => Err(fault),
             Frame::BadHeader(_, fault) => Err(self.assembly.bad_header(fault)),
             Frame::Header(_, header) => {
-                if let Some(user) = header.properties.user_id()
-                    && user.as_str() != shared.user
-                {
-                    let text = format!("user_id property set to '{user}' but authenticated user was '{}'", shared.user);
-                    return Err(Fault::of(AmqpError::new(ReplyCode::PreconditionFailed, text), PUBLISH));
-                }
                 let complete = self.assembly.header(*header, shared.limits.max_message)?;
                 self.complete(complete, shared)?;
                 Ok(Next::Stay)
@@ -328,7 +338,7 @@ impl Channel {
             | AMQPClass::Confirm(confirm::AMQPMethod::SelectOk(_)) => None,
         };
         let Some(Asked { request, answer, nowait }) = asked else {
-            return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "a client does not send this method")));
+            return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "unimplemented method")));
         };
         let command = Command::Topology { channel: self.id, request };
         self.ask(command, Kind::Topology(answer), method, nowait, shared);
@@ -388,7 +398,7 @@ impl Channel {
             | M::GetOk(_)
             | M::GetEmpty(_)
             | M::RecoverOk(_) => {
-                return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "a client does not send this method")));
+                return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "unimplemented method")));
             }
         }
         Ok(())
@@ -453,7 +463,7 @@ impl Channel {
                 Reply::Got(Some(got)) => self.got(got.delivery, got.message_count, no_ack, shared),
                 Reply::Done | Reply::Queue { .. } | Reply::MessageCount(_) => return Err(misfit()),
             },
-            Kind::Commit { .. } | Kind::Behind { .. } => {}
+            Kind::Commit { .. } | Kind::Behind { .. } | Kind::Fault { .. } => {}
         }
         self.tell_ended(shared);
         self.touch(shared);

@@ -61,7 +61,7 @@ impl Channel {
                 M::RollbackOk(tx_class::RollbackOk {})
             }
             (M::SelectOk(_) | M::CommitOk(_) | M::RollbackOk(_), _) => {
-                return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "a client does not send this method")));
+                return Err(of(AmqpError::new(ReplyCode::CommandInvalid, "unimplemented method")));
             }
         };
         shared.output.method(self.id, AMQPClass::Tx(ok));
@@ -83,6 +83,7 @@ impl Channel {
         match request.kind {
             Kind::Commit { failed } => self.end_commit(failed, request.method, shared)?,
             Kind::Behind { class } => self.method(class, shared)?,
+            Kind::Fault { fault } => return Err(fault),
             _ => {}
         }
         self.tell_ended(shared);

@@ -1,5 +1,8 @@
 //! Who gets the next message: consumers by priority, equal ones in turn, or the one that is active.
 //!
+//! Equal ones stand in a line, as in RabbitMQ: who was served goes to its end, and so does who was passed over for want of
+//! credit, at the time when it gets some.
+//!
 //! Source: RabbitMQ, "Consumer Priorities" and "Single Active Consumer".
 
 use std::collections::VecDeque;
@@ -38,6 +41,8 @@ pub(super) struct Consumer {
     pub(super) credit: u64,
     /// Events that the link had no room for yet; bounded by the credit that was given.
     pub(super) waiting: VecDeque<Event>,
+    /// Whether it was its turn while it had no credit.
+    is_passed_over: bool,
 }
 
 impl Consumer {
@@ -64,18 +69,17 @@ pub(super) enum Succession {
 
 /// Consumers of one priority.
 #[derive(Debug)]
-struct Ring {
+struct Line {
     priority: i64,
-    members: Vec<Consumer>,
-    /// Whose turn it is.
-    next: usize,
+    /// Whose turn it is comes first.
+    members: VecDeque<Consumer>,
 }
 
 /// The consumers of one queue.
 #[derive(Debug)]
 pub(super) struct Consumers {
     /// By priority, the highest first; none is empty.
-    rings: SmallVec<[Ring; 1]>,
+    lines: SmallVec<[Line; 1]>,
     succession: Succession,
     /// The only one that is served, where not all are.
     active: Option<u64>,
@@ -83,15 +87,15 @@ pub(super) struct Consumers {
 
 impl Consumers {
     pub(super) fn new(succession: Succession) -> Self {
-        Self { rings: SmallVec::new(), succession, active: None }
+        Self { lines: SmallVec::new(), succession, active: None }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.rings.iter().map(|ring| ring.members.len()).sum()
+        self.lines.iter().map(|line| line.members.len()).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rings.is_empty()
+        self.lines.is_empty()
     }
 
     /// Whether another consumer may be added, one that wants to be alone or one that does not.
@@ -108,11 +112,11 @@ impl Consumers {
     /// Adds a consumer, with no credit yet.
     pub(super) fn add(&mut self, new: NewConsumer) {
         let (id, priority) = (new.id, new.priority);
-        let consumer = Consumer { new, credit: 0, waiting: VecDeque::new() };
-        let at = self.rings.iter().position(|ring| ring.priority <= priority).unwrap_or(self.rings.len());
-        match self.rings.get_mut(at) {
-            Some(ring) if ring.priority == priority => ring.members.push(consumer),
-            _ => self.rings.insert(at, Ring { priority, members: vec![consumer], next: 0 }),
+        let consumer = Consumer { new, credit: 0, waiting: VecDeque::new(), is_passed_over: false };
+        let at = self.lines.iter().position(|line| line.priority <= priority).unwrap_or(self.lines.len());
+        match self.lines.get_mut(at) {
+            Some(line) if line.priority == priority => line.members.push_back(consumer),
+            _ => self.lines.insert(at, Line { priority, members: VecDeque::from([consumer]) }),
         }
         if self.succession != Succession::None {
             self.active.get_or_insert(id);
@@ -121,19 +125,17 @@ impl Consumers {
 
     /// Removes consumers and hands them to `each`.
     pub(super) fn remove(&mut self, gone: impl Fn(&NewConsumer) -> bool, mut each: impl FnMut(Consumer)) {
-        for ring in &mut self.rings {
+        for line in &mut self.lines {
             let mut at = 0;
-            while at < ring.members.len() {
-                if !gone(&ring.members[at].new) {
+            while at < line.members.len() {
+                if !gone(&line.members[at].new) {
                     at += 1;
                     continue;
                 }
-                // Whose turn it was keeps it.
-                ring.next -= usize::from(at < ring.next);
-                each(ring.members.remove(at));
+                line.members.remove(at).into_iter().for_each(&mut each);
             }
         }
-        self.rings.retain(|ring| !ring.members.is_empty());
+        self.lines.retain(|line| !line.members.is_empty());
         if let Some(active) = self.active
             && !self.iter().any(|consumer| consumer.new.id == active)
         {
@@ -146,7 +148,7 @@ impl Consumers {
 
     /// The consumer with this number.
     pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Consumer> {
-        self.rings.iter_mut().flat_map(|ring| &mut ring.members).find(|consumer| consumer.new.id == id)
+        self.lines.iter_mut().flat_map(|line| &mut line.members).find(|consumer| consumer.new.id == id)
     }
 
     /// Who gets the next message; it is the next one's turn then.
@@ -154,14 +156,33 @@ impl Consumers {
         if self.succession != Succession::None {
             return self.get_mut(self.active?).filter(|consumer| consumer.is_ready());
         }
-        self.rings.iter_mut().find_map(|ring| {
-            let count = ring.members.len();
-            let at = (0..count)
-                .map(|offset| (ring.next + offset) % count)
-                .find(|at| ring.members.get(*at).is_some_and(Consumer::is_ready))?;
-            ring.next = at + 1;
-            ring.members.get_mut(at)
+        self.lines.iter_mut().find_map(|line| {
+            let at = line.members.iter_mut().position(|consumer| {
+                consumer.is_passed_over |= consumer.credit == 0;
+                consumer.is_ready()
+            })?;
+            let served = line.members.remove(at)?;
+            line.members.push_back(served);
+            line.members.back_mut()
         })
+    }
+
+    /// Gives a consumer credit. `is_short`: a message waits that nobody had credit for.
+    pub(super) fn credit(&mut self, id: u64, amount: u64, is_short: bool) {
+        if is_short && self.succession == Succession::None {
+            let all = self.lines.iter_mut().flat_map(|line| &mut line.members);
+            all.for_each(|consumer| consumer.is_passed_over |= consumer.credit == 0);
+        }
+        for line in &mut self.lines {
+            let Some(at) = line.members.iter().position(|consumer| consumer.new.id == id) else { continue };
+            let Some(consumer) = line.members.get_mut(at) else { continue };
+            consumer.credit = consumer.credit.saturating_add(amount);
+            if std::mem::take(&mut consumer.is_passed_over)
+                && let Some(consumer) = line.members.remove(at)
+            {
+                line.members.push_back(consumer);
+            }
+        }
     }
 
     /// Whether a message that came now would be handed out.
@@ -175,7 +196,7 @@ impl Consumers {
     }
 
     fn iter(&self) -> impl Iterator<Item = &Consumer> {
-        self.rings.iter().flat_map(|ring| &ring.members)
+        self.lines.iter().flat_map(|line| &line.members)
     }
 
     fn served(&self) -> impl Iterator<Item = &Consumer> {
@@ -197,7 +218,7 @@ mod tests {
         let mut all = Consumers::new(succession);
         for (id, priority, credit) in consumers {
             all.add(consumer(*id, *priority));
-            all.get_mut(*id).expect("was added").credit = *credit;
+            all.credit(*id, *credit, false);
         }
         all
     }
@@ -225,9 +246,35 @@ mod tests {
         assert_eq!(consumers.room(), 7);
         assert_eq!(served(&mut consumers, 9), [2, 4, 2, 1, 1, 3, 3]);
         assert!(!consumers.is_ready());
-        consumers.get_mut(4).expect("is there").credit = 1;
-        consumers.get_mut(3).expect("is there").credit = 1;
+        consumers.credit(4, 1, false);
+        consumers.credit(3, 1, false);
         assert_eq!(served(&mut consumers, 9), [4, 3]);
+    }
+
+    #[test]
+    fn who_comes_waits_for_all_who_are_there() {
+        let mut consumers = with(Succession::None, &[(1, 0, 9), (2, 0, 9)]);
+        assert_eq!(served(&mut consumers, 1), [1]);
+        consumers.add(consumer(3, 0));
+        consumers.credit(3, 9, false);
+        assert_eq!(served(&mut consumers, 4), [2, 1, 3, 2]);
+    }
+
+    #[test]
+    fn who_had_no_credit_at_its_turn_goes_to_the_end_of_the_line() {
+        let mut consumers = with(Succession::None, &[(1, 0, 1), (2, 0, 9), (3, 0, 9)]);
+        assert_eq!(served(&mut consumers, 4), [1, 2, 3, 2]);
+        consumers.credit(1, 1, false);
+        assert_eq!(served(&mut consumers, 3), [3, 2, 1]);
+        // It was not its turn again: it keeps its place.
+        consumers.credit(1, 1, false);
+        assert_eq!(served(&mut consumers, 3), [3, 2, 1]);
+        let mut consumers = with(Succession::None, &[(1, 0, 1), (2, 0, 1), (3, 0, 1)]);
+        assert_eq!(served(&mut consumers, 3), [1, 2, 3]);
+        consumers.credit(3, 2, true);
+        assert_eq!(served(&mut consumers, 1), [3]);
+        consumers.credit(1, 1, false);
+        assert_eq!(served(&mut consumers, 2), [3, 1]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Message as NatsMessage, Subject};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::Value;
 use smallvec::SmallVec;
 
@@ -53,7 +53,7 @@ impl Pump {
     pub(super) async fn get(&mut self, link: u64, channel: ChannelId, base: u64) -> Result<Option<Got>, AmqpError> {
         let until = Instant::now() + GET_TIMEOUT;
         let mut linger = false;
-        let mut pending = 0;
+        let mut pending = None;
         // Priorities that the server has just said to be empty, from the highest on.
         let mut empty = 0;
         self.open_levels().await?;
@@ -77,9 +77,14 @@ impl Pump {
                 }
             }
             let Some(message) = self.pull_some(asked, 1, linger).await?.pop() else { continue };
+            // What the server sent to an open pull before this answer is here by now, and comes first.
+            self.take_arrived().await;
             if let Some(metadata) = message.reply.as_deref().and_then(ack::read) {
-                pending = metadata.pending;
+                pending = Some(metadata.pending);
                 self.accept(metadata, message).await;
+                continue;
+            }
+            if self.backlog.first().is_some_and(|(priority, _)| priority >= asked) {
                 continue;
             }
             if message.status == Some(async_nats::StatusCode::NO_RESPONDERS) {
@@ -114,15 +119,45 @@ impl Pump {
             }
         };
         let Some(delivery) = self.hand(sequence, link, channel, base) else { return Ok(None) };
-        if self.has_priorities() || (pending == 0 && !self.backlog.is_empty()) {
-            pending = self.unsent().await?;
+        if self.watches_expiry && !self.has_priorities() {
+            self.bring_head().await?;
+            pending = None;
         }
+        // Of a message that was here already, the server has not said how many are behind it.
+        let pending = match pending {
+            Some(pending) if self.backlog.is_empty() && !self.has_priorities() => pending,
+            _ => self.unsent().await?,
+        };
         let left = pending + self.backlog.len() as u64;
         Ok(Some(Got { delivery, message_count: u32::try_from(left).unwrap_or(u32::MAX) }))
     }
 
-    /// Asks for up to `batch` messages of a priority and waits until they are there or the server says that there are no more; that
-    /// message comes last. Nothing when no answer came in time.
+    /// Brings the head of the queue here, so that what has expired there is not counted any more.
+    async fn bring_head(&mut self) -> Result<(), AmqpError> {
+        loop {
+            self.drop_expired().await;
+            if !self.backlog.is_empty() || self.recover_at.is_some() {
+                return Ok(());
+            }
+            let Some(message) = self.pull_some(0, 1, false).await?.pop() else { return Ok(()) };
+            self.take_arrived().await;
+            let Some(metadata) = message.reply.as_deref().and_then(ack::read) else {
+                self.drop_expired().await;
+                return Ok(());
+            };
+            self.accept(metadata, message).await;
+        }
+    }
+
+    /// Takes in what open pulls have brought and nobody has looked at yet.
+    async fn take_arrived(&mut self) {
+        while let Some(message) = self.subscriber.as_mut().and_then(|open| open.next().now_or_never().flatten()) {
+            self.receive(message).await;
+        }
+    }
+
+    /// Asks for up to `batch` messages of a priority and waits until they are there or the server says that there are no
+    /// more; that message comes last. Nothing when no answer came in time.
     pub(super) async fn pull_some(
         &mut self,
         priority: u8,
@@ -251,6 +286,7 @@ impl Pump {
                 return Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer"));
             }
             let mut is_end = false;
+            self.take_arrived().await;
             for message in messages {
                 match message.reply.as_deref().and_then(ack::read) {
                     Some(metadata) => drop(self.accept(metadata, message).await),

@@ -117,6 +117,11 @@ impl Pump {
         Some(sequence)
     }
 
+    /// Whether everything that is stored has come.
+    pub(super) fn has_all_of_all(&self) -> bool {
+        (0..self.levels.len()).all(|priority| self.has_all(priority))
+    }
+
     /// Whether everything that is stored with a priority has come.
     fn has_all(&self, priority: usize) -> bool {
         let Some(level) = self.levels.get(priority) else { return true };

@@ -221,10 +221,9 @@ impl Pump {
                 for (sequence, outcome) in settled {
                     self.settle(sequence, outcome).await;
                 }
+                let is_short = !self.backlog.is_empty() || !self.has_all_of_all();
                 for (id, amount) in credit {
-                    if let Some(consumer) = self.consumers.get_mut(id) {
-                        consumer.credit = consumer.credit.saturating_add(u64::from(amount));
-                    }
+                    self.consumers.credit(id, amount.into(), is_short);
                 }
             }
             PumpCommand::Cancel { consumer, answer } => {
