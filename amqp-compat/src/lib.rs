@@ -1,6 +1,6 @@
 //! AMQP 0-9-1 on NATS JetStream.
 //!
-//! Three layers, each usable and testable without the ones outside it:
+//! Layers, each usable and testable without the ones outside it:
 //!
 //! - [`model`] and [`session`] are pure: no sockets, no clock, no `await`. The model knows exchanges, queues and
 //!   bindings and answers "which queues get this message"; the session speaks the protocol, frames in, frames and
@@ -9,8 +9,11 @@
 //! - [`backend`] is the one trait between a session and a broker; [`backend::jetstream`] and [`backend::rabbitmq`]
 //!   are its two implementations here, the sidecar adds a third one over both.
 //! - [`listener`] owns the only server sockets: unmodified RabbitMQ clients connect to it.
+//! - `client` (with the feature of that name) is lapin's interface over any backend, for programs that need no socket in between.
 
 pub mod backend;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod error;
 pub mod listener;
 pub mod mapping;

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use test_support::nats::NatsServer;
+use test_support::rabbit::RabbitMq;
 
 #[test]
 fn hello_proves_its_figures() {
@@ -11,6 +12,27 @@ fn hello_proves_its_figures() {
     let said = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
     for figure in ["duplicate:     true", "delivered:     1", "dead-lettered: 1"] {
+        assert!(said.contains(figure), "no '{figure}' in:\n{said}");
+    }
+}
+
+#[test]
+fn a_program_for_lapin_proves_its_figures_on_jetstream() {
+    let nats = NatsServer::start();
+    proves_its_figures(&nats.url());
+}
+
+#[test]
+fn a_program_for_lapin_proves_its_figures_on_rabbitmq() {
+    let rabbit = RabbitMq::shared();
+    proves_its_figures(&rabbit.url_for(&rabbit.fresh_vhost()));
+}
+
+fn proves_its_figures(url: &str) {
+    let ran = Command::new(env!("CARGO_BIN_EXE_lapin")).arg(url).output().expect("lapin runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    for figure in ["confirmed: 3", "returned:  1", "delivered: 3"] {
         assert!(said.contains(figure), "no '{figure}' in:\n{said}");
     }
 }

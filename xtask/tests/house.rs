@@ -57,10 +57,10 @@ fn the_core_knows_no_amqp_word() {
 }
 
 #[test]
-fn only_the_rabbitmq_backend_names_lapin_in_the_amqp_crate() {
+fn only_the_client_names_lapin_in_the_amqp_crate() {
     let mut found = Vec::new();
     for file in rust_files(&root().join("amqp-compat/src")) {
-        if shown(&file).starts_with("amqp-compat/src/backend/rabbitmq") {
+        if shown(&file).starts_with("amqp-compat/src/client") {
             continue;
         }
         for (number, line) in code(&file) {
@@ -69,7 +69,7 @@ fn only_the_rabbitmq_backend_names_lapin_in_the_amqp_crate() {
             }
         }
     }
-    assert!(found.is_empty(), "lapin outside the RabbitMQ backend:\n{}", found.join("\n"));
+    assert!(found.is_empty(), "lapin outside the client:\n{}", found.join("\n"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! One connection's task: a socket, a session and a link.
+//! One connection's task: a stream (a socket, or a pipe inside the process), a session and a link.
 //!
 //! The loop never waits for one of its sides alone: reading, writing, sending commands and taking events are branches of
 //! one `select!`, each switched off while the session cannot take more of it. So a slow client stops its events, a slow
@@ -9,12 +9,12 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -39,7 +39,7 @@ const EVENTS: usize = 256;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Serves one connection to its end.
-pub(super) async fn serve(
+pub(super) async fn serve_socket(
     stream: TcpStream,
     peer: SocketAddr,
     backend: Arc<dyn Backend>,
@@ -50,8 +50,24 @@ pub(super) async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "cannot switch Nagle's algorithm off");
     }
-    let session = Session::new(peer.to_string(), &Ulid::new().to_string(), limits, Instant::now());
     let (reader, writer) = stream.into_split();
+    serve(reader, writer, peer.to_string(), backend, refusals, limits, shutdown).await;
+}
+
+/// Serves one connection to its end, over whatever its client is at the other end of.
+pub(crate) async fn serve<R, W>(
+    reader: R,
+    writer: W,
+    peer: String,
+    backend: Arc<dyn Backend>,
+    refusals: Arc<Refusals>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let session = Session::new(peer.clone(), &Ulid::new().to_string(), limits, Instant::now());
     let mut task = Task {
         session,
         backend,
@@ -73,18 +89,18 @@ pub(super) async fn serve(
     task.last_words().await;
 }
 
-struct Task {
+struct Task<R, W> {
     session: Session,
     backend: Arc<dyn Backend>,
     refusals: Arc<Refusals>,
     figures: Figures,
-    peer: SocketAddr,
-    reader: OwnedReadHalf,
-    writer: OwnedWriteHalf,
+    peer: String,
+    reader: R,
+    writer: W,
     input: BytesMut,
     /// The client has closed its side.
     ended: bool,
-    /// The socket takes no more bytes.
+    /// The stream takes no more bytes.
     dead: bool,
     /// What is being written, and how much of it has gone.
     writing: Vec<u8>,
@@ -98,7 +114,7 @@ struct Task {
 /// What an [`Ask`] came to.
 type Answer = Result<Option<Link>, AmqpError>;
 
-impl Task {
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
     async fn run(&mut self, shutdown: CancellationToken) {
         let mut asked: Option<Pin<Box<dyn Future<Output = Answer> + Send>>> = None;
         let mut batch = Vec::with_capacity(EVENTS);
@@ -137,10 +153,8 @@ impl Task {
                     }
                     self.waiting.extend(batch.drain(..));
                 }
-                writable = self.writer.writable(), if self.written < self.writing.len() => {
-                    if writable.is_err() {
-                        self.give_up_writing();
-                    }
+                wrote = self.writer.write(&self.writing[self.written..]), if self.written < self.writing.len() => {
+                    self.wrote(wrote);
                 }
                 open = room(&self.commands), if sends && self.commands.is_some() => {
                     if !open {
@@ -185,7 +199,7 @@ impl Task {
         }
         self.figures.tell(self.session.counts());
         for refusal in self.session.take_refusals() {
-            self.refusals.tell(self.peer, self.session.login(), &refusal, now);
+            self.refusals.tell(&self.peer, self.session.login(), &refusal, now);
         }
         self.session.is_over()
     }
@@ -227,19 +241,15 @@ impl Task {
         if self.writing.is_empty() {
             return false;
         }
+        // Nobody is woken by these; `run` waits for room with the write that it selects.
+        let mut context = Context::from_waker(Waker::noop());
         while self.written < self.writing.len() {
-            match self.writer.try_write(&self.writing[self.written..]) {
-                Ok(0) => {
-                    self.give_up_writing();
-                    return false;
-                }
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
-                Err(error) => {
-                    debug!(peer = %self.peer, %error, "an AMQP client's socket failed");
-                    self.give_up_writing();
-                    return false;
-                }
+            match Pin::new(&mut self.writer).poll_write(&mut context, &self.writing[self.written..]) {
+                Poll::Ready(wrote) => self.wrote(wrote),
+                Poll::Pending => return false,
+            }
+            if self.dead {
+                return false;
             }
         }
         self.writing.clear();
@@ -248,6 +258,17 @@ impl Task {
         self.writing.shrink_to(MAX_INPUT);
         self.session.written();
         true
+    }
+
+    fn wrote(&mut self, wrote: std::io::Result<usize>) {
+        match wrote {
+            Ok(0) => self.give_up_writing(),
+            Ok(count) => self.written += count,
+            Err(error) => {
+                debug!(peer = %self.peer, %error, "an AMQP client's socket failed");
+                self.give_up_writing();
+            }
+        }
     }
 
     /// The client will not hear anything any more: no delivery counts as written from here on.
@@ -311,7 +332,7 @@ impl Task {
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is read when it is dropped.
-async fn read(reader: &mut OwnedReadHalf, input: &mut BytesMut) -> std::io::Result<usize> {
+async fn read(reader: &mut (impl AsyncRead + Unpin), input: &mut BytesMut) -> std::io::Result<usize> {
     if input.capacity() - input.len() < READ / 4 {
         input.reserve(READ);
     }

@@ -3,9 +3,9 @@
 //! [`Listener::run`] accepts connections and gives each a task of its own (`connection`), which moves bytes between the
 //! socket and a [`crate::session::Session`], and commands and events between the session and the backend's link.
 
-mod connection;
+pub(crate) mod connection;
 mod figures;
-mod refusals;
+pub(crate) mod refusals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -110,7 +110,7 @@ impl Listener {
             let (backend, shutdown, limits) = (Arc::clone(&backend), shutdown.clone(), self.options.limits);
             let refusals = Arc::clone(&refusals);
             connections.spawn(async move {
-                connection::serve(stream, peer, backend, refusals, limits, shutdown).await;
+                connection::serve_socket(stream, peer, backend, refusals, limits, shutdown).await;
                 drop(place);
             });
         }

@@ -1,7 +1,6 @@
 //! What clients were refused, as log lines: each kind at once, and its repetitions as a count, once a minute at most.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use crate::session::Refusal;
 
 /// The refusals of one listener.
 #[derive(Debug, Default)]
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     seen: Mutex<Seen>,
 }
 
@@ -28,7 +27,7 @@ const KINDS: usize = 1024;
 
 impl Refusals {
     /// Logs a refusal, unless it is only a repetition.
-    pub(super) fn tell(&self, peer: SocketAddr, login: &Login, refusal: &Refusal, now: Instant) {
+    pub(super) fn tell(&self, peer: &str, login: &Login, refusal: &Refusal, now: Instant) {
         let Refusal { channel, method, error } = refusal;
         let kind = (login.user.clone(), login.vhost.clone(), error.to_string());
         let before = self.seen.lock().unwrap_or_else(PoisonError::into_inner).note(kind, now);
@@ -37,9 +36,9 @@ impl Refusals {
         let method = name(*method);
         // Asking for what may not be there is an everyday thing; it closes a channel and no more.
         if error.code.closes_connection() {
-            warn!(%peer, user, vhost, channel, method, %error, repeated = before, "AMQP connection closed for an error");
+            warn!(peer, user, vhost, channel, method, %error, repeated = before, "AMQP connection closed for an error");
         } else {
-            info!(%peer, user, vhost, channel, method, %error, repeated = before, "AMQP channel closed for an error");
+            info!(peer, user, vhost, channel, method, %error, repeated = before, "AMQP channel closed for an error");
         }
     }
 }

@@ -46,3 +46,25 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// These, with messages no larger than fit into `max_payload` bytes of a broker beside their headers.
+    #[must_use]
+    pub fn within(self, max_payload: usize) -> Self {
+        const HEADERS: usize = 256 * 1024;
+        Self { max_message: max_payload.saturating_sub(HEADERS).clamp(1, self.max_message.max(1)), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_fits_into_what_the_broker_takes() {
+        let limits = Limits::default();
+        assert_eq!(limits.within(17 << 20).max_message, 16 << 20);
+        assert_eq!(limits.within(1 << 20).max_message, (1 << 20) - (256 << 10));
+        assert_eq!(limits.within(0).max_message, 1);
+    }
+}

@@ -117,8 +117,7 @@ async fn serve(
     let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
     let address = listener.local_addr().map_err(listen_failed)?;
     let max_payload = bridge.client().server_info().max_payload;
-    let limits = Limits::default();
-    let limits = Limits { max_message: max_message(max_payload, limits.max_message), ..limits };
+    let limits = Limits::default().within(max_payload);
     listener.limit(limits);
     let login = users.first().map_or("guest:guest".to_owned(), |user| format!("{}:PASSWORD", user.name));
     let defaults = JetStreamConfig::default();
@@ -165,12 +164,6 @@ fn parse_user(text: &str) -> Result<User, Failure> {
     }
 }
 
-/// The largest AMQP message: what NATS takes, less room for headers, and no more than RabbitMQ's limit.
-fn max_message(max_payload: usize, limit: usize) -> usize {
-    const HEADERS: usize = 256 * 1024;
-    max_payload.saturating_sub(HEADERS).clamp(1, limit)
-}
-
 /// An address that a client on this machine can use.
 fn reachable(address: SocketAddr) -> String {
     if address.ip().is_unspecified() { format!("localhost:{}", address.port()) } else { address.to_string() }
@@ -187,11 +180,5 @@ mod tests {
         assert_eq!(parsed("a:"), Some(("a".into(), String::new())));
         assert_eq!(parsed("a"), None);
         assert_eq!(parsed(":b"), None);
-    }
-
-    #[test]
-    fn a_message_fits_into_what_nats_takes() {
-        assert_eq!(max_message(17 << 20, 16 << 20), 16 << 20);
-        assert_eq!(max_message(1 << 20, 16 << 20), (1 << 20) - (256 << 10));
     }
 }

@@ -68,6 +68,14 @@ impl JetStreamBackend {
 }
 
 impl JetStreamBackend {
+    /// Whether a vhost was ever served from this JetStream.
+    ///
+    /// # Errors
+    /// `InternalError` when JetStream does not answer.
+    pub async fn is_known(bridge: &Bridge, vhost: &str) -> Result<bool, AmqpError> {
+        store::Store::is_there(bridge, vhost).await
+    }
+
     /// The queues that a message would be stored in, by the topology as it is now. `user_id` is not checked.
     ///
     /// # Errors

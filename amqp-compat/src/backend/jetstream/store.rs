@@ -72,6 +72,22 @@ impl Store {
         Ok(Self { bucket, vhost: vhost.to_owned() })
     }
 
+    /// Whether the bucket of a vhost is there.
+    pub(crate) async fn is_there(bridge: &Bridge, vhost: &str) -> Result<bool, AmqpError> {
+        use async_nats::jetstream::ErrorCode;
+        use async_nats::jetstream::context::GetStreamErrorKind;
+        let stream = format!("KV_{}", name::topology_bucket(vhost));
+        match bridge.jetstream().get_stream(&stream).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                    Ok(false)
+                }
+                _ => Err(failed("look for the topology", &error)),
+            },
+        }
+    }
+
     /// Everything that is stored: exchanges, then queues with their streams, then bindings. What cannot be read is logged and left alone.
     pub(crate) async fn load(&self) -> Result<Vec<(Change, Option<String>)>, AmqpError> {
         let keys = self.bucket.keys().await.map_err(|error| failed("list the topology", &error))?;
