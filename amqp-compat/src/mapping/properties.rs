@@ -48,6 +48,9 @@ pub const USER_ID: &str = "Amqp-User-Id";
 pub const APP_ID: &str = "Amqp-App-Id";
 /// `cluster-id`.
 pub const CLUSTER_ID: &str = "Amqp-Cluster-Id";
+/// Routing keys that the publisher gave as `BCC`: base64 of a table with `BCC` in it. Kept for a dead-letter exchange and
+/// never delivered.
+pub const BCC: &str = "Amqp-Bcc";
 
 const BASE64_MARK: &str = "=b64:";
 

@@ -4,14 +4,18 @@
 //! - [`exchange`], [`queue`]: their definitions, and when a second declaration is the same.
 //! - [`consumer`]: the arguments of a consumer.
 //! - [`topic`], [`headers`]: the two exchange types with rules of their own.
+//! - [`dead_letter`]: what becomes of a message that a queue dead-letters.
+//! - [`ready`]: what counts against a queue's length limit.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
 //! - [`features`]: the one list of what is honoured and what is refused.
 
 pub mod arguments;
 pub mod consumer;
+pub mod dead_letter;
 pub mod exchange;
 pub mod features;
 pub mod headers;
 pub mod queue;
+pub mod ready;
 pub mod topic;
 pub mod vhost;

@@ -115,6 +115,11 @@ const NOT_QUORUM: &[&str] = &[
 ];
 
 impl QueueArguments {
+    /// Whether the number or the bytes of its ready messages are limited.
+    pub fn has_length_limit(&self) -> bool {
+        self.max_length.is_some() || self.max_length_bytes.is_some()
+    }
+
     /// Reads and checks arguments. `what` is `queue 'q' in vhost '/'`.
     ///
     /// # Errors
@@ -198,6 +203,11 @@ impl QueueArguments {
             Some("reject-publish-dlx") => Overflow::RejectPublishDlx,
             Some(_) => return Err(invalid("x-overflow", what, "invalid_overflow")),
         };
+        // A quorum queue of RabbitMQ 3.10 does not know it, and drops its head.
+        let overflow = match (kind, overflow) {
+            (QueueKind::Quorum, Overflow::RejectPublishDlx) => Overflow::DropHead,
+            (_, overflow) => overflow,
+        };
         if let Some(mode) = words("x-queue-mode")?
             && !["default", "lazy"].contains(&mode)
         {
@@ -227,7 +237,8 @@ impl QueueArguments {
             overflow,
             max_priority,
             single_active_consumer,
-            delivery_limit: not_negative("x-delivery-limit")?,
+            // RabbitMQ checks nothing here: what is no number is no limit, and a negative one is passed at once.
+            delivery_limit: table.get("x-delivery-limit").and_then(integer).map(|limit| limit.max(0).unsigned_abs()),
         };
         for name in table.keys() {
             features::check(Area::QueueArgument, name.as_str(), what)?;

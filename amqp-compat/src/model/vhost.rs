@@ -371,17 +371,35 @@ impl Vhost {
         headers: Option<&FieldTable>,
         route: &mut Route,
     ) -> Result<(), AmqpError> {
-        route.queues.clear();
         if exchange.is_empty() {
-            route.queues.extend(keys.iter().filter_map(|key| self.queue_slot(key)));
-        } else {
-            self.publishable(exchange)?;
-            let slot = *self.exchange_slots.get(exchange).ok_or_else(|| no_exchange(&self.name, exchange))?;
-            self.walk(slot, keys, headers, route);
+            self.collect(None, keys, headers, route);
+            return Ok(());
+        }
+        self.publishable(exchange)?;
+        let slot = *self.exchange_slots.get(exchange).ok_or_else(|| no_exchange(&self.name, exchange))?;
+        self.collect(Some(slot), keys, headers, route);
+        Ok(())
+    }
+
+    /// [`Self::route`] for the broker itself, which may use internal exchanges; an exchange that is not there has no
+    /// queues.
+    pub fn route_within(&self, exchange: &str, keys: &[&str], headers: Option<&FieldTable>, route: &mut Route) {
+        match self.exchange_slots.get(exchange) {
+            _ if exchange.is_empty() => self.collect(None, keys, headers, route),
+            Some(&first) => self.collect(Some(first), keys, headers, route),
+            None => route.queues.clear(),
+        }
+    }
+
+    /// From the exchange in slot `first`, or from the default exchange.
+    fn collect(&self, first: Option<u32>, keys: &[&str], headers: Option<&FieldTable>, route: &mut Route) {
+        route.queues.clear();
+        match first {
+            None => route.queues.extend(keys.iter().filter_map(|key| self.queue_slot(key))),
+            Some(slot) => self.walk(slot, keys, headers, route),
         }
         route.queues.sort_unstable();
         route.queues.dedup();
-        Ok(())
     }
 
     fn walk(&self, first: u32, keys: &[&str], headers: Option<&FieldTable>, route: &mut Route) {

@@ -2,12 +2,12 @@ use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::AMQPValue;
 use amqp_compat::backend::{Event, Outcome, QueueDeclare, Topology};
 use amqp_compat::{ReplyCode, backend::Command};
-use test_support::eventually::{eventually_some, eventually_true};
+use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use tokio::sync::Mutex;
 
 use crate::backend;
-use crate::client::{Client, body, queue, table};
+use crate::client::{Client, body, queue, table, text};
 
 fn expiring(ms: &str) -> AMQPProperties {
     AMQPProperties::default().with_expiration(ms.into())
@@ -25,10 +25,9 @@ async fn a_message_expires_at_the_head_of_a_queue_that_nobody_consumes() {
     assert_eq!(client.counts("q").await.0, 3);
     let client = Mutex::new(client);
     eventually_true("the head expires", || async { client.lock().await.counts("q").await.0 == 2 }).await;
-    // What has not reached the head is still counted, and goes when it gets there. A get in the instant in which the head
-    // is looked at may still say "empty" (docs/mapping.md); the next one does not.
-    let got = eventually_some("the long one", || async { client.lock().await.get("q").await }).await.delivery;
+    // What has not reached the head is still counted, and goes when it gets there.
     let mut client = client.into_inner();
+    let got = client.get("q").await.expect("the long one").delivery;
     assert_eq!(body(&got), "long");
     assert_eq!(got.message.properties.expiration().as_ref().map(|e| e.as_str()), Some("60000"));
     assert!(client.get("q").await.is_none());
@@ -105,6 +104,48 @@ async fn a_queues_time_to_live_counts_from_the_publish_and_spares_what_is_held()
     assert!(client.get("q").await.is_none(), "it is too old when it comes back");
     client.store("", "q", "fresh").await;
     assert_eq!(body(&client.get("q").await.expect("a message").delivery), "fresh");
+}
+
+#[tokio::test]
+async fn a_get_finds_what_lies_behind_a_head_that_is_just_expiring() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    for round in 0..60 {
+        client.declare(queue("q")).await;
+        client.publish_with("", "q", "short", expiring("20"), false).await;
+        client.publish_with("", "q", "long", expiring("60000"), false).await;
+        client.publish_with("", "q", "behind", expiring("1"), false).await;
+        let got = loop {
+            let got = client.get("q").await.unwrap_or_else(|| panic!("round {round}: the long one is there"));
+            if body(&got.delivery) == "long" {
+                break got.delivery;
+            }
+            client.settle(&[&got.delivery], Outcome::Requeue).await;
+        };
+        client.settle(&[&got], Outcome::Ack).await;
+        client.topology(Topology::QueuePurge { queue: "q".into() }).await.expect("purged");
+    }
+}
+
+#[tokio::test]
+async fn messages_expire_though_their_consumer_has_just_gone() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    let ttl = ("x-message-ttl", AMQPValue::LongInt(100));
+    let dead = [("x-dead-letter-exchange", text("")), ("x-dead-letter-routing-key", text("d"))];
+    client.declare(QueueDeclare { arguments: table(&[ttl, dead[0].clone(), dead[1].clone()]), ..queue("q") }).await;
+    client.declare(queue("d")).await;
+    client.consume("d", "cd", 10).await;
+    client.consume("q", "c", 10).await;
+    client.store("", "q", "taken").await;
+    let taken = client.delivery().await;
+    client.settle(&[&taken], Outcome::Ack).await;
+    client.done(Command::Cancel { channel: 1, consumer_tag: "c".into() }).await;
+    // Nothing but its age looks at the queue from here on.
+    client.store("", "q", "expires").await;
+    assert_eq!(body(&client.delivery().await), "expires");
 }
 
 #[tokio::test]

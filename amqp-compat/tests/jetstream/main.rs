@@ -3,8 +3,10 @@
 mod client;
 mod consuming;
 mod crash;
+mod dead_letters;
 mod expiry;
 mod lease;
+mod limits;
 mod priorities;
 mod publishing;
 mod queues;

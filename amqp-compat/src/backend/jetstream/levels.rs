@@ -82,6 +82,11 @@ impl Levels {
         self.level(priority).last_stored.load(Ordering::Acquire)
     }
 
+    /// [`Self::last_stored`] over all priorities.
+    pub(crate) fn last_stored_of_all(&self) -> u64 {
+        self.levels.iter().map(|level| level.last_stored.load(Ordering::Acquire)).max().unwrap_or_default()
+    }
+
     pub(crate) fn drained(&self, priority: u8) -> u64 {
         self.level(priority).drained.load(Ordering::Acquire)
     }

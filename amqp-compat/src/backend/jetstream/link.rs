@@ -5,21 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use amq_protocol::protocol::basic::AMQPProperties;
-use amq_protocol::types::{FieldTable, ShortString};
+use amq_protocol::types::ShortString;
 use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
+use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
-use super::publisher::{Publisher, Settled};
+use super::dead_letters::{self, Routed, hide};
+use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
 use super::vhost::VhostRuntime;
 use crate::backend::{
-    ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Outcome, Publish, PublishOutcome, Reply,
-    Topology,
+    ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Message, Outcome, Publish, PublishOutcome,
+    Reply, Topology,
 };
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::consumer::ConsumerArguments;
+use crate::model::dead_letter::{Reason, split_bcc};
 use crate::model::queue::{Owner, QueueKind, display};
 use crate::model::vhost::Route;
 
@@ -31,6 +33,8 @@ const CONFIRMS: usize = 1024;
 const TICK: Duration = Duration::from_millis(100);
 /// How long a closing link waits for confirms: a client that publishes without confirms and leaves has published.
 const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+/// The number of a message that no client waits for: clients' publishes count from 1.
+const NOBODYS: u64 = 0;
 const MAX_ATTACHMENTS: usize = 1 << (64 - SEQUENCE_BITS);
 
 struct LinkActor {
@@ -277,7 +281,7 @@ impl LinkActor {
         ) {
             Ok(queues) if queues.is_empty() => {
                 if mandatory {
-                    if let Some(properties) = without_bcc(&message.properties) {
+                    if let Some((properties, _)) = split_bcc(&message.properties) {
                         message.properties = properties;
                     }
                     let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
@@ -285,17 +289,7 @@ impl LinkActor {
                 }
                 return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
             }
-            Ok(queues) => {
-                if let Some(properties) = without_bcc(&message.properties) {
-                    message.properties = properties;
-                }
-                if message.properties.expiration().is_some() {
-                    for queue in &queues {
-                        queue.watch_expiry().await;
-                    }
-                }
-                self.publisher.publish(channel, seq, message, queues, Instant::now()).await
-            }
+            Ok(queues) => self.store(channel, seq, message, queues).await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
@@ -303,6 +297,49 @@ impl LinkActor {
             let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
             self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
+    }
+
+    /// Sends a message to the queues that take it.
+    async fn store(
+        &mut self,
+        channel: ChannelId,
+        seq: u64,
+        mut message: Message,
+        mut queues: SmallVec<[Arc<Queue>; 4]>,
+    ) -> Result<(), AmqpError> {
+        let mut bcc = Vec::new();
+        if let Some((properties, keys)) = split_bcc(&message.properties) {
+            (message.properties, bcc) = (properties, keys);
+        }
+        if message.properties.expiration().is_some() {
+            for queue in &queues {
+                queue.watch_expiry().await;
+            }
+        }
+        let size = message.body.len();
+        let all = queues.len();
+        let mut passed_on = Vec::new();
+        queues.retain(|queue| {
+            let takes = queue.admit(size);
+            if !takes && queue.passes_on() {
+                passed_on.extend(dead_letters::route(queue, message.clone(), bcc.clone(), Reason::MaxLength));
+            }
+            takes
+        });
+        let now = Instant::now();
+        for Routed { letter, queues } in passed_on {
+            let also = Also { bcc: hide(&letter.bcc), ..Also::default() };
+            if let Err(error) = self.publisher.publish(channel, NOBODYS, letter.message, also, queues, now).await {
+                tracing::error!(%error, "a message that a full queue passes on is too large with its x-death header");
+            }
+        }
+        let failed = queues.len() < all;
+        if queues.is_empty() {
+            self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
+            return Ok(());
+        }
+        let also = Also { bcc: hide(&bcc), failed, ..Also::default() };
+        self.publisher.publish(channel, seq, message, also, queues, now).await
     }
 
     fn settle(&mut self, deliveries: &[DeliveryId], outcome: Outcome) {
@@ -450,6 +487,9 @@ impl LinkActor {
     // A send to events fails only when the session has gone; the commands end with it.
 
     async fn confirm(&self, Settled { channel, seq, outcome }: Settled) {
+        if seq == NOBODYS {
+            return;
+        }
         let _ = self.events.send(Event::Confirm { channel, seq, outcome }).await;
     }
 
@@ -483,19 +523,4 @@ impl LinkActor {
 
 fn closed() -> AmqpError {
     AmqpError::new(ReplyCode::ConnectionForced, "the connection to NATS was closed")
-}
-
-/// The properties without `BCC`, if they had it: it routes and is neither delivered nor returned.
-fn without_bcc(properties: &AMQPProperties) -> Option<AMQPProperties> {
-    let headers = properties.headers().as_ref()?;
-    if !headers.contains_key("BCC") {
-        return None;
-    }
-    let rest: std::collections::BTreeMap<_, _> = headers
-        .inner()
-        .iter()
-        .filter(|(name, _)| name.as_str() != "BCC")
-        .map(|(n, v)| (n.clone(), v.clone()))
-        .collect();
-    Some(properties.clone().with_headers(FieldTable::from(rest)))
 }

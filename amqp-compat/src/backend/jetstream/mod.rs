@@ -3,6 +3,7 @@
 //! - [`JetStreamBackend`]: the backend; [`JetStreamConfig`] its settings.
 //! - `vhost`, `store`: the topology, in memory and in a key-value bucket.
 //! - `queue`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
+//! - `dead_letters`: where a message goes that its queue dead-letters.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
 //! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
@@ -22,6 +23,7 @@ use crate::model::vhost::{BindingDefinition, Route};
 mod ack;
 mod api;
 mod config;
+mod dead_letters;
 pub mod lease;
 mod levels;
 mod link;

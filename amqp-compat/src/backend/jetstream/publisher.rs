@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::HeaderValue;
+use async_nats::{HeaderName, HeaderValue};
 use nats_bridge::publish::{Confirm, ConfirmInbox};
 use nats_bridge::{ErrorKind, publish::Rejection};
 use smallvec::SmallVec;
@@ -14,6 +14,7 @@ use super::message::{self, MSG_ID};
 use super::queue::Queue;
 use crate::backend::{ChannelId, Message, PublishOutcome};
 use crate::error::{AmqpError, ReplyCode};
+use crate::mapping::properties;
 
 /// How long a copy waits for its confirm before it is sent again.
 const RESEND_AFTER: Duration = Duration::from_secs(5);
@@ -52,16 +53,55 @@ struct Copy {
     send_at: Instant,
 }
 
+impl Copy {
+    fn end(&self, publish: &Outstanding, stored: Option<u64>) {
+        self.queue.ended(&publish.message.properties, publish.message.body.len(), stored);
+        if publish.also.is_dead_letter() {
+            self.queue.dead_letter_came();
+        }
+    }
+}
+
+impl Drop for Publisher {
+    /// What is not confirmed gives back the room that it took.
+    fn drop(&mut self) {
+        for copy in self.copies.drain(..).flatten() {
+            if let Some(Some(publish)) = self.publishes.get(copy.publish as usize) {
+                copy.end(publish, None);
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Outstanding {
     channel: ChannelId,
     seq: u64,
     message: Message,
+    also: Also,
     /// Its only destination, if there is just one.
     single: bool,
     copies_left: u32,
     failed: bool,
     give_up_at: Instant,
+}
+
+/// What goes with a message besides itself.
+#[derive(Debug, Default)]
+pub(crate) struct Also {
+    /// Its id, for a message whose resend may come from another publisher than this one.
+    pub(crate) id: Option<String>,
+    /// Hidden routing keys, as [`super::dead_letters::hide`] writes them.
+    pub(crate) bcc: Option<String>,
+    /// Whether a queue has refused it already, so that it fails however its other copies end.
+    pub(crate) failed: bool,
+}
+
+impl Also {
+    /// Only a dead letter has an id of its own.
+    fn is_dead_letter(&self) -> bool {
+        self.id.is_some()
+    }
 }
 
 impl Publisher {
@@ -93,7 +133,7 @@ impl Publisher {
         }
     }
 
-    /// Sends a copy to each queue.
+    /// Sends a copy to each queue, in which it has room ([`Queue::admit`]).
     ///
     /// # Errors
     /// `PreconditionFailed` for a message that is larger than the server takes. Nothing was sent.
@@ -102,17 +142,20 @@ impl Publisher {
         channel: ChannelId,
         seq: u64,
         message: Message,
+        also: Also,
         queues: SmallVec<[Arc<Queue>; 4]>,
         now: Instant,
     ) -> Result<(), AmqpError> {
         let single = queues.len() == 1;
+        let is_dead_letter = also.is_dead_letter();
         let publish = Outstanding {
             channel,
             seq,
             message,
             single,
             copies_left: u32::try_from(queues.len()).unwrap_or(u32::MAX),
-            failed: false,
+            failed: also.failed,
+            also,
             give_up_at: now + self.config.publish_timeout,
         };
         self.bytes += publish.message.body.len();
@@ -128,12 +171,20 @@ impl Publisher {
             }
         };
         let first = self.first + self.copies.len() as u64;
-        for (token, queue) in (first..).zip(queues) {
+        for queue in queues {
+            if is_dead_letter {
+                queue.dead_letter_comes();
+            }
             self.copies.push_back(Some(Copy { publish: slot, queue, send_at: now + RESEND_AFTER }));
+        }
+        for token in first..self.first + self.copies.len() as u64 {
             if let Err(error) = self.send(token).await {
                 // The check is of size alone, the same for every copy, and comes before the first is sent.
-                self.copies.truncate(usize::try_from(first - self.first).unwrap_or(usize::MAX));
-                self.end(slot);
+                let from = usize::try_from(first - self.first).unwrap_or(usize::MAX);
+                let copies: SmallVec<[Copy; 4]> = self.copies.drain(from..).flatten().collect();
+                if let Some(publish) = self.end(slot) {
+                    copies.iter().for_each(|copy| copy.end(&publish, None));
+                }
                 return Err(error);
             }
         }
@@ -145,9 +196,14 @@ impl Publisher {
         let Some(Some(copy)) = self.copies.get(self.index(token)) else { return Ok(()) };
         let Some(Some(publish)) = self.publishes.get(copy.publish as usize) else { return Ok(()) };
         let mut headers = message::headers(&publish.message, publish.single.then(|| copy.queue.name()));
-        if self.config.publish_ids
-            && let Ok(id) = format!("{}-{token}", self.id).parse::<HeaderValue>()
-        {
+        let id = match &publish.also.id {
+            Some(id) => Some(id.clone()),
+            None => self.config.publish_ids.then(|| format!("{}-{token}", self.id)),
+        };
+        if let Some(bcc) = publish.also.bcc.as_deref().and_then(|bcc| bcc.parse::<HeaderValue>().ok()) {
+            headers.insert(HeaderName::from_static(properties::BCC), bcc);
+        }
+        if let Some(Ok(id)) = id.map(|id| id.parse::<HeaderValue>()) {
             headers.insert(MSG_ID, id);
         }
         let headers = (!headers.is_empty()).then_some(headers);
@@ -171,10 +227,10 @@ impl Publisher {
     pub(crate) fn confirmed(&mut self, confirm: Confirm, now: Instant) -> Option<Settled> {
         let index = self.index(confirm.token);
         let copy = self.copies.get_mut(index)?.as_mut()?;
-        let publish = self.publishes.get(copy.publish as usize)?.as_ref()?;
+        let mut stored = None;
         let failed = match confirm.result {
-            Ok(stored) => {
-                copy.queue.levels.stored(copy.queue.levels.of(&publish.message.properties), stored.sequence);
+            Ok(at) => {
+                stored = Some(at.sequence);
                 false
             }
             // A queue that was deleted meanwhile takes its messages with it; that is no failure of the publish.
@@ -188,7 +244,7 @@ impl Publisher {
                 true
             }
         };
-        self.settle(index, failed)
+        self.settle(index, failed, stored)
     }
 
     /// Sends again what is due, or everything; gives up what has been tried for too long.
@@ -209,7 +265,7 @@ impl Publisher {
                         "a publish was not confirmed in time"
                     );
                 }
-                settled.extend(self.settle_in_place(index, late && !deleted));
+                settled.extend(self.settle_in_place(index, late && !deleted, None));
                 continue;
             }
             // A copy that was not too large the first time is not too large now.
@@ -230,15 +286,17 @@ impl Publisher {
         );
     }
 
-    fn settle(&mut self, index: usize, failed: bool) -> Option<Settled> {
-        let settled = self.settle_in_place(index, failed);
+    fn settle(&mut self, index: usize, failed: bool, stored: Option<u64>) -> Option<Settled> {
+        let settled = self.settle_in_place(index, failed, stored);
         self.trim();
         settled
     }
 
-    fn settle_in_place(&mut self, index: usize, failed: bool) -> Option<Settled> {
+    /// `stored`: at which sequence.
+    fn settle_in_place(&mut self, index: usize, failed: bool, stored: Option<u64>) -> Option<Settled> {
         let copy = self.copies.get_mut(index)?.take()?;
         let publish = self.publishes.get_mut(copy.publish as usize)?.as_mut()?;
+        copy.end(publish, stored);
         publish.failed |= failed;
         publish.copies_left -= 1;
         if publish.copies_left > 0 {

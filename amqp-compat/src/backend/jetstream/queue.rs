@@ -1,20 +1,24 @@
 //! One AMQP queue: a work-queue stream with one durable pull consumer, and the actor that feeds its consumers.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use amq_protocol::protocol::basic::AMQPProperties;
 use nats_bridge::Bridge;
 use serde_json::{Value, json};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::api::{self, ApiError};
 use super::config::JetStreamConfig;
 use super::levels::Levels;
 use super::pump::{self, Cancelled, PumpCommand};
+use super::vhost::State;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
-use crate::model::queue::{QueueDefinition, QueueKind, display};
+use crate::model::queue::{Overflow, QueueDefinition, QueueKind, display};
+use crate::model::ready::Ready;
 
 /// The name of the durable consumer of every queue's stream; those of priorities above 0 have it in front.
 const CONSUMER: &str = "amqp";
@@ -38,8 +42,18 @@ pub(crate) struct Queue {
     pub(crate) levels: Levels,
     pub(crate) bridge: Bridge,
     pub(crate) config: Arc<JetStreamConfig>,
+    /// The vhost's topology, to find where dead letters go.
+    pub(crate) topology: Weak<RwLock<State>>,
+    /// What is ready, for a queue with a length limit.
+    ready: Option<Mutex<Ready>>,
+    /// Dead letters on their way into the queue.
+    arriving: AtomicUsize,
+    /// Whether its actor has been told to look at its length and has not yet.
+    trims: AtomicBool,
     pump: OnceCell<mpsc::Sender<PumpCommand>>,
     deleted: AtomicBool,
+    /// Whether its deletion has begun: its stream is not to be made again.
+    is_going: AtomicBool,
     watches_expiry: AtomicBool,
     /// How many consumers it has.
     consumers: AtomicUsize,
@@ -74,17 +88,28 @@ impl Queue {
         stream: String,
         bridge: &Bridge,
         config: &Arc<JetStreamConfig>,
+        topology: &Arc<RwLock<State>>,
     ) -> Self {
         let subject = name::subject(vhost, &definition.name);
+        let settings = &definition.settings;
+        let highest = settings.max_priority.unwrap_or(0);
+        let ready = settings
+            .has_length_limit()
+            .then(|| Mutex::new(Ready::new(settings.max_length, settings.max_length_bytes, highest)));
         Self {
             stream,
-            levels: Levels::new(&subject, definition.settings.max_priority.unwrap_or(0)),
+            levels: Levels::new(&subject, highest),
+            topology: Arc::downgrade(topology),
+            ready,
+            arriving: AtomicUsize::new(0),
+            trims: AtomicBool::new(false),
             definition,
             vhost: vhost.clone(),
             bridge: bridge.clone(),
             config: config.clone(),
             pump: OnceCell::new(),
             deleted: AtomicBool::new(false),
+            is_going: AtomicBool::new(false),
             watches_expiry: AtomicBool::new(false),
             consumers: AtomicUsize::new(0),
             used: Mutex::new(Instant::now()),
@@ -98,6 +123,11 @@ impl Queue {
     /// Whether it was deleted: nothing is to be stored, delivered or made again for it.
     pub(crate) fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    /// Whether it is deleted, or about to be.
+    pub(crate) fn is_going(&self) -> bool {
+        self.is_going.load(Ordering::Acquire)
     }
 
     pub(crate) fn set_consumers(&self, count: usize) {
@@ -123,6 +153,68 @@ impl Queue {
             0 => CONSUMER.to_owned(),
             priority => format!("{CONSUMER}-{priority}"),
         }
+    }
+
+    /// What is ready; `None` for a queue without a length limit. Never held across an await.
+    pub(crate) fn ready(&self) -> Option<MutexGuard<'_, Ready>> {
+        Some(self.ready.as_ref()?.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    /// Takes room for a message; false when the queue is full and refuses.
+    pub(crate) fn admit(&self, size: usize) -> bool {
+        let Some(mut ready) = self.ready() else { return true };
+        if self.definition.settings.overflow != Overflow::DropHead && ready.refuses(size as u64) {
+            return false;
+        }
+        ready.admit(size as u64);
+        true
+    }
+
+    /// Whether what it refuses goes to its dead-letter exchange.
+    pub(crate) fn passes_on(&self) -> bool {
+        self.definition.settings.overflow == Overflow::RejectPublishDlx
+    }
+
+    /// A copy for this queue reached its end: stored at a sequence, or not.
+    pub(crate) fn ended(&self, properties: &AMQPProperties, size: usize, stored: Option<u64>) {
+        let priority = self.levels.of(properties);
+        if let Some(sequence) = stored {
+            self.levels.stored(priority, sequence);
+        }
+        let Some(mut ready) = self.ready() else { return };
+        match stored {
+            Some(sequence) => ready.stored(priority, sequence, size as u64),
+            None => ready.lost(size as u64),
+        }
+        let over = self.definition.settings.overflow == Overflow::DropHead && ready.is_over();
+        drop(ready);
+        if over
+            && let Some(pump) = self.pump.get()
+            && !self.trims.swap(true, Ordering::AcqRel)
+            && let Err(TrySendError::Full(command)) = pump.try_send(PumpCommand::Trim)
+        {
+            let pump = pump.clone();
+            tokio::spawn(async move { pump.send(command).await });
+        }
+    }
+
+    /// Its actor looks at its length.
+    pub(crate) fn trimming(&self) {
+        self.trims.store(false, Ordering::Release);
+    }
+
+    /// Dead letters come, or have come.
+    pub(crate) fn dead_letter_comes(&self) {
+        self.arriving.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn dead_letter_came(&self) {
+        self.arriving.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Whether dead letters are on their way into it.
+    pub(crate) fn is_awaiting_dead_letters(&self) -> bool {
+        self.arriving.load(Ordering::Acquire) > 0
     }
 
     /// Messages that the consumer has not delivered yet, and those that it waits for an acknowledgement of.
@@ -301,11 +393,25 @@ impl Queue {
         }
     }
 
+    /// Starts what has to go on while nobody uses the queue: messages expire, and a length limit knows what is there.
+    pub(crate) async fn watch(self: &Arc<Self>) -> Result<(), AmqpError> {
+        if self.definition.settings.message_ttl_ms.is_some() {
+            self.watch_expiry().await;
+        }
+        if self.ready.is_some() {
+            let (answer, learnt) = oneshot::channel();
+            self.pump().await.send(PumpCommand::Learn { answer }).await.map_err(|_| gone())?;
+            learnt.await.map_err(|_| gone())??;
+        }
+        Ok(())
+    }
+
     /// Deletes the stream; one that is gone already counts as deleted. Gives back its consumers, who are to be told.
     pub(crate) async fn delete(&self) -> Result<Vec<Cancelled>, AmqpError> {
-        match api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await {
-            Err(error) if !error.not_found() => return Err(error.into()),
-            _ => {}
+        self.is_going.store(true, Ordering::Release);
+        if let Err(error) = self.delete_stream().await {
+            self.is_going.store(false, Ordering::Release);
+            return Err(error.into());
         }
         self.deleted.store(true, Ordering::Release);
         if let Some(pump) = self.pump.get() {
@@ -316,6 +422,13 @@ impl Queue {
             }
         }
         Ok(Vec::new())
+    }
+
+    pub(crate) async fn delete_stream(&self) -> Result<(), ApiError> {
+        match api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await {
+            Err(error) if !error.not_found() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Whether its messages live in the server's memory and are gone when that restarts.

@@ -28,7 +28,7 @@ pub(crate) struct VhostRuntime {
     pub(crate) bridge: Bridge,
     pub(crate) config: Arc<JetStreamConfig>,
     store: Store,
-    state: RwLock<State>,
+    state: Arc<RwLock<State>>,
     /// Held while the topology changes, so that one change is stored and made before the next is checked.
     changing: Mutex<()>,
     /// When queues were deleted lately, by name.
@@ -67,28 +67,33 @@ impl VhostRuntime {
     ) -> Result<Arc<Self>, AmqpError> {
         let store = Store::open(bridge, name, config.replicas).await?;
         let vhost: Arc<str> = name.into();
-        let mut state = State { model: Vhost::new(name), queues: Vec::new() };
-        for (change, stream) in store.load().await? {
-            let slot = state.model.apply(&change);
-            if let (Some(slot), Change::PutQueue(definition), Some(stream)) = (slot, change, stream) {
-                let queue = Arc::new(Queue::new(&vhost, definition, stream, bridge, config));
-                put(&mut state.queues, slot, queue);
+        let state = Arc::new(RwLock::new(State { model: Vhost::new(name), queues: Vec::new() }));
+        let stored = store.load().await?;
+        let queues: Vec<Arc<Queue>> = {
+            let mut loaded = state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+            for (change, stream) in stored {
+                let slot = loaded.model.apply(&change);
+                if let (Some(slot), Change::PutQueue(definition), Some(stream)) = (slot, change, stream) {
+                    let queue = Arc::new(Queue::new(&vhost, definition, stream, bridge, config, &state));
+                    put(&mut loaded.queues, slot, queue);
+                }
             }
-        }
+            loaded.queues.iter().flatten().cloned().collect()
+        };
         let deleted = remove_leftovers(bridge, &vhost).await?;
         // Creating what is there already changes nothing; it is cheap, and a stream that is missing would refuse publishes.
-        for queue in state.queues.iter().flatten() {
+        for queue in &queues {
             queue.ensure().await?;
-            if queue.definition.settings.message_ttl_ms.is_some() {
-                queue.watch_expiry().await;
-            }
+        }
+        for queue in &queues {
+            queue.watch().await?;
         }
         let vhost = Arc::new(Self {
             name: vhost,
             bridge: bridge.clone(),
             config: config.clone(),
             store,
-            state: RwLock::new(state),
+            state,
             changing: Mutex::new(()),
             deleted: std::sync::Mutex::new(deleted),
         });
@@ -165,7 +170,7 @@ impl VhostRuntime {
                     )));
                 }
                 let stream = self.stream_for(&definition.name);
-                let queue = Queue::new(&self.name, definition.clone(), stream, &self.bridge, &self.config);
+                let queue = Queue::new(&self.name, definition.clone(), stream, &self.bridge, &self.config, &self.state);
                 let queue = Arc::new(queue);
                 queue.ensure().await?;
                 let is_persistent = definition.is_persistent();
@@ -174,9 +179,7 @@ impl VhostRuntime {
                     self.store.write(&change, &queue.stream).await?;
                 }
                 self.add_queue(&change, &queue);
-                if queue.definition.settings.message_ttl_ms.is_some() {
-                    queue.watch_expiry().await;
-                }
+                queue.watch().await?;
                 Ok((queue, Counts::default()))
             }
         }

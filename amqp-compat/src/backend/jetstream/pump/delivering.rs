@@ -10,9 +10,10 @@ use tokio::sync::mpsc::error::{SendError, TrySendError};
 
 use super::super::message;
 use super::consumers::{Consumer, NewConsumer};
-use super::{Pump, SEQUENCE_MASK};
+use super::{Held, Pump, SEQUENCE_MASK};
 use crate::backend::{ChannelId, Delivery, DeliveryId, Event};
 use crate::error::{AmqpError, ReplyCode};
+use crate::model::dead_letter::with_delivery_count;
 use crate::model::queue::display;
 
 /// A consumer that ended with its queue.
@@ -56,6 +57,9 @@ impl Pump {
 
     /// Hands out the backlog to consumers that have credit.
     pub(super) fn hand_out(&mut self) {
+        if self.is_clogged() {
+            return;
+        }
         while let Some(sequence) = self.head() {
             let Some(consumer) = self.consumers.next() else { return };
             consumer.credit -= 1;
@@ -73,21 +77,25 @@ impl Pump {
                 // The link has ended; its release is on its way and takes the delivery back.
                 Err(TrySendError::Closed(_)) => {}
             }
+            self.count_credit();
         }
     }
 
     /// Takes a message out of the backlog, for a channel.
     pub(super) fn hand(&mut self, sequence: u64, link: u64, channel: ChannelId, base: u64) -> Option<Delivery> {
+        self.count_out(sequence);
+        let returns = if self.counts_returns { self.returns_of(sequence) } else { 0 };
         let held = self.held.get_mut(&sequence)?;
         held.by = Some((link, channel));
         self.backlog.remove(held.priority, sequence);
         let level = &mut self.levels[usize::from(held.priority)];
         level.highest = level.highest.max(sequence);
-        Some(Delivery {
-            id: DeliveryId(base | (sequence & SEQUENCE_MASK)),
-            redelivered: held.redelivered,
-            message: message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name()),
-        })
+        let mut message = message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name());
+        if self.counts_returns {
+            message.properties = with_delivery_count(&message.properties, returns);
+        }
+        let id = DeliveryId(base | (sequence & SEQUENCE_MASK));
+        Some(Delivery { id, redelivered: held.redelivered, message })
     }
 
     /// A link has room again.
@@ -124,13 +132,9 @@ impl Pump {
     pub(super) fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
         let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
         let last = self.remove_consumers(|new| is_meant(new.link, new.channel));
-        for (sequence, held) in &mut self.held {
-            if held.by.is_some_and(|(link, channel)| is_meant(link, channel)) {
-                held.by = None;
-                held.redelivered = true;
-                self.backlog.insert(held.priority, *sequence);
-            }
-        }
+        let is_its = |held: &Held| held.by.is_some_and(|(link, channel)| is_meant(link, channel));
+        let its: Vec<u64> = self.held.iter().filter(|(_, held)| is_its(held)).map(|(sequence, _)| *sequence).collect();
+        its.into_iter().for_each(|sequence| self.put_back(sequence, true));
         last
     }
 

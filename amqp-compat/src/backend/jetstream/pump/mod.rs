@@ -19,17 +19,21 @@ use super::ack::Sequences;
 use super::queue::{Counts, Queue};
 use crate::backend::{ChannelId, Got, Outcome};
 use crate::error::AmqpError;
-use crate::model::queue::QueueKind;
+use crate::model::dead_letter::Reason;
+use crate::model::queue::{Overflow, QueueKind};
 
 mod backlog;
 mod consumers;
 mod contents;
+mod dead_letter;
 mod delivering;
 mod level;
+mod limits;
 mod server;
 
 use backlog::Backlog;
 use consumers::{Consumers, Succession};
+use dead_letter::{Dying, next_confirms};
 use delivering::Room;
 use level::Level;
 use server::{next_messages, tell};
@@ -58,6 +62,10 @@ pub(crate) enum PumpCommand {
     Stop { answer: oneshot::Sender<Vec<Cancelled>> },
     /// Messages of this queue may expire while nobody consumes.
     WatchExpiry,
+    /// The queue may be longer than its limit.
+    Trim,
+    /// Learns what is in a queue with a length limit.
+    Learn { answer: oneshot::Sender<Result<(), AmqpError>> },
 }
 
 /// A message that was taken from the server and not settled.
@@ -114,20 +122,32 @@ struct Pump {
     recover_at: Option<Instant>,
     fresh: bool,
     watches_expiry: bool,
+    /// Whether the head goes when the queue is too long.
+    limits_head: bool,
+    /// Whether deliveries say how often the message came back: a quorum queue's do.
+    counts_returns: bool,
+    /// How often messages came back, of a queue that counts it.
+    returns: BTreeMap<u64, u32>,
+    dying: Dying,
     stopped: bool,
 }
 
 /// Starts the actor of a queue. It ends when it is told to stop, or when its queue's handles are gone.
 pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
     let (sender, commands) = mpsc::channel(COMMANDS);
-    let succession = match (queue.definition.settings.single_active_consumer, queue.definition.settings.kind) {
+    let settings = &queue.definition.settings;
+    let succession = match (settings.single_active_consumer, settings.kind) {
         (false, _) => Succession::None,
         (true, QueueKind::Classic) => Succession::Priority,
         (true, QueueKind::Quorum) => Succession::Age,
     };
     let highest = queue.levels.highest();
     let pump = Pump {
-        watches_expiry: queue.definition.settings.message_ttl_ms.is_some(),
+        watches_expiry: settings.message_ttl_ms.is_some(),
+        limits_head: settings.has_length_limit() && settings.overflow == Overflow::DropHead,
+        counts_returns: settings.kind == QueueKind::Quorum,
+        returns: BTreeMap::new(),
+        dying: Dying::default(),
         levels: (0..=highest).map(|priority| Level::new(&queue, priority)).collect(),
         unsure_at: None,
         queue,
@@ -158,6 +178,7 @@ impl Pump {
         alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         let mut messages = Vec::with_capacity(BATCH);
+        let mut confirmed = Vec::new();
         let config = self.queue.config.clone();
         let lease_lost = config.lease_lost();
         tokio::pin!(lease_lost);
@@ -165,6 +186,7 @@ impl Pump {
             let recover_at = self.recover_at;
             let expires_at = self.next_expiry();
             let unsure_at = self.unsure_at;
+            let dying_at = self.dying.due();
             tokio::select! {
                 // What is held stays as it is: the gateway that has the queue now gets it when its time is over.
                 _ = &mut lease_lost => return,
@@ -195,9 +217,12 @@ impl Pump {
                     if now.connects > connects {
                         connects = now.connects;
                         self.recover_at = Some(Instant::now());
+                        self.tick_dead_letters(true).await;
                     }
                 }
+                () = next_confirms(&mut self.dying, &mut confirmed) => self.dead_letters_confirmed(&mut confirmed).await,
                 () = sleep_until(expires_at) => {}
+                () = sleep_until(dying_at) => self.tick_dead_letters(false).await,
                 () = sleep_until(unsure_at), if unsure_at.is_some() => self.look_again().await,
                 () = self.queue.levels.wanted(), if self.has_priorities() => {
                     if let Err(error) = self.open_levels().await {
@@ -208,6 +233,9 @@ impl Pump {
                 _ = alive.tick() => self.keep_alive().await,
             }
             self.serve().await;
+            if self.dying.has_work() {
+                self.bury_condemned().await;
+            }
         }
     }
 
@@ -222,9 +250,14 @@ impl Pump {
                     self.settle(sequence, outcome).await;
                 }
                 let is_short = !self.backlog.is_empty() || !self.has_all_of_all();
+                if self.limits_head && !credit.is_empty() {
+                    // What the limit takes from the head is not the consumers'.
+                    self.trim_or_log().await;
+                }
                 for (id, amount) in credit {
                     self.consumers.credit(id, amount.into(), is_short);
                 }
+                self.count_credit();
             }
             PumpCommand::Cancel { consumer, answer } => {
                 let last = self.remove_consumers(|new| new.id == consumer);
@@ -260,6 +293,11 @@ impl Pump {
                 }
             }
             PumpCommand::WatchExpiry => self.watches_expiry = true,
+            // The length is looked at after every turn.
+            PumpCommand::Trim => self.queue.trimming(),
+            PumpCommand::Learn { answer } => {
+                let _ = answer.send(self.learn().await);
+            }
         }
     }
 
@@ -269,8 +307,14 @@ impl Pump {
             self.put_back(sequence, true);
             return;
         }
+        if outcome == Outcome::Reject && self.has_dead_letter_exchange() {
+            self.condemn(sequence, Reason::Rejected);
+            return;
+        }
         let Some(held) = self.held.remove(&sequence) else { return };
         self.backlog.remove(held.priority, sequence);
+        self.count_out(sequence);
+        self.returns.remove(&sequence);
         let level = self.level(held.priority);
         if held.is_stale {
             level.stale -= 1;
@@ -284,10 +328,15 @@ impl Pump {
 
     /// Puts a message back to its place in the queue.
     fn put_back(&mut self, sequence: u64, was_seen: bool) {
+        if was_seen && self.count_return(sequence) {
+            self.condemn(sequence, Reason::DeliveryLimit);
+            return;
+        }
         if let Some(held) = self.held.get_mut(&sequence) {
             held.by = None;
             held.redelivered |= was_seen;
             self.backlog.insert(held.priority, sequence);
+            self.count_in(sequence, false);
         }
     }
 

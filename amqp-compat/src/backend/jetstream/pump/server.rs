@@ -10,6 +10,7 @@ use super::super::ack::{self, Metadata, Sequences};
 use super::super::api::ApiError;
 use super::super::pull::Status;
 use super::level::Level;
+use super::limits::HEADS;
 use super::{BATCH, Held, Pump};
 
 const MAX_PULL: u64 = 4096;
@@ -88,6 +89,10 @@ impl Pump {
                 level.highest = level.highest.min(sequence - 1);
                 level.seen = level.seen.min(sequence - 1);
             }
+            self.returns.split_off(&sequence);
+            if let Some(mut ready) = self.queue.ready() {
+                ready.forget_from(sequence);
+            }
             self.newest = (sequence, stored_ns);
         } else if sequence > self.newest.0 {
             self.newest = (sequence, stored_ns);
@@ -113,6 +118,7 @@ impl Pump {
             Held { reply, by: None, redelivered, priority, is_stale: false, headers, payload, stored_ns, expires_ns };
         self.held.insert(sequence, held);
         self.backlog.insert(priority, sequence);
+        self.count_in(sequence, true);
         Some(sequence)
     }
 
@@ -122,6 +128,9 @@ impl Pump {
             return;
         }
         self.drop_expired().await;
+        if self.limits_head {
+            self.trim_or_log().await;
+        }
         self.hand_out();
         let now = Instant::now();
         if self.levels.iter().any(|level| level.pulls.is_silent(now)) {
@@ -130,7 +139,7 @@ impl Pump {
             return;
         }
         // Where messages expire, the head of the queue is always here, so that its time is known.
-        let head = u64::from(self.watches_expiry);
+        let head = if self.limits_head { HEADS } else { u64::from(self.watches_expiry) };
         let taken = |(priority, level): (u8, &Level)| level.pulls.outstanding() + self.backlog.len_of(priority);
         if self.consumers.is_empty()
             && !self.is_held_by_clients()
@@ -138,7 +147,9 @@ impl Pump {
             && self.open().any(|level| taken(level) > head)
         {
             self.rest().await;
-            return;
+            if head == 0 || self.recover_at.is_some() {
+                return;
+            }
         }
         // Together, the priorities may bring as much as a queue without them.
         let most = (MAX_PULL / self.open().count().max(1) as u64).max(1);
@@ -269,7 +280,7 @@ impl Pump {
 
     pub(super) async fn recover_from(&mut self, error: ApiError) {
         self.recover_at = Some(Instant::now() + RETRY);
-        if !error.not_found() || self.queue.is_deleted() {
+        if !error.not_found() || self.queue.is_going() {
             return;
         }
         if !self.queue.is_in_memory() {
@@ -291,10 +302,21 @@ impl Pump {
             tracing::warn!(queue = self.queue.name(), %error, "cannot make a queue's stream again yet");
             return;
         }
+        // A stream that is made while its queue is deleted would stay for ever, and keep the queue's name from others.
+        if self.queue.is_going()
+            && let Err(error) = self.queue.delete_stream().await
+        {
+            tracing::warn!(queue = self.queue.name(), %error, "the stream of a deleted queue cannot be deleted");
+        }
         self.held.clear();
         drop(self.backlog.take());
         self.levels.iter_mut().for_each(Level::clear);
         self.unseen.clear();
+        self.returns.clear();
+        self.dying.clear();
+        if let Some(mut ready) = self.queue.ready() {
+            ready.forget_from(0);
+        }
         self.newest = (0, 0);
         self.acked = Sequences::default();
     }
