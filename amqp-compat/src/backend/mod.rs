@@ -14,6 +14,7 @@
 //! - A backend delivers to a consumer only within its credit: the `credit` of [`Command::Consume`] plus later
 //!   [`Command::Credit`]. Credit is never taken back; the session buffers what it must not send yet.
 //! - A delivery stays unsettled until [`Command::Settle`]. `no_ack` is the session's business: it settles for the client.
+//!   A direct reply ([`DeliveryId::DIRECT`]) needs neither credit nor an end.
 //! - After [`Command::CloseChannel`], or when the command side is dropped, all unsettled deliveries of the channel (or
 //!   link) are requeued in their original order, its consumers are gone, and exclusive queues of a link are deleted.
 //! - [`Event::Closed`] is the last event of a link.
@@ -29,6 +30,7 @@ use crate::error::AmqpError;
 
 pub mod jetstream;
 pub mod rabbitmq;
+pub mod reply_to;
 
 /// A broker that AMQP sessions can be run against.
 #[async_trait]
@@ -100,6 +102,11 @@ pub type ChannelId = u16;
 /// A backend's own name for one unsettled delivery; unique within a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId(pub u64);
+
+impl DeliveryId {
+    /// A direct reply: it needs no room within a prefetch, and nobody settles it.
+    pub const DIRECT: DeliveryId = DeliveryId(u64::MAX);
+}
 
 /// What a session asks of a broker.
 #[derive(Debug)]

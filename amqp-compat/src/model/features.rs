@@ -104,7 +104,7 @@ pub const FEATURES: &[Feature] = &[
     row(Message, "user-id", Honoured),
     row(Message, "delivery-mode", Honoured),
     row(Message, "priority", Honoured),
-    row(Message, "reply-to amq.rabbitmq.reply-to", Refused),
+    row(Message, "reply-to amq.rabbitmq.reply-to", Honoured),
     row(Method, "exchange.bind", Honoured),
     row(Method, "mandatory", Honoured),
     row(Method, "confirm.select", Honoured),

@@ -765,6 +765,19 @@ fn a_channels_prefetch_is_exact_over_its_consumers() {
 }
 
 #[test]
+fn a_direct_reply_needs_no_room_in_the_channels_prefetch_and_is_not_settled() {
+    let mut peer = Peer::with_channel();
+    peer.send(qos(1, true));
+    peer.consume("work", false);
+    peer.consume("replies", true);
+    assert_eq!(tags(&peer.delivery("work", 11)), [1]);
+    assert!(peer.delivery("work", 12).is_empty());
+    assert_eq!(tags(&peer.delivery("replies", DeliveryId::DIRECT.0)), [2]);
+    peer.written();
+    assert!(settles(&peer.commands()).is_empty());
+}
+
+#[test]
 fn get_answers_with_a_message_or_says_empty() {
     let mut peer = Peer::with_channel();
     let get = |no_ack| bas(1, basic::AMQPMethod::Get(basic::Get { queue: "q".into(), no_ack }));

@@ -10,6 +10,7 @@ mod limits;
 mod priorities;
 mod publishing;
 mod queues;
+mod replies;
 mod turns;
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use amqp_compat::backend::reply_to::{Replies, ReplyConsumers};
 use amqp_compat::backend::{Backend, LINK_CAPACITY, Link, Login};
 use amqp_compat::error::{AmqpError, ReplyCode};
 use async_trait::async_trait;
@@ -27,6 +28,7 @@ pub struct DualBackend {
     logins: Arc<Logins>,
     accepted: mpsc::Sender<Accepted>,
     links: AtomicU64,
+    replies: Arc<Replies>,
 }
 
 /// How long a new connection waits for NATS before it begins without it.
@@ -41,7 +43,7 @@ impl DualBackend {
         logins: Arc<Logins>,
         accepted: mpsc::Sender<Accepted>,
     ) -> Self {
-        Self { shared, rabbit, nats, logins, accepted, links: AtomicU64::new(0) }
+        Self { shared, rabbit, nats, logins, accepted, links: AtomicU64::new(0), replies: Arc::default() }
     }
 
     async fn open_nats(&self, login: &Login) -> Option<Link> {
@@ -134,10 +136,12 @@ impl Backend for DualBackend {
         let presence = |link: &Option<Link>| if link.is_some() { Presence::Attached } else { Presence::Lost };
         let rabbit_is = if phase == Phase::Native { Presence::Gone } else { presence(&rabbit) };
         self.shared.connections.fetch_add(1, Ordering::Relaxed);
-        let engine = Engine::new(Arc::clone(&self.shared), number, &login.vhost, rabbit_is, presence(&nats));
+        let vhost = login.vhost.clone();
         let sides = Sides { backends: [Arc::clone(&self.rabbit), Arc::clone(&self.nats)], login };
         let (commands, from_session) = mpsc::channel(LINK_CAPACITY);
         let (to_session, events) = mpsc::channel(LINK_CAPACITY);
+        let replies = ReplyConsumers::new(Arc::clone(&self.replies), to_session.clone());
+        let engine = Engine::new(Arc::clone(&self.shared), number, &vhost, rabbit_is, presence(&nats), replies);
         tokio::spawn(run(engine, sides, [rabbit, nats], from_session, to_session));
         Ok(Link { commands, events })
     }

@@ -13,6 +13,9 @@ use crate::ownership::Side;
 impl Engine {
     /// The consume that attaches a consumer to a side, with the credit that the side may have.
     pub(super) fn consume_command(&mut self, channel: ChannelId, tag: &ShortString, side: Side) -> Option<Command> {
+        if side == Side::Nats && self.is_reply_consumer(channel, tag) {
+            return None;
+        }
         let consumer = self.consumer(channel, tag)?;
         let credit = consumer.merge.attach(side);
         Some(Command::Consume { channel, consume: Consume { credit, ..consumer.consume.clone() } })
@@ -49,6 +52,7 @@ impl Engine {
                 if let Some(open) = self.channels.get_mut(&channel) {
                     open.consumers.remove(&tag);
                 }
+                self.replies.cancel(channel, &tag);
                 return self.answer(channel, Err(error));
             }
             Err(error) => {

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use amq_protocol::types::ShortString;
+use amqp_compat::backend::reply_to::ReplyConsumers;
 use amqp_compat::backend::{
     ChannelId, Command, Delivery, DeliveryId, Event, Outcome, Publish, PublishOutcome, Reply, Topology,
 };
@@ -43,6 +44,8 @@ pub struct Engine {
     pub events: VecDeque<Event>,
     /// Whether the last event was [`Event::Closed`].
     pub ended: bool,
+    /// Who waits for direct replies on this link, and on all.
+    pub(super) replies: ReplyConsumers,
     behind: bool,
     names: HashMap<ShortString, QueueName>,
 }
@@ -55,7 +58,14 @@ impl Engine {
     pub const BACKLOG_MOST: usize = 8_192;
 
     /// A link whose sides are in these states. `link` is unique in this run.
-    pub fn new(shared: Arc<Shared>, link: u64, vhost: &str, rabbit: Presence, nats: Presence) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        link: u64,
+        vhost: &str,
+        rabbit: Presence,
+        nats: Presence,
+        replies: ReplyConsumers,
+    ) -> Self {
         let mut engine = Self {
             shared,
             link,
@@ -70,6 +80,7 @@ impl Engine {
             own_queues: HashSet::new(),
             events: VecDeque::new(),
             ended: false,
+            replies,
             behind: false,
             names: HashMap::new(),
         };
@@ -202,11 +213,9 @@ impl Engine {
         }
         if let Some(name) = stamp::reserved(&publish.message) {
             let text = format!("the header '{name}' is reserved for the bridge; publish without it");
-            self.events.push_back(Event::Confirm { channel, seq, outcome: PublishOutcome::Failed });
-            let error = AmqpError::new(ReplyCode::PreconditionFailed, text);
-            self.events.push_back(Event::ChannelFailed { channel, error });
-            return;
+            return self.refuse_publish(channel, seq, AmqpError::new(ReplyCode::PreconditionFailed, text));
         }
+        let Ok(named) = self.reply_names(&publish) else { return };
         let shared = Arc::clone(&self.shared);
         let bucket = shared.bucket(&publish.message);
         let rabbit = self.half(Side::Rabbit).attached();
@@ -217,6 +226,11 @@ impl Engine {
         });
         let missed = (why == Some(Why::NoExchange)).then(|| publish.message.exchange.clone());
         let id = shared.ids.next();
+        if let Some(named) = named
+            && taken.is_none_or(|(_, stamp)| stamp.owner == Side::Nats)
+        {
+            publish.message.properties = named;
+        }
         let owner = match taken {
             None => Side::Nats,
             Some((phase, taken)) => {
@@ -270,6 +284,9 @@ impl Engine {
     }
 
     fn delivered(&mut self, side: Side, channel: ChannelId, tag: ShortString, delivery: Delivery) {
+        if delivery.id == DeliveryId::DIRECT {
+            return self.direct_reply(channel, tag, delivery);
+        }
         let inner = delivery.id;
         let live = self.consumer(channel, &tag).is_some_and(|c| c.on[side.index()]);
         if !live {

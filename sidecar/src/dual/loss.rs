@@ -293,6 +293,7 @@ impl Engine {
     /// The client is gone: both sides requeue what it had. Call [`Engine::abandon_publishes`] once their links ended.
     pub fn client_gone(&mut self) {
         self.ended = true;
+        self.replies.end();
         let now = self.shared.now();
         let mut actions = Vec::new();
         for (_, open) in self.unsettled.drain() {

@@ -15,6 +15,7 @@ pub mod logins;
 mod loss;
 pub mod merge;
 pub mod operator;
+mod replies;
 mod request;
 pub mod shared;
 pub mod stamp;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use amqp_compat::backend::reply_to::is_pseudo_queue;
 use amqp_compat::backend::{ChannelId, Command, Outcome, PublishOutcome, Reply};
 use amqp_compat::error::AmqpError;
 
@@ -24,6 +25,9 @@ impl Engine {
     /// Takes a request of the client.
     pub(super) fn ask(&mut self, command: Command, now: Duration) {
         let channel = command.channel();
+        if let Some(answer) = self.begin_replies(&command) {
+            return self.answer(channel, answer);
+        }
         let asked = match command {
             Command::OpenChannel { .. } => {
                 self.channels.insert(channel, Channel::default());
@@ -34,8 +38,11 @@ impl Engine {
             Command::Consume { consume, .. } => {
                 let tag = consume.consumer_tag.clone();
                 let queue = self.queue_name(&consume.queue);
-                // Before anything of it can come: after a restart it may have a hold.
-                self.register(&queue, now);
+                // Before anything of it can come: after a restart it may have a hold. Direct replies have no queue that a
+                // fence could go through.
+                if !is_pseudo_queue(consume.queue.as_str()) {
+                    self.register(&queue, now);
+                }
                 let consumer = Consumer {
                     queue,
                     merge: Merge::new(consume.credit, !consume.no_limit),
@@ -100,6 +107,9 @@ impl Engine {
             }
             Asked::Consume(tag) => {
                 let tag = tag.clone();
+                if self.replies_begin_here(channel, &tag) {
+                    return self.consumer_live(channel, &tag);
+                }
                 if let Some(command) = self.consume_command(channel, &tag, lead) {
                     request.waiting[lead.index()] = true;
                     self.half_mut(lead).request(command, mine);

@@ -27,6 +27,9 @@ impl Engine {
             if let (Topology::QueueDeclare(declare), Reply::Queue { queue, .. }) = (&mut *topology, &reply) {
                 declare.queue = queue.clone();
             }
+            if Self::is_about_replies(topology) {
+                return self.answer(channel, Ok(reply));
+            }
             let topology = topology.clone();
             self.note(channel, &topology);
             let follower = side.other();

@@ -15,6 +15,7 @@ use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
 use super::vhost::VhostRuntime;
+use crate::backend::reply_to::{self, ReplyConsumers};
 use crate::backend::{
     ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Message, Outcome, Publish, PublishOutcome,
     Reply, Topology,
@@ -46,6 +47,7 @@ struct LinkActor {
     /// Commands that were taken in and wait for confirms.
     queued: VecDeque<Command>,
     publisher: Publisher,
+    replies: ReplyConsumers,
     /// Queues that this link has consumed or got from; an index is never used again, since delivery ids hold it.
     attached: Vec<Option<Attached>>,
     consumers: HashMap<(ChannelId, ShortString), Consumer>,
@@ -73,6 +75,7 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox,
     let (commands, command_receiver) = mpsc::channel(LINK_CAPACITY);
     let (event_sender, events) = mpsc::channel(LINK_CAPACITY);
     let publisher = Publisher::new(inbox, vhost.config.clone());
+    let replies = ReplyConsumers::new(vhost.replies.clone(), event_sender.clone());
     let actor = LinkActor {
         owner: Owner(NEXT_LINK.fetch_add(1, Ordering::Relaxed)),
         user,
@@ -81,6 +84,7 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox,
         events: event_sender,
         queued: VecDeque::new(),
         publisher,
+        replies,
         attached: Vec::new(),
         consumers: HashMap::new(),
         failed: HashSet::new(),
@@ -182,6 +186,7 @@ impl LinkActor {
             Command::CloseChannel { channel } => {
                 self.flush().await;
                 self.release(Some(channel)).await;
+                self.replies.close(channel);
                 self.consumers.retain(|(other, _), _| *other != channel);
                 self.failed.remove(&channel);
                 self.reply(channel, Ok(Reply::Done)).await;
@@ -212,6 +217,10 @@ impl LinkActor {
             }
             Command::Consume { channel, consume } => {
                 self.flush().await;
+                if reply_to::is_pseudo_queue(consume.queue.as_str()) {
+                    let reply = self.replies.consume(channel, &consume).map(|()| Reply::Done);
+                    return self.reply(channel, reply).await;
+                }
                 match self.consume(channel, consume).await {
                     Ok((consumer, credit)) => {
                         self.reply(channel, Ok(Reply::Done)).await;
@@ -247,6 +256,9 @@ impl LinkActor {
             Topology::QueueBind(binding) => vhost.bind(&binding, true, owner).await?,
             Topology::QueueUnbind(binding) => vhost.unbind(&binding, true, owner).await?,
             Topology::QueueDeclare(declare) => {
+                if let Some(reply) = self.replies.declare(&vhost.name, declare.queue.as_str()) {
+                    return reply;
+                }
                 let (queue, counts) = vhost.declare_queue(&declare, owner).await?;
                 return Ok(Reply::Queue {
                     queue: ShortString::try_new(queue.name()).unwrap_or_default(),
@@ -272,13 +284,7 @@ impl LinkActor {
         if self.failed.contains(&channel) {
             return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
-        let result = match self.vhost.destinations(
-            &message.properties,
-            message.exchange.as_str(),
-            message.routing_key.as_str(),
-            Some(&self.user),
-            &mut self.route,
-        ) {
+        let result = match self.destinations(channel, &mut message) {
             Ok(queues) if queues.is_empty() => {
                 if mandatory {
                     if let Some((properties, _)) = split_bcc(&message.properties) {
@@ -297,6 +303,28 @@ impl LinkActor {
             let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
             self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
+    }
+
+    /// The queues that a message goes to; those who wait for it directly have it then.
+    fn destinations(
+        &mut self,
+        channel: ChannelId,
+        message: &mut Message,
+    ) -> Result<SmallVec<[Arc<Queue>; 4]>, AmqpError> {
+        if message.properties.reply_to().is_some() {
+            // In RabbitMQ's order: a client sees the first fault.
+            self.vhost.state().model.publishable(message.exchange.as_str())?;
+            self.replies.name(channel, &mut message.properties)?;
+        }
+        let queues = self.vhost.destinations(
+            &message.properties,
+            message.exchange.as_str(),
+            message.routing_key.as_str(),
+            Some(&self.user),
+            &mut self.route,
+        )?;
+        self.replies.deliver(message);
+        Ok(queues)
     }
 
     /// Sends a message to the queues that take it.
@@ -352,12 +380,6 @@ impl LinkActor {
     }
 
     async fn consume(&mut self, channel: ChannelId, consume: Consume) -> Result<(Consumer, u32), AmqpError> {
-        if consume.queue.as_str() == "amq.rabbitmq.reply-to" {
-            return Err(AmqpError::not_implemented(
-                "direct reply-to ('amq.rabbitmq.reply-to') is not implemented; declare a reply queue of your own, exclusive \
-                 and auto-delete",
-            ));
-        }
         let queue = self.vhost.queue_for(consume.queue.as_str(), self.owner)?;
         let what = display(&queue.vhost, queue.name());
         let ConsumerArguments { priority } = ConsumerArguments::read(&consume.arguments, &what)?;
@@ -379,6 +401,9 @@ impl LinkActor {
     }
 
     async fn cancel(&mut self, channel: ChannelId, consumer_tag: ShortString) {
+        if self.replies.cancel(channel, &consumer_tag) {
+            return;
+        }
         let Some(Consumer { id, attachment }) = self.consumers.remove(&(channel, consumer_tag)) else { return };
         let last = self.ask(attachment, |answer| PumpCommand::Cancel { consumer: id, answer }).await;
         if last == Some(LastGone(true)) {

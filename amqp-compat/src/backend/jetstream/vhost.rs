@@ -15,6 +15,7 @@ use super::config::JetStreamConfig;
 use super::pump::Cancelled;
 use super::queue::{Counts, META_LIFETIME, META_QUEUE, META_VHOST, Queue};
 use super::store::Store;
+use crate::backend::reply_to::Replies;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
@@ -27,6 +28,8 @@ pub(crate) struct VhostRuntime {
     pub(crate) name: Arc<str>,
     pub(crate) bridge: Bridge,
     pub(crate) config: Arc<JetStreamConfig>,
+    /// Who waits for direct replies.
+    pub(crate) replies: Arc<Replies>,
     store: Store,
     state: Arc<RwLock<State>>,
     /// Held while the topology changes, so that one change is stored and made before the next is checked.
@@ -92,6 +95,7 @@ impl VhostRuntime {
             name: vhost,
             bridge: bridge.clone(),
             config: config.clone(),
+            replies: Arc::default(),
             store,
             state,
             changing: Mutex::new(()),
@@ -310,9 +314,6 @@ impl VhostRuntime {
         // In RabbitMQ's order: a client sees the first fault.
         let state = self.state();
         state.model.publishable(exchange)?;
-        if properties.reply_to().as_ref().is_some_and(|reply_to| reply_to.as_str() == "amq.rabbitmq.reply-to") {
-            return Err(AmqpError::new(ReplyCode::PreconditionFailed, "fast reply consumer does not exist"));
-        }
         if let Some(claimed) = properties.user_id()
             && let Some(user) = user
             && claimed.as_str() != user

@@ -12,6 +12,7 @@ use super::errors::{from_close, unexpected};
 use super::incoming::{Cause, Incoming};
 use super::methods::{Asked, settlement, topology};
 use super::wire::Outbox;
+use crate::backend::reply_to::is_pseudo_queue;
 use crate::backend::{
     ChannelId, Command, Consume, Delivery, DeliveryId, Event, Got, Message, Outcome, Publish, PublishOutcome, Reply,
 };
@@ -64,6 +65,8 @@ struct Consumer {
     backlog: VecDeque<Box<Delivery>>,
     // The session wants nothing more for it.
     cancelled: bool,
+    // What it gets are direct replies, which need no credit and which RabbitMQ wants no acknowledgement of.
+    is_direct: bool,
 }
 
 impl Channel {
@@ -167,9 +170,12 @@ impl Channel {
         let prefetch_count = if no_limit { 0 } else { u16::try_from(credit.max(1)).unwrap_or(u16::MAX) };
         let qos = basic::Qos { prefetch_count, global: false };
         self.send(AMQPClass::Basic(basic::AMQPMethod::Qos(qos)), io);
-        self.consumers.insert(consumer_tag.clone(), Consumer { credit, backlog: VecDeque::new(), cancelled: false });
+        let is_direct = is_pseudo_queue(queue.as_str());
+        let consumer = Consumer { credit, backlog: VecDeque::new(), cancelled: false, is_direct };
+        self.consumers.insert(consumer_tag.clone(), consumer);
+        let no_ack = is_direct;
         let method =
-            basic::Consume { queue, consumer_tag, no_local: false, no_ack: false, exclusive, nowait: false, arguments };
+            basic::Consume { queue, consumer_tag, no_local: false, no_ack, exclusive, nowait: false, arguments };
         self.ask(AMQPClass::Basic(basic::AMQPMethod::Consume(method)), Asked::Consume, io);
     }
 
@@ -345,6 +351,11 @@ impl Channel {
         let Some((cause, message)) = self.incoming.take().and_then(Incoming::finish) else { return Ok(()) };
         match cause {
             Cause::Deliver { consumer_tag, tag, redelivered } => {
+                if self.consumers.get(&consumer_tag).is_some_and(|consumer| consumer.is_direct) {
+                    let delivery = Box::new(Delivery { id: DeliveryId::DIRECT, redelivered, message });
+                    io.events.push_back(Event::Delivery { channel: self.id, consumer_tag, delivery });
+                    return Ok(());
+                }
                 let delivery = Box::new(self.delivery(tag, redelivered, message)?);
                 self.deliver(consumer_tag, delivery, io);
                 Ok(())

@@ -55,8 +55,9 @@ impl Channel {
             return;
         }
         match self.consumers.arrived(tag) {
-            Some((key, true)) => self.consumers.hold(key, delivery),
-            Some((key, false)) => self.write(key, *delivery, shared),
+            Some((key, true)) if delivery.id != DeliveryId::DIRECT => self.consumers.hold(key, delivery),
+            Some((key, _)) => self.write(key, *delivery, shared),
+            None if delivery.id == DeliveryId::DIRECT => {}
             None => {
                 self.strays.push(delivery.id);
                 self.touch(shared);
@@ -71,7 +72,7 @@ impl Channel {
         let delivery_tag =
             if no_ack { self.unacked.tag() } else { self.unacked.add(Entry { id, consumer: Some(key) }) };
         if self.consumers.sent(key) || no_ack {
-            let settle = no_ack.then_some(id);
+            let settle = (no_ack && id != DeliveryId::DIRECT).then_some(id);
             self.note(Sent { generation: shared.generation, settle, consumer: Some(key) }, shared);
         }
         shared.output.deliver(self.id, tag.as_str(), delivery_tag, redelivered, &message);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::FieldTable;
+use amqp_compat::backend::reply_to::ReplyConsumers;
 use amqp_compat::backend::{Consume, Delivery, DeliveryId, Got, Message, QueueDeclare, Topology};
 
 use super::*;
@@ -17,7 +18,11 @@ fn engine(phase: Phase, weight: Weight) -> Engine {
     let ids = Ids::new();
     let fences = Fences::new(ids.run(), 1, weight, Duration::from_secs(30));
     let shared = Arc::new(Shared::new(ids, 1, Position { phase, weight }, fences, true));
-    Engine::new(shared, 1, "/", Presence::Attached, Presence::Attached)
+    Engine::new(shared, 1, "/", Presence::Attached, Presence::Attached, nobody())
+}
+
+fn nobody() -> ReplyConsumers {
+    ReplyConsumers::new(Arc::default(), tokio::sync::mpsc::channel(1).0)
 }
 
 /// An engine at full weight with channel 1 open on both sides.
@@ -191,7 +196,7 @@ fn a_get_asks_no_side_that_was_lost_after_it_began() {
 #[test]
 fn what_a_lost_nats_missed_is_repeated_by_another_connection_when_its_own_is_gone() {
     let mut first = open();
-    let mut second = Engine::new(Arc::clone(&first.shared), 2, "/", Presence::Attached, Presence::Attached);
+    let mut second = Engine::new(Arc::clone(&first.shared), 2, "/", Presence::Attached, Presence::Attached, nobody());
     second.command(Command::OpenChannel { channel: 1 });
     for side in Side::BOTH {
         second.event(side, reply(Ok(Reply::Done)));
