@@ -30,13 +30,15 @@ mod delivering;
 mod level;
 mod limits;
 mod server;
+mod settling;
 
 use backlog::Backlog;
 use consumers::{Consumers, Succession};
 use dead_letter::{Dying, next_confirms};
 use delivering::Room;
 use level::Level;
-use server::{next_messages, tell};
+use server::{UNKNOWN_BYTES, next_messages};
+use settling::Settling;
 
 pub(crate) use consumers::NewConsumer;
 pub(crate) use delivering::{Cancelled, LastGone};
@@ -112,8 +114,12 @@ struct Pump {
     unseen: BTreeSet<u64>,
     /// Settled for good: when a server that crashed brings one of them again, it is settled again and not handed out.
     acked: Sequences,
+    /// What the server has not been told yet of that.
+    settling: Settling,
     /// Sequence and time of the newest message that came.
     newest: (u64, u64),
+    /// About how large a message of this queue is, in bytes; rather too much than too little.
+    typical_bytes: u64,
 
     inbox: String,
     subscriber: Option<Subscriber>,
@@ -158,7 +164,9 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         backlog: Backlog::new(highest),
         unseen: BTreeSet::new(),
         acked: Sequences::default(),
+        settling: Settling::default(),
         newest: (0, 0),
+        typical_bytes: UNKNOWN_BYTES,
         inbox: String::new(),
         subscriber: None,
         get_inbox: None,
@@ -187,6 +195,7 @@ impl Pump {
             let expires_at = self.next_expiry();
             let unsure_at = self.unsure_at;
             let dying_at = self.dying.due();
+            let settle_at = self.settling.due();
             tokio::select! {
                 // What is held stays as it is: the gateway that has the queue now gets it when its time is over.
                 _ = &mut lease_lost => return,
@@ -221,6 +230,7 @@ impl Pump {
                     }
                 }
                 () = next_confirms(&mut self.dying, &mut confirmed) => self.dead_letters_confirmed(&mut confirmed).await,
+                () = sleep_until(settle_at), if settle_at.is_some() => self.tell_settled().await,
                 () = sleep_until(expires_at) => {}
                 () = sleep_until(dying_at) => self.tick_dead_letters(false).await,
                 () = sleep_until(unsure_at), if unsure_at.is_some() => self.look_again().await,
@@ -240,6 +250,9 @@ impl Pump {
     }
 
     async fn handle(&mut self, command: PumpCommand) {
+        if !matches!(command, PumpCommand::Work { .. }) {
+            self.tell_settled().await;
+        }
         // An answer that nobody waits for any more belongs to a link that has gone; its release follows.
         match command {
             PumpCommand::Consume { consumer, answer } => {
@@ -322,8 +335,10 @@ impl Pump {
         }
         level.unsynced = level.last_reply.clone();
         self.acked.insert(sequence);
-        let payload = if outcome == Outcome::Ack { &b"+ACK"[..] } else { &b"+TERM"[..] };
-        tell(self.queue.bridge.client(), held.reply, payload).await;
+        self.settling.add(held.reply, outcome == Outcome::Ack, Instant::now());
+        if self.settling.is_full() {
+            self.tell_settled().await;
+        }
     }
 
     /// Puts a message back to its place in the queue.

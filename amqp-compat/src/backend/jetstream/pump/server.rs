@@ -14,6 +14,15 @@ use super::limits::HEADS;
 use super::{BATCH, Held, Pump};
 
 const MAX_PULL: u64 = 4096;
+
+/// How many messages are fetched before anybody has credit for them, so that a consumer with little credit does not
+/// cost a pull request for each message.
+const READ_AHEAD: u64 = 256;
+/// About how many bytes those may have.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
+/// How large messages are taken for of which none has come.
+pub(super) const UNKNOWN_BYTES: u64 = 64 << 10;
+
 const MAX_UNSEEN: usize = 65_536;
 /// How long messages that are on their way are waited for.
 pub(super) const LINGER: Duration = Duration::from_millis(250);
@@ -25,6 +34,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(250);
 impl Pump {
     /// Waits until the server has taken in what was settled: it answers in order.
     pub(super) async fn sync(&mut self) {
+        self.tell_settled().await;
         for level in &mut self.levels {
             let Some(reply) = level.unsynced.take() else { continue };
             let request = async_nats::Request::new().payload(Bytes::from_static(b"+WPI")).timeout(Some(SYNC_TIMEOUT));
@@ -111,6 +121,9 @@ impl Pump {
             self.level(priority).stale -= usize::from(was_stale);
             return None;
         }
+        // Larger ones count at once, smaller ones in time.
+        let bytes = message.length as u64;
+        self.typical_bytes = bytes.max((self.typical_bytes * 7 + bytes) / 8);
         let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || was_delivered);
         let (headers, payload) = (message.headers, message.payload);
         let expires_ns = self.expiry(headers.as_ref(), stored_ns);
@@ -153,22 +166,33 @@ impl Pump {
         }
         // Together, the priorities may bring as much as a queue without them.
         let most = (MAX_PULL / self.open().count().max(1) as u64).max(1);
-        let mut room = self.consumers.room().max(head);
+        let credit = self.consumers.room();
+        let ahead = self.read_ahead();
+        let mut room = credit.max(head);
         for priority in (0..=self.queue.levels.highest()).rev() {
-            self.ask(priority, room.min(most), now).await;
+            self.ask(priority, room.min(most), ahead, now).await;
             // Lower ones are not needed for what higher ones fill.
             room = room.saturating_sub(self.coming(priority));
         }
     }
 
-    /// Asks the server for messages of one priority, for as many as there is room for.
-    async fn ask(&mut self, priority: u8, room: u64, now: Instant) {
+    /// How many messages may be here, or asked for, that no consumer has credit for.
+    fn read_ahead(&self) -> u64 {
+        // What is taken of a lower priority does not wait for a higher one.
+        if self.has_priorities() || self.consumers.is_empty() {
+            return 0;
+        }
+        (READ_AHEAD_BYTES / self.typical_bytes.max(1)).min(READ_AHEAD)
+    }
+
+    /// Asks the server for messages of one priority, for as many as there is room for and `ahead` more.
+    async fn ask(&mut self, priority: u8, room: u64, ahead: u64, now: Instant) {
         let level = &self.levels[usize::from(priority)];
         let outstanding = level.pulls.outstanding();
         let room = (room + level.again()).min(MAX_PULL);
-        let wanted = room.saturating_sub(outstanding + self.backlog.len_of(priority));
-        // Many small grants make one request: the next one is sent when the last is half used up.
-        if !level.is_open || wanted == 0 || (outstanding > 0 && wanted < outstanding) {
+        let wanted = (room + ahead).saturating_sub(outstanding + self.backlog.len_of(priority));
+        // Many small grants make one request: the next one is sent when the last is half used up, or what is ahead is.
+        if !level.is_open || wanted <= ahead / 2 || wanted < outstanding {
             return;
         }
         if self.subscriber.is_none() && !self.open_inbox().await {
