@@ -152,6 +152,19 @@ impl NatsServer {
     /// Freezes the process (SIGSTOP): connections stay open and nothing answers.
     pub fn pause(&self) {
         signal(self.pid(), "STOP");
+        // The signal is taken in by one thread after another.
+        let is_stopped = |task: &std::path::Path| {
+            let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['T', 't']) || rest.is_empty())
+        };
+        let tasks = format!("/proc/{}/task", self.pid());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Ok(tasks) = std::fs::read_dir(&tasks)
+            && !tasks.flatten().all(|task| is_stopped(&task.path()))
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets a frozen process go on (SIGCONT).

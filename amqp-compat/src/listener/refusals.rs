@@ -36,9 +36,9 @@ impl Refusals {
         let method = name(*method);
         // Asking for what may not be there is an everyday thing; it closes a channel and no more.
         if error.code.closes_connection() {
-            warn!(peer, user, vhost, channel, method, %error, repeated = before, "AMQP connection closed for an error");
+            warn!(%peer, user, vhost, channel, method, %error, repeated = before, "AMQP connection closed for an error");
         } else {
-            info!(peer, user, vhost, channel, method, %error, repeated = before, "AMQP channel closed for an error");
+            info!(%peer, user, vhost, channel, method, %error, repeated = before, "AMQP channel closed for an error");
         }
     }
 }

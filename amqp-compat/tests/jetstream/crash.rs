@@ -98,9 +98,10 @@ async fn a_gateway_that_died_leaves_its_deliveries_ready_and_flagged() {
     let next = backend_with(&server, config).await;
     let mut heir = Client::open(&*next).await;
     heir.consume("q", "d", 10).await;
-    for (text, redelivered) in [("0", true), ("1", true), ("2", false), ("3", false), ("4", false)] {
+    // The others had been fetched by the gateway that died: nobody can tell any more whether a client had seen them.
+    for text in ["0", "1", "2", "3", "4"] {
         let delivery = heir.delivery().await;
-        assert_eq!((body(&delivery).as_str(), delivery.redelivered), (text, redelivered));
+        assert_eq!((body(&delivery).as_str(), delivery.redelivered), (text, true));
     }
     drop(client);
 }

@@ -69,9 +69,11 @@ impl Pump {
             self.bring_head().await?;
             pending = None;
         }
-        // Of a message that was here already, the server has not said how many are behind it.
+        // Of a message that was here already, the server has not said how many are behind it; and for an instant it may
+        // count a message twice that it has just stored.
+        let is_known = |pending: u64| pending == 0 || sequence < self.queue.levels.last_stored(0);
         let pending = match pending {
-            Some(pending) if self.backlog.is_empty() && !self.has_priorities() => pending,
+            Some(pending) if self.backlog.is_empty() && !self.has_priorities() && is_known(pending) => pending,
             _ => self.unsent().await?,
         };
         let left = pending + self.backlog.len() as u64;
@@ -219,11 +221,8 @@ impl Pump {
     /// How many messages the server has ready that are not here.
     pub(super) async fn unsent(&mut self) -> Result<u64, AmqpError> {
         if self.has_priorities() {
-            // Sequences of one priority have gaps, so that its counts cannot be held against confirms; but the stream's
-            // count is as new as they are.
-            self.sync().await;
-            let again: usize = self.levels.iter().map(|level| level.owed.len()).sum();
-            return Ok(self.queue.stored_messages().await?.saturating_sub((self.held.len() + again) as u64));
+            // Sequences of one priority have gaps, so that its counts cannot be held against confirms.
+            return self.stored_unsent().await;
         }
         let until = Instant::now() + LINGER;
         loop {
@@ -239,8 +238,20 @@ impl Pump {
                 }
                 continue;
             }
-            return Ok(pending.saturating_sub(self.levels[0].again()));
+            let pending = pending.saturating_sub(self.levels[0].again());
+            // For an instant the server may count a message twice that it has just stored.
+            if pending > 0 && self.newest.0.saturating_add(pending) > self.queue.levels.last_stored(0) {
+                return Ok(pending.min(self.stored_unsent().await?));
+            }
+            return Ok(pending);
         }
+    }
+
+    /// [`Self::unsent`], by the stream's own count: it is as new as the confirms.
+    async fn stored_unsent(&mut self) -> Result<u64, AmqpError> {
+        self.sync().await;
+        let again: usize = self.levels.iter().map(|level| level.owed.len()).sum();
+        Ok(self.queue.stored_messages().await?.saturating_sub((self.held.len() + again) as u64))
     }
 
     pub(super) async fn counts(&mut self) -> Result<Counts, AmqpError> {
