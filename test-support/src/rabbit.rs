@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A running RabbitMQ node with the management plugin and the user `guest` / `guest`.
+/// A running RabbitMQ node with the plugins for management and consistent hashing, and the user `guest` / `guest`.
 ///
 /// It takes 5 to 10 s to start: give a suite one node ([`RabbitMq::shared`]) and each test a vhost
 /// ([`RabbitMq::fresh_vhost`]). Dropping it kills the node and its epmd and removes its directory. When the test process
@@ -233,7 +233,7 @@ impl RabbitMq {
         let dir = self.dir();
         let Ports { amqp, management, .. } = self.ports;
         fs::create_dir_all(dir.join("home"))?;
-        fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n")?;
+        fs::write(dir.join("enabled_plugins"), "[rabbitmq_management,rabbitmq_consistent_hash_exchange].\n")?;
         fs::write(
             dir.join("rabbitmq.conf"),
             format!(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use amq_protocol::types::{AMQPValue, FieldTable};
 
 use super::arguments::{invalid_type, same_arguments, same_flag, text};
+use super::consistent_hash;
 use crate::backend::ExchangeDeclare;
 use crate::error::{AmqpError, ReplyCode};
 
@@ -19,6 +20,8 @@ pub enum ExchangeKind {
     Topic,
     /// Routes by the message's headers.
     Headers,
+    /// Routes to one binding, by a hash.
+    ConsistentHash,
 }
 
 impl ExchangeKind {
@@ -32,6 +35,7 @@ impl ExchangeKind {
             "fanout" => Ok(ExchangeKind::Fanout),
             "topic" => Ok(ExchangeKind::Topic),
             "headers" => Ok(ExchangeKind::Headers),
+            "x-consistent-hash" => Ok(ExchangeKind::ConsistentHash),
             other => Err(AmqpError::new(ReplyCode::CommandInvalid, format!("unknown exchange type '{other}'"))),
         }
     }
@@ -43,7 +47,14 @@ impl ExchangeKind {
             ExchangeKind::Fanout => "fanout",
             ExchangeKind::Topic => "topic",
             ExchangeKind::Headers => "headers",
+            ExchangeKind::ConsistentHash => "x-consistent-hash",
         }
+    }
+
+    /// Its name as RabbitMQ's texts show it: an Erlang atom, which is quoted when it has a hyphen.
+    fn as_atom(self) -> String {
+        let name = self.name();
+        if name.contains('-') { format!("'{name}'") } else { name.to_owned() }
     }
 }
 
@@ -76,6 +87,9 @@ impl ExchangeDefinition {
         {
             return Err(invalid_type("alternate-exchange", &display(vhost, name), value));
         }
+        if kind == ExchangeKind::ConsistentHash {
+            consistent_hash::check_arguments(&declare.arguments)?;
+        }
         Ok(Self {
             name: name.into(),
             kind,
@@ -97,7 +111,7 @@ impl ExchangeDefinition {
     /// `PreconditionFailed` with RabbitMQ's text for the first difference.
     pub fn same_as(&self, vhost: &str, declare: &ExchangeDeclare, kind: ExchangeKind) -> Result<(), AmqpError> {
         let what = display(vhost, &self.name);
-        same_flag("type", &what, kind.name(), self.kind.name())?;
+        same_flag("type", &what, kind.as_atom(), self.kind.as_atom())?;
         same_flag("durable", &what, declare.durable, self.durable)?;
         same_flag("auto_delete", &what, declare.auto_delete, self.auto_delete)?;
         same_flag("internal", &what, declare.internal, self.internal)?;

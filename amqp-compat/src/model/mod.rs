@@ -3,13 +3,14 @@
 //! - [`vhost`]: one virtual host: what exists, what may be declared, deleted and bound, and where a message goes.
 //! - [`exchange`], [`queue`]: their definitions, and when a second declaration is the same.
 //! - [`consumer`]: the arguments of a consumer.
-//! - [`topic`], [`headers`]: the two exchange types with rules of their own.
+//! - [`topic`], [`headers`], [`consistent_hash`]: the exchange types with rules of their own.
 //! - [`dead_letter`]: what becomes of a message that a queue dead-letters.
 //! - [`ready`]: what counts against a queue's length limit.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
 //! - [`features`]: the one list of what is honoured and what is refused.
 
 pub mod arguments;
+pub mod consistent_hash;
 pub mod consumer;
 pub mod dead_letter;
 pub mod exchange;

@@ -11,6 +11,7 @@ use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::{AMQPValue, FieldTable};
 use smallvec::SmallVec;
 
+use super::consistent_hash;
 use super::exchange::{self, ExchangeDefinition, ExchangeKind};
 use super::headers::{self};
 use super::queue::{self, Owner, QueueDefinition};
@@ -290,8 +291,10 @@ impl Vhost {
                 self.exchange(name).ok_or_else(|| no_exchange(&self.name, name))?;
             }
         }
-        if let ExchangeKind::Headers = source.definition.kind {
-            headers::check(&definition.arguments)?;
+        match source.definition.kind {
+            ExchangeKind::Headers => headers::check(&definition.arguments)?,
+            ExchangeKind::ConsistentHash => consistent_hash::check_weight(&definition.routing_key)?,
+            ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => {}
         }
         let exists = source.outgoing.iter().any(|edge| edge.definition == definition);
         Ok((!exists).then_some(Change::Bind(definition)))
@@ -368,41 +371,41 @@ impl Vhost {
         &self,
         exchange: &str,
         keys: &[&str],
-        headers: Option<&FieldTable>,
+        properties: Option<&AMQPProperties>,
         route: &mut Route,
     ) -> Result<(), AmqpError> {
         if exchange.is_empty() {
-            self.collect(None, keys, headers, route);
+            self.collect(None, keys, properties, route);
             return Ok(());
         }
         self.publishable(exchange)?;
         let slot = *self.exchange_slots.get(exchange).ok_or_else(|| no_exchange(&self.name, exchange))?;
-        self.collect(Some(slot), keys, headers, route);
+        self.collect(Some(slot), keys, properties, route);
         Ok(())
     }
 
     /// [`Self::route`] for the broker itself, which may use internal exchanges; an exchange that is not there has no
     /// queues.
-    pub fn route_within(&self, exchange: &str, keys: &[&str], headers: Option<&FieldTable>, route: &mut Route) {
+    pub fn route_within(&self, exchange: &str, keys: &[&str], properties: Option<&AMQPProperties>, route: &mut Route) {
         match self.exchange_slots.get(exchange) {
-            _ if exchange.is_empty() => self.collect(None, keys, headers, route),
-            Some(&first) => self.collect(Some(first), keys, headers, route),
+            _ if exchange.is_empty() => self.collect(None, keys, properties, route),
+            Some(&first) => self.collect(Some(first), keys, properties, route),
             None => route.queues.clear(),
         }
     }
 
     /// From the exchange in slot `first`, or from the default exchange.
-    fn collect(&self, first: Option<u32>, keys: &[&str], headers: Option<&FieldTable>, route: &mut Route) {
+    fn collect(&self, first: Option<u32>, keys: &[&str], properties: Option<&AMQPProperties>, route: &mut Route) {
         route.queues.clear();
         match first {
             None => route.queues.extend(keys.iter().filter_map(|key| self.queue_slot(key))),
-            Some(slot) => self.walk(slot, keys, headers, route),
+            Some(slot) => self.walk(slot, keys, properties, route),
         }
         route.queues.sort_unstable();
         route.queues.dedup();
     }
 
-    fn walk(&self, first: u32, keys: &[&str], headers: Option<&FieldTable>, route: &mut Route) {
+    fn walk(&self, first: u32, keys: &[&str], properties: Option<&AMQPProperties>, route: &mut Route) {
         let Route { queues, visited, scratch } = route;
         visited.clear();
         visited.push(first);
@@ -430,7 +433,13 @@ impl Vhost {
                 }
                 Table::Fanout(targets) => targets.iter().for_each(|target| found(*target)),
                 Table::Topic(table) => keys.iter().for_each(|key| table.route(key, scratch, &mut found)),
-                Table::Headers(table) => table.route(headers, found),
+                Table::Headers(table) => {
+                    table.route(properties.and_then(|properties| properties.headers().as_ref()), found);
+                }
+                // One destination, by the routing key alone, as in RabbitMQ: those of `CC` and `BCC` do not count.
+                Table::ConsistentHash(table) => {
+                    keys.first().and_then(|key| table.route(key, properties)).into_iter().for_each(found);
+                }
             }
             // Each exchange on the way has its own alternate: it takes what that exchange had no binding for.
             if !routed
@@ -476,7 +485,7 @@ impl Vhost {
         if self.exchange_slots.contains_key(&definition.name) {
             return;
         }
-        let table = Table::new(definition.kind);
+        let table = Table::new(&definition);
         let name = definition.name.clone();
         let slot =
             fill(&mut self.exchanges, Exchange { definition, table, outgoing: Vec::new(), incoming: Vec::new() });

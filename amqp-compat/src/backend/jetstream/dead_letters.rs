@@ -54,8 +54,8 @@ fn add(
     let death = Death { queue: from.name(), reason, at };
     let Some(letter) = DeadLetter::new(message, bcc, &from.definition.settings, death) else { return };
     let mut route = Route::default();
-    let headers = letter.message.properties.headers().as_ref();
-    state.model.route_within(letter.message.exchange.as_str(), &letter.keys(), headers, &mut route);
+    let properties = Some(&letter.message.properties);
+    state.model.route_within(letter.message.exchange.as_str(), &letter.keys(), properties, &mut route);
     let mut queues: SmallVec<[Arc<Queue>; 4]> = SmallVec::new();
     let size = letter.message.body.len();
     for queue in route.queues.iter().filter_map(|slot| state.queue(*slot)) {

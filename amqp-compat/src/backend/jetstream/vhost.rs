@@ -19,6 +19,7 @@ use crate::backend::reply_to::Replies;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
+use crate::model::exchange::{self, ExchangeDefinition, ExchangeKind};
 use crate::model::queue::{Owner, check_expiration, display};
 use crate::model::vhost::{Change, Destination, QueuePlan, Route, Vhost, extra_keys, no_queue, without_line_ends};
 
@@ -281,7 +282,22 @@ impl VhostRuntime {
         }
         let _changing = self.changing.lock().await;
         let change = self.state().model.plan_exchange_declare(declare)?;
+        if let Some(Change::PutExchange(definition)) = &change {
+            self.refuse_beside_rabbitmq(definition)?;
+        }
         self.make(change.as_slice()).await
+    }
+
+    /// A key has a queue in each of two brokers and not the same one, so that its order would be lost when it moves.
+    fn refuse_beside_rabbitmq(&self, definition: &ExchangeDefinition) -> Result<(), AmqpError> {
+        if !self.config.behind_rabbitmq || definition.kind != ExchangeKind::ConsistentHash {
+            return Ok(());
+        }
+        Err(AmqpError::not_implemented(format!(
+            "type '{}' of {} is not implemented beside RabbitMQ; see docs/mapping.md of nats-bridge",
+            definition.kind.name(),
+            exchange::display(&self.name, &definition.name)
+        )))
     }
 
     pub(crate) async fn delete_exchange(&self, name: &str, if_unused: bool) -> Result<(), AmqpError> {
@@ -333,13 +349,12 @@ impl VhostRuntime {
         if let Some(expiration) = properties.expiration() {
             check_expiration(expiration.as_str())?;
         }
-        let headers = properties.headers().as_ref();
         if extra.is_empty() {
-            state.model.route(exchange, &[routing_key], headers, route)?;
+            state.model.route(exchange, &[routing_key], Some(properties), route)?;
         } else {
             let mut keys: SmallVec<[&str; 4]> = SmallVec::from_slice(&[routing_key]);
             keys.extend(extra);
-            state.model.route(exchange, &keys, headers, route)?;
+            state.model.route(exchange, &keys, Some(properties), route)?;
         }
         Ok(route.queues.iter().filter_map(|slot| state.queue(*slot).cloned()).collect())
     }

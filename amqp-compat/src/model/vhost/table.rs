@@ -6,7 +6,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::{BindingDefinition, Target};
-use crate::model::exchange::ExchangeKind;
+use crate::model::consistent_hash::ConsistentHashTable;
+use crate::model::exchange::{ExchangeDefinition, ExchangeKind};
 use crate::model::headers::HeadersTable;
 use crate::model::topic::TopicTable;
 
@@ -16,15 +17,17 @@ pub(super) enum Table {
     Fanout(Vec<Target>),
     Topic(TopicTable),
     Headers(HeadersTable),
+    ConsistentHash(ConsistentHashTable),
 }
 
 impl Table {
-    pub(super) fn new(kind: ExchangeKind) -> Self {
-        match kind {
+    pub(super) fn new(definition: &ExchangeDefinition) -> Self {
+        match definition.kind {
             ExchangeKind::Direct => Table::Direct(HashMap::new()),
             ExchangeKind::Fanout => Table::Fanout(Vec::new()),
             ExchangeKind::Topic => Table::Topic(TopicTable::default()),
             ExchangeKind::Headers => Table::Headers(HeadersTable::default()),
+            ExchangeKind::ConsistentHash => Table::ConsistentHash(ConsistentHashTable::new(&definition.arguments)),
         }
     }
 
@@ -34,6 +37,7 @@ impl Table {
             Table::Fanout(targets) => targets.push(target),
             Table::Topic(table) => table.insert(&definition.routing_key, target),
             Table::Headers(table) => table.insert(&definition.arguments, target),
+            Table::ConsistentHash(table) => table.insert(&definition.routing_key, &definition.destination, target),
         }
     }
 
@@ -56,6 +60,7 @@ impl Table {
             }
             Table::Topic(table) => table.remove(&definition.routing_key, target),
             Table::Headers(table) => table.remove(&definition.arguments, target),
+            Table::ConsistentHash(table) => table.remove(&definition.routing_key, target),
         }
     }
 }
