@@ -10,7 +10,8 @@ use crate::config::{Config, Login};
 use crate::connection::{Connection, ConnectionEvent, Events};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
-use crate::publish::{Pending, PublishConfig, Published, Publisher};
+use crate::publish::{BreakerState, Pending, PublishConfig, Published, Publisher};
+use crate::pulse::Pulse;
 
 /// A connection to NATS with JetStream. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ struct Shared {
     events: Arc<Events>,
     config: Config,
     api_level: u32,
+    pulse: Arc<Pulse>,
     publisher: Publisher,
 }
 
@@ -74,10 +76,11 @@ impl Bridge {
         let mut jetstream = jetstream::new(client.clone());
         jetstream.set_timeout(config.request_timeout);
         let api_level = read_api_level(&client, config.request_timeout).await?;
+        let pulse = Arc::new(Pulse::new(client.clone()));
         let publisher =
-            Publisher::open(&client, jetstream.clone(), &events, config.publish.clone(), config.region.as_deref())
+            Publisher::open(&pulse, jetstream.clone(), &events, config.publish.clone(), config.region.as_deref())
                 .await?;
-        let shared = Shared { client, jetstream, events, config, api_level, publisher };
+        let shared = Shared { client, jetstream, events, config, api_level, pulse, publisher };
         Ok(Bridge { shared: Arc::new(shared) })
     }
 
@@ -116,8 +119,14 @@ impl Bridge {
     /// # Errors
     /// `Config`: a bound is out of range. `Closed`: the connection was closed.
     pub async fn publisher(&self, config: PublishConfig) -> Result<Publisher> {
-        let Shared { client, jetstream, events, config: own, .. } = &*self.shared;
-        Publisher::open(client, jetstream.clone(), events, config, own.region.as_deref()).await
+        let Shared { pulse, jetstream, events, config: own, .. } = &*self.shared;
+        Publisher::open(pulse, jetstream.clone(), events, config, own.region.as_deref()).await
+    }
+
+    /// The state of this bridge's own publisher's circuit breaker, to await changes of; always `Closed` when
+    /// [`PublishConfig::breaker`] is none.
+    pub fn breaker(&self) -> watch::Receiver<BreakerState> {
+        self.shared.publisher.breaker()
     }
 
     /// Waits for outstanding confirms of this bridge's own publisher, then closes the connection. Drain consumers first.
@@ -162,6 +171,10 @@ impl Bridge {
     /// The connection's state to await changes of; see [`Connection`] for how to notice a reconnect.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.shared.events.watch()
+    }
+
+    pub(crate) fn pulse(&self) -> Arc<Pulse> {
+        self.shared.pulse.clone()
     }
 
     /// What happens to the connection from now on. A reader more than 128 events behind loses the oldest.

@@ -27,6 +27,8 @@ struct Inner {
 pub enum ErrorKind {
     /// The delivery was settled before; nothing was sent.
     AlreadySettled,
+    /// The publisher's circuit breaker is open: NATS confirms nothing at present. Nothing was sent.
+    BreakerOpen,
     /// The connection, publisher or consumer was closed.
     Closed,
     /// A setting is wrong or contradicts another.
@@ -104,7 +106,10 @@ impl Error {
 
     /// Whether the same call may succeed later without anybody changing anything.
     pub fn is_temporary(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::WindowFull)
+        matches!(
+            self.0.kind,
+            ErrorKind::BreakerOpen | ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::WindowFull
+        )
     }
 }
 
@@ -113,6 +118,7 @@ impl ErrorKind {
     pub fn name(self) -> &'static str {
         match self {
             ErrorKind::AlreadySettled => "already_settled",
+            ErrorKind::BreakerOpen => "breaker_open",
             ErrorKind::Closed => "closed",
             ErrorKind::Config => "config",
             ErrorKind::Conflict => "conflict",

@@ -20,6 +20,7 @@ mod message;
 mod message_id;
 pub mod provision;
 pub mod publish;
+mod pulse;
 mod retry;
 
 pub use bridge::Bridge;
@@ -31,5 +32,5 @@ pub use error::{Error, ErrorKind, Landed, Result};
 pub use message::Message;
 pub use message_id::MessageId;
 pub use provision::{ConsumerSpec, Discard, Manifest, Retention, Storage, StreamSpec};
-pub use publish::{PublishConfig, Published};
+pub use publish::{BreakerConfig, BreakerState, PublishConfig, Published};
 pub use retry::{Next, RetryPolicy};

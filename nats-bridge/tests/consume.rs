@@ -13,6 +13,7 @@ use nats_bridge::{
     StreamSpec, dead_letter,
 };
 use test_support::eventually::{eventually_some, eventually_true};
+use test_support::fault_proxy::{FaultProxy, Weather};
 use test_support::nats::NatsServer;
 
 async fn bridge(server: &NatsServer) -> Bridge {
@@ -425,4 +426,68 @@ async fn batches_give_what_is_there_and_an_empty_one_is_no_error() {
             delivery.ack().await.unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn an_ack_that_was_lost_is_sent_again_and_the_message_is_not_handled_twice() {
+    let server = NatsServer::start();
+    let direct = bridge(&server).await;
+    let proxy = FaultProxy::start(server.port(), 1).await;
+    let config =
+        Config { servers: vec![proxy.url()], reconnect_pause_max: Duration::from_millis(200), ..Config::default() };
+    let worker = Bridge::connect_with(config).await.unwrap();
+    let config = ConsumeConfig { ack_wait: Duration::from_millis(500), ..quick() };
+    let mut consumer = worker.consume(config).await.unwrap();
+    publish(&direct, 20).await;
+    for i in 0..20 {
+        let delivery = next(&mut consumer).await;
+        if i == 10 {
+            proxy.set(Weather::MuteClient);
+        }
+        delivery.ack().await.unwrap();
+    }
+    proxy.reset();
+    proxy.set(Weather::Calm);
+    // Nothing of it is handed out again, and the server learns of every ack.
+    let quiet = tokio::spawn(async move { consumer.next().await });
+    eventually_true("the queue is empty", || async { messages(&direct, "ORDERS").await == 0 }).await;
+    assert!(!quiet.is_finished());
+    assert_eq!(messages(&direct, "ORDERS_DLQ").await, 0);
+}
+
+#[tokio::test]
+async fn retries_come_when_the_policy_says() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    publish(&bridge, 10).await;
+    let retry = RetryPolicy {
+        attempts: 4,
+        first_pause: Duration::from_millis(200),
+        max_pause: Duration::from_millis(400),
+        jitter: false,
+        ..Default::default()
+    };
+    let mut consumer = bridge.consume(ConsumeConfig { retry, ..quick() }).await.unwrap();
+    let mut failed: BTreeMap<usize, (Instant, Duration)> = BTreeMap::new();
+    let mut over = Vec::new();
+    let mut letters = 0;
+    while letters < 10 {
+        let delivery = next(&mut consumer).await;
+        let (number, now) = (number(&delivery), Instant::now());
+        if let Some((before, pause)) = failed.get(&number) {
+            let waited = now - *before;
+            assert!(waited + Duration::from_millis(5) >= *pause, "{number} came after {waited:?} instead of {pause:?}");
+            over.push(waited.saturating_sub(*pause + *pause / 10));
+        }
+        let at = Instant::now();
+        match delivery.retry("not yet").await.unwrap() {
+            Settled::Retried { after } => drop(failed.insert(number, (at, after))),
+            Settled::DeadLettered { .. } => letters += 1,
+            Settled::Acked => panic!("it failed"),
+        }
+    }
+    assert_eq!(over.len(), 30, "three retries each, and not one more");
+    // A crowded machine delays some; not all.
+    over.sort();
+    assert!(over[over.len() / 2] <= Duration::from_millis(50), "{over:?}");
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream;
 use futures::StreamExt;
-use nats_bridge::{Bridge, Config, ErrorKind, Landed, Message, MessageId, PublishConfig};
+use nats_bridge::{BreakerConfig, BreakerState, Bridge, Config, ErrorKind, Landed, Message, MessageId, PublishConfig};
 use test_support::eventually::eventually_some;
+use test_support::fault_proxy::{FaultProxy, Weather};
 use test_support::nats::NatsServer;
 
 async fn bridge_with(server: &NatsServer, publish: PublishConfig) -> Bridge {
@@ -244,4 +245,56 @@ async fn an_id_is_recognised_whatever_headers_stand_beside_it() {
         assert!(!bridge.publish(message()).await.unwrap().duplicate);
         assert!(bridge.publish(message()).await.unwrap().duplicate);
     }
+}
+
+#[tokio::test]
+async fn an_open_breaker_fails_at_once_and_closes_when_nats_is_back() {
+    let server = NatsServer::start();
+    let breaker = BreakerConfig { trip_after: Duration::from_millis(300), probe_every: Duration::from_millis(200) };
+    let bridge = bridge_with(&server, PublishConfig { breaker: Some(breaker), ..Default::default() }).await;
+    let mut state = bridge.breaker();
+    assert_eq!(*state.borrow(), BreakerState::Closed);
+    server.pause();
+    let first = bridge.publish_later(Message::new("orders.new", "1")).await.unwrap();
+    let cap = Duration::from_secs(15);
+    tokio::time::timeout(cap, state.wait_for(|state| *state == BreakerState::Open)).await.unwrap().unwrap();
+    let error = bridge.publish(Message::new("orders.new", "2").id("o-2")).await.unwrap_err();
+    assert_eq!((error.kind(), error.landed()), (ErrorKind::BreakerOpen, Landed::No));
+    assert_eq!(error.to_string(), "breaker open: subject=orders.new msg_id=o-2");
+    assert!(error.is_temporary());
+    // One at a time may see whether NATS is back; it counts as published.
+    let probe = eventually_some("a probe is let through", || async {
+        bridge.try_publish(Message::new("orders.new", "3")).ok()
+    })
+    .await;
+    server.resume();
+    tokio::time::timeout(cap, state.wait_for(|state| *state == BreakerState::Closed)).await.unwrap().unwrap();
+    first.await.unwrap();
+    probe.await.unwrap();
+    bridge.publish(Message::new("orders.new", "4")).await.unwrap();
+    assert_eq!(stored(&bridge).await, 3);
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_noticed_by_the_missing_confirm_and_made_anew() {
+    let server = NatsServer::start();
+    let proxy = FaultProxy::start(server.port(), 1).await;
+    let config = Config {
+        servers: vec![proxy.url()],
+        // The client's own pings would take minutes.
+        ping_interval: Duration::from_secs(60),
+        publish: PublishConfig { ack_wait: Duration::from_millis(500), ..Default::default() },
+        ..Config::default()
+    };
+    let bridge = Bridge::connect_with(config).await.unwrap();
+    bridge_with(&server, PublishConfig::default()).await;
+    bridge.publish(Message::new("orders.new", "1")).await.unwrap();
+    proxy.set(Weather::DeafClient);
+    let pending = bridge.publish_later(Message::new("orders.new", "2")).await.unwrap();
+    eventually_some("the proxy swallows", || async { (proxy.swallowed() > 0).then_some(()) }).await;
+    proxy.set(Weather::Calm);
+    // The hole in the old connection stays: without a new one the confirm cannot come.
+    let published = tokio::time::timeout(Duration::from_secs(15), pending).await.unwrap().unwrap();
+    assert_eq!((published.sequence, published.duplicate), (2, true));
+    assert_eq!(proxy.connections(), 2);
 }

@@ -2,6 +2,9 @@
 //!
 //! The servers block and use `std` alone, so that tests, benchmarks and `cargo xtask demo` can use them alike.
 
+pub mod cluster;
 pub mod eventually;
+pub mod fault_proxy;
 pub mod nats;
 pub mod rabbit;
+pub mod random;

@@ -4,6 +4,7 @@ export type Landed = "no" | "unknown";
 /** What went wrong, as one word; the same in every language. */
 export type ErrorCode =
   | "already_settled"
+  | "breaker_open"
   | "closed"
   | "config"
   | "conflict"

@@ -71,7 +71,7 @@ impl Bridge {
         let (dropped, dropped_rx) = mpsc::unbounded_channel();
         let (statuses, statuses_rx) = mpsc::unbounded_channel();
         let client = self.client().clone();
-        let shared = Arc::new(Shared::new(client, js.clone(), config, letters, held, dropped, statuses));
+        let shared = Arc::new(Shared::new(client, js.clone(), self.pulse(), config, letters, held, dropped, statuses));
         Supervisor::start(shared.clone(), self.connection(), dropped_rx, statuses_rx).await?;
         Ok(Consumer { shared })
     }
@@ -196,20 +196,27 @@ where
     H: Fn(Received) -> F,
     F: Future<Output = Result<(), Failure>>,
 {
-    let received = delivery.received();
-    let work = std::panic::AssertUnwindSafe(async move { handler(received).await });
-    let settled = match work.catch_unwind().await {
-        Ok(Ok(())) => delivery.ack().await,
-        Ok(Err(failure)) => delivery.retry(failure).await,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-            delivery.retry(Failure::of("panic", text)).await
-        }
+    let settled = match outcome(handler, delivery.received()).await {
+        Ok(()) => delivery.ack().await,
+        Err(failure) => delivery.retry(failure).await,
     };
     if let Err(error) = settled {
         tracing::warn!(%error, "a delivery could not be settled");
     }
+}
+
+/// Runs a handler over one message; a panic is a failure of class `panic`.
+pub(super) async fn outcome<H, F>(handler: &H, received: Received) -> Result<(), Failure>
+where
+    H: Fn(Received) -> F,
+    F: Future<Output = Result<(), Failure>>,
+{
+    let work = std::panic::AssertUnwindSafe(async move { handler(received).await });
+    work.catch_unwind().await.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(Failure::of("panic", text))
+    })
 }
 
 impl Drop for Consumer {

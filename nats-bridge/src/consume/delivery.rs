@@ -2,16 +2,18 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
+use super::done::End;
 use super::held::Token;
 use super::place::Place;
-use super::shared::Shared;
+use super::shared::{ACK, Shared};
 use crate::dead_letter::{Failure, Reason};
 use crate::error::Result;
+use crate::retry::Next;
 
 /// A message as it was received. Clones share it.
 #[derive(Debug, Clone)]
@@ -87,8 +89,16 @@ impl Received {
     }
 
     /// Which delivery of this message it is, from 1. Above 1 it may have been handled before.
+    ///
+    /// It is the server's count, raised by what this process knows: a nats-server that was killed may have forgotten it. A
+    /// message that the server delivers again while this process holds it is not handed out a second time.
     pub fn attempt(&self) -> u64 {
         self.0.place.delivered
+    }
+
+    /// Whether it may have been handled before: [`attempt`](Received::attempt) is above 1.
+    pub fn redelivered(&self) -> bool {
+        self.attempt() > 1
     }
 
     /// Its sequence in the stream.
@@ -105,6 +115,12 @@ impl Received {
     /// How many messages the consumer had still to deliver after this one.
     pub fn pending(&self) -> u64 {
         self.0.place.pending
+    }
+
+    /// The same message, one attempt later.
+    pub(super) fn next_attempt(&self) -> Received {
+        let place = Place { delivered: self.0.place.delivered + 1, ..self.0.place };
+        Received(Arc::new(Inner { message: self.0.message.clone(), place }))
     }
 
     pub(super) fn stored_at_nanos(&self) -> i128 {
@@ -127,8 +143,9 @@ impl Delivery {
         self.received.clone()
     }
 
-    /// Says that the message is done. Returns when the client has taken the ack, not when the server has it: an ack that
-    /// is lost with the connection means that the message is delivered again.
+    /// Says that the message is done. Returns when the client has taken the ack, not when the server has it: when an ack is
+    /// lost with the connection, the server delivers the message again and this process, as long as it lives, answers with
+    /// another ack instead of handing it out.
     ///
     /// # Errors
     /// `Closed`: the connection was closed; the message will be delivered again.
@@ -137,9 +154,9 @@ impl Delivery {
     /// Dropped before it is ready, the delivery counts as dropped.
     pub async fn ack(mut self) -> Result<Settled> {
         let Some(shared) = &self.shared else { return Ok(Settled::Acked) };
-        shared.send(&self.received, Bytes::from_static(b"+ACK")).await?;
+        shared.send(&self.received, ACK).await?;
         shared.metrics.acked.increment(1);
-        shared.settled(self.token, self.received.sequence(), true);
+        shared.settled(self.token, &self.received, Some(End::Acked));
         self.shared = None;
         Ok(Settled::Acked)
     }
@@ -153,9 +170,9 @@ impl Delivery {
     /// Dropped before it is ready, the delivery counts as dropped.
     pub async fn ack_confirmed(mut self) -> Result<Settled> {
         let Some(shared) = &self.shared else { return Ok(Settled::Acked) };
-        shared.send_confirmed(&self.received, Bytes::from_static(b"+ACK")).await?;
+        shared.send_confirmed(&self.received, ACK).await?;
         shared.metrics.acked.increment(1);
-        shared.settled(self.token, self.received.sequence(), true);
+        shared.settled(self.token, &self.received, Some(End::Acked));
         self.shared = None;
         Ok(Settled::Acked)
     }
@@ -205,6 +222,52 @@ impl Delivery {
         // In a task of its own, so that a caller that goes away does not cut a hand-over in two.
         self.shared = None;
         finish(tokio::spawn(async move { shared.give_up(received, token, why).await })).await
+    }
+
+    /// It waits in this process for its turn: the time does not count for `max_run`.
+    pub(super) fn wait(&self) {
+        self.mark(None);
+    }
+
+    /// Its handler begins.
+    pub(super) fn start(&self, now: Instant) {
+        self.mark(Some(now));
+    }
+
+    fn mark(&self, started: Option<Instant>) {
+        if let Some(shared) = &self.shared
+            && let Some(tenant) = shared.lock().held.get_mut(self.token)
+        {
+            tenant.started = started;
+        }
+    }
+
+    /// Notes a failure that is tried again in this process, and counts the next attempt.
+    pub(super) fn failed_here(&mut self, failure: Failure, now: SystemTime) -> Next {
+        let Some(shared) = &self.shared else { return Next::GiveUp };
+        let next = shared.note_failure(&self.received, Reason::HandlerError, failure, now).1;
+        if let Next::After(pause) = next {
+            shared.log_retry(&self.received, pause);
+            self.received = self.received.next_attempt();
+        }
+        next
+    }
+
+    /// Waits; false when the consumer is drained meanwhile.
+    pub(super) async fn pause(&self, pause: Duration) -> bool {
+        let Some(shared) = &self.shared else { return true };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = shared.drain.cancelled() => false,
+        }
+    }
+
+    /// Gives it back to the server unsettled: another process may have it at once.
+    pub(super) async fn give_back(mut self) {
+        let Some(shared) = self.shared.take() else { return };
+        // A closed connection gives everything back.
+        let _ = shared.send(&self.received, Bytes::from_static(b"-NAK")).await;
+        shared.settled(self.token, &self.received, None);
     }
 
     async fn fail(mut self, reason: Reason, failure: Failure, pause: Option<Duration>) -> Result<Settled> {

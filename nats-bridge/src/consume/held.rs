@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use async_nats::Subject;
 
 use super::credit::Credit;
+use super::place::Place;
 
 /// Names a held delivery; a settled one's name is not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,7 @@ struct Slot {
 pub(crate) struct Tenant {
     pub reply: Subject,
     pub sequence: u64,
+    pub stored_at: i128,
     pub attempt: u64,
     pub bytes: usize,
     /// When a sign of life went to the server last; its delivery was the first.
@@ -45,7 +47,7 @@ impl Held {
         Held { credit, slots: Vec::new(), free: Vec::new() }
     }
 
-    pub fn insert(&mut self, reply: Subject, sequence: u64, attempt: u64, bytes: usize, now: Instant) -> Token {
+    pub fn insert(&mut self, reply: Subject, place: &Place, bytes: usize, now: Instant) -> Token {
         self.credit.received(bytes);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, tenant: None });
@@ -54,8 +56,9 @@ impl Held {
         let slot = &mut self.slots[index as usize];
         slot.tenant = Some(Tenant {
             reply,
-            sequence,
-            attempt,
+            sequence: place.stream_sequence,
+            stored_at: place.stored_at,
+            attempt: place.delivered,
             bytes,
             signed: now,
             started: None,
@@ -76,6 +79,17 @@ impl Held {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(token.index);
         self.credit.settled(tenant.bytes);
+        Some(tenant)
+    }
+
+    /// The held delivery of a message that came again, told of its new name on the server. None: it is not held, or its
+    /// handler ran too long and is not waited for.
+    pub fn again(&mut self, sequence: u64, stored_at: i128, reply: &Subject) -> Option<&mut Tenant> {
+        let tenants = self.slots.iter_mut().filter_map(|slot| slot.tenant.as_mut());
+        let same =
+            |tenant: &&mut Tenant| (tenant.sequence, tenant.stored_at) == (sequence, stored_at) && !tenant.overtime;
+        let tenant = tenants.into_iter().find(same)?;
+        tenant.reply = reply.clone();
         Some(tenant)
     }
 
@@ -115,13 +129,17 @@ mod tests {
         let at = |s| start + Duration::from_secs(s);
         let (every, max_run) = (Duration::from_secs(10), Duration::from_secs(25));
         let mut held = Held::new(Credit::new(10, 1000));
-        let running = held.insert("r1".into(), 1, 1, 5, start);
-        let waiting = held.insert("r2".into(), 2, 1, 5, start);
+        let place = |stream_sequence| Place { delivered: 1, stream_sequence, stored_at: 0, pending: 0 };
+        let running = held.insert("r1".into(), &place(1), 5, start);
+        let waiting = held.insert("r2".into(), &place(2), 5, start);
         held.get_mut(running).unwrap().started = Some(start);
         assert_eq!(held.handed_out(), 1);
         assert_eq!(held.due(at(5), every, max_run), (vec![], vec![]));
         assert_eq!(held.due(at(10), every, max_run).0.len(), 2);
         assert_eq!(held.due(at(30), every, max_run), (vec!["r2".into()], vec![(1, 1)]));
+        assert!(held.again(1, 0, &"r3".into()).is_none(), "another handler may have it");
+        assert!(held.again(2, 7, &"r3".into()).is_none(), "another message");
+        assert!(held.again(2, 0, &"r2".into()).is_some());
         // The one that ran too long is silent from now on; the one that waits is not.
         assert_eq!(held.due(at(40), every, max_run), (vec!["r2".into()], vec![]));
         assert!(held.remove(running).is_some() && held.remove(running).is_none());

@@ -7,7 +7,9 @@
 mod consumer;
 mod credit;
 mod delivery;
+mod done;
 mod held;
+mod keyed;
 mod metrics;
 mod outcomes;
 mod place;

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use async_nats::{Client, Message, Request, Subscriber, jetstream};
+use async_nats::{Client, Message, Request, Subject, Subscriber, jetstream};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::{Received, Settled};
+use super::done::{Done, End};
 use super::held::{Held, Token};
 use super::metrics::ConsumeMetrics;
 use super::outcomes::{Outcomes, Remembered};
@@ -21,11 +22,13 @@ use super::{ConsumeConfig, ConsumerState};
 use crate::dead_letter::{self, Facts, Failure, Reason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::{Published, Publisher};
+use crate::pulse::Pulse;
 use crate::retry::{Next, RetryPolicy};
 
 pub(super) struct Shared {
     pub client: Client,
     pub jetstream: jetstream::Context,
+    pub pulse: Arc<Pulse>,
     pub config: ConsumeConfig,
     pub metrics: ConsumeMetrics,
     /// Publishes dead letters; apart from the application's own publishing, with shorter bounds.
@@ -63,6 +66,9 @@ pub(super) struct Inner {
     pub delivered: Instant,
     /// Messages that the policy has given up before they came, for the supervisor.
     pub unreported: Vec<(Received, Token)>,
+    /// What ended here or is in a handler's hands and came again: the server is told so.
+    pub told_again: Vec<(Subject, Bytes)>,
+    done: Done,
     /// The subscription ended.
     pub closed: bool,
     // Messages that wait for the dead-letter stream.
@@ -72,6 +78,13 @@ pub(super) struct Inner {
 /// Messages taken from the client at once.
 const BATCH: usize = 256;
 
+/// What ends the original of a dead letter.
+pub(super) const TERMINATE: Bytes = Bytes::from_static(b"+TERM dead letter");
+/// What keeps a delivery alive.
+pub(super) const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+/// What ends a message that was handled.
+pub(super) const ACK: Bytes = Bytes::from_static(b"+ACK");
+
 /// How [`Shared::hand_over`] went wrong, with what is needed to try again.
 type Stuck = Box<(Error, Received, Remembered)>;
 
@@ -80,6 +93,7 @@ impl Shared {
     pub fn new(
         client: Client,
         jetstream: jetstream::Context,
+        pulse: Arc<Pulse>,
         config: ConsumeConfig,
         letters: Publisher,
         held: Held,
@@ -89,6 +103,7 @@ impl Shared {
         Shared {
             client,
             jetstream,
+            pulse,
             metrics: ConsumeMetrics::new(&config.stream, &config.name),
             letters,
             letter_subject: dead_letter::subject(&config.stream, &config.name),
@@ -110,6 +125,8 @@ impl Shared {
                 heard: Instant::now(),
                 delivered: Instant::now(),
                 unreported: Vec::new(),
+                told_again: Vec::new(),
+                done: Done::default(),
                 closed: false,
                 stuck: 0,
             }),
@@ -160,12 +177,22 @@ impl Shared {
                 (None, None) => {
                     tracing::warn!(subject = &*message.subject, "a message without an ack subject came to a consumer");
                 }
-                (None, Some(place)) => {
+                (None, Some(mut place)) => {
                     fresh += 1;
-                    again += u64::from(place.delivered > 1);
                     let bytes = message.length;
                     let reply = message.reply.clone().unwrap_or_else(|| message.subject.clone());
-                    let token = inner.held.insert(reply, place.stream_sequence, place.delivered, bytes, now);
+                    if let Some(known) = inner.known(&place, &reply) {
+                        again += 1;
+                        inner.held.credit.received(bytes);
+                        inner.held.credit.settled(bytes);
+                        inner.told_again.push((reply, known));
+                        for_supervisor = true;
+                        next = subscriber.poll_next_unpin(cx);
+                        continue;
+                    }
+                    place.delivered = inner.true_count(&place);
+                    again += u64::from(place.delivered > 1);
+                    let token = inner.held.insert(reply, &place, bytes, now);
                     let received = Received::new(message, place);
                     match place.delivered > attempts {
                         // The policy's last attempt was not settled: nobody reported how it ended.
@@ -214,13 +241,15 @@ impl Shared {
         })
     }
 
-    /// The delivery is settled: gives its credit back; `done` forgets its failures too.
-    pub fn settled(&self, token: Token, sequence: u64, done: bool) {
+    /// The delivery is settled: gives its credit back. One that ended is remembered, in case the server does not hear of it,
+    /// and its failures are forgotten.
+    pub fn settled(&self, token: Token, received: &Received, end: Option<End>) {
         let mut inner = self.lock();
         let wanted = inner.held.credit.wants_pull();
         inner.held.remove(token);
-        if done {
-            inner.outcomes.forget(sequence);
+        if let Some(end) = end {
+            inner.outcomes.forget(received.sequence());
+            inner.done.ended(received.sequence(), received.stored_at_nanos(), end);
         }
         let wants = !wanted && inner.held.credit.wants_pull();
         drop(inner);
@@ -238,29 +267,47 @@ impl Shared {
         failure: Failure,
         pause: Option<Duration>,
     ) -> Result<Settled> {
-        let (attempt, sequence) = (received.attempt(), received.sequence());
-        let now = SystemTime::now();
-        let remembered = self.lock().outcomes.failed(sequence, attempt, reason, failure, now);
-        let elapsed = now.duration_since(remembered.first).unwrap_or_default();
-        let next = self.config.retry.next(u32::try_from(attempt).unwrap_or(u32::MAX), elapsed, rand::random());
+        let (remembered, next) = self.note_failure(&received, reason, failure, SystemTime::now());
         let Next::After(computed) = next else { return self.give_up(received, token, remembered).await };
         let pause = pause.unwrap_or(computed);
-        tracing::info!(
-            stream = self.config.stream,
-            consumer = self.config.name,
-            sequence,
-            attempt,
-            pause_ms = pause.as_millis() as u64,
-            reason = remembered.reason.name(),
-            class = remembered.failure.class,
-            "a delivery failed and will be tried again"
-        );
+        self.log_retry(&received, pause);
         // A delay of zero means "not given" to the server, which is the same: at once.
         let nak = format!("-NAK {{\"delay\": {}}}", pause.as_nanos());
         self.send(&received, nak.into()).await?;
-        self.metrics.retried.increment(1);
-        self.settled(token, sequence, false);
+        self.settled(token, &received, None);
         Ok(Settled::Retried { after: pause })
+    }
+
+    /// Remembers a failure and asks the policy what to do.
+    pub fn note_failure(
+        &self,
+        received: &Received,
+        reason: Reason,
+        failure: Failure,
+        now: SystemTime,
+    ) -> (Remembered, Next) {
+        let attempt = received.attempt();
+        let remembered = self.lock().outcomes.failed(received.sequence(), attempt, reason, failure, now);
+        let elapsed = now.duration_since(remembered.first).unwrap_or_default();
+        let next = self.config.retry.next(u32::try_from(attempt).unwrap_or(u32::MAX), elapsed, rand::random());
+        (remembered, next)
+    }
+
+    /// No retry is silent.
+    pub fn log_retry(&self, received: &Received, pause: Duration) {
+        self.metrics.retried.increment(1);
+        let inner = self.lock();
+        let known = inner.outcomes.get(received.sequence());
+        tracing::info!(
+            stream = self.config.stream,
+            consumer = self.config.name,
+            sequence = received.sequence(),
+            attempt = received.attempt(),
+            pause_ms = pause.as_millis() as u64,
+            reason = known.map(|known| known.reason.name()),
+            class = known.map(|known| known.failure.class.as_str()),
+            "a delivery failed and will be tried again"
+        );
     }
 
     /// Hands the message over to the dead-letter stream. If that cannot be, the consumer pauses and a task goes on trying.
@@ -328,16 +375,16 @@ impl Shared {
                 while !shared.end.is_cancelled() && shared.terminate(&received).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
-                shared.settled(token, received.sequence(), true);
+                shared.settled(token, &received, Some(End::DeadLettered));
             });
             return Ok(settled);
         }
-        self.settled(token, received.sequence(), true);
+        self.settled(token, &received, Some(End::DeadLettered));
         Ok(settled)
     }
 
     async fn terminate(&self, received: &Received) -> Result<()> {
-        self.send_confirmed(received, Bytes::from_static(b"+TERM dead letter")).await
+        self.send_confirmed(received, TERMINATE).await
     }
 
     async fn hand_over_until_it_is_stored(self: Arc<Self>, mut received: Received, token: Token, mut why: Remembered) {
@@ -418,6 +465,30 @@ impl Shared {
             .with("stream", &self.config.stream)
             .with("consumer", &self.config.name)
             .with("sequence", received.sequence())
+    }
+}
+
+impl Inner {
+    // What to tell the server of a message that came again and needs no handler: it ended here, or is in a handler's hands.
+    fn known(&mut self, place: &place::Place, reply: &Subject) -> Option<Bytes> {
+        if !self.done.may_be_known(place) {
+            return None;
+        }
+        match self.done.end_of(place) {
+            Some(End::Acked) => Some(ACK),
+            Some(End::DeadLettered) => Some(TERMINATE),
+            None => {
+                let held = self.held.again(place.stream_sequence, place.stored_at, reply).is_some();
+                held.then_some(IN_PROGRESS)
+            }
+        }
+    }
+
+    // A nats-server that was killed may count from 1 again; what this process knows is added.
+    fn true_count(&mut self, place: &place::Place) -> u64 {
+        let before = self.done.arrived(place);
+        let known = self.outcomes.get(place.stream_sequence).map_or(0, |known| known.attempt);
+        place.delivered.max(known + 1).max(1 + u64::from(before))
     }
 }
 

@@ -16,7 +16,7 @@ use super::ConsumerState;
 use super::delivery::Received;
 use super::held::Token;
 use super::outcomes::Remembered;
-use super::shared::{Shared, age_ms};
+use super::shared::{IN_PROGRESS, Shared, age_ms};
 use super::status::{self, Status};
 use crate::api::ask;
 use crate::connection::Connection;
@@ -128,10 +128,14 @@ impl Supervisor {
 
     // What came up while messages were read.
     async fn settle_up(&mut self) -> Result<()> {
-        let (unreported, closed) = {
+        let (unreported, told_again, closed) = {
             let mut inner = self.shared.lock();
-            (std::mem::take(&mut inner.unreported), inner.closed)
+            (std::mem::take(&mut inner.unreported), std::mem::take(&mut inner.told_again), inner.closed)
         };
+        for (reply, what) in told_again {
+            self.shared.metrics.told_again.increment(1);
+            let _ = self.shared.client.publish(reply, what).await;
+        }
         for (received, token) in unreported {
             self.give_up_unreported(received, token);
         }
@@ -287,7 +291,7 @@ impl Supervisor {
             return Ok(());
         }
         for reply in signs {
-            let _ = self.shared.client.publish(reply, Bytes::from_static(b"+WPI")).await;
+            let _ = self.shared.client.publish(reply, IN_PROGRESS).await;
         }
         if !pull_open || self.draining {
             self.shared.lock().delivered = now;
@@ -296,6 +300,8 @@ impl Supervisor {
         if now.duration_since(heard) > self.shared.config.heartbeat * 2 {
             self.shared.metrics.rebuilt_heartbeat.increment(1);
             tracing::warn!(consumer = self.shared.config.name, silent_ms = age_ms(heard), "no heartbeat; pulling anew");
+            let pulse = self.shared.pulse.clone();
+            tokio::spawn(async move { pulse.feel().await });
             return self.rebuild().await;
         }
         let stalled_after = self.shared.config.stalled_after;
@@ -372,7 +378,7 @@ impl Supervisor {
         let waiting = std::mem::take(&mut self.shared.lock().ready);
         for (received, token) in waiting {
             let _ = self.shared.send(&received, Bytes::from_static(b"-NAK")).await;
-            self.shared.settled(token, received.sequence(), false);
+            self.shared.settled(token, &received, None);
         }
     }
 }

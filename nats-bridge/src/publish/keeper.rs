@@ -103,6 +103,10 @@ impl Keeper {
 
     fn confirmed(&mut self, batch: &mut Vec<Confirm>) {
         let now = Instant::now();
+        let answered = |confirm: &Confirm| !matches!(&confirm.result, Err(rejection) if rejection.is_temporary());
+        if batch.iter().any(answered) {
+            self.shared.on_breaker(|breaker| breaker.heard());
+        }
         let (mut stored, mut duplicates, mut slots, mut bytes) = (0, 0, 0, 0);
         let mut window = self.shared.lock();
         for Confirm { token, result } in batch.drain(..) {
@@ -154,7 +158,8 @@ impl Keeper {
         self.connects = now.connects;
         let tokens = {
             let mut window = self.shared.lock();
-            let tokens = window.tokens(|out| out.resend_at.is_none());
+            // What waits after a rejection was answered and goes on waiting.
+            let tokens = window.tokens(|out| out.resend_at.is_none() || out.rejection.is_none());
             for token in &tokens {
                 if let Some(out) = window.get_mut(*token) {
                     out.unknown = true;
@@ -171,7 +176,8 @@ impl Keeper {
     async fn overdue(&mut self) {
         let now = Instant::now();
         let config = &self.shared.config;
-        let (expired, silent, due) = {
+        self.shared.on_breaker(|breaker| breaker.tick(self.shared.lock().len() > 0, now));
+        let (expired, silent, unanswered, rejected) = {
             let mut window = self.shared.lock();
             self.shared.metrics.in_flight.set(window.len() as f64);
             if window.len() == 0 {
@@ -186,18 +192,26 @@ impl Keeper {
             for token in &silent {
                 if let Some(out) = window.get_mut(*token) {
                     out.unknown = true;
+                    out.rejection = None;
+                    out.resend_at = Some(now + self.shared.jitter(out.attempt));
                 }
             }
-            let due = window.tokens(|out| out.resend_at.is_some_and(|at| at <= now) && !expired_at(out, now, config));
+            let due = |out: &Outstanding| out.resend_at.is_some_and(|at| at <= now) && !expired_at(out, now, config);
+            let unanswered = window.tokens(|out| due(out) && out.rejection.is_none());
+            let rejected = window.tokens(|out| due(out) && out.rejection.is_some());
             let expired: Vec<Outstanding> = expired.into_iter().filter_map(|token| window.remove(token)).collect();
-            (expired, silent, due)
+            (expired, !silent.is_empty(), unanswered, rejected)
         };
         for out in expired {
             self.give_up(out);
         }
         if self.connection.borrow().connected {
-            self.resend(silent, &self.shared.metrics.resend_no_answer).await;
-            self.resend(due, &self.shared.metrics.resend_rejected).await;
+            if silent {
+                let pulse = self.shared.pulse.clone();
+                tokio::spawn(async move { pulse.feel().await });
+            }
+            self.resend(unanswered, &self.shared.metrics.resend_no_answer).await;
+            self.resend(rejected, &self.shared.metrics.resend_rejected).await;
         }
     }
 
@@ -220,6 +234,7 @@ impl Keeper {
                 out.attempt += 1;
                 out.sent = now;
                 out.resend_at = None;
+                out.rejection = None;
                 (out.subject.clone(), out.payload.clone(), header_map(&out.headers, out.id.as_deref()))
             };
             counter.increment(1);
@@ -255,7 +270,7 @@ impl Keeper {
     fn give_up(&self, out: Outstanding) {
         self.shared.release(1, out.size as usize);
         let error = match &out.rejection {
-            Some(rejection) if out.resend_at.is_some() => {
+            Some(rejection) => {
                 self.shared.metrics.rejected.increment(1);
                 rejected(&out, rejection)
             }
@@ -298,12 +313,17 @@ impl Shared {
         }
     }
 
+    // What is sent again after silence is spread in time; the order within the window stays.
+    fn jitter(&self, attempt: u32) -> Duration {
+        self.config.pauses().full_pause(attempt).mul_f64(rand::random())
+    }
+
     fn may_resend(&self, out: &Outstanding, now: Instant) -> bool {
         if out.attempt >= self.config.attempts {
             return false;
         }
         // After a rejection nothing landed: then neither an id nor the duplicate window matters.
-        let clean = out.resend_at.is_some() && !out.unknown;
+        let clean = out.rejection.is_some() && !out.unknown;
         let bound = Duration::from_millis(self.resend_bound_ms.load(Ordering::Relaxed));
         clean || (out.id.is_some() && now.duration_since(out.started) < bound)
     }
@@ -364,6 +384,9 @@ impl super::PublishConfig {
                 Err(wrong("max_in_flight_bytes is 1 to 2 GiB"))
             }
             c if c.ack_wait.is_zero() || c.ack_wait > c.deadline => Err(wrong("ack_wait is above 0, at most deadline")),
+            c if c.breaker.as_ref().is_some_and(|b| b.trip_after.is_zero() || b.probe_every.is_zero()) => {
+                Err(wrong("breaker.trip_after and breaker.probe_every are above 0"))
+            }
             c if c.attempts == 0 => Err(wrong("attempts is at least 1")),
             _ => Ok(()),
         }

@@ -4,6 +4,7 @@
 //! - [`ConfirmInbox`]: the layer below; one subscription for the confirms of many publishes.
 //! - [`Stored`], [`Rejection`]: what JetStream answers.
 
+mod breaker;
 mod confirm;
 mod inbox;
 mod keeper;
@@ -13,6 +14,7 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use breaker::{BreakerConfig, BreakerState};
 pub use confirm::{Rejection, Stored};
 pub use inbox::{Confirm, ConfirmInbox, Confirms};
 pub use publisher::{Pending, Publisher};
@@ -50,6 +52,8 @@ pub struct PublishConfig {
     pub deadline: Duration,
     /// How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 s.
     pub no_stream_wait: Duration,
+    /// Fails at once with `BreakerOpen` while NATS confirms nothing; default none: publishing waits, up to `deadline`.
+    pub breaker: Option<BreakerConfig>,
 }
 
 impl Default for PublishConfig {
@@ -61,12 +65,14 @@ impl Default for PublishConfig {
             attempts: 10,
             deadline: Duration::from_secs(60),
             no_stream_wait: Duration::from_secs(5),
+            breaker: None,
         }
     }
 }
 
 impl PublishConfig {
-    // Between rejections that may pass. Short, because a leader election takes a second or two.
+    // Between sends: after a rejection that may pass, and after silence. Short, because a leader election takes a second or
+    // two.
     fn pauses(&self) -> RetryPolicy {
         RetryPolicy {
             attempts: self.attempts,

@@ -2,24 +2,26 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, jetstream};
+use async_nats::jetstream;
 use futures::FutureExt;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::breaker::Breaker;
 use super::inbox::ConfirmInbox;
 use super::keeper::{Keeper, PublishMetrics};
 use super::window::{Outstanding, Window};
-use super::{PublishConfig, Published};
+use super::{BreakerState, PublishConfig, Published};
 use crate::connection::Events;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, header_map};
 use crate::message_id::{Generator, MessageId};
+use crate::pulse::Pulse;
 
 /// Publishes to JetStream, with a window of its own. Clones share the window.
 ///
@@ -33,7 +35,7 @@ pub struct Publisher {
 pub(super) struct Shared {
     pub inbox: ConfirmInbox,
     pub config: PublishConfig,
-    pub window: std::sync::Mutex<Window>,
+    pub window: Mutex<Window>,
     pub slots: Semaphore,
     pub bytes: Semaphore,
     pub ids: Generator,
@@ -41,6 +43,9 @@ pub(super) struct Shared {
     // The shortest duplicate window (milliseconds) of the streams published to; a resend later than this after the
     // first send could be stored twice.
     pub resend_bound_ms: AtomicU64,
+    pub pulse: Arc<Pulse>,
+    pub breaker: Option<Mutex<Breaker>>,
+    pub breaker_state: watch::Sender<BreakerState>,
 }
 
 /// A message that was handed over and is not confirmed yet; await it for the outcome.
@@ -53,16 +58,19 @@ pub struct Pending {
 
 impl Publisher {
     pub(crate) async fn open(
-        client: &Client,
+        pulse: &Arc<Pulse>,
         jetstream: jetstream::Context,
         events: &Events,
         config: PublishConfig,
         region: Option<&str>,
     ) -> Result<Publisher> {
         config.check()?;
-        let (inbox, confirms) = ConfirmInbox::open(client).await?;
+        let (inbox, confirms) = ConfirmInbox::open(&jetstream.client()).await?;
         let shared = Arc::new(Shared {
             inbox,
+            breaker: config.breaker.clone().map(|config| Mutex::new(Breaker::new(config, Instant::now()))),
+            breaker_state: watch::Sender::new(BreakerState::Closed),
+            pulse: pulse.clone(),
             slots: Semaphore::new(config.max_in_flight),
             bytes: Semaphore::new(config.max_in_flight_bytes),
             config,
@@ -90,6 +98,7 @@ impl Publisher {
     /// - `Denied`: this user may not publish to the subject.
     /// - `Unreachable`: no stream listens on the subject, for longer than `no_stream_wait`.
     /// - `Timeout`: not confirmed within the deadline. It may have landed: resend with the same id.
+    /// - `BreakerOpen`: [`PublishConfig::breaker`] is set and NATS confirms nothing at present. Nothing landed.
     /// - `Closed`: the connection was closed. It may have landed.
     ///
     /// # Cancel safety
@@ -104,17 +113,26 @@ impl Publisher {
     /// calls, except around a resend.
     ///
     /// # Errors
-    /// `InvalidMessage`, `TooLarge`, `Closed`; nothing landed. All else comes from the [`Pending`].
+    /// `InvalidMessage`, `TooLarge`, `BreakerOpen`, `Closed`; nothing landed. All else comes from the [`Pending`].
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, nothing is sent.
     pub async fn publish_later(&self, message: Message) -> Result<Pending> {
         let (message, id) = self.prepare(message)?;
         let size = self.window_size(&message);
-        let slot = self.shared.slots.acquire().await.map_err(|_| Error::new(ErrorKind::Closed))?;
-        let bytes = self.shared.bytes.acquire_many(size).await.map_err(|_| Error::new(ErrorKind::Closed))?;
-        slot.forget();
-        bytes.forget();
+        self.shared.admit(&message, id.as_deref())?;
+        let room = async {
+            let slot = self.shared.slots.acquire().await.map_err(|_| Error::new(ErrorKind::Closed))?;
+            let bytes = self.shared.bytes.acquire_many(size).await.map_err(|_| Error::new(ErrorKind::Closed))?;
+            slot.forget();
+            bytes.forget();
+            Ok::<(), Error>(())
+        };
+        tokio::select! {
+            biased;
+            room = room => room?,
+            () = self.shared.opened() => return Err(refused(&message, id.as_deref())),
+        }
         self.hand_over(message, id, size).await
     }
 
@@ -127,6 +145,7 @@ impl Publisher {
         let full = || Error::new(ErrorKind::WindowFull);
         let (message, id) = self.prepare(message)?;
         let size = self.window_size(&message);
+        self.shared.admit(&message, id.as_deref())?;
         let slot = self.shared.slots.try_acquire().map_err(|_| full())?;
         let bytes = self.shared.bytes.try_acquire_many(size).map_err(|_| full())?;
         slot.forget();
@@ -145,6 +164,11 @@ impl Publisher {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Timeout).with("outstanding", self.outstanding())),
         }
+    }
+
+    /// The circuit breaker's state, to await changes of; always `Closed` when [`PublishConfig::breaker`] is none.
+    pub fn breaker(&self) -> watch::Receiver<BreakerState> {
+        self.shared.breaker_state.subscribe()
     }
 
     /// How many messages are handed over and not confirmed.
@@ -225,9 +249,48 @@ impl Shared {
         self.window.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    fn admit(&self, message: &Message, id: Option<&str>) -> Result<()> {
+        let now = Instant::now();
+        match self.on_breaker(|breaker| breaker.admit(now)) {
+            Some(false) => Err(refused(message, id)),
+            _ => Ok(()),
+        }
+    }
+
+    // Ready when the breaker is open.
+    async fn opened(&self) {
+        let mut state = self.breaker_state.subscribe();
+        // The sender lives as long as `self`.
+        let _ = state.wait_for(|state| *state == BreakerState::Open).await;
+    }
+
+    /// Does something with the breaker, if there is one, and tells everybody when its state changed by that.
+    pub fn on_breaker<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> Option<T> {
+        let breaker = self.breaker.as_ref()?;
+        let mut breaker = breaker.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let before = breaker.state();
+        let result = act(&mut breaker);
+        let after = breaker.state();
+        if before != after {
+            tracing::warn!(from = before.name(), to = after.name(), "the publisher's circuit breaker changed");
+            metrics::counter!("natsbridge_publish_breaker_changes_total", "to" => after.name()).increment(1);
+            metrics::gauge!("natsbridge_publish_breaker_open").set(f64::from(u8::from(after != BreakerState::Closed)));
+            self.breaker_state.send_replace(after);
+        }
+        Some(result)
+    }
+
     pub fn release(&self, slots: usize, bytes: usize) {
         self.slots.add_permits(slots);
         self.bytes.add_permits(bytes);
+    }
+}
+
+fn refused(message: &Message, id: Option<&str>) -> Error {
+    let error = Error::new(ErrorKind::BreakerOpen).with("subject", &message.subject);
+    match id {
+        Some(id) => error.with("msg_id", id),
+        None => error,
     }
 }
 

@@ -6,6 +6,7 @@ from .bridge import Bridge, connect
 from .consumer import Consumer, ConsumerState, Delivery
 from .errors import (
     AlreadySettled,
+    BreakerOpen,
     Closed,
     Conflict,
     Denied,
@@ -27,6 +28,7 @@ from .received import Reason, Why
 
 __all__ = [
     "AlreadySettled",
+    "BreakerOpen",
     "Bridge",
     "Buffer",
     "Closed",

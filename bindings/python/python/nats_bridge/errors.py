@@ -73,6 +73,10 @@ class AlreadySettled(Error, code="already_settled"):
     """The delivery was settled before; nothing was sent."""
 
 
+class BreakerOpen(Error, code="breaker_open"):
+    """The publisher's circuit breaker is open; nothing was sent."""
+
+
 class Closed(Error, code="closed"):
     """The connection or the consumer was closed."""
 

@@ -1,0 +1,95 @@
+//! What publisher and handlers wrote down, independent of the SDK and the servers.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use nats_bridge::{Error, Landed, Published, Settled};
+
+#[derive(Default)]
+pub struct Record {
+    /// By message number.
+    pub published: Mutex<Vec<(usize, Outcome)>>,
+    pub handled: Mutex<Vec<Handled>>,
+    worker: AtomicU64,
+    kills: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    Stored { sequence: u64 },
+    No(String),
+    Unknown,
+}
+
+/// One call of the handler.
+#[derive(Debug, Clone)]
+pub struct Handled {
+    pub number: usize,
+    pub sequence: u64,
+    pub attempt: u64,
+    pub worker: u64,
+    /// [`Record::kills`] at that moment.
+    pub kills: u64,
+    pub at: SystemTime,
+    pub did: Did,
+    /// What the SDK said about the settlement; none while it has not.
+    pub settled: Option<Result<Settled, String>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Did {
+    Acked,
+    Failed,
+    Rejected,
+    Dropped,
+}
+
+impl Record {
+    pub fn publish_ended(&self, number: usize, outcome: Result<Published, Error>) {
+        let outcome = match outcome {
+            Ok(at) => Outcome::Stored { sequence: at.sequence },
+            Err(error) => match error.landed() {
+                Landed::No => Outcome::No(error.to_string()),
+                Landed::Unknown => Outcome::Unknown,
+            },
+        };
+        self.published.lock().unwrap().push((number, outcome));
+    }
+
+    /// Once before a server is killed, and once after it.
+    pub fn server_killed(&self) {
+        self.kills.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Odd while a server is being killed; the same even number twice: none was killed in between.
+    pub fn kills(&self) -> u64 {
+        self.kills.load(Ordering::SeqCst)
+    }
+
+    /// What the present worker does from now on did not happen: its process is gone.
+    pub fn worker_vanished(&self) {
+        self.worker.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn worker(&self) -> u64 {
+        self.worker.load(Ordering::SeqCst)
+    }
+
+    /// Notes a handling unless its worker is gone, and gives its place.
+    pub fn handled(&self, handled: Handled) -> Option<usize> {
+        let mut all = self.handled.lock().unwrap();
+        if handled.worker != self.worker() {
+            return None;
+        }
+        all.push(handled);
+        Some(all.len() - 1)
+    }
+
+    pub fn settled(&self, place: usize, worker: u64, settled: Result<Settled, Error>) {
+        let mut all = self.handled.lock().unwrap();
+        if worker == self.worker() {
+            all[place].settled = Some(settled.map_err(|e| e.to_string()));
+        }
+    }
+}

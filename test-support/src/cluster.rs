@@ -1,0 +1,116 @@
+//! A cluster of three nats-servers with JetStream, for streams with three replicas.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::nats::NatsServer;
+
+/// Three servers on 127.0.0.1 that form one cluster. Dropping it stops them.
+///
+/// A client is told only of the servers that it was given (`no_advertise`), so that a proxy in front of one is not walked
+/// around.
+pub struct NatsCluster {
+    nodes: Vec<NatsServer>,
+}
+
+impl NatsCluster {
+    /// Starts three servers and waits (at most 60 s) until they have elected a leader for JetStream.
+    ///
+    /// # Panics
+    /// When no binary is found, or no leader is elected.
+    pub fn start() -> NatsCluster {
+        NatsCluster::start_with(None)
+    }
+
+    /// As [`NatsCluster::start`], with this binary.
+    ///
+    /// # Panics
+    /// As [`NatsCluster::start`].
+    pub fn start_with(binary: Option<PathBuf>) -> NatsCluster {
+        let routes = free_ports(3);
+        let urls: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let nodes = routes.iter().enumerate().map(|(i, port)| {
+            let mut plan = NatsServer::builder().config_line(format!("server_name: n{}", i + 1)).config_line(format!(
+                "cluster {{ name: test, listen: \"127.0.0.1:{port}\", no_advertise: true, routes: [ {} ] }}",
+                urls.join(", ")
+            ));
+            if let Some(binary) = &binary {
+                plan = plan.binary(binary);
+            }
+            plan.start()
+        });
+        let cluster = NatsCluster { nodes: nodes.collect() };
+        cluster.wait_for_leader();
+        cluster
+    }
+
+    /// The servers' client URLs, separated by commas.
+    pub fn urls(&self) -> String {
+        self.nodes.iter().map(NatsServer::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// One of the three.
+    ///
+    /// # Panics
+    /// When `index` is not 0, 1 or 2.
+    pub fn node(&self, index: usize) -> &NatsServer {
+        &self.nodes[index]
+    }
+
+    /// One of the three, to kill and start again.
+    ///
+    /// # Panics
+    /// When `index` is not 0, 1 or 2.
+    pub fn node_mut(&mut self, index: usize) -> &mut NatsServer {
+        &mut self.nodes[index]
+    }
+
+    /// Waits (at most 60 s) until the servers that run have a leader for JetStream.
+    ///
+    /// # Panics
+    /// When there is none by then.
+    pub fn wait_for_leader(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.nodes.iter().any(knows_its_leader) {
+            assert!(Instant::now() < end, "no leader within 60 s:\n{}", self.nodes[0].log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn knows_its_leader(node: &NatsServer) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Jsz {
+        meta_cluster: Option<Meta>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Meta {
+        #[serde(default)]
+        leader: String,
+        #[serde(default)]
+        cluster_size: usize,
+    }
+    let jsz = node.monitor("/jsz").ok().and_then(|text| serde_json::from_str::<Jsz>(&text).ok());
+    jsz.and_then(|jsz| jsz.meta_cluster).is_some_and(|meta| !meta.leader.is_empty() && meta.cluster_size == 3)
+}
+
+// The routes of all must be known before the first one starts.
+fn free_ports(n: usize) -> Vec<u16> {
+    let bound: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a free port")).collect();
+    bound.iter().map(|listener| listener.local_addr().expect("a bound listener").port()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_servers_have_a_leader_also_when_one_is_killed() {
+        let mut cluster = NatsCluster::start();
+        assert_eq!(cluster.urls().split(',').count(), 3);
+        cluster.node_mut(1).kill_9();
+        cluster.wait_for_leader();
+        cluster.node_mut(1).restart();
+    }
+}
