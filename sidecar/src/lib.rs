@@ -8,6 +8,7 @@ pub mod dual;
 pub mod embedded;
 pub mod fence;
 pub mod http;
+pub mod management;
 pub mod ownership;
 pub mod parity;
 pub mod phase;

@@ -25,7 +25,8 @@ use super::gateway::Gateway;
 use super::uri::AMQPUri;
 use super::{AsyncTcpStream, ConnectionProperties, Result};
 use crate::backend::Backend;
-use crate::listener::{connection, refusals::Refusals};
+use crate::listener::connection::{self, Client};
+use crate::listener::refusals::Refusals;
 use crate::session::Limits;
 
 /// How many bytes lie in a pipe, each way, until its writer waits.
@@ -66,7 +67,8 @@ fn serve(served: Served) -> Pipe {
     tokio::spawn(async move {
         // It ends with its client; there is nobody else to stop it.
         let never = CancellationToken::new();
-        connection::serve(reader, writer, peer, backend, Arc::new(Refusals::default()), limits, never).await;
+        let client = Client { reader, writer, peer, registered: None };
+        connection::serve(client, backend, Arc::new(Refusals::default()), limits, never).await;
         drop(gateway);
     });
     Pipe(near)

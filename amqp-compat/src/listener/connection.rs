@@ -22,6 +22,7 @@ use ulid::Ulid;
 
 use super::figures::Figures;
 use super::refusals::Refusals;
+use super::registry::{Question, Registered};
 use crate::backend::{Backend, Command, Event, Link};
 use crate::error::AmqpError;
 use crate::session::{Ask, Limits, Session};
@@ -44,6 +45,7 @@ pub(super) async fn serve_socket(
     peer: SocketAddr,
     backend: Arc<dyn Backend>,
     refusals: Arc<Refusals>,
+    registered: Registered,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
@@ -51,14 +53,25 @@ pub(super) async fn serve_socket(
         debug!(%peer, %error, "cannot switch Nagle's algorithm off");
     }
     let (reader, writer) = stream.into_split();
-    serve(reader, writer, peer.to_string(), backend, refusals, limits, shutdown).await;
+    let client = Client { reader, writer, peer: peer.to_string(), registered: Some(registered) };
+    serve(client, backend, refusals, limits, shutdown).await;
+}
+
+/// Who is served: a stream, and what is said of it.
+pub(crate) struct Client<R, W> {
+    /// What it sends.
+    pub(crate) reader: R,
+    /// What it is sent.
+    pub(crate) writer: W,
+    /// Its address, for logs.
+    pub(crate) peer: String,
+    /// Its place in the list of connections, if it is in one.
+    pub(crate) registered: Option<Registered>,
 }
 
 /// Serves one connection to its end, over whatever its client is at the other end of.
 pub(crate) async fn serve<R, W>(
-    reader: R,
-    writer: W,
-    peer: String,
+    client: Client<R, W>,
     backend: Arc<dyn Backend>,
     refusals: Arc<Refusals>,
     limits: Limits,
@@ -67,11 +80,13 @@ pub(crate) async fn serve<R, W>(
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    let Client { reader, writer, peer, registered } = client;
     let session = Session::new(peer.clone(), &Ulid::new().to_string(), limits, Instant::now());
     let mut task = Task {
         session,
         backend,
         refusals,
+        registered,
         figures: Figures::open(),
         peer,
         reader,
@@ -93,6 +108,7 @@ struct Task<R, W> {
     session: Session,
     backend: Arc<dyn Backend>,
     refusals: Arc<Refusals>,
+    registered: Option<Registered>,
     figures: Figures,
     peer: String,
     reader: R,
@@ -109,6 +125,17 @@ struct Task<R, W> {
     events: Option<mpsc::Receiver<Event>>,
     /// Events that are taken and not worked on.
     waiting: VecDeque<Event>,
+}
+
+/// The next question about a connection; there is never one where nobody can ask.
+///
+/// # Cancel safety
+/// Cancel safe.
+async fn next_question(registered: Option<&mut Registered>) -> Question {
+    match registered {
+        Some(registered) => registered.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What an [`Ask`] came to.
@@ -166,10 +193,22 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
                     self.answered(answer);
                 }
                 () = &mut alarm, if deadline.is_some() => self.session.tick(Instant::now()),
+                question = next_question(self.registered.as_mut()) => self.asked(question),
                 () = shutdown.cancelled(), if !stopping => {
                     stopping = true;
                     self.session.shutdown(Instant::now());
                 }
+            }
+        }
+    }
+
+    fn asked(&mut self, question: Question) {
+        match question {
+            // Who asked may have gone.
+            Question::Describe(answer) => drop(answer.send(self.session.describe())),
+            Question::Close(reason) => {
+                info!(peer = %self.peer, reason, "closing an AMQP connection for an operator");
+                self.session.close_forced(&reason, Instant::now());
             }
         }
     }

@@ -6,6 +6,7 @@
 pub(crate) mod connection;
 mod figures;
 pub(crate) mod refusals;
+mod registry;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,11 +23,14 @@ use crate::backend::Backend;
 use crate::session::Limits;
 use refusals::Refusals;
 
+pub use registry::{Connection, Connections};
+
 /// A bound TCP socket that speaks AMQP 0-9-1.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     options: Options,
+    connections: Connections,
 }
 
 /// The bounds of a listener.
@@ -59,12 +63,17 @@ impl Listener {
     /// # Errors
     /// Those of resolving and binding `address`.
     pub async fn bind_with(address: impl ToSocketAddrs, options: Options) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, options })
+        Ok(Self { socket: TcpListener::bind(address).await?, options, connections: Connections::default() })
     }
 
     /// Other bounds for its connections, before it runs.
     pub fn limit(&mut self, limits: Limits) {
         self.options.limits = limits;
+    }
+
+    /// The connections that it has, now and later.
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
     /// The address that clients connect to.
@@ -109,8 +118,9 @@ impl Listener {
             };
             let (backend, shutdown, limits) = (Arc::clone(&backend), shutdown.clone(), self.options.limits);
             let refusals = Arc::clone(&refusals);
+            let registered = self.connections.add(peer, stream.local_addr().unwrap_or(peer));
             connections.spawn(async move {
-                connection::serve_socket(stream, peer, backend, refusals, limits, shutdown).await;
+                connection::serve_socket(stream, peer, backend, refusals, registered, limits, shutdown).await;
                 drop(place);
             });
         }

@@ -9,6 +9,7 @@ use bytes::BytesMut;
 
 use super::channel::{Channel, Next, Phase, Shared, ids, reply_text};
 use super::counts::Counts;
+use super::description::Description;
 use super::frame::{self, Fault, Frame, PROTOCOL_HEADER};
 use super::handshake::{self, Capabilities, PROPOSED, Tuned};
 use super::heartbeat::Heartbeat;
@@ -315,6 +316,37 @@ impl Session {
             }
             Stage::Running | Stage::Leaving { .. } | Stage::Closing | Stage::Closed => {}
             _ => self.end(),
+        }
+    }
+
+    /// An operator closes the connection, with 320 and this reason; what its client has begun is not waited for.
+    pub fn close_forced(&mut self, reason: &str, now: Instant) {
+        self.now = now;
+        match self.stage {
+            Stage::Running => {
+                self.fail(Fault::new(ReplyCode::ConnectionForced, reason));
+                self.deadline = Some(now + self.shared.limits.closing.min(FORCED_CLOSING));
+            }
+            Stage::Leaving { .. } | Stage::Closing | Stage::Closed => {}
+            _ => self.end(),
+        }
+    }
+
+    /// What can be told of it now.
+    pub fn describe(&self) -> Description {
+        let mut channels: Vec<_> = self.channels.values().map(Channel::describe).collect();
+        channels.sort_by_key(|channel| channel.number);
+        Description {
+            is_running: self.is_running(),
+            user: self.login.user.clone(),
+            vhost: self.login.vhost.clone(),
+            mechanism: self.mechanism.clone(),
+            client_properties: self.login.client_properties.clone(),
+            channel_max: self.tuned.channel_max,
+            frame_max: self.tuned.frame_max,
+            heartbeat: self.tuned.heartbeat,
+            counts: self.counts(),
+            channels,
         }
     }
 

@@ -11,7 +11,8 @@ use std::collections::{HashMap, VecDeque};
 
 use amq_protocol::types::ShortString;
 
-use crate::backend::{Delivery, DeliveryId};
+use super::description::ConsumerDescription;
+use crate::backend::{Consume, Delivery, DeliveryId};
 
 /// The credit of a consumer that asked for no prefetch limit, in deliveries.
 pub(super) const WINDOW: u32 = 1000;
@@ -36,6 +37,8 @@ pub(super) struct Consumer {
     unwritten: u32,
     /// Deliveries that the client has not settled.
     unsettled: u32,
+    /// What it was started with.
+    asked: Option<Box<Consume>>,
 }
 
 impl Consumer {
@@ -99,12 +102,43 @@ impl Consumers {
             held: 0,
             unwritten: 0,
             unsettled: 0,
+            asked: None,
         };
         consumer.out = consumer.due(self.limit, 0);
         let credit = consumer.out;
         self.by_tag.insert(tag, key);
         self.by_key.insert(key, consumer);
         credit
+    }
+
+    /// Notes what a consumer was started with, to tell it to those who ask.
+    pub(super) fn note(&mut self, key: u32, asked: &Consume) {
+        if let Some(consumer) = self.by_key.get_mut(&key) {
+            consumer.asked = Some(Box::new(asked.clone()));
+        }
+    }
+
+    /// The prefetch of the channel; 0: none.
+    pub(super) fn limit(&self) -> u16 {
+        self.limit
+    }
+
+    /// All consumers, by tag.
+    pub(super) fn describe(&self) -> Vec<ConsumerDescription> {
+        let described = self.by_key.values().filter_map(|consumer| {
+            let asked = consumer.asked.as_ref()?;
+            Some(ConsumerDescription {
+                tag: consumer.tag.clone(),
+                queue: asked.queue.clone(),
+                no_ack: consumer.no_ack,
+                exclusive: asked.exclusive,
+                prefetch: consumer.prefetch,
+                arguments: asked.arguments.clone(),
+            })
+        });
+        let mut described: Vec<ConsumerDescription> = described.collect();
+        described.sort_by(|a, b| a.tag.as_str().cmp(b.tag.as_str()));
+        described
     }
 
     /// Whether any number of this consumer's deliveries may be unsettled.

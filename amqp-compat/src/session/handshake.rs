@@ -50,6 +50,9 @@ impl Capabilities {
     }
 }
 
+/// The RabbitMQ whose behaviour is offered.
+pub const RABBITMQ_VERSION: &str = "3.10.8";
+
 /// `connection.start`.
 ///
 /// `product` and `version` name the broker whose behaviour is offered, because clients choose theirs by them: Celery's
@@ -72,7 +75,7 @@ pub(super) fn start() -> AMQPClass {
     properties.insert("capabilities".into(), AMQPValue::FieldTable(capabilities));
     for (name, value) in [
         ("product", "RabbitMQ"),
-        ("version", "3.10.8"),
+        ("version", RABBITMQ_VERSION),
         ("platform", concat!("nats-bridge ", env!("CARGO_PKG_VERSION"), ", NATS JetStream")),
         ("information", "An AMQP 0-9-1 listener of nats-bridge, with the behaviour of the named RabbitMQ version"),
         ("cluster_name", "nats-bridge"),

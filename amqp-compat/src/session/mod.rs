@@ -13,6 +13,7 @@
 //! | `heartbeat` | when to send a heartbeat, and when a silent peer is gone |
 //! | `channel` | the life of a channel, and the order of what happens on it: deliveries, settlements, publishing |
 //! | `limits`, `counts` | the bounds of a session, and what it counts |
+//! | `description` | what can be told of a connection while it runs |
 //! | `topology` | exchange and queue methods |
 //! | `publish` | a publish is put together from its frames |
 //! | `confirms` | publisher confirms, in publish order |
@@ -25,6 +26,7 @@ mod confirms;
 mod connection;
 mod consumers;
 mod counts;
+mod description;
 mod frame;
 mod handshake;
 mod heartbeat;
@@ -40,4 +42,6 @@ mod tests;
 
 pub use connection::{Ask, Refusal, Session};
 pub use counts::Counts;
+pub use description::{ChannelDescription, ConsumerDescription, Description};
+pub use handshake::RABBITMQ_VERSION;
 pub use limits::Limits;

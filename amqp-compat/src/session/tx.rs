@@ -33,6 +33,11 @@ impl Transaction {
         self.settlements.push((outcome, settled));
     }
 
+    /// How many publishes and settlements it has gathered.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.publishes.len(), self.settlements.iter().map(|(_, settled)| settled.len()).sum())
+    }
+
     /// What its publishes take, in bytes.
     pub(super) fn weight(&self) -> usize {
         self.publishes.iter().map(weight).sum()

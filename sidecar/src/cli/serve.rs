@@ -10,12 +10,14 @@ use amqp_compat::session::Limits;
 use clap::Args;
 use nats_bridge::Bridge;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::lease::take_lease;
 use super::{Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
+use crate::management::{Management, Shown};
 use crate::ready;
 
 /// Arguments of `serve`.
@@ -38,6 +40,10 @@ pub struct ServeArgs {
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5672", value_name = "HOST:PORT")]
     pub listen: String,
+    /// Where RabbitMQ's HTTP API is served, for `rabbitmqadmin` and other tools; port 0 takes a free one. Not served unless
+    /// given; RabbitMQ's own port is 15672.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub management: Option<String>,
     /// Who may log in; may be given more than once. Without it: guest:guest, on a loopback address only.
     #[arg(long = "user", value_name = "NAME:PASSWORD")]
     pub users: Vec<String>,
@@ -54,6 +60,8 @@ pub struct ServeArgs {
 struct Ready {
     listen: String,
     nats: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    management: Option<String>,
     pid: u32,
 }
 
@@ -74,6 +82,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
             args.listen
         )));
     }
+    let management = bind_management(&args, users.is_empty()).await?;
     let shutdown = CancellationToken::new();
     signals::cancel(&shutdown)?;
     let embedded = match &args.embedded {
@@ -90,7 +99,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     };
     let outcome = match Bridge::connect(&nats).await {
         Ok(bridge) => {
-            let outcome = serve(args, listener, &nats, bridge.clone(), users, shutdown).await;
+            let outcome = serve(args, (listener, management), &nats, bridge.clone(), users, shutdown).await;
             // Before its server stops: a connection that is closed is not taken for a lost one.
             let _ = bridge.close(LAST_WORDS).await;
             outcome
@@ -106,9 +115,12 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
 /// How long the connection to NATS may take to close.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long requests to the HTTP API may take to end.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
 async fn serve(
     args: ServeArgs,
-    mut listener: Listener,
+    (mut listener, management): (Listener, Option<Management>),
     nats: &str,
     bridge: Bridge,
     users: Vec<User>,
@@ -133,9 +145,15 @@ async fn serve(
         reachable(address),
         remedy::without_password(nats),
     );
+    let shown = Shown { backend: backend.clone(), connections: listener.connections(), amqp: address };
+    let managed = management.as_ref().map(Management::local_addr).transpose();
+    let managed = managed.map_err(|error| Failure::cannot_run(format!("--management: {error}")))?;
+    let managing = management.map(|management| tokio::spawn(manage(management, shown, shutdown.clone())));
     let mut served = tokio::spawn(listener.run(backend, shutdown));
     if let Some(file) = &args.ready_file {
-        let ready = Ready { listen: address.to_string(), nats: nats.to_owned(), pid: std::process::id() };
+        let management = managed.map(|address| address.to_string());
+        let (listen, nats) = (address.to_string(), nats.to_owned());
+        let ready = Ready { listen, nats, management, pid: std::process::id() };
         ready::write(file, &ready)
             .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
     }
@@ -146,15 +164,43 @@ async fn serve(
         error = lease.lost() => {
             // At once: the other gateway serves already, and is not to be disturbed by last words.
             served.abort();
+            managing.iter().for_each(JoinHandle::abort);
             Err(Failure::cannot_run(format!("--nats {shown}: {}", error.text)))
         }
     };
+    if let Some(managing) = managing {
+        // The last answers; a caller that keeps its connection open does not hold the stop up.
+        let _ = tokio::time::timeout(LAST_ANSWERS, managing).await;
+    }
     lease.release().await;
     if let Some(file) = &args.ready_file {
         // It speaks of a server that is gone; whether it can be removed is of no interest any more.
         let _ = std::fs::remove_file(file);
     }
     outcome
+}
+
+/// Binds the socket of the HTTP API, where one is asked for. Its logins are those of the AMQP listener.
+async fn bind_management(args: &ServeArgs, only_guest: bool) -> Result<Option<Management>, Failure> {
+    let Some(place) = &args.management else { return Ok(None) };
+    let failed = |error| remedy::bind("--management", place, &error);
+    let management = Management::bind(place).await.map_err(failed)?;
+    if only_guest && !management.local_addr().map_err(failed)?.ip().is_loopback() {
+        return Err(Failure::cannot_run(format!(
+            "--management {place}: other machines can reach this address, so give --user NAME:PASSWORD (guest:guest is for a \
+             loopback address only)"
+        )));
+    }
+    Ok(Some(management))
+}
+
+async fn manage(management: Management, shown: Shown, shutdown: CancellationToken) {
+    if let Ok(address) = management.local_addr() {
+        info!(%address, "serving RabbitMQ's HTTP API");
+    }
+    if let Err(error) = management.run(shown, shutdown).await {
+        tracing::error!(%error, "the HTTP API ended");
+    }
 }
 
 fn parse_user(text: &str) -> Result<User, Failure> {

@@ -5,6 +5,7 @@
 //! - `queue`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
 //! - `dead_letters`: where a message goes that its queue dead-letters.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
+//! - `survey`: what there is, for those who look at it.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
 //! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
 
@@ -33,10 +34,12 @@ mod pull;
 mod pump;
 mod queue;
 mod store;
+mod survey;
 mod vhost;
 
 pub use config::{JetStreamConfig, User};
 pub use lease::Lease;
+pub use survey::QueueCounts;
 
 use vhost::VhostRuntime;
 

@@ -66,6 +66,8 @@ pub(crate) struct Queue {
 pub(crate) struct Counts {
     /// Messages ready for delivery.
     pub(crate) ready: u64,
+    /// Messages that clients have.
+    pub(crate) unacknowledged: u64,
     /// Consumers.
     pub(crate) consumers: u32,
 }
@@ -370,7 +372,7 @@ impl Queue {
             }
         }
         let Pending { pending, unsettled, .. } = self.pending(0).await?;
-        Ok(Counts { ready: pending + unsettled, consumers: 0 })
+        Ok(Counts { ready: pending + unsettled, ..Counts::default() })
     }
 
     /// Removes every ready message and says how many they were.

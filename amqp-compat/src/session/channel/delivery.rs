@@ -28,6 +28,7 @@ impl Channel {
             no_limit: self.consumers.is_unlimited(key),
             arguments: consume.arguments,
         };
+        self.consumers.note(key, &asked);
         let command = Command::Consume { channel: self.id, consume: asked };
         self.ask(command, Kind::Consume { tag }, METHOD, consume.nowait, shared);
         Ok(())

@@ -19,6 +19,7 @@ use crate::backend::{
 use crate::error::{AmqpError, ReplyCode};
 use crate::session::confirms::{Confirms, Verdict};
 use crate::session::consumers::Consumers;
+use crate::session::description::ChannelDescription;
 use crate::session::frame::{Fault, Frame};
 use crate::session::handshake::Capabilities;
 use crate::session::output::Output;
@@ -200,6 +201,24 @@ impl Channel {
     /// Whether nothing is under way: no request, no parked frame, no publish without its end.
     pub(super) fn is_idle(&self) -> bool {
         self.request.is_none() && self.parked.is_empty() && self.confirms.open() == 0
+    }
+
+    /// What can be told of it.
+    pub(super) fn describe(&self) -> ChannelDescription {
+        let confirm = self.confirms.is_selected();
+        let (publishes, settlements) = self.transaction.as_ref().map(Transaction::sizes).unwrap_or_default();
+        ChannelDescription {
+            number: self.id,
+            confirm,
+            transactional: self.transaction.is_some(),
+            prefetch: self.consumers.next_prefetch,
+            global_prefetch: self.consumers.limit(),
+            unacknowledged: self.unacked.len(),
+            unconfirmed: if confirm { self.confirms.open() } else { 0 },
+            uncommitted_publishes: publishes,
+            uncommitted_settlements: settlements,
+            consumers: self.consumers.describe(),
+        }
     }
 
     /// Takes what is parked.

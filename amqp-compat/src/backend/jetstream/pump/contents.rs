@@ -266,6 +266,7 @@ impl Pump {
         let unsent = self.unsent().await?;
         Ok(Counts {
             ready: unsent + self.backlog.len() as u64,
+            unacknowledged: (self.held.len() - self.backlog.len()) as u64,
             consumers: u32::try_from(self.consumers.len()).unwrap_or(u32::MAX),
         })
     }

@@ -1,0 +1,108 @@
+//! Definitions: exported, and imported as a whole or, with a report, not.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::super::broker::Broker;
+use super::super::client::Client;
+use super::super::documents::broker::permission;
+use super::super::documents::definitions::{self, Step};
+use super::super::documents::refusal::Refusal;
+use super::{Answer, Request, Verb};
+
+pub(super) async fn answer(
+    broker: &Broker,
+    request: Request<'_>,
+    verb: Verb,
+    vhost: Option<&str>,
+) -> Result<Answer, Refusal> {
+    match verb {
+        Verb::Get => request.one(export(broker, vhost)?),
+        Verb::Post | Verb::Put => import(broker, request, vhost).await,
+        Verb::Delete => Err(Refusal::method_not_allowed()),
+    }
+}
+
+fn export(broker: &Broker, only: Option<&str>) -> Result<Value, Refusal> {
+    let vhosts = broker.vhosts(only)?;
+    let mut document = definitions::export(&broker.declared(&vhosts), only.is_none());
+    if only.is_none() {
+        let names = || broker.backend.users().iter().map(|user| user.name.as_str());
+        let permissions = vhosts.iter().flat_map(|vhost| names().map(move |user| permission(user, vhost)));
+        for (name, value) in [
+            ("rabbitmq_version", document["rabbit_version"].clone()),
+            ("product_name", json!("nats-bridge")),
+            ("product_version", json!(env!("CARGO_PKG_VERSION"))),
+            ("users", Value::Array(broker.users())),
+            ("vhosts", vhosts.iter().map(|name| json!({ "name": name })).collect()),
+            ("permissions", permissions.collect()),
+            ("topic_permissions", json!([])),
+            ("global_parameters", json!([])),
+        ] {
+            document.insert(name.to_owned(), value);
+        }
+    }
+    Ok(Value::Object(document))
+}
+
+async fn import(broker: &Broker, request: Request<'_>, scope: Option<&str>) -> Result<Answer, Refusal> {
+    if let Some(scope) = scope {
+        broker.need_vhost(scope)?;
+    }
+    let kind = request.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.starts_with("multipart/") {
+        let reason = "definitions are taken as JSON (`Content-Type: application/json`), not as a form".to_owned();
+        return Err(Refusal { status: 415, error: "Unsupported Media Type", reason });
+    }
+    let plan = definitions::plan(request.fields()?, scope, &broker.present())?;
+    if !plan.refused.is_empty() {
+        let reason = format!("nothing was imported, since this cannot be honoured: {}", plan.refused.join("; "));
+        let document = json!({ "error": "bad_request", "reason": reason, "refused": plan.refused });
+        return Ok(Answer::Status(400, document));
+    }
+    let mut clients: HashMap<String, Client> = HashMap::new();
+    for (index, step) in plan.steps.iter().enumerate() {
+        if let Err(refusal) = take(broker, request, &mut clients, step).await {
+            return Ok(partly(&plan.steps, index, &refusal));
+        }
+    }
+    for (_, client) in clients {
+        client.close(&[], None).await.map_err(Refusal::of_change)?;
+    }
+    Ok(Answer::Done)
+}
+
+async fn take(
+    broker: &Broker,
+    request: Request<'_>,
+    clients: &mut HashMap<String, Client>,
+    step: &Step,
+) -> Result<(), Refusal> {
+    let client = match clients.get_mut(&step.vhost) {
+        Some(client) => client,
+        None => {
+            let client =
+                Client::open(&broker.backend, request.caller, &step.vhost).await.map_err(Refusal::of_change)?;
+            clients.entry(step.vhost.clone()).or_insert(client)
+        }
+    };
+    client.change(step.request.clone()).await.map_err(Refusal::of_change)
+}
+
+/// What was done and what was not. Everything was checked before, so that this is a broker that went away in the
+/// middle, or somebody else's change.
+fn partly(steps: &[Step], failed: usize, refusal: &Refusal) -> Answer {
+    let name = |step: &Step| format!("{} in vhost '{}'", step.what, step.vhost);
+    let imported: Vec<String> = steps.iter().take(failed).map(name).collect();
+    let missing: Vec<String> = steps.iter().skip(failed).map(name).collect();
+    let at = missing.first().map(String::as_str).unwrap_or_default();
+    let reason = format!(
+        "{} of {} were imported, and then not {at}: {}. Importing the same again is safe",
+        imported.len(),
+        steps.len(),
+        refusal.reason
+    );
+    let document = json!({ "error": refusal.error, "reason": reason, "imported": imported, "not_imported": missing });
+    Answer::Status(refusal.status, document)
+}

@@ -1,0 +1,105 @@
+//! What the command line of `serve` decides (vhosts, users, permissions), and what is not there (policies, parameters):
+//! shown, and refused where a request wants it otherwise. A request for what is so already is done.
+
+use serde_json::Value;
+
+use super::super::broker::Broker;
+use super::super::documents::broker::permission;
+use super::super::documents::definitions::{check_permission, check_user, check_vhost};
+use super::super::documents::listing::Listing;
+use super::super::documents::refusal::Refusal;
+use super::super::documents::route::Route;
+use super::{Answer, Request, Verb};
+
+pub(super) async fn answer(broker: &Broker, request: Request<'_>, route: Route, verb: Verb) -> Result<Answer, Refusal> {
+    let fixed = |what: String| {
+        Err(Refusal::bad_request(format!("{what}: vhosts, users and permissions are those of serve's command line")))
+    };
+    match (route, verb) {
+        (Route::Vhosts, Verb::Get) => vhosts(broker, request).await,
+        (Route::Vhost(name), Verb::Get) => {
+            let vhosts = broker.vhosts(Some(&name))?;
+            request.one(broker.identity.vhost(&name, broker.messages(&vhosts).await))
+        }
+        (Route::Vhost(name), Verb::Put) => done(check_vhost(&name, &broker.present())),
+        (Route::Vhost(name), Verb::Delete) => {
+            broker.vhosts(Some(&name))?;
+            fixed(format!("vhost '{name}' cannot be deleted"))
+        }
+        (Route::VhostPermissions(name), Verb::Get) => {
+            broker.vhosts(Some(&name))?;
+            request.list(permissions(broker, None, Some(&name)))
+        }
+        (Route::Users, Verb::Get) => request.list(broker.users()),
+        (Route::User(name), Verb::Get) => {
+            let found = broker.users().into_iter().find(|user| user["name"] == name.as_str());
+            request.one(found.ok_or_else(Refusal::object_not_found)?)
+        }
+        (Route::User(name), Verb::Put) => done(check_user(&name, &request.fields()?, broker.backend.users())?),
+        (Route::User(name), Verb::Delete) => {
+            need_user(broker, &name)?;
+            fixed(format!("user '{name}' cannot be deleted"))
+        }
+        (Route::UserPermissions(name), Verb::Get) => {
+            need_user(broker, &name)?;
+            request.list(permissions(broker, Some(&name), None))
+        }
+        (Route::Permissions, Verb::Get) => request.list(permissions(broker, None, None)),
+        (Route::Permission(vhost, user), Verb::Get) => {
+            let found = permissions(broker, Some(&user), Some(&vhost)).pop();
+            request.one(found.ok_or_else(Refusal::object_not_found)?)
+        }
+        (Route::Permission(vhost, user), Verb::Put) => {
+            done(check_permission(&vhost, &user, &request.fields()?, &broker.present())?)
+        }
+        (Route::Permission(vhost, user), Verb::Delete) => {
+            if permissions(broker, Some(&user), Some(&vhost)).is_empty() {
+                return Err(Refusal::object_not_found());
+            }
+            fixed(format!("permissions of user '{user}' in vhost '{vhost}' cannot be taken away"))
+        }
+        (Route::Policies(vhost), Verb::Get) => {
+            broker.vhosts(vhost.as_deref())?;
+            request.list(Vec::new())
+        }
+        (Route::Policy(_, name), Verb::Put) => Err(Refusal::bad_request(format!(
+            "policy '{name}': policies are not honoured; declare the queue or exchange with the arguments that it sets"
+        ))),
+        (Route::Policy(..), Verb::Get | Verb::Delete) => Err(Refusal::object_not_found()),
+        (Route::Absent(..), Verb::Get) => request.list(Vec::new()),
+        (Route::AbsentOne(..), Verb::Get | Verb::Delete) => Err(Refusal::object_not_found()),
+        (Route::AbsentOne(kind, name), Verb::Put) => {
+            Err(Refusal::bad_request(format!("'{name}' of {kind}: {kind} are not honoured")))
+        }
+        _ => Err(Refusal::method_not_allowed()),
+    }
+}
+
+async fn vhosts(broker: &Broker, request: Request<'_>) -> Result<Answer, Refusal> {
+    let is_counted = Listing::read(request.query)?.shows(&["messages", "messages_ready", "messages_unacknowledged"]);
+    let mut documents = Vec::new();
+    for vhost in broker.vhosts(None)? {
+        let messages = if is_counted { broker.messages(std::slice::from_ref(&vhost)).await } else { None };
+        documents.push(broker.identity.vhost(&vhost, messages));
+    }
+    request.list(documents)
+}
+
+fn done(checked: Result<(), String>) -> Result<Answer, Refusal> {
+    checked.map(|()| Answer::Done).map_err(Refusal::bad_request)
+}
+
+fn need_user(broker: &Broker, name: &str) -> Result<(), Refusal> {
+    let is_there = broker.backend.users().iter().any(|user| user.name == name);
+    if is_there { Ok(()) } else { Err(Refusal::object_not_found()) }
+}
+
+/// The permissions of one user or all, in one vhost or all.
+fn permissions(broker: &Broker, user: Option<&str>, vhost: Option<&str>) -> Vec<Value> {
+    let vhosts = broker.backend.vhosts();
+    let of = |name: &str| {
+        let users = broker.backend.users().iter().filter(|known| user.is_none_or(|user| known.name == user));
+        users.map(|user| permission(&user.name, name)).collect::<Vec<_>>()
+    };
+    vhosts.into_iter().filter(|name| vhost.is_none_or(|vhost| *name == vhost)).flat_map(of).collect()
+}

@@ -1,0 +1,243 @@
+//! What is asked: over all vhosts, queues and connections of one broker.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use amqp_compat::AmqpError;
+use amqp_compat::backend::jetstream::{JetStreamBackend, QueueCounts};
+use amqp_compat::listener::{Connection, Connections};
+use amqp_compat::session::Description;
+use futures::StreamExt as _;
+use serde_json::Value;
+
+use super::Shown;
+use super::documents::broker::{self, Identity, Place, Totals};
+use super::documents::connection::Seen;
+use super::documents::definitions::{Declared, Present};
+use super::documents::listing::Listing;
+use super::documents::queue::{self, COUNTED};
+use super::documents::refusal::Refusal;
+
+/// How many queues or connections are asked at once for one request.
+const AT_ONCE: usize = 32;
+
+/// A broker, for those who look at it.
+#[derive(Debug)]
+pub(super) struct Broker {
+    pub(super) backend: Arc<JetStreamBackend>,
+    pub(super) connections: Connections,
+    pub(super) identity: Identity,
+    /// By user: the start of the password's hash. It stays the same, as a stored one would.
+    salts: HashMap<String, [u8; 4]>,
+    since: Instant,
+}
+
+impl Broker {
+    pub(super) fn new(shown: Shown, http: SocketAddr) -> Self {
+        let Shown { backend, connections, amqp } = shown;
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+        let identity = Identity {
+            node: format!("nats-bridge@{host}"),
+            amqp: place(amqp),
+            http: place(http),
+            pid: std::process::id(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        let salt = || {
+            let [.., a, b, c, d] = ulid::Ulid::new().to_bytes();
+            [a, b, c, d]
+        };
+        let salts = backend.users().iter().map(|user| (user.name.clone(), salt())).collect();
+        Self { backend, connections, identity, salts, since: Instant::now() }
+    }
+
+    /// This vhost, or all.
+    ///
+    /// # Errors
+    /// 404 when there is no such vhost.
+    pub(super) fn vhosts(&self, only: Option<&str>) -> Result<Vec<String>, Refusal> {
+        let all = self.backend.vhosts().into_iter().map(str::to_owned);
+        match only {
+            None => Ok(all.collect()),
+            Some(only) => {
+                let found: Vec<String> = all.filter(|name| name == only).collect();
+                if found.is_empty() { Err(Refusal::object_not_found()) } else { Ok(found) }
+            }
+        }
+    }
+
+    /// Refuses a vhost that is not there, for a change.
+    pub(super) fn need_vhost(&self, name: &str) -> Result<(), Refusal> {
+        self.vhosts(Some(name)).map(drop).map_err(|_| Refusal::vhost_not_found())
+    }
+
+    /// What these vhosts have.
+    pub(super) fn declared(&self, vhosts: &[String]) -> BTreeMap<String, Declared> {
+        let of = |vhost: &String| {
+            let declared = Declared {
+                exchanges: self.backend.exchanges(vhost).unwrap_or_default(),
+                queues: self.backend.queues(vhost).unwrap_or_default(),
+                bindings: self.backend.bindings(vhost),
+            };
+            (vhost.clone(), declared)
+        };
+        vhosts.iter().map(of).collect()
+    }
+
+    /// What an import meets.
+    pub(super) fn present(&self) -> Present<'_> {
+        let vhosts: Vec<String> = self.backend.vhosts().into_iter().map(str::to_owned).collect();
+        Present { vhosts: self.declared(&vhosts), users: self.backend.users() }
+    }
+
+    /// The documents of all users.
+    pub(super) fn users(&self) -> Vec<Value> {
+        let of = |user| broker::user(user, self.salts.get(&user.name).copied().unwrap_or_default());
+        self.backend.users().iter().map(of).collect()
+    }
+
+    /// The list of queues, arranged; only those that are shown, or sorted by their counts, are counted.
+    pub(super) async fn queues(&self, vhosts: &[String], listing: &Listing) -> Result<Value, Refusal> {
+        let mut all = Vec::new();
+        for vhost in vhosts {
+            let queues = self.backend.queues(vhost).unwrap_or_default();
+            all.extend(queues.iter().map(|queue| queue::document(vhost, &self.identity.node, queue)));
+        }
+        if listing.sorts_by(&COUNTED) {
+            let all = self.counted(all).await;
+            return Ok(listing.answer(listing.arrange(all)?));
+        }
+        let mut arranged = listing.arrange(all)?;
+        if listing.shows(&COUNTED) {
+            arranged.items = self.counted(arranged.items).await;
+        }
+        Ok(listing.answer(arranged))
+    }
+
+    /// Adds to each queue's document what is in it. Where JetStream does not answer, the counts are left out.
+    async fn counted(&self, documents: Vec<Value>) -> Vec<Value> {
+        let counted = futures::stream::iter(documents).map(|mut document| {
+            let backend = Arc::clone(&self.backend);
+            let name = |field: &str| document[field].as_str().unwrap_or_default().to_owned();
+            let (vhost, name) = (name("vhost"), name("name"));
+            async move {
+                if let Ok(Some(counts)) = backend.counts(&vhost, &name).await {
+                    queue::count(&mut document, &counts);
+                }
+                document
+            }
+        });
+        counted.buffered(AT_ONCE).collect().await
+    }
+
+    /// The messages of these vhosts; `None` when JetStream does not answer.
+    pub(super) async fn messages(&self, vhosts: &[String]) -> Option<QueueCounts> {
+        let names = vhosts.iter().flat_map(|vhost| {
+            let queues = self.backend.queues(vhost).unwrap_or_default();
+            queues.into_iter().map(move |queue| (vhost.clone(), queue.name))
+        });
+        let names: Vec<_> = names.collect();
+        let mut counts = futures::stream::iter(names)
+            .map(|(vhost, queue)| {
+                let backend = Arc::clone(&self.backend);
+                async move { backend.counts(&vhost, &queue).await }
+            })
+            .buffer_unordered(AT_ONCE);
+        let mut sum = QueueCounts::default();
+        while let Some(counted) = counts.next().await {
+            // A queue that was deleted meanwhile has none.
+            let QueueCounts { ready, unacknowledged, consumers } = counted.ok()?.unwrap_or_default();
+            sum.ready = sum.ready.saturating_add(ready);
+            sum.unacknowledged = sum.unacknowledged.saturating_add(unacknowledged);
+            sum.consumers = sum.consumers.saturating_add(consumers);
+        }
+        Some(sum)
+    }
+
+    /// What is in a queue; `None` when it is not there.
+    pub(super) async fn counts(&self, vhost: &str, name: &str) -> Result<Option<QueueCounts>, AmqpError> {
+        self.backend.counts(vhost, name).await
+    }
+
+    /// How much there is of everything.
+    pub(super) async fn totals(&self) -> Totals {
+        let vhosts: Vec<String> = self.backend.vhosts().into_iter().map(str::to_owned).collect();
+        let mut totals = Totals { messages: self.messages(&vhosts).await, ..Totals::default() };
+        for vhost in &vhosts {
+            totals.exchanges += self.backend.exchanges(vhost).map_or(0, |exchanges| exchanges.len());
+            totals.queues += self.backend.queues(vhost).map_or(0, |queues| queues.len());
+        }
+        for (_, described) in self.running(None).await {
+            totals.connections += 1;
+            totals.channels += described.channels.len();
+            totals.consumers += described.channels.iter().map(|channel| channel.consumers.len()).sum::<usize>();
+        }
+        totals
+    }
+
+    /// The connections that are open for use, of one vhost or of all.
+    pub(super) async fn running(&self, vhost: Option<&str>) -> Vec<(Arc<Connection>, Description)> {
+        let asked = futures::stream::iter(self.connections.all()).map(describe);
+        let all: Vec<Option<(Arc<Connection>, Description)>> = asked.buffered(AT_ONCE).collect().await;
+        let shown = |described: &Description| vhost.is_none_or(|vhost| described.vhost == vhost);
+        all.into_iter().flatten().filter(|(_, described)| described.is_running && shown(described)).collect()
+    }
+
+    /// The connection with this name.
+    pub(super) async fn connection(&self, name: &str) -> Result<(Arc<Connection>, Description), Refusal> {
+        let found = self.connections.named(name).ok_or_else(Refusal::object_not_found)?;
+        describe(found).await.filter(|(_, told)| told.is_running).ok_or_else(Refusal::object_not_found)
+    }
+
+    /// A connection as documents need it.
+    pub(super) fn seen<'a>(&'a self, connection: &'a Connection, described: &'a Description) -> Seen<'a> {
+        Seen { node: &self.identity.node, connection, described }
+    }
+
+    /// The consumers of one vhost or of all, of one queue or of all.
+    pub(super) async fn consumers(&self, vhost: Option<&str>, queue: Option<&str>) -> Vec<Value> {
+        let running = self.running(vhost).await;
+        // The place of each queue with a single active consumer, and how many it has.
+        let mut rivals: HashMap<(&str, &str), usize> = HashMap::new();
+        for (_, described) in &running {
+            for consumer in described.channels.iter().flat_map(|channel| &channel.consumers) {
+                *rivals.entry((&described.vhost, consumer.queue.as_str())).or_default() += 1;
+            }
+        }
+        let is_served = |vhost: &str, queue: &str| {
+            let definition = self.backend.queue(vhost, queue)?;
+            let alone = rivals.get(&(vhost, queue)).is_none_or(|count| *count == 1);
+            (alone || !definition.settings.single_active_consumer).then_some(true)
+        };
+        let mut documents = Vec::new();
+        for (connection, described) in &running {
+            let seen = self.seen(connection, described);
+            for channel in &described.channels {
+                for consumer in &channel.consumers {
+                    let name = consumer.queue.as_str();
+                    if queue.is_none_or(|queue| queue == name) {
+                        documents.push(seen.consumer(channel, consumer, is_served(&described.vhost, name)));
+                    }
+                }
+            }
+        }
+        documents
+    }
+
+    /// The node's document.
+    pub(super) fn node(&self) -> Value {
+        self.identity.node(u64::try_from(self.since.elapsed().as_millis()).unwrap_or_default())
+    }
+}
+
+fn place(address: SocketAddr) -> Place {
+    Place { ip: address.ip().to_string(), port: address.port() }
+}
+
+async fn describe(connection: Arc<Connection>) -> Option<(Arc<Connection>, Description)> {
+    let described = connection.describe().await?;
+    Some((connection, described))
+}

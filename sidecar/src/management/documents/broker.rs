@@ -1,0 +1,224 @@
+//! The broker as a whole: overview, its one node, vhosts, users and permissions.
+
+use amqp_compat::backend::jetstream::{QueueCounts, User};
+use amqp_compat::session::RABBITMQ_VERSION;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// What permission everybody has on everything.
+pub(in crate::management) const EVERYTHING: &str = ".*";
+
+/// Where something listens.
+#[derive(Debug, Clone)]
+pub(in crate::management) struct Place {
+    /// The IP address.
+    pub(in crate::management) ip: String,
+    /// The port.
+    pub(in crate::management) port: u16,
+}
+
+/// What does not change while the broker runs.
+#[derive(Debug, Clone)]
+pub(in crate::management) struct Identity {
+    /// The node's name.
+    pub(in crate::management) node: String,
+    /// Where AMQP clients connect to.
+    pub(in crate::management) amqp: Place,
+    /// Where this API is.
+    pub(in crate::management) http: Place,
+    /// This process.
+    pub(in crate::management) pid: u32,
+    /// How many processors there are.
+    pub(in crate::management) processors: usize,
+}
+
+/// How much there is of everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::management) struct Totals {
+    /// Exchanges.
+    pub(in crate::management) exchanges: usize,
+    /// Queues.
+    pub(in crate::management) queues: usize,
+    /// Connections.
+    pub(in crate::management) connections: usize,
+    /// Channels.
+    pub(in crate::management) channels: usize,
+    /// Consumers.
+    pub(in crate::management) consumers: usize,
+    /// Messages; `None` when JetStream did not answer.
+    pub(in crate::management) messages: Option<QueueCounts>,
+}
+
+impl Identity {
+    /// The overview. `rates_mode` is `none`: nobody measures any.
+    pub(in crate::management) fn overview(&self, totals: &Totals) -> Value {
+        let mut document = json!({
+            "management_version": RABBITMQ_VERSION,
+            "rates_mode": "none",
+            "exchange_types": exchange_types(),
+            "rabbitmq_version": RABBITMQ_VERSION,
+            "product_name": "nats-bridge",
+            "product_version": env!("CARGO_PKG_VERSION"),
+            "cluster_name": "nats-bridge",
+            "node": self.node,
+            "object_totals": {
+                "exchanges": totals.exchanges,
+                "queues": totals.queues,
+                "connections": totals.connections,
+                "channels": totals.channels,
+                "consumers": totals.consumers,
+            },
+            "listeners": [self.listener("amqp", &self.amqp), self.listener("http", &self.http)],
+            "contexts": [{
+                "node": self.node,
+                "description": "RabbitMQ's HTTP API, by nats-bridge",
+                "path": "/",
+                "ip": self.http.ip,
+                "port": self.http.port.to_string(),
+            }],
+        });
+        if let Some(messages) = totals.messages {
+            document["queue_totals"] = message_counts(messages);
+        }
+        document
+    }
+
+    fn listener(&self, protocol: &str, at: &Place) -> Value {
+        json!({
+            "node": self.node,
+            "protocol": protocol,
+            "ip_address": at.ip,
+            "port": at.port,
+        })
+    }
+
+    /// The node.
+    pub(in crate::management) fn node(&self, uptime_ms: u64) -> Value {
+        json!({
+            "name": self.node,
+            "type": "disc",
+            "running": true,
+            "partitions": [],
+            "os_pid": self.pid.to_string(),
+            "uptime": uptime_ms,
+            "processors": self.processors,
+            "rates_mode": "none",
+            "exchange_types": exchange_types(),
+            "auth_mechanisms": [
+                { "name": "AMQPLAIN", "description": "QPid AMQPLAIN mechanism", "enabled": true },
+                { "name": "PLAIN", "description": "SASL PLAIN authentication mechanism", "enabled": true },
+            ],
+            "applications": [
+                { "name": "nats-bridge", "description": "AMQP 0-9-1 on NATS JetStream", "version": env!("CARGO_PKG_VERSION") },
+            ],
+            "enabled_plugins": ["rabbitmq_management"],
+        })
+    }
+
+    /// A vhost.
+    pub(in crate::management) fn vhost(&self, name: &str, messages: Option<QueueCounts>) -> Value {
+        let mut document = json!({
+            "name": name,
+            "description": "",
+            "tags": [],
+            "default_queue_type": "undefined",
+            "metadata": { "description": "", "tags": [] },
+            "tracing": false,
+            "cluster_state": { self.node.as_str(): "running" },
+        });
+        if let (Some(messages), Some(document)) = (messages.map(message_counts), document.as_object_mut()) {
+            document.extend(messages.as_object().cloned().unwrap_or_default());
+        }
+        document
+    }
+}
+
+fn message_counts(counts: QueueCounts) -> Value {
+    json!({
+        "messages": counts.ready.saturating_add(counts.unacknowledged),
+        "messages_ready": counts.ready,
+        "messages_unacknowledged": counts.unacknowledged,
+    })
+}
+
+fn exchange_types() -> Value {
+    let of = |name: &str| {
+        let description = format!("AMQP {name} exchange, as per the AMQP specification");
+        json!({ "name": name, "description": description, "enabled": true })
+    };
+    ["direct", "fanout", "headers", "topic"].into_iter().map(of).collect()
+}
+
+/// Who is asking. Every user of `serve` may do everything.
+pub(in crate::management) fn whoami(user: &str) -> Value {
+    json!({ "name": user, "tags": ["administrator"] })
+}
+
+/// A user. The hash is RabbitMQ's, so that exported definitions can be imported there.
+pub(in crate::management) fn user(user: &User, salt: [u8; 4]) -> Value {
+    json!({
+        "name": user.name,
+        "password_hash": password_hash(&user.password, salt),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": ["administrator"],
+        "limits": {},
+    })
+}
+
+/// A user's permissions in a vhost.
+pub(in crate::management) fn permission(user: &str, vhost: &str) -> Value {
+    json!({ "user": user, "vhost": vhost, "configure": EVERYTHING, "write": EVERYTHING, "read": EVERYTHING })
+}
+
+/// A salt and the SHA-256 of salt and password, in base64: RabbitMQ's `rabbit_password_hashing_sha256`.
+fn password_hash(password: &str, salt: [u8; 4]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(salt);
+    hash.update(password.as_bytes());
+    STANDARD.encode([&salt[..], &hash.finalize()[..]].concat())
+}
+
+/// Whether a hash of RabbitMQ's is that of this password.
+pub(in crate::management) fn is_hash_of(hash: &str, password: &str) -> bool {
+    let Ok(bytes) = STANDARD.decode(hash) else { return false };
+    let Some(salt) = bytes.first_chunk::<4>() else { return false };
+    hash == password_hash(password, *salt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn password_hashes_are_rabbitmqs() {
+        // Made by RabbitMQ 3.10.8 for the password "guest".
+        assert!(is_hash_of("eBUYjg8UChvIIDLLB3wTlYm+gttRS0vI/OXL13Ijr/uuZqXZ", "guest"));
+        assert!(!is_hash_of("eBUYjg8UChvIIDLLB3wTlYm+gttRS0vI/OXL13Ijr/uuZqXZ", "Guest"));
+        assert!(is_hash_of(&password_hash("s", [1, 2, 3, 4]), "s"));
+        assert!(!is_hash_of("", "") && !is_hash_of("!", "") && !is_hash_of("AAA=", ""));
+    }
+
+    #[test]
+    fn what_nobody_knows_is_not_in_the_overview() {
+        let identity = Identity {
+            node: "nats-bridge@here".into(),
+            amqp: Place { ip: "127.0.0.1".into(), port: 5672 },
+            http: Place { ip: "127.0.0.1".into(), port: 15672 },
+            pid: 7,
+            processors: 2,
+        };
+        let overview = identity.overview(&Totals { queues: 3, ..Totals::default() });
+        assert_eq!(overview["object_totals"]["queues"], 3);
+        assert!(overview.get("queue_totals").is_none() && overview.get("erlang_version").is_none());
+        let counts = QueueCounts { ready: 2, unacknowledged: 1, consumers: 0 };
+        let overview = identity.overview(&Totals { messages: Some(counts), ..Totals::default() });
+        assert_eq!(
+            overview["queue_totals"],
+            json!({ "messages": 3, "messages_ready": 2, "messages_unacknowledged": 1 })
+        );
+        assert_eq!(identity.vhost("/", Some(counts))["messages"], 3);
+        assert_eq!(identity.node(5)["os_pid"], "7");
+    }
+}
