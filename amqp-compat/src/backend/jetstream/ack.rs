@@ -67,6 +67,17 @@ impl Sequences {
         }
     }
 
+    /// Adds every sequence up to this one.
+    pub(crate) fn insert_to(&mut self, sequence: u64) {
+        let above = self.runs.split_off(&(sequence + 1));
+        let last = self.runs.last_key_value().map_or(sequence, |(_, last)| sequence.max(*last));
+        self.runs = above;
+        self.runs.insert(0, last);
+        if let Some(last) = self.runs.remove(&(last + 1)) {
+            self.runs.insert(0, last);
+        }
+    }
+
     /// Whether it has a sequence.
     pub(crate) fn contains(&self, sequence: u64) -> bool {
         self.runs.range(..=sequence).next_back().is_some_and(|(_, last)| *last >= sequence)
@@ -112,6 +123,18 @@ mod tests {
         }
         set.forget_from(4);
         assert!(set.contains(3) && set.contains(1) && !set.contains(4) && !set.contains(9));
+    }
+
+    #[test]
+    fn all_up_to_a_sequence_are_added_at_once() {
+        let mut set = Sequences::default();
+        for sequence in [2, 5, 6, 9, 12] {
+            set.insert(sequence);
+        }
+        set.insert_to(5);
+        assert_eq!(set.runs.iter().collect::<Vec<_>>(), [(&0, &6), (&9, &9), (&12, &12)]);
+        set.insert_to(8);
+        assert_eq!(set.runs.iter().collect::<Vec<_>>(), [(&0, &9), (&12, &12)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::lease::Lease;
+use super::memory::MemoryLimit;
 use crate::error::AmqpError;
 
 /// How AMQP is kept on JetStream.
@@ -25,6 +26,8 @@ pub struct JetStreamConfig {
     /// What becomes of a quorum queue where the servers cannot hold that many replicas: made with `replicas`, with a
     /// warning (as RabbitMQ does on one node), or refused with 540. Default: made.
     pub quorum_fallback: bool,
+    /// How much memory the messages of exclusive queues may take, which live in the gateway. Default 256 MiB.
+    pub memory: MemoryLimit,
     /// For how long a queue's stream knows the ids of publishes. A publish whose confirm got lost is sent again within
     /// it and stored once. Default 30 s; at least 100 ms.
     pub dedup_window: Duration,
@@ -54,6 +57,7 @@ impl Default for JetStreamConfig {
             replicas: 1,
             quorum_replicas: 3,
             quorum_fallback: true,
+            memory: MemoryLimit::default(),
             dedup_window: Duration::from_secs(30),
             publish_ids: true,
             ack_wait: Duration::from_secs(30),

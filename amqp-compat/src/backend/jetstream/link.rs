@@ -357,6 +357,7 @@ impl LinkActor {
         let now = Instant::now();
         for Routed { letter, queues } in passed_on {
             let also = Also { bcc: hide(&letter.bcc), ..Also::default() };
+            // Nobody waits for these.
             if let Err(error) = self.publisher.publish(channel, NOBODYS, letter.message, also, queues, now).await {
                 tracing::error!(%error, "a message that a full queue passes on is too large with its x-death header");
             }
@@ -367,7 +368,10 @@ impl LinkActor {
             return Ok(());
         }
         let also = Also { bcc: hide(&bcc), failed, ..Also::default() };
-        self.publisher.publish(channel, seq, message, also, queues, now).await
+        if let Some(settled) = self.publisher.publish(channel, seq, message, also, queues, now).await? {
+            self.confirm(settled).await;
+        }
+        Ok(())
     }
 
     fn settle(&mut self, deliveries: &[DeliveryId], outcome: Outcome) {

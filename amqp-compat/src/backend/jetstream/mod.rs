@@ -28,6 +28,7 @@ mod dead_letters;
 pub mod lease;
 mod levels;
 mod link;
+mod memory;
 mod message;
 mod publisher;
 mod pull;
@@ -39,6 +40,7 @@ mod vhost;
 
 pub use config::{JetStreamConfig, User};
 pub use lease::Lease;
+pub use memory::MemoryLimit;
 pub use survey::QueueCounts;
 
 use vhost::VhostRuntime;

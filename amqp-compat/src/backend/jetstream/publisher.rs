@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_nats::{HeaderName, HeaderValue};
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use nats_bridge::publish::{Confirm, ConfirmInbox};
 use nats_bridge::{ErrorKind, publish::Rejection};
 use smallvec::SmallVec;
@@ -86,6 +86,40 @@ struct Outstanding {
     give_up_at: Instant,
 }
 
+impl Outstanding {
+    /// The headers of the copy for a queue.
+    fn headers(&self, queue: &Queue) -> HeaderMap {
+        let mut headers = message::headers(&self.message, self.single.then(|| queue.name()));
+        if let Some(bcc) = self.also.bcc.as_deref().and_then(|bcc| bcc.parse::<HeaderValue>().ok()) {
+            headers.insert(HeaderName::from_static(properties::BCC), bcc);
+        }
+        headers
+    }
+
+    /// Stores the copy for a queue that lives in memory; false when that is full.
+    fn remember(&self, queue: &Queue) -> bool {
+        let Some(memory) = &queue.memory else { return false };
+        let Message { properties, body, .. } = &self.message;
+        let headers = self.headers(queue);
+        let headers = (!headers.is_empty()).then_some(headers);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let stored = memory.store(headers, body, queue.levels.of(properties), now_ns);
+        queue.ended(properties, body.len(), stored);
+        if stored.is_none() {
+            tracing::warn!(queue = queue.name(), "the memory for exclusive queues is used up; a publish is refused");
+        }
+        stored.is_some()
+    }
+}
+
+impl From<Outstanding> for Settled {
+    fn from(publish: Outstanding) -> Self {
+        let outcome = if publish.failed { PublishOutcome::Failed } else { PublishOutcome::Stored };
+        Self { channel: publish.channel, seq: publish.seq, outcome }
+    }
+}
+
 /// What goes with a message besides itself.
 #[derive(Debug, Default)]
 pub(crate) struct Also {
@@ -133,7 +167,8 @@ impl Publisher {
         }
     }
 
-    /// Sends a copy to each queue, in which it has room ([`Queue::admit`]).
+    /// Sends a copy to each queue, in which it has room ([`Queue::admit`]); gives the publish when it has ended already,
+    /// because all of them live in memory.
     ///
     /// # Errors
     /// `PreconditionFailed` for a message that is larger than the server takes. Nothing was sent.
@@ -143,10 +178,18 @@ impl Publisher {
         seq: u64,
         message: Message,
         also: Also,
-        queues: SmallVec<[Arc<Queue>; 4]>,
+        mut queues: SmallVec<[Arc<Queue>; 4]>,
         now: Instant,
-    ) -> Result<(), AmqpError> {
+    ) -> Result<Option<Settled>, AmqpError> {
         let single = queues.len() == 1;
+        let mut in_memory: SmallVec<[Arc<Queue>; 4]> = SmallVec::new();
+        queues.retain(|queue| {
+            let has_stream = queue.memory.is_none();
+            if !has_stream {
+                in_memory.push(queue.clone());
+            }
+            has_stream
+        });
         let is_dead_letter = also.is_dead_letter();
         let publish = Outstanding {
             channel,
@@ -188,21 +231,25 @@ impl Publisher {
                 return Err(error);
             }
         }
-        Ok(())
+        let Some(Some(publish)) = self.publishes.get_mut(slot as usize) else { return Ok(None) };
+        for queue in in_memory {
+            publish.failed |= !publish.remember(&queue);
+        }
+        if publish.copies_left > 0 {
+            return Ok(None);
+        }
+        Ok(self.end(slot).map(Settled::from))
     }
 
     /// Hands one copy to the client.
     async fn send(&mut self, token: u64) -> Result<(), AmqpError> {
         let Some(Some(copy)) = self.copies.get(self.index(token)) else { return Ok(()) };
         let Some(Some(publish)) = self.publishes.get(copy.publish as usize) else { return Ok(()) };
-        let mut headers = message::headers(&publish.message, publish.single.then(|| copy.queue.name()));
+        let mut headers = publish.headers(&copy.queue);
         let id = match &publish.also.id {
             Some(id) => Some(id.clone()),
             None => self.config.publish_ids.then(|| format!("{}-{token}", self.id)),
         };
-        if let Some(bcc) = publish.also.bcc.as_deref().and_then(|bcc| bcc.parse::<HeaderValue>().ok()) {
-            headers.insert(HeaderName::from_static(properties::BCC), bcc);
-        }
         if let Some(Ok(id)) = id.map(|id| id.parse::<HeaderValue>()) {
             headers.insert(MSG_ID, id);
         }
@@ -302,9 +349,7 @@ impl Publisher {
         if publish.copies_left > 0 {
             return None;
         }
-        let publish = self.end(copy.publish)?;
-        let outcome = if publish.failed { PublishOutcome::Failed } else { PublishOutcome::Stored };
-        Some(Settled { channel: publish.channel, seq: publish.seq, outcome })
+        self.end(copy.publish).map(Settled::from)
     }
 
     fn end(&mut self, slot: u32) -> Option<Outstanding> {

@@ -1,4 +1,5 @@
-//! One AMQP queue: a work-queue stream with one durable pull consumer, and the actor that feeds its consumers.
+//! One AMQP queue: a work-queue stream with one durable pull consumer, or for an exclusive one the gateway's memory; and
+//! the actor that feeds its consumers.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
@@ -13,6 +14,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use super::api::{self, ApiError};
 use super::config::JetStreamConfig;
 use super::levels::Levels;
+use super::memory::Memory;
 use super::pump::{self, Cancelled, PumpCommand};
 use super::vhost::State;
 use crate::error::{AmqpError, ReplyCode};
@@ -44,6 +46,8 @@ pub(crate) struct Queue {
     pub(crate) config: Arc<JetStreamConfig>,
     /// The vhost's topology, to find where dead letters go.
     pub(crate) topology: Weak<RwLock<State>>,
+    /// What has arrived, of an exclusive queue: it has no stream.
+    pub(crate) memory: Option<Memory>,
     /// What is ready, for a queue with a length limit.
     ready: Option<Mutex<Ready>>,
     /// Dead letters on their way into the queue.
@@ -98,8 +102,10 @@ impl Queue {
         let ready = settings
             .has_length_limit()
             .then(|| Mutex::new(Ready::new(settings.max_length, settings.max_length_bytes, highest)));
+        let memory = definition.owner.is_some().then(|| Memory::new(config.memory.clone()));
         Self {
             stream,
+            memory,
             levels: Levels::new(&subject, highest),
             topology: Arc::downgrade(topology),
             ready,
@@ -242,8 +248,11 @@ impl Queue {
         }
     }
 
-    /// Makes the stream and its consumer, or finds them there.
+    /// Makes the stream and its consumer, or finds them there; an exclusive queue has none.
     pub(crate) async fn ensure(&self) -> Result<(), AmqpError> {
+        if self.memory.is_some() {
+            return Ok(());
+        }
         match self.create_stream(self.replicas()).await {
             Ok(()) => {}
             Err(error) if error.too_few_servers() && self.definition.settings.kind == QueueKind::Quorum => {
@@ -360,7 +369,7 @@ impl Queue {
     /// Messages that are ready, and consumers.
     pub(crate) async fn counts(self: &Arc<Self>) -> Result<Counts, AmqpError> {
         let pump = match self.levels.highest() {
-            0 => self.pump.get(),
+            0 if self.memory.is_none() => self.pump.get(),
             _ => Some(self.pump().await),
         };
         if let Some(pump) = pump {
@@ -427,6 +436,9 @@ impl Queue {
     }
 
     pub(crate) async fn delete_stream(&self) -> Result<(), ApiError> {
+        if self.memory.is_some() {
+            return Ok(());
+        }
         match api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await {
             Err(error) if !error.not_found() => Err(error),
             _ => Ok(()),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Message as NatsMessage, Subject};
 use futures::{FutureExt as _, StreamExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use smallvec::SmallVec;
 
 use super::super::queue::{Counts, Pending, gone};
@@ -69,9 +69,9 @@ impl Pump {
             self.bring_head().await?;
             pending = None;
         }
-        // Of a message that was here already, the server has not said how many are behind it; and for an instant it may
-        // count a message twice that it has just stored.
-        let is_known = |pending: u64| pending == 0 || sequence < self.queue.levels.last_stored(0);
+        // Of a message that was here already, the server has not said how many are behind it; and what it says may for an
+        // instant be one too many or too few, of messages that it has just stored.
+        let is_known = |pending: u64| sequence.saturating_add(pending) == self.queue.levels.last_stored(0);
         let pending = match pending {
             Some(pending) if self.backlog.is_empty() && !self.has_priorities() && is_known(pending) => pending,
             _ => self.unsent().await?,
@@ -93,6 +93,9 @@ impl Pump {
             self.drop_expired().await;
             if self.is_clogged() {
                 return Ok(None);
+            }
+            if self.is_remembered() {
+                return Ok(self.backlog.first().map(|(_, sequence)| (sequence, Some(0))));
             }
             let asked = self.open().nth(empty).map(|(priority, _)| priority);
             if let Some((priority, sequence)) = self.backlog.first()
@@ -220,6 +223,9 @@ impl Pump {
 
     /// How many messages the server has ready that are not here.
     pub(super) async fn unsent(&mut self) -> Result<u64, AmqpError> {
+        if self.is_remembered() {
+            return Ok(0);
+        }
         if self.has_priorities() {
             // Sequences of one priority have gaps, so that its counts cannot be held against confirms.
             return self.stored_unsent().await;
@@ -272,6 +278,14 @@ impl Pump {
     }
 
     pub(super) async fn purge(&mut self) -> Result<u64, AmqpError> {
+        self.trim().await?;
+        if self.is_remembered() {
+            let ready: Vec<u64> = self.backlog.take().collect();
+            for &sequence in &ready {
+                self.settle(sequence, Outcome::Ack).await;
+            }
+            return Ok(ready.len() as u64);
+        }
         if self.fresh || self.recover_at.is_some() {
             self.recover().await;
         }
@@ -280,14 +294,11 @@ impl Pump {
             let stored: SmallVec<[u64; 1]> =
                 (0..=self.queue.levels.highest()).map(|priority| self.queue.levels.last_stored(priority)).collect();
             let call = format!("STREAM.PURGE.{}", self.queue.stream);
-            // Where what is ready is counted, it has to be known up to which message the purge goes.
-            let last = match self.queue.definition.settings.has_length_limit() {
-                true => self.queue.stream_info().await?["state"]["last_seq"].as_u64(),
-                false => None,
-            };
-            let range = last.map_or(Value::Null, |last| json!({ "seq": last + 1 }));
-            let answer = api::call(&self.queue.bridge, &call, &range).await?;
-            if let (Some(mut ready), Some(last)) = (self.queue.ready(), last) {
+            // What an open pull has brought and nobody has read yet is purged as well, and must not come after it.
+            let last = self.queue.stream_info().await?["state"]["last_seq"].as_u64().unwrap_or_default();
+            let answer = api::call(&self.queue.bridge, &call, &json!({ "seq": last + 1 })).await?;
+            self.acked.insert_to(last);
+            if let Some(mut ready) = self.queue.ready() {
                 ready.clear_to(last);
             }
             self.held.clear();

@@ -139,10 +139,12 @@ impl Pump {
         let Some(publisher) = &mut self.dying.publisher else { return false };
         let now = Instant::now();
         let mut sent = 0;
+        let mut failed = false;
         for Routed { letter, queues } in routed {
             let also = Also { id: Some(id.to_owned()), bcc: hide(&letter.bcc), failed: false };
             match publisher.publish(0, sequence, letter.message, also, queues, now).await {
-                Ok(()) => sent += 1,
+                Ok(None) => sent += 1,
+                Ok(Some(settled)) => failed |= settled.outcome == PublishOutcome::Failed,
                 Err(error) => tracing::error!(
                     queue = self.queue.name(),
                     %error,
@@ -151,10 +153,12 @@ impl Pump {
             }
         }
         self.dying.tick_at.get_or_insert(now + TICK);
-        if sent == 0 {
-            self.settle(sequence, Outcome::Ack).await;
+        if sent > 0 {
+            self.dying.sent.insert(sequence, (sent, failed, reason));
+        } else if failed {
+            return false;
         } else {
-            self.dying.sent.insert(sequence, (sent, false, reason));
+            self.settle(sequence, Outcome::Ack).await;
         }
         true
     }

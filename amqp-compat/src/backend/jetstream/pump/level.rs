@@ -124,6 +124,9 @@ impl Pump {
 
     /// Whether everything that is stored with a priority has come.
     fn has_all(&self, priority: usize) -> bool {
+        if self.is_remembered() {
+            return true;
+        }
         let Some(level) = self.levels.get(priority) else { return true };
         let priority = u8::try_from(priority).unwrap_or(u8::MAX);
         let stored = self.queue.levels.last_stored(priority);
@@ -141,6 +144,9 @@ impl Pump {
 
     /// Makes the consumers of priorities that have got their first message.
     pub(super) async fn open_levels(&mut self) -> Result<(), ApiError> {
+        if self.is_remembered() {
+            return Ok(());
+        }
         for at in 1..self.levels.len() {
             let priority = u8::try_from(at).unwrap_or(u8::MAX);
             if !self.levels[at].is_open && self.queue.levels.last_stored(priority) > 0 {

@@ -67,6 +67,9 @@ impl Pump {
 
     /// Learns the sizes of what is in the queue when the gateway starts: everything is read once.
     pub(super) async fn learn(&mut self) -> Result<(), AmqpError> {
+        if self.is_remembered() {
+            return Ok(());
+        }
         if self.fresh {
             self.recover().await;
         }

@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ack::Sequences;
+use super::memory::Charge;
 use super::queue::{Counts, Queue};
 use crate::backend::{ChannelId, Got, Outcome};
 use crate::error::AmqpError;
@@ -29,6 +30,7 @@ mod dead_letter;
 mod delivering;
 mod level;
 mod limits;
+mod remembered;
 mod server;
 mod settling;
 
@@ -37,6 +39,7 @@ use consumers::{Consumers, Succession};
 use dead_letter::{Dying, next_confirms};
 use delivering::Room;
 use level::Level;
+use remembered::remembered;
 use server::{UNKNOWN_BYTES, next_messages};
 use settling::Settling;
 
@@ -86,6 +89,8 @@ struct Held {
     /// When it was stored and when it expires, in nanoseconds since 1970.
     stored_ns: u64,
     expires_ns: Option<u64>,
+    /// Its share of the memory, in a queue that has no stream; given back with it.
+    _charge: Option<Charge>,
 }
 
 const COMMANDS: usize = 1024;
@@ -148,6 +153,7 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         (true, QueueKind::Quorum) => Succession::Age,
     };
     let highest = queue.levels.highest();
+    let has_stream = queue.memory.is_none();
     let pump = Pump {
         watches_expiry: settings.message_ttl_ms.is_some(),
         limits_head: settings.has_length_limit() && settings.overflow == Overflow::DropHead,
@@ -170,8 +176,8 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         inbox: String::new(),
         subscriber: None,
         get_inbox: None,
-        recover_at: Some(Instant::now()),
-        fresh: true,
+        recover_at: has_stream.then(Instant::now),
+        fresh: has_stream,
         stopped: false,
     };
     tokio::spawn(pump.run());
@@ -187,7 +193,9 @@ impl Pump {
         let mut batch = Vec::with_capacity(BATCH);
         let mut messages = Vec::with_capacity(BATCH);
         let mut confirmed = Vec::new();
-        let config = self.queue.config.clone();
+        let queue = Arc::clone(&self.queue);
+        let has_stream = queue.memory.is_none();
+        let config = queue.config.clone();
         let lease_lost = config.lease_lost();
         tokio::pin!(lease_lost);
         while !self.stopped {
@@ -207,6 +215,7 @@ impl Pump {
                         self.handle(command).await;
                     }
                 }
+                () = remembered(&queue) => self.take_remembered().await,
                 open = next_messages(&mut self.subscriber, &mut messages) => {
                     for message in messages.drain(..) {
                         self.receive(message).await;
@@ -225,7 +234,7 @@ impl Pump {
                     }
                     if now.connects > connects {
                         connects = now.connects;
-                        self.recover_at = Some(Instant::now());
+                        self.recover_at = has_stream.then(Instant::now);
                         self.tick_dead_letters(true).await;
                     }
                 }
@@ -240,7 +249,7 @@ impl Pump {
                     }
                 }
                 () = sleep_until(recover_at) => self.recover().await,
-                _ = alive.tick() => self.keep_alive().await,
+                _ = alive.tick(), if has_stream => self.keep_alive().await,
             }
             self.serve().await;
             if self.dying.has_work() {
@@ -250,6 +259,7 @@ impl Pump {
     }
 
     async fn handle(&mut self, command: PumpCommand) {
+        self.take_remembered().await;
         if !matches!(command, PumpCommand::Work { .. }) {
             self.tell_settled().await;
         }
@@ -335,6 +345,9 @@ impl Pump {
         }
         level.unsynced = level.last_reply.clone();
         self.acked.insert(sequence);
+        if self.is_remembered() {
+            return;
+        }
         self.settling.add(held.reply, outcome == Outcome::Ack, Instant::now());
         if self.settling.is_full() {
             self.tell_settled().await;

@@ -127,8 +127,18 @@ impl Pump {
         let redelivered = !self.unseen.remove(&sequence) && (delivered > 1 || was_delivered);
         let (headers, payload) = (message.headers, message.payload);
         let expires_ns = self.expiry(headers.as_ref(), stored_ns);
-        let held =
-            Held { reply, by: None, redelivered, priority, is_stale: false, headers, payload, stored_ns, expires_ns };
+        let held = Held {
+            reply,
+            by: None,
+            redelivered,
+            priority,
+            is_stale: false,
+            headers,
+            payload,
+            stored_ns,
+            expires_ns,
+            _charge: None,
+        };
         self.held.insert(sequence, held);
         self.backlog.insert(priority, sequence);
         self.count_in(sequence, true);
@@ -145,6 +155,9 @@ impl Pump {
             self.trim_or_log().await;
         }
         self.hand_out();
+        if self.is_remembered() {
+            return;
+        }
         let now = Instant::now();
         if self.levels.iter().any(|level| level.pulls.is_silent(now)) {
             tracing::warn!(queue = self.queue.name(), "the server went silent; pulling anew");
