@@ -4,6 +4,7 @@ mod amqp;
 mod core;
 mod gateway;
 mod report;
+mod topic;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,8 @@ enum What {
     Amqp(amqp::AmqpArgs),
     /// The core beside raw async-nats, doing the same work.
     Core(core::CoreArgs),
+    /// Topic routing in memory beside a scan over all patterns.
+    Topic(topic::TopicArgs),
 }
 
 #[tokio::main]
@@ -37,6 +40,7 @@ async fn main() -> ExitCode {
     let result = match &cli.what {
         What::Amqp(args) => amqp::run(args, cli.quick).await,
         What::Core(args) => core::run(args, cli.quick).await,
+        What::Topic(args) => topic::run(args, cli.quick),
     };
     match result {
         Ok(figures) if cli.json => println!("{}", serde_json::json!({ "figures": figures })),

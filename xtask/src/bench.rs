@@ -28,7 +28,9 @@ enum What {
     Core,
     /// The AMQP listener beside RabbitMQ.
     Amqp,
-    /// Both.
+    /// Topic routing in memory.
+    Topic,
+    /// All of them.
     All,
 }
 
@@ -39,14 +41,15 @@ enum What {
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let mut tools = Tools::open(None)?;
     let nats_server = tools.nats_server()?;
-    if args.what != What::Core {
+    if matches!(args.what, What::Amqp | What::All) {
         tools.rabbitmq()?;
     }
     drop(tools);
     let each: &[&str] = match args.what {
         What::Core => &["core"],
         What::Amqp => &["amqp"],
-        What::All => &["core", "amqp"],
+        What::Topic => &["topic"],
+        What::All => &["core", "amqp", "topic"],
     };
     let mut build = workspace::cargo();
     build.args(["build", "--quiet", "--release", "--package", "bench", "--package", "nats-bridge-sidecar"]);
