@@ -237,3 +237,43 @@ fn what_is_wrong_is_named_and_ends_with_code_2() {
     check(&["serve", "--nats", "nats://u:p@127.0.0.1:1"], "--nats nats://127.0.0.1:1: no NATS server answers there (");
     check(&["serve", "--nats", "nats://127.0.0.1:1"], "nats-server -js");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn delayed_messages_outlive_a_killed_gateway_and_nats_server_and_come_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start(dir.path());
+    let (_connection, channel) = serve.channel().await;
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-delayed-type".into(), AMQPValue::LongString("fanout".into()));
+    let kind = lapin::ExchangeKind::Custom("x-delayed-message".into());
+    let durable = lapin::options::ExchangeDeclareOptions { durable: true, ..Default::default() };
+    channel.exchange_declare("d".into(), kind, durable, arguments).await.expect("an exchange");
+    let bound = channel.queue_bind("q".into(), "d".into(), "".into(), Default::default(), FieldTable::default()).await;
+    bound.expect("bound");
+    const COUNT: i32 = 30;
+    for n in 0..COUNT {
+        let mut headers = FieldTable::default();
+        // From due before the kill to due after the start.
+        headers.insert("x-delay".into(), AMQPValue::LongInt(1 + n * 100));
+        let (options, properties) = (BasicPublishOptions::default(), persistent().with_headers(headers));
+        let body = n.to_string();
+        let sent = channel.basic_publish("d".into(), "".into(), options, body.as_bytes(), properties).await;
+        assert!(sent.expect("published").await.expect("confirmed").is_ack());
+    }
+    let nats = nats_pid(dir.path());
+    assert_eq!(serve.end("KILL"), None);
+    send("KILL", nats);
+    let serve = Serve::start(dir.path());
+    let (_connection, channel) = serve.channel().await;
+    let mut seen = BTreeMap::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while seen.len() < COUNT as usize {
+        assert!(Instant::now() < deadline, "only {seen:?}");
+        match get(&channel).await {
+            Some(body) => *seen.entry(body).or_insert(0) += 1,
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    assert_eq!(get(&channel).await, None);
+    assert!(seen.values().all(|times| *times == 1), "{seen:?}");
+}

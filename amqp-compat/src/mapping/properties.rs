@@ -51,6 +51,9 @@ pub const CLUSTER_ID: &str = "Amqp-Cluster-Id";
 /// Routing keys that the publisher gave as `BCC`: base64 of a table with `BCC` in it. Kept for a dead-letter exchange and
 /// never delivered.
 pub const BCC: &str = "Amqp-Bcc";
+/// The delayed exchanges that keep a message, when they are not the one that it was published to: base64 of a table with
+/// their names in `by`.
+pub const DELAYED_BY: &str = "Amqp-Delayed-By";
 
 const BASE64_MARK: &str = "=b64:";
 

@@ -6,6 +6,7 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 
 use super::arguments::{invalid_type, same_arguments, same_flag, text};
 use super::consistent_hash;
+use super::delay;
 use crate::backend::ExchangeDeclare;
 use crate::error::{AmqpError, ReplyCode};
 
@@ -22,6 +23,8 @@ pub enum ExchangeKind {
     Headers,
     /// Routes to one binding, by a hash.
     ConsistentHash,
+    /// Routes as another type, after a delay.
+    Delayed,
 }
 
 impl ExchangeKind {
@@ -36,6 +39,7 @@ impl ExchangeKind {
             "topic" => Ok(ExchangeKind::Topic),
             "headers" => Ok(ExchangeKind::Headers),
             "x-consistent-hash" => Ok(ExchangeKind::ConsistentHash),
+            "x-delayed-message" => Ok(ExchangeKind::Delayed),
             other => Err(AmqpError::new(ReplyCode::CommandInvalid, format!("unknown exchange type '{other}'"))),
         }
     }
@@ -48,6 +52,7 @@ impl ExchangeKind {
             ExchangeKind::Topic => "topic",
             ExchangeKind::Headers => "headers",
             ExchangeKind::ConsistentHash => "x-consistent-hash",
+            ExchangeKind::Delayed => "x-delayed-message",
         }
     }
 
@@ -87,7 +92,11 @@ impl ExchangeDefinition {
         {
             return Err(invalid_type("alternate-exchange", &display(vhost, name), value));
         }
-        if kind == ExchangeKind::ConsistentHash {
+        let routing = match kind {
+            ExchangeKind::Delayed => delay::routing_of(&declare.arguments)?,
+            kind => kind,
+        };
+        if routing == ExchangeKind::ConsistentHash {
             consistent_hash::check_arguments(&declare.arguments)?;
         }
         Ok(Self {
@@ -98,6 +107,15 @@ impl ExchangeDefinition {
             internal: declare.internal,
             arguments: declare.arguments.clone(),
         })
+    }
+
+    /// The rules that its bindings follow.
+    pub fn routing(&self) -> ExchangeKind {
+        match self.kind {
+            // It was checked when it was declared.
+            ExchangeKind::Delayed => delay::routing_of(&self.arguments).unwrap_or(ExchangeKind::Direct),
+            kind => kind,
+        }
     }
 
     /// Where messages go that nothing took, if that was declared.

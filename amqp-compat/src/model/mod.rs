@@ -4,6 +4,7 @@
 //! - [`exchange`], [`queue`]: their definitions, and when a second declaration is the same.
 //! - [`consumer`]: the arguments of a consumer.
 //! - [`topic`], [`headers`], [`consistent_hash`]: the exchange types with rules of their own.
+//! - [`delay`]: exchanges that keep messages for a while.
 //! - [`dead_letter`]: what becomes of a message that a queue dead-letters.
 //! - [`ready`]: what counts against a queue's length limit.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
@@ -13,6 +14,7 @@ pub mod arguments;
 pub mod consistent_hash;
 pub mod consumer;
 pub mod dead_letter;
+pub mod delay;
 pub mod exchange;
 pub mod features;
 pub mod headers;

@@ -24,6 +24,8 @@ pub enum QueueKind {
     Classic,
     /// A replicated queue.
     Quorum,
+    /// An append-only log.
+    Stream,
 }
 
 /// What happens to a publish when a queue is full.
@@ -174,6 +176,7 @@ impl QueueArguments {
         let (unsuited, module) = match kind {
             QueueKind::Classic => (NOT_CLASSIC, "rabbit_classic_queue"),
             QueueKind::Quorum => (NOT_QUORUM, "rabbit_quorum_queue"),
+            QueueKind::Stream => (&[][..], "rabbit_stream_queue"),
         };
         if let Some(name) = unsuited.iter().find(|name| table.contains_key(**name)) {
             return Err(AmqpError::new(

@@ -12,6 +12,7 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 use smallvec::SmallVec;
 
 use super::consistent_hash;
+use super::delay;
 use super::exchange::{self, ExchangeDefinition, ExchangeKind};
 use super::headers::{self};
 use super::queue::{self, Owner, QueueDefinition};
@@ -122,6 +123,8 @@ struct BoundEdge {
 pub struct Route {
     /// The slots of the queues that get the message, in ascending order, each once.
     pub queues: SmallVec<[u32; 8]>,
+    /// Delayed exchanges that keep the message first; when it is due, it is routed from each of them with its delay negated.
+    pub delayed_by: SmallVec<[Arc<str>; 1]>,
     visited: SmallVec<[u32; 8]>,
     scratch: TopicScratch,
 }
@@ -291,10 +294,10 @@ impl Vhost {
                 self.exchange(name).ok_or_else(|| no_exchange(&self.name, name))?;
             }
         }
-        match source.definition.kind {
+        match source.definition.routing() {
             ExchangeKind::Headers => headers::check(&definition.arguments)?,
             ExchangeKind::ConsistentHash => consistent_hash::check_weight(&definition.routing_key)?,
-            ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic => {}
+            ExchangeKind::Direct | ExchangeKind::Fanout | ExchangeKind::Topic | ExchangeKind::Delayed => {}
         }
         let exists = source.outgoing.iter().any(|edge| edge.definition == definition);
         Ok((!exists).then_some(Change::Bind(definition)))
@@ -390,13 +393,17 @@ impl Vhost {
         match self.exchange_slots.get(exchange) {
             _ if exchange.is_empty() => self.collect(None, keys, properties, route),
             Some(&first) => self.collect(Some(first), keys, properties, route),
-            None => route.queues.clear(),
+            None => {
+                route.queues.clear();
+                route.delayed_by.clear();
+            }
         }
     }
 
     /// From the exchange in slot `first`, or from the default exchange.
     fn collect(&self, first: Option<u32>, keys: &[&str], properties: Option<&AMQPProperties>, route: &mut Route) {
         route.queues.clear();
+        route.delayed_by.clear();
         match first {
             None => route.queues.extend(keys.iter().filter_map(|key| self.queue_slot(key))),
             Some(slot) => self.walk(slot, keys, properties, route),
@@ -406,13 +413,18 @@ impl Vhost {
     }
 
     fn walk(&self, first: u32, keys: &[&str], properties: Option<&AMQPProperties>, route: &mut Route) {
-        let Route { queues, visited, scratch } = route;
+        let Route { queues, delayed_by, visited, scratch } = route;
+        let is_delayed = properties.is_some_and(|properties| matches!(delay::delay_of(properties), Ok(Some(_))));
         visited.clear();
         visited.push(first);
         let mut next = 0;
         while let Some(&slot) = visited.get(next) {
             next += 1;
             let Some(exchange) = self.exchange_at(slot) else { continue };
+            if is_delayed && exchange.definition.kind == ExchangeKind::Delayed {
+                delayed_by.push(exchange.definition.name.clone());
+                continue;
+            }
             let mut routed = false;
             let mut found = |target: Target| {
                 routed = true;

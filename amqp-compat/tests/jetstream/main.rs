@@ -4,6 +4,7 @@ mod client;
 mod consuming;
 mod crash;
 mod dead_letters;
+mod delays;
 mod exclusive;
 mod expiry;
 mod lease;

@@ -40,6 +40,11 @@ impl ApiError {
         matches!(self, ApiError::Refused { err_code: 10058 | 10065, .. })
     }
 
+    /// Whether a message of that sequence is not there (10037, 10043, 10057).
+    pub(crate) fn no_message(&self) -> bool {
+        matches!(self, ApiError::Refused { err_code: 10037 | 10043 | 10057, .. })
+    }
+
     /// Whether the servers cannot hold that many replicas (10074 not clustered, 10005 no suitable peers).
     pub(crate) fn too_few_servers(&self) -> bool {
         matches!(self, ApiError::Refused { err_code: 10074 | 10005, .. })

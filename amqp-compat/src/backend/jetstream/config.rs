@@ -42,6 +42,9 @@ pub struct JetStreamConfig {
     pub publish_window: usize,
     /// The same in bytes of bodies. Default 64 MiB.
     pub publish_window_bytes: usize,
+    /// How many messages the delayed exchanges of a vhost may keep; one more is refused (`basic.nack`). The gateway's memory
+    /// holds about 32 bytes for each. Default 1 000 000.
+    pub max_delayed: u64,
     /// How long a publish is tried before it fails (`basic.nack`). Default 30 s; not longer than `dedup_window`, or a late
     /// resend could be stored twice.
     pub publish_timeout: Duration,
@@ -63,6 +66,7 @@ impl Default for JetStreamConfig {
             ack_wait: Duration::from_secs(30),
             publish_window: 8192,
             publish_window_bytes: 64 << 20,
+            max_delayed: 1_000_000,
             publish_timeout: Duration::from_secs(30),
         }
     }

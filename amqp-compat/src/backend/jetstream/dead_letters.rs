@@ -7,6 +7,7 @@ use async_nats::HeaderMap;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
+use super::delays::through;
 use super::queue::Queue;
 use super::vhost::State;
 use crate::backend::Message;
@@ -23,6 +24,22 @@ const MAX_PASSED_ON: usize = 32;
 pub(crate) struct Routed {
     pub(crate) letter: DeadLetter,
     pub(crate) queues: SmallVec<[Arc<Queue>; 4]>,
+    /// Delayed exchanges that keep it first, as [`through`] writes them.
+    pub(crate) delayed_by: Option<String>,
+}
+
+/// Takes room for a message in its queues; those without room are left out. Gives what they pass on to their dead-letter
+/// exchanges.
+pub(crate) fn admit(queues: &mut SmallVec<[Arc<Queue>; 4]>, message: &Message, bcc: &[ShortString]) -> Vec<Routed> {
+    let mut passed_on = Vec::new();
+    queues.retain(|queue| {
+        let takes = queue.admit(message.body.len());
+        if !takes && queue.passes_on() {
+            passed_on.extend(route(queue, message.clone(), bcc.to_vec(), Reason::MaxLength));
+        }
+        takes
+    });
+    passed_on
 }
 
 /// Finds the queues for a message that died in `from`: none when the queue has no dead-letter exchange, when that is not
@@ -68,8 +85,12 @@ fn add(
             add(state, queue, message, bcc, Reason::MaxLength, found, passed_on + 1);
         }
     }
+    if !route.delayed_by.is_empty() {
+        queues.extend(state.delays.clone());
+    }
     if !queues.is_empty() {
-        found.push(Routed { letter, queues });
+        let delayed_by = through(&route.delayed_by, letter.message.exchange.as_str());
+        found.push(Routed { letter, queues, delayed_by });
     }
 }
 

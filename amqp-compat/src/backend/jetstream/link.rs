@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 
 use super::dead_letters::{self, Routed, hide};
+use super::delays::through;
 use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
@@ -22,7 +23,7 @@ use crate::backend::{
 };
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::consumer::ConsumerArguments;
-use crate::model::dead_letter::{Reason, split_bcc};
+use crate::model::dead_letter::split_bcc;
 use crate::model::queue::{Owner, QueueKind, display};
 use crate::model::vhost::Route;
 
@@ -287,15 +288,17 @@ impl LinkActor {
         let result = match self.destinations(channel, &mut message) {
             Ok(queues) if queues.is_empty() => {
                 if mandatory {
-                    if let Some((properties, _)) = split_bcc(&message.properties) {
-                        message.properties = properties;
-                    }
-                    let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
-                    let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
+                    self.give_back(channel, message).await;
                 }
                 return self.confirm(Settled { channel, seq, outcome: PublishOutcome::Stored }).await;
             }
-            Ok(queues) => self.store(channel, seq, message, queues).await,
+            Ok(queues) => {
+                // What is delayed alone has no route yet, as in RabbitMQ: it comes back, and is delivered in its time.
+                if mandatory && self.route.queues.is_empty() {
+                    self.give_back(channel, message.clone()).await;
+                }
+                self.store(channel, seq, message, queues).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = result {
@@ -303,6 +306,15 @@ impl LinkActor {
             let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
             self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
         }
+    }
+
+    /// Returns a mandatory message that has no route.
+    async fn give_back(&self, channel: ChannelId, mut message: Message) {
+        if let Some((properties, _)) = split_bcc(&message.properties) {
+            message.properties = properties;
+        }
+        let error = AmqpError::new(ReplyCode::NoRoute, "NO_ROUTE");
+        let _ = self.events.send(Event::Returned { channel, error, message: Box::new(message) }).await;
     }
 
     /// The queues that a message goes to; those who wait for it directly have it then.
@@ -344,19 +356,12 @@ impl LinkActor {
                 queue.watch_expiry().await;
             }
         }
-        let size = message.body.len();
         let all = queues.len();
-        let mut passed_on = Vec::new();
-        queues.retain(|queue| {
-            let takes = queue.admit(size);
-            if !takes && queue.passes_on() {
-                passed_on.extend(dead_letters::route(queue, message.clone(), bcc.clone(), Reason::MaxLength));
-            }
-            takes
-        });
+        let delayed_by = through(&self.route.delayed_by, message.exchange.as_str());
+        let passed_on = dead_letters::admit(&mut queues, &message, &bcc);
         let now = Instant::now();
-        for Routed { letter, queues } in passed_on {
-            let also = Also { bcc: hide(&letter.bcc), ..Also::default() };
+        for Routed { letter, queues, delayed_by } in passed_on {
+            let also = Also { bcc: hide(&letter.bcc), delayed_by, ..Also::default() };
             // Nobody waits for these.
             if let Err(error) = self.publisher.publish(channel, NOBODYS, letter.message, also, queues, now).await {
                 tracing::error!(%error, "a message that a full queue passes on is too large with its x-death header");
@@ -367,7 +372,7 @@ impl LinkActor {
             self.confirm(Settled { channel, seq, outcome: PublishOutcome::Failed }).await;
             return Ok(());
         }
-        let also = Also { bcc: hide(&bcc), failed, ..Also::default() };
+        let also = Also { bcc: hide(&bcc), delayed_by, failed, ..Also::default() };
         if let Some(settled) = self.publisher.publish(channel, seq, message, also, queues, now).await? {
             self.confirm(settled).await;
         }

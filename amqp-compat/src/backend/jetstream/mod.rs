@@ -6,6 +6,7 @@
 //! - `dead_letters`: where a message goes that its queue dead-letters.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `survey`: what there is, for those who look at it.
+//! - `delays`: what delayed exchanges keep.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
 //! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
 
@@ -25,6 +26,7 @@ mod ack;
 mod api;
 mod config;
 mod dead_letters;
+mod delays;
 pub mod lease;
 mod levels;
 mod link;

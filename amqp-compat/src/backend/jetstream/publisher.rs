@@ -93,6 +93,9 @@ impl Outstanding {
         if let Some(bcc) = self.also.bcc.as_deref().and_then(|bcc| bcc.parse::<HeaderValue>().ok()) {
             headers.insert(HeaderName::from_static(properties::BCC), bcc);
         }
+        if let Some(by) = self.also.delayed_by.as_deref().and_then(|by| by.parse::<HeaderValue>().ok()) {
+            headers.insert(HeaderName::from_static(properties::DELAYED_BY), by);
+        }
         headers
     }
 
@@ -127,6 +130,8 @@ pub(crate) struct Also {
     pub(crate) id: Option<String>,
     /// Hidden routing keys, as [`super::dead_letters::hide`] writes them.
     pub(crate) bcc: Option<String>,
+    /// Delayed exchanges, as [`super::delays::through`] writes them.
+    pub(crate) delayed_by: Option<String>,
     /// Whether a queue has refused it already, so that it fails however its other copies end.
     pub(crate) failed: bool,
 }

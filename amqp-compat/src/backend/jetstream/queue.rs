@@ -99,9 +99,9 @@ impl Queue {
         let subject = name::subject(vhost, &definition.name);
         let settings = &definition.settings;
         let highest = settings.max_priority.unwrap_or(0);
-        let ready = settings
-            .has_length_limit()
-            .then(|| Mutex::new(Ready::new(settings.max_length, settings.max_length_bytes, highest)));
+        // The server keeps a log within its bounds.
+        let is_counted = settings.has_length_limit() && settings.kind != QueueKind::Stream;
+        let ready = is_counted.then(|| Mutex::new(Ready::new(settings.max_length, settings.max_length_bytes, highest)));
         let memory = definition.owner.is_some().then(|| Memory::new(config.memory.clone()));
         Self {
             stream,
@@ -273,7 +273,9 @@ impl Queue {
             }
             Err(error) => return Err(error.into()),
         }
-        self.create_consumer(0).await?;
+        if !self.is_log() {
+            self.create_consumer(0).await?;
+        }
         Ok(())
     }
 
@@ -342,6 +344,14 @@ impl Queue {
         self.create_consumer(priority).await
     }
 
+    pub(crate) async fn stream_is_there(&self) -> Result<bool, ApiError> {
+        match self.stream_info().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(crate) async fn stream_info(&self) -> Result<Value, ApiError> {
         api::call(&self.bridge, &format!("STREAM.INFO.{}", self.stream), &Value::Null).await
     }
@@ -398,7 +408,7 @@ impl Queue {
 
     /// Makes sure that messages expire though nobody consumes.
     pub(crate) async fn watch_expiry(self: &Arc<Self>) {
-        if !self.watches_expiry.swap(true, Ordering::AcqRel) {
+        if !self.is_log() && !self.watches_expiry.swap(true, Ordering::AcqRel) {
             // An actor that has ended belongs to a queue that was deleted.
             let _ = self.pump().await.send(PumpCommand::WatchExpiry).await;
         }
@@ -445,6 +455,11 @@ impl Queue {
         }
     }
 
+    /// Whether messages stay when they are read.
+    pub(crate) fn is_log(&self) -> bool {
+        self.definition.settings.kind == QueueKind::Stream
+    }
+
     /// Whether its messages live in the server's memory and are gone when that restarts.
     pub(crate) fn is_in_memory(&self) -> bool {
         !self.definition.is_persistent()
@@ -454,7 +469,7 @@ impl Queue {
         match (self.is_in_memory(), self.definition.settings.kind) {
             (true, _) => 1,
             (false, QueueKind::Quorum) => self.config.quorum_replicas,
-            (false, QueueKind::Classic) => self.config.replicas,
+            (false, QueueKind::Classic | QueueKind::Stream) => self.config.replicas,
         }
     }
 
@@ -484,6 +499,12 @@ impl Queue {
                 META_LIFETIME: if self.is_in_memory() { "gateway" } else { "durable" },
             },
         });
+        if self.is_log() {
+            let settings = &self.definition.settings;
+            config["retention"] = json!("limits");
+            config["max_msgs"] = settings.max_length.map_or(json!(-1), |max| json!(max));
+            config["discard"] = json!(if settings.overflow == Overflow::DropHead { "old" } else { "new" });
+        }
         if self.bridge.api_level() >= 1 {
             config["allow_msg_ttl"] = json!(true);
         }

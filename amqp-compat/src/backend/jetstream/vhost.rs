@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::api;
 use super::config::JetStreamConfig;
+use super::delays;
 use super::pump::Cancelled;
 use super::queue::{Counts, META_LIFETIME, META_QUEUE, META_VHOST, Queue};
 use super::store::Store;
@@ -19,6 +20,7 @@ use crate::backend::reply_to::Replies;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
+use crate::model::delay::delay_of;
 use crate::model::exchange::{self, ExchangeDefinition, ExchangeKind};
 use crate::model::queue::{Owner, check_expiration, display};
 use crate::model::vhost::{Change, Destination, QueuePlan, Route, Vhost, extra_keys, no_queue, without_line_ends};
@@ -53,6 +55,8 @@ const DELETED_SWEEP: usize = 4096;
 pub(crate) struct State {
     pub(crate) model: Vhost,
     queues: Vec<Option<Arc<Queue>>>,
+    /// What delayed exchanges keep, once there is one.
+    pub(crate) delays: Option<Arc<Queue>>,
 }
 
 impl State {
@@ -71,7 +75,7 @@ impl VhostRuntime {
     ) -> Result<Arc<Self>, AmqpError> {
         let store = Store::open(bridge, name, config.replicas).await?;
         let vhost: Arc<str> = name.into();
-        let state = Arc::new(RwLock::new(State { model: Vhost::new(name), queues: Vec::new() }));
+        let state = Arc::new(RwLock::new(State { model: Vhost::new(name), queues: Vec::new(), delays: None }));
         let stored = store.load().await?;
         let queues: Vec<Arc<Queue>> = {
             let mut loaded = state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -102,6 +106,10 @@ impl VhostRuntime {
             changing: Mutex::new(()),
             deleted: std::sync::Mutex::new(deleted),
         });
+        let has_delayed = vhost.state().model.exchanges().any(|exchange| exchange.kind == ExchangeKind::Delayed);
+        if has_delayed || vhost.delays().stream_is_there().await? {
+            vhost.ensure_delays().await?;
+        }
         tokio::spawn(expire_queues(Arc::downgrade(&vhost)));
         Ok(vhost)
     }
@@ -284,13 +292,35 @@ impl VhostRuntime {
         let change = self.state().model.plan_exchange_declare(declare)?;
         if let Some(Change::PutExchange(definition)) = &change {
             self.refuse_beside_rabbitmq(definition)?;
+            if definition.kind == ExchangeKind::Delayed {
+                self.ensure_delays().await?;
+            }
         }
         self.make(change.as_slice()).await
     }
 
-    /// A key has a queue in each of two brokers and not the same one, so that its order would be lost when it moves.
+    fn delays(&self) -> Queue {
+        delays::queue(&self.name, &self.bridge, &self.config, &self.state)
+    }
+
+    /// Makes the stream of delayed messages and starts its actor, once.
+    async fn ensure_delays(&self) -> Result<(), AmqpError> {
+        if self.state().delays.is_some() {
+            return Ok(());
+        }
+        let queue = Arc::new(self.delays());
+        queue.ensure().await?;
+        delays::start(queue.clone(), &self.state);
+        self.state_mut().delays = Some(queue);
+        Ok(())
+    }
+
+    /// With consistent hashing a key has a queue in each of two brokers and not the same one, so that its order would be
+    /// lost when it moves. What RabbitMQ delays is in no queue, so that nobody could tell when it has been drained.
     fn refuse_beside_rabbitmq(&self, definition: &ExchangeDefinition) -> Result<(), AmqpError> {
-        if !self.config.behind_rabbitmq || definition.kind != ExchangeKind::ConsistentHash {
+        if !self.config.behind_rabbitmq
+            || !matches!(definition.kind, ExchangeKind::ConsistentHash | ExchangeKind::Delayed)
+        {
             return Ok(());
         }
         Err(AmqpError::not_implemented(format!(
@@ -318,7 +348,7 @@ impl VhostRuntime {
         self.make(&changes).await
     }
 
-    /// The queues that a message of `user` goes to; its `user_id` is not checked when that is `None`.
+    /// The queues that a message of `user` goes to, the stream of delayed messages among them; its `user_id` is not checked when that is `None`.
     pub(crate) fn destinations(
         &self,
         properties: &AMQPProperties,
@@ -349,6 +379,9 @@ impl VhostRuntime {
         if let Some(expiration) = properties.expiration() {
             check_expiration(expiration.as_str())?;
         }
+        if state.model.exchange(exchange).is_some_and(|exchange| exchange.kind == ExchangeKind::Delayed) {
+            delay_of(properties)?;
+        }
         if extra.is_empty() {
             state.model.route(exchange, &[routing_key], Some(properties), route)?;
         } else {
@@ -356,7 +389,8 @@ impl VhostRuntime {
             keys.extend(extra);
             state.model.route(exchange, &keys, Some(properties), route)?;
         }
-        Ok(route.queues.iter().filter_map(|slot| state.queue(*slot).cloned()).collect())
+        let delays = state.delays.clone().filter(|_| !route.delayed_by.is_empty());
+        Ok(route.queues.iter().filter_map(|slot| state.queue(*slot).cloned()).chain(delays).collect())
     }
 
     /// Stores what of the changes is durable, then makes them.

@@ -22,8 +22,9 @@ pub(super) enum Table {
 
 impl Table {
     pub(super) fn new(definition: &ExchangeDefinition) -> Self {
-        match definition.kind {
-            ExchangeKind::Direct => Table::Direct(HashMap::new()),
+        match definition.routing() {
+            // `routing` has named the type behind it.
+            ExchangeKind::Direct | ExchangeKind::Delayed => Table::Direct(HashMap::new()),
             ExchangeKind::Fanout => Table::Fanout(Vec::new()),
             ExchangeKind::Topic => Table::Topic(TopicTable::default()),
             ExchangeKind::Headers => Table::Headers(HeadersTable::default()),

@@ -127,7 +127,7 @@ impl Pump {
     async fn send_dead_letters(&mut self, sequence: u64, reason: Reason, id: &str, routed: Vec<Routed>) -> bool {
         if self.dying.publisher.is_none() {
             let Ok((inbox, confirms)) = ConfirmInbox::open(self.queue.bridge.client()).await else {
-                for Routed { letter, queues } in routed {
+                for Routed { letter, queues, .. } in routed {
                     let (properties, size) = (&letter.message.properties, letter.message.body.len());
                     queues.iter().for_each(|queue| queue.ended(properties, size, None));
                 }
@@ -140,8 +140,8 @@ impl Pump {
         let now = Instant::now();
         let mut sent = 0;
         let mut failed = false;
-        for Routed { letter, queues } in routed {
-            let also = Also { id: Some(id.to_owned()), bcc: hide(&letter.bcc), failed: false };
+        for Routed { letter, queues, delayed_by } in routed {
+            let also = Also { id: Some(id.to_owned()), bcc: hide(&letter.bcc), delayed_by, failed: false };
             match publisher.publish(0, sequence, letter.message, also, queues, now).await {
                 Ok(None) => sent += 1,
                 Ok(Some(settled)) => failed |= settled.outcome == PublishOutcome::Failed,

@@ -150,7 +150,7 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
     let succession = match (settings.single_active_consumer, settings.kind) {
         (false, _) => Succession::None,
         (true, QueueKind::Classic) => Succession::Priority,
-        (true, QueueKind::Quorum) => Succession::Age,
+        (true, QueueKind::Quorum | QueueKind::Stream) => Succession::Age,
     };
     let highest = queue.levels.highest();
     let has_stream = queue.memory.is_none();
