@@ -22,6 +22,7 @@ pub(in crate::management) fn document(vhost: &str, node: &str, queue: &QueueDefi
     document["type"] = json!(match queue.settings.kind {
         QueueKind::Classic => "classic",
         QueueKind::Quorum => "quorum",
+        QueueKind::Stream => "stream",
     });
     document["state"] = json!("running");
     document["policy"] = Value::Null;
