@@ -6,6 +6,7 @@
 //! - [`consume`]: deliveries, settled once, retried by policy, then dead-lettered.
 //! - [`dead_letter`]: what a dead letter says.
 //! - [`provision`]: streams and consumers as data.
+//! - [`Monitor`]: what a server says about itself.
 //! - [`RetryPolicy`]: when to try again, and when to give up.
 //! - [`Error`]: why a call failed, and whether the message may have landed.
 
@@ -18,6 +19,7 @@ pub mod dead_letter;
 mod error;
 mod message;
 mod message_id;
+mod monitor;
 pub mod provision;
 pub mod publish;
 mod pulse;
@@ -31,6 +33,7 @@ pub use dead_letter::{Failure, Reason};
 pub use error::{Error, ErrorKind, Landed, Result};
 pub use message::Message;
 pub use message_id::MessageId;
-pub use provision::{ConsumerSpec, Discard, Manifest, Retention, Storage, StreamSpec};
+pub use monitor::{Fsync, Monitor};
+pub use provision::{BucketSpec, ConsumerSpec, Discard, Manifest, Retention, Storage, StreamSpec};
 pub use publish::{BreakerConfig, BreakerState, PublishConfig, Published};
 pub use retry::{Next, RetryPolicy};

@@ -3,14 +3,24 @@
 //! The headers below are a contract: their names and meanings do not change. A dead letter has the original payload,
 //! the original headers, and these. Original headers that the server would act on (`Nats-*`), and those of an earlier
 //! dead letter, are kept under the prefix [`ORIGINAL_PREFIX`].
+//!
+//! [`DeadLetters`] is what can be done with them: list, peek, show, redrive, park, export, purge, import.
 
+mod file;
+mod kept;
 mod letter;
+mod redrive;
+mod store;
 mod text;
 
 use std::fmt;
 
+pub use file::Imported;
+pub use kept::{Filter, Group, GroupBy, Letter};
 pub use letter::original_name;
 pub(crate) use letter::{Facts, letter};
+pub use redrive::{Redrive, Redriven};
+pub use store::DeadLetters;
 
 /// Why it was given up: a [`Reason`].
 pub const REASON: &str = "Dead-Letter-Reason";

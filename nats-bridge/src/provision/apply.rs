@@ -3,42 +3,58 @@
 use async_nats::jetstream;
 use serde_json::{Map, Value, json};
 
-use super::plan::compare;
-use super::{Action, Change, ConsumerSpec, Manifest, Plan, StreamSpec};
+use super::plan::{compare, cost};
+use super::{Action, BucketSpec, Change, ConsumerSpec, Manifest, Plan, StreamSpec};
 use crate::api::{ask, call};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
+use crate::monitor::Fsync;
 
 const STREAM_FIXED: &[&str] = &["name", "retention", "storage"];
 const CONSUMER_FIXED: &[&str] = &["durable_name", "name", "deliver_policy", "ack_policy", "replay_policy"];
 
 impl Bridge {
-    /// Compares a manifest with what is on the server and changes nothing.
+    /// Compares a manifest with what is on the server and changes nothing. What the plan holds after everything was applied
+    /// is drift.
     ///
     /// # Errors
     /// `Config`: the manifest is wrong, such as an unbounded stream that does not say so. Else as JetStream answers.
     pub async fn plan(&self, manifest: &Manifest) -> Result<Plan> {
+        self.plan_on(manifest, Fsync::Unknown).await
+    }
+
+    /// As [`Bridge::plan`], for servers of which it is known how soon they sync; see [`Monitor::fsync`](crate::Monitor::fsync).
+    ///
+    /// # Errors
+    /// As [`Bridge::plan`], and `Config`: a stream is to be `durable` and is not.
+    pub async fn plan_on(&self, manifest: &Manifest, fsync: Fsync) -> Result<Plan> {
+        manifest.check()?;
+        let js = self.jetstream();
         let mut plan = Plan::default();
-        for spec in &manifest.streams {
-            spec.check()?;
-            plan.warnings.extend(spec.warnings(self.config().publish.deadline));
-            if let (_, Some(action)) = stream_action(self.jetstream(), spec).await? {
-                plan.changes.push(Change { object: format!("stream {}", spec.name), action });
+        let mut add = |object: String, found: &Found| {
+            if let Some(action) = &found.action {
+                plan.changes.push(Change { object, action: action.clone(), cost: cost(action, found.messages) });
             }
+        };
+        for spec in manifest.all_streams() {
+            spec.check_durable(fsync)?;
+            plan.warnings.extend(spec.warnings(self.config().publish.deadline, fsync));
+            add(format!("stream {}", spec.name), &stream_found(js, &spec).await?);
         }
         for spec in &manifest.consumers {
-            spec.check()?;
-            let action = match consumer_action(self.jetstream(), spec).await {
-                Ok((_, action)) => action,
+            let found = match consumer_found(js, spec).await {
+                Ok(found) => found,
                 // Its stream is made first.
-                Err(error) if no_stream(&error) && manifest.streams.iter().any(|s| s.name == spec.stream) => {
-                    Some(Action::Create)
+                Err(error) if no_stream(&error) && manifest.all_streams().any(|s| s.name == spec.stream) => {
+                    Found { action: Some(Action::Create), ..Found::default() }
                 }
                 Err(error) => return Err(error),
             };
-            if let Some(action) = action {
-                plan.changes.push(Change { object: format!("consumer {}/{}", spec.stream, spec.name), action });
-            }
+            plan.warnings.extend(backoff_warning(spec, &found.is));
+            add(format!("consumer {}/{}", spec.stream, spec.name), &found);
+        }
+        for spec in &manifest.buckets {
+            add(format!("bucket {}", spec.name), &bucket_found(js, spec).await?);
         }
         Ok(plan)
     }
@@ -49,25 +65,49 @@ impl Bridge {
     /// `Config`: the manifest is wrong. `Conflict`: something cannot be changed in place; nothing was changed. Another
     /// error leaves what was done before it; apply again.
     pub async fn apply(&self, manifest: &Manifest) -> Result<Plan> {
-        let plan = self.plan(manifest).await?;
-        if let Some(Change { object, action: Action::Conflict(differences) }) = plan.conflicts().next() {
+        self.apply_on(manifest, Fsync::Unknown).await
+    }
+
+    /// As [`Bridge::apply`], for servers of which it is known how soon they sync; see [`Monitor::fsync`](crate::Monitor::fsync).
+    ///
+    /// # Errors
+    /// As [`Bridge::apply`], and `Config`: a stream is to be `durable` and is not.
+    pub async fn apply_on(&self, manifest: &Manifest, fsync: Fsync) -> Result<Plan> {
+        let plan = self.plan_on(manifest, fsync).await?;
+        if let Some(Change { object, action: Action::Conflict(differences), .. }) = plan.conflicts().next() {
             return Err(conflict(object, differences));
         }
-        for spec in &manifest.streams {
-            ensure_stream(self.jetstream(), spec).await?;
+        for spec in manifest.all_streams() {
+            ensure_stream(self.jetstream(), &spec).await?;
         }
         for spec in &manifest.consumers {
             ensure_consumer(self.jetstream(), spec).await?;
         }
+        for spec in &manifest.buckets {
+            self.ensure_bucket(spec).await?;
+        }
         Ok(plan)
+    }
+
+    /// Makes one key-value bucket as it should be.
+    ///
+    /// # Errors
+    /// `Config`: it is unbounded and does not say so, or its name is illegal. `Conflict`: it exists and cannot be changed in
+    /// place.
+    pub async fn ensure_bucket(&self, spec: &BucketSpec) -> Result<()> {
+        spec.check()?;
+        let js = self.jetstream();
+        let found = bucket_found(js, spec).await?;
+        make(js, &format!("bucket {}", spec.name), &spec.stream(), found, spec.config()).await
     }
 
     /// Makes one stream as it should be: creates it, changes it in place, or leaves it.
     ///
     /// # Errors
-    /// `Config`: it is unbounded and does not say so, or a name is illegal. `Conflict`: it exists and cannot be changed in
-    /// place, or its subjects belong to another stream.
+    /// `Config`: it is unbounded and does not say so, is to be `durable` with less than three replicas, or a name is
+    /// illegal. `Conflict`: it exists and cannot be changed in place, or its subjects belong to another stream.
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<()> {
+        spec.check_durable(Fsync::Unknown)?;
         ensure_stream(self.jetstream(), spec).await
     }
 
@@ -83,22 +123,31 @@ impl Bridge {
 
 pub(crate) async fn ensure_stream(js: &jetstream::Context, spec: &StreamSpec) -> Result<()> {
     spec.check()?;
-    let object = || format!("stream {}", spec.name);
-    let (is, action) = stream_action(js, spec).await?;
-    let verb = match action {
+    let found = stream_found(js, spec).await?;
+    make(js, &format!("stream {}", spec.name), &spec.name, found, spec.config()).await
+}
+
+async fn make(
+    js: &jetstream::Context,
+    object: &str,
+    stream: &str,
+    found: Found,
+    should: Map<String, Value>,
+) -> Result<()> {
+    let verb = match found.action {
         None => return Ok(()),
-        Some(Action::Conflict(differences)) => return Err(conflict(&object(), &differences)),
+        Some(Action::Conflict(differences)) => return Err(conflict(object, &differences)),
         Some(Action::Create) => "CREATE",
         Some(Action::Update(_)) => "UPDATE",
     };
-    tracing::info!(stream = spec.name, verb, "provisioning");
-    call(js, format!("STREAM.{verb}.{}", spec.name), Some(&merged(is, spec.config()))).await.map(drop)
+    tracing::info!(object, verb, "provisioning");
+    call(js, format!("STREAM.{verb}.{stream}"), Some(&merged(found.is, should))).await.map(drop)
 }
 
 pub(crate) async fn ensure_consumer(js: &jetstream::Context, spec: &ConsumerSpec) -> Result<()> {
     spec.check()?;
-    let (is, action) = consumer_action(js, spec).await?;
-    match action {
+    let found = consumer_found(js, spec).await?;
+    match found.action {
         None => return Ok(()),
         Some(Action::Conflict(differences)) => {
             return Err(conflict(&format!("consumer {}/{}", spec.stream, spec.name), &differences));
@@ -106,39 +155,65 @@ pub(crate) async fn ensure_consumer(js: &jetstream::Context, spec: &ConsumerSpec
         Some(Action::Create | Action::Update(_)) => {}
     }
     tracing::info!(stream = spec.stream, consumer = spec.name, "provisioning");
-    let body = json!({ "stream_name": spec.stream, "config": merged(is, spec.config()) });
+    let body = json!({ "stream_name": spec.stream, "config": merged(found.is, spec.config()) });
     call(js, format!("CONSUMER.CREATE.{}.{}", spec.stream, spec.name), Some(&body)).await.map(drop)
 }
 
-async fn stream_action(js: &jetstream::Context, spec: &StreamSpec) -> Result<(Map<String, Value>, Option<Action>)> {
-    let found = ask(js, format!("STREAM.INFO.{}", spec.name)).await;
-    action(found, &spec.config(), STREAM_FIXED)
+// What is on the server under a name, and what is to be done about it.
+#[derive(Default)]
+struct Found {
+    is: Map<String, Value>,
+    messages: u64,
+    action: Option<Action>,
 }
 
-async fn consumer_action(js: &jetstream::Context, spec: &ConsumerSpec) -> Result<(Map<String, Value>, Option<Action>)> {
+async fn stream_found(js: &jetstream::Context, spec: &StreamSpec) -> Result<Found> {
+    let found = ask(js, format!("STREAM.INFO.{}", spec.name)).await;
+    compared(found, &spec.config(), STREAM_FIXED)
+}
+
+async fn bucket_found(js: &jetstream::Context, spec: &BucketSpec) -> Result<Found> {
+    let found = ask(js, format!("STREAM.INFO.{}", spec.stream())).await;
+    compared(found, &spec.config(), STREAM_FIXED)
+}
+
+async fn consumer_found(js: &jetstream::Context, spec: &ConsumerSpec) -> Result<Found> {
     let found = ask(js, format!("CONSUMER.INFO.{}.{}", spec.stream, spec.name)).await;
     match found {
         Err(error) if no_stream(&error) => Err(error),
-        found => action(found, &spec.config(), CONSUMER_FIXED),
+        found => compared(found, &spec.config(), CONSUMER_FIXED),
     }
+}
+
+// The first pause of a server-side backoff takes the place of `ack_wait`: work that takes longer is delivered twice.
+fn backoff_warning(spec: &ConsumerSpec, is: &Map<String, Value>) -> Option<String> {
+    let first = is.get("backoff")?.as_array()?.first()?.as_u64()?;
+    (first < 5_000_000_000).then(|| {
+        format!(
+            "consumer {}/{}: its backoff delivers un-acked work again after {} ms, whatever ack_wait says; retries are the \
+             policy's business",
+            spec.stream,
+            spec.name,
+            first / 1_000_000
+        )
+    })
 }
 
 fn no_stream(error: &Error) -> bool {
     error.context().contains(&("err_code", "10059".to_owned()))
 }
 
-fn action(
-    found: Result<Value>,
-    should: &Map<String, Value>,
-    fixed: &[&str],
-) -> Result<(Map<String, Value>, Option<Action>)> {
+fn compared(found: Result<Value>, should: &Map<String, Value>, fixed: &[&str]) -> Result<Found> {
     match found {
         Ok(info) => {
             let is = info.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
             let action = compare(&is, should, fixed);
-            Ok((is, action))
+            let messages = info.pointer("/state/messages").and_then(Value::as_u64).unwrap_or(0);
+            Ok(Found { is, messages, action })
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok((Map::new(), Some(Action::Create))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Ok(Found { action: Some(Action::Create), ..Found::default() })
+        }
         Err(error) => Err(error),
     }
 }

@@ -1,12 +1,17 @@
 //! Streams and consumers as data: what should be, what differs, and making it so.
 //!
 //! [`Manifest`] names what should be. [`Bridge::plan`](crate::Bridge::plan) compares it with the server,
-//! [`Bridge::apply`](crate::Bridge::apply) makes it so; applied twice, the second time changes nothing.
+//! [`Bridge::apply`](crate::Bridge::apply) makes it so; applied twice, the second time changes nothing. A plan that is not
+//! empty after that is drift: somebody changed the server by hand.
 
 mod apply;
+mod bucket;
+mod manifest;
 mod plan;
 mod spec;
 
 pub(crate) use apply::{ensure_consumer, ensure_stream};
+pub use bucket::BucketSpec;
+pub use manifest::{DeadLetterSpec, Manifest, Naming};
 pub use plan::{Action, Change, Difference, Plan};
-pub use spec::{ConsumerSpec, Discard, Manifest, Retention, Storage, StreamSpec};
+pub use spec::{ConsumerSpec, Discard, Retention, Storage, StreamSpec};

@@ -1,9 +1,10 @@
 //! What differs between what is and what should be. Pure.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// What applying a manifest would do.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Plan {
     /// In the order in which they would be made; what is already as it should be is not in it.
     pub changes: Vec<Change>,
@@ -12,16 +13,19 @@ pub struct Plan {
 }
 
 /// One stream or consumer that is not as it should be.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Change {
-    /// `stream ORDERS` or `consumer ORDERS/billing`.
+    /// `stream ORDERS`, `consumer ORDERS/billing` or `bucket sessions`.
     pub object: String,
     /// What would be done.
     pub action: Action,
+    /// What it would cost, and what going back would cost, for people.
+    pub cost: String,
 }
 
 /// What would be done to a stream or consumer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// It does not exist and would be made.
     Create,
@@ -32,7 +36,7 @@ pub enum Action {
 }
 
 /// A field that differs, under the server's name for it, durations in nanoseconds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The field.
     pub field: String,
@@ -74,6 +78,34 @@ pub(super) fn compare(is: &Map<String, Value>, should: &Map<String, Value>, fixe
     })
 }
 
+/// What a change costs, given how many messages the stream holds at present.
+pub(super) fn cost(action: &Action, messages: u64) -> String {
+    // Limits that may remove stored messages when they are lowered; below 1 means none.
+    const LIMITS: [&str; 4] = ["max_bytes", "max_msgs", "max_age", "max_msgs_per_subject"];
+    let limit = |value: &Value| value.as_i64().filter(|n| *n > 0).unwrap_or(i64::MAX);
+    match action {
+        Action::Create => "nothing; going back deletes it with what it then holds".to_owned(),
+        Action::Conflict(_) => format!(
+            "not possible in place: make it under another name and move its {messages} messages, or delete it and lose them"
+        ),
+        Action::Update(differences) => {
+            let lowered: Vec<&str> = differences
+                .iter()
+                .filter(|d| LIMITS.contains(&d.field.as_str()) && limit(&d.should) < limit(&d.is))
+                .map(|d| d.field.as_str())
+                .collect();
+            match lowered.is_empty() || messages == 0 {
+                true => "nothing; the old values can be set again".to_owned(),
+                false => format!(
+                    "{} would be lower: messages beyond are removed, of {messages} that are stored; going back does not bring them \
+                     back",
+                    lowered.join(", ")
+                ),
+            }
+        }
+    }
+}
+
 // The server leaves out what is zero or empty.
 fn same(is: &Value, should: &Value) -> bool {
     let absent = |v: &Value| match v {
@@ -93,6 +125,15 @@ mod tests {
 
     fn map(value: Value) -> Map<String, Value> {
         value.as_object().cloned().unwrap()
+    }
+
+    #[test]
+    fn a_lowered_limit_costs_messages() {
+        let update = |field: &str, is, should| Action::Update(vec![Difference { field: field.into(), is, should }]);
+        assert!(cost(&update("max_bytes", json!(-1), json!(10)), 5).starts_with("max_bytes would be lower"));
+        assert!(cost(&update("max_bytes", json!(10), json!(-1)), 5).starts_with("nothing"));
+        assert!(cost(&update("max_age", json!(10), json!(5)), 0).starts_with("nothing"));
+        assert!(cost(&Action::Conflict(Vec::new()), 17).contains("17 messages"));
     }
 
     #[test]

@@ -7,16 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::dead_letter;
 use crate::error::{Error, ErrorKind, Result};
-
-/// The streams and consumers that an application needs. In a file, durations are milliseconds (`max_age_ms`).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Manifest {
-    /// Streams, made before the consumers.
-    pub streams: Vec<StreamSpec>,
-    /// Durable pull consumers.
-    pub consumers: Vec<ConsumerSpec>,
-}
+use crate::monitor::Fsync;
 
 /// One stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +38,9 @@ pub struct StreamSpec {
     /// Allows a stream without the limits that are otherwise demanded: `max_bytes`, and `max_age` with
     /// [`Retention::Limits`].
     pub unbounded: bool,
+    /// Demands that a confirmed message survives the loss of a machine: three replicas, or a server that is known to sync
+    /// before it confirms ([`Fsync::Always`](crate::Fsync)); default false.
+    pub durable: bool,
 }
 
 /// When a message leaves a stream.
@@ -113,6 +107,7 @@ impl Default for StreamSpec {
             discard: Discard::New,
             duplicate_window: Duration::from_secs(120),
             unbounded: false,
+            durable: false,
         }
     }
 }
@@ -165,13 +160,33 @@ impl StreamSpec {
         Ok(())
     }
 
-    pub(crate) fn warnings(&self, longest_publish: Duration) -> Vec<String> {
+    pub(super) fn check_durable(&self, fsync: Fsync) -> Result<()> {
+        let kept = self.storage == Storage::File && (self.replicas >= 3 || fsync == Fsync::Always);
+        match self.durable && !kept {
+            true => Err(Error::new(ErrorKind::Config).with("stream", &self.name).with("fsync", fsync).with(
+                "why",
+                "durable asks for file storage and three replicas, or a server that syncs before it confirms",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn warnings(&self, longest_publish: Duration, fsync: Fsync) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.replicas <= 1 && self.storage == Storage::File {
-            warnings.push(format!(
-                "stream {}: one copy, and a confirm comes before fsync unless the server sets sync_interval: always",
-                self.name
-            ));
+        match (self.storage, fsync) {
+            (Storage::File, Fsync::Always) => {}
+            (Storage::File, fsync) if self.replicas <= 1 => warnings.push(format!(
+                "stream {}: replicas = 1, and a confirmed message is on disk {}: a power cut may lose it",
+                self.name,
+                match fsync {
+                    Fsync::Unknown => "only after the server's sync_interval (2 minutes by default)".to_owned(),
+                    fsync => fsync.to_string(),
+                }
+            )),
+            (Storage::Memory, _) if self.replicas <= 1 => {
+                warnings.push(format!("stream {}: in the memory of one server: lost when it stops", self.name));
+            }
+            _ => {}
         }
         if self.duplicate_window < longest_publish {
             warnings.push(format!(
@@ -185,16 +200,19 @@ impl StreamSpec {
         warnings
     }
 
+    pub(super) fn subjects(&self) -> Vec<String> {
+        match self.subjects.is_empty() {
+            true => vec![format!("{}.>", self.name.to_ascii_lowercase())],
+            false => self.subjects.clone(),
+        }
+    }
+
     // The fields of the server's stream configuration that we decide.
     pub(crate) fn config(&self) -> Map<String, Value> {
         let limit = |limit: Option<u64>| limit.map_or(json!(-1), |n| json!(n));
-        let subjects = match self.subjects.is_empty() {
-            true => vec![format!("{}.>", self.name.to_ascii_lowercase())],
-            false => self.subjects.clone(),
-        };
         object(json!({
             "name": self.name,
-            "subjects": subjects,
+            "subjects": self.subjects(),
             "retention": match self.retention {
                 Retention::Limits => "limits",
                 Retention::WorkQueue => "workqueue",
@@ -233,6 +251,8 @@ impl ConsumerSpec {
             "ack_wait": nanos(self.ack_wait),
             "max_deliver": self.max_deliver.map_or(-1, i64::from),
             "max_ack_pending": -1,
+            // It would replace `ack_wait` and leave plain NAKs alone: pauses are the retry policy's.
+            "backoff": [],
             "replay_policy": "instant",
         }));
         // The server refuses both fields at once, and takes an empty one as absent.
@@ -246,7 +266,7 @@ impl ConsumerSpec {
     }
 }
 
-fn check_name(what: &'static str, name: &str) -> Result<()> {
+pub(super) fn check_name(what: &'static str, name: &str) -> Result<()> {
     let legal = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
     match !name.is_empty() && name.len() <= 255 && name.chars().all(legal) {
         true => Ok(()),
@@ -256,18 +276,18 @@ fn check_name(what: &'static str, name: &str) -> Result<()> {
     }
 }
 
-fn object(value: Value) -> Map<String, Value> {
+pub(super) fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         _ => Map::new(),
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
-mod millis {
+pub(super) mod millis {
     use super::*;
     use serde::{Deserializer, Serializer};
 
@@ -280,7 +300,7 @@ mod millis {
     }
 }
 
-mod millis_option {
+pub(super) mod millis_option {
     use super::*;
     use serde::{Deserializer, Serializer};
 
@@ -296,6 +316,7 @@ mod millis_option {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Manifest;
 
     #[test]
     fn an_unbounded_stream_is_refused_unless_said() {

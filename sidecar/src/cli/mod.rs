@@ -3,9 +3,12 @@
 //! Exit codes: 0 done, 1 done but the answer is "no" (a refused change, for example), 2 could not run.
 
 mod detach;
+mod dlq;
 mod lease;
 mod logging;
+mod native;
 mod observe;
+mod provision;
 mod rabbit_gate;
 mod remedy;
 mod request;
@@ -83,6 +86,10 @@ pub enum Command {
     Observe(observe::ObserveArgs),
     /// Let go of RabbitMQ once JetStream owns everything and RabbitMQ's queues are empty.
     Detach(detach::DetachArgs),
+    /// Look at dead letters, put them back to work, set them aside.
+    Dlq(dlq::DlqArgs),
+    /// Make streams, consumers, dead-letter streams and buckets as a file says, or compare.
+    Provision(provision::ProvisionArgs),
 }
 
 impl Command {
@@ -97,6 +104,8 @@ impl Command {
             Command::Shadow(args) => shadow::run(args).await,
             Command::Observe(args) => observe::run(args).await,
             Command::Detach(args) => detach::run(args).await,
+            Command::Dlq(args) => dlq::run(args).await,
+            Command::Provision(args) => provision::run(args).await,
         }
     }
 }

@@ -1,0 +1,178 @@
+//! `nats-bridge dlq` and `nats-bridge provision`, as the binary, on a real server.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use nats_bridge::{Bridge, ConsumeConfig, Failure, Message, RetryPolicy};
+use serde_json::Value;
+use test_support::nats::NatsServer;
+
+const MANIFEST: &str = r#"
+[[streams]]
+name = "ORDERS"
+subjects = ["orders.>"]
+retention = "work_queue"
+max_bytes = 1_000_000
+
+[[dead_letters]]
+of = "ORDERS"
+
+[[consumers]]
+stream = "ORDERS"
+name = "billing"
+
+[[buckets]]
+name = "sessions"
+max_bytes = 1_000_000
+"#;
+
+struct Cli {
+    server: NatsServer,
+    dir: tempfile::TempDir,
+}
+
+impl Cli {
+    fn start() -> Cli {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("m.toml"), MANIFEST).expect("a file");
+        Cli { server: NatsServer::start(), dir }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_nats-bridge"))
+            .args(arguments)
+            .env("NATS_URL", self.server.url())
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("runs")
+    }
+
+    /// Runs, expects this exit code, and gives stdout.
+    fn expect(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}\n{out}\n{err}");
+        assert_eq!(code == 0, !err.contains("error: "), "{arguments:?}: {err}");
+        out.into_owned()
+    }
+
+    fn json(&self, code: i32, arguments: &[&str]) -> Value {
+        let out = self.expect(code, &[arguments, &["--json"]].concat());
+        serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}"))
+    }
+}
+
+async fn with_letters(url: &str, n: usize) {
+    let bridge = Bridge::connect(url).await.expect("connects");
+    for i in 0..n {
+        let message = Message::new("orders.new", format!("order {i}")).id(format!("o-{i}"));
+        bridge.publish(message).await.expect("stored");
+    }
+    let retry = RetryPolicy { attempts: 1, ..RetryPolicy::default() };
+    let config = ConsumeConfig { retry, ..ConsumeConfig::new("ORDERS", "billing") };
+    let mut consumer = bridge.consume(config).await.expect("consumes");
+    for i in 0..n {
+        let delivery = consumer.next().await.expect("goes on").expect("a delivery");
+        let class = if i == 0 { "First" } else { "Other" };
+        delivery.retry(Failure::of(class, "no such customer")).await.expect("a dead letter");
+    }
+    consumer.handle().drain(Duration::from_secs(5)).await.expect("drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_is_planned_applied_and_verified_and_drift_ends_with_1() {
+    let cli = Cli::start();
+    let plan = cli.expect(0, &["provision", "plan", "m.toml", "--monitor", &cli.server.monitor_url()]);
+    assert!(plan.contains("create    stream ORDERS\n") && plan.contains("bucket sessions"), "{plan}");
+    assert!(plan.contains("fsync: at the latest 120s after the confirm"), "{plan}");
+    assert!(plan.contains("warning: stream ORDERS: replicas = 1"), "{plan}");
+    cli.expect(1, &["provision", "verify", "m.toml"]);
+    assert!(cli.expect(0, &["provision", "apply", "m.toml"]).contains("created   consumer ORDERS/billing"));
+    assert!(cli.expect(0, &["provision", "verify", "m.toml"]).contains("everything is as the file says"));
+    assert_eq!(cli.json(0, &["provision", "apply", "m.toml"])["changes"], serde_json::json!([]));
+
+    let write = |name: &str, text: &str| std::fs::write(cli.dir.path().join(name), text).expect("a file");
+    write("m.toml", &MANIFEST.replace("max_bytes = 1_000_000\n\n[[dead", "max_bytes = 2_000_000\n\n[[dead"));
+    let drift = cli.json(1, &["provision", "verify", "m.toml"]);
+    assert_eq!(drift["changes"][0]["action"]["update"][0]["field"], "max_bytes");
+    write("m.toml", &MANIFEST.replace("work_queue", "interest"));
+    assert!(cli.expect(1, &["provision", "plan", "m.toml"]).contains("CONFLICT  stream ORDERS"));
+    cli.expect(1, &["provision", "apply", "m.toml"]);
+    for (text, why) in [
+        ("[[streams]]\nname = \"A\"\n", "no max_bytes"),
+        ("[[streams]]\nnmae = \"A\"\n", "nmae"),
+        ("[[streams]]\nname = \"A\"\nmax_bytes = 5\nmax_age_ms = 500_000\ndurable = true\n", "three replicas"),
+    ] {
+        write("wrong.toml", text);
+        let output = cli.run(&["provision", "apply", "wrong.toml"]);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{err}");
+        assert!(err.contains("wrong.toml") && err.contains(why), "{err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_redriven_parked_purged_and_brought_back() {
+    let cli = Cli::start();
+    cli.expect(0, &["provision", "apply", "m.toml"]);
+    cli.expect(1, &["dlq", "list", "NONE_DLQ"]);
+    assert_eq!(cli.expect(0, &["dlq", "list", "ORDERS_DLQ"]), "no dead letters\n");
+    with_letters(&cli.server.url(), 6).await;
+
+    let list = cli.expect(0, &["dlq", "list", "ORDERS_DLQ"]);
+    assert!(list.contains("handler_error") && list.ends_with("6 dead letters\n"), "{list}");
+    let groups = cli.json(0, &["dlq", "list", "ORDERS_DLQ", "--by", "fingerprint"]);
+    assert_eq!((&groups["letters"], &groups["groups"][0]["letters"]), (&Value::from(6), &Value::from(5)));
+    let first = groups["groups"][1]["key"].as_str().expect("a fingerprint").to_owned();
+
+    let peek = cli.expect(0, &["dlq", "peek", "ORDERS_DLQ", "--limit", "2"]);
+    assert!(peek.contains("order 0") && peek.contains("order 1") && !peek.contains("order 2"), "{peek}");
+    let show = cli.expect(0, &["dlq", "show", "ORDERS_DLQ", "3"]);
+    assert!(show.contains("detail:       no such customer\n") && show.contains("Nats-Msg-Id: o-2"), "{show}");
+    cli.expect(1, &["dlq", "show", "ORDERS_DLQ", "99"]);
+
+    let some = ["dlq", "redrive", "ORDERS_DLQ", "--sequences", "2-3"];
+    assert_eq!(cli.expect(0, &[&some[..], &["--dry-run"]].concat()), "2 would be redriven\n");
+    assert_eq!(cli.expect(0, &some), "2 redriven, 0 of them failed again\n");
+    assert_eq!(
+        cli.expect(0, &["dlq", "park", "ORDERS_DLQ", "--fingerprint", &first]),
+        "1 parked in ORDERS_DLQ_PARKED\n"
+    );
+    assert!(cli.expect(0, &["dlq", "peek", "ORDERS_DLQ_PARKED"]).contains("order 0"));
+
+    let lines = cli.expect(0, &["dlq", "export", "ORDERS_DLQ"]);
+    assert_eq!(lines.lines().count(), 3);
+    let purge = ["dlq", "purge", "ORDERS_DLQ", "--export", "gone.jsonl"];
+    assert_eq!(cli.expect(0, &purge), "3 purged, and kept in gone.jsonl\n");
+    assert_eq!(std::fs::read_to_string(cli.dir.path().join("gone.jsonl")).expect("a file"), lines);
+    // What is there is not overwritten.
+    cli.expect(2, &purge);
+    assert_eq!(cli.expect(0, &["dlq", "list", "ORDERS_DLQ"]), "no dead letters\n");
+    let import = ["dlq", "import", "ORDERS_DLQ", "gone.jsonl"];
+    assert_eq!(cli.json(0, &import), serde_json::json!({ "stored": 3, "duplicates": 0 }));
+    assert_eq!(cli.expect(0, &import), "0 imported, 3 were there already\n");
+    let elsewhere = Cli::start();
+    elsewhere.expect(0, &["provision", "apply", "m.toml"]);
+    let file = cli.dir.path().join("gone.jsonl");
+    let file = file.to_str().expect("UTF-8");
+    assert_eq!(elsewhere.json(0, &["dlq", "import", "ORDERS_DLQ", file])["stored"], 3);
+    assert!(elsewhere.expect(0, &["dlq", "peek", "ORDERS_DLQ"]).contains("order 5"));
+    assert!(Path::new(file).exists());
+}
+
+#[test]
+fn help_has_an_example_for_each_verb() {
+    for verb in ["list", "peek", "show", "redrive", "park", "purge", "export", "import"] {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_nats-bridge")).args(["dlq", verb, "--help"]).output().expect("runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(&format!("Example:\n  nats-bridge dlq {verb} ")), "{text}");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_nats-bridge"))
+        .args(["dlq", "list", "X", "--nats", "nats://127.0.0.1:1"])
+        .output()
+        .expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+}
