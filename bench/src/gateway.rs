@@ -64,6 +64,11 @@ impl Gateway {
         self.nats.clone()
     }
 
+    /// Its process; nats-server is its child.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its AMQP URL.
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@{}/%2f", self.address)

@@ -2,6 +2,7 @@
 
 mod amqp;
 mod core;
+mod cpu;
 mod gateway;
 mod report;
 mod topic;

@@ -27,6 +27,10 @@ pub struct Round {
     pub latency_p50_ms: f64,
     /// The same: 99th percentile.
     pub latency_p99_ms: f64,
+    /// CPU time of the broker's processes for each delivery, in microseconds; not known for one that was not started here.
+    pub broker_cpu_us: Option<f64>,
+    /// CPU time of the client for each delivery, in microseconds.
+    pub client_cpu_us: f64,
 }
 
 impl Round {
@@ -34,7 +38,9 @@ impl Round {
     pub fn of(count: usize, elapsed: Duration, mut latencies: Vec<Duration>) -> Self {
         latencies.sort_unstable();
         let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-        Self { rate: count as f64 / elapsed.as_secs_f64(), latency_p50_ms: at(0.5), latency_p99_ms: at(0.99) }
+        let rate = count as f64 / elapsed.as_secs_f64();
+        let (latency_p50_ms, latency_p99_ms) = (at(0.5), at(0.99));
+        Self { rate, latency_p50_ms, latency_p99_ms, broker_cpu_us: None, client_cpu_us: 0.0 }
     }
 }
 

@@ -6,11 +6,14 @@ mod drive;
 mod raw;
 mod workload;
 
+use std::time::Duration;
+
 use clap::Args;
 use test_support::rabbit::RabbitMq;
 
 use self::drive::{Drive, Round};
 use self::workload::{Shape, Workload};
+use crate::cpu;
 use crate::gateway::Gateway;
 use crate::report::{Figure, median};
 
@@ -92,10 +95,17 @@ pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> 
             let drive = Drive { messages, size, window: args.window, prefetch: args.prefetch };
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for round in 0..=args.rounds {
-                let here = load(&listener, workload, drive, pace).await?;
+                let here = load(&listener, workload, drive, pace);
+                let here = with_cpu(gateway.as_ref().map(Gateway::pid), drive, here).await?;
                 let there = match workload {
-                    Workload::Raw => raw::drive(nats.as_deref().ok_or(NO_NATS)?, drive).await?,
-                    _ => load(&rabbit, workload, drive, pace).await?,
+                    Workload::Raw => {
+                        let there = raw::drive(nats.as_deref().ok_or(NO_NATS)?, drive);
+                        with_cpu(gateway.as_ref().map(Gateway::pid), drive, there).await?
+                    }
+                    _ => {
+                        let there = load(&rabbit, workload, drive, pace);
+                        with_cpu(node.as_ref().map(RabbitMq::pid), drive, there).await?
+                    }
                 };
                 if round > 0 {
                     eprintln!(
@@ -121,6 +131,21 @@ pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> 
     Ok(figures)
 }
 
+/// Adds to a round what it cost: `broker` is the root of the broker's processes.
+async fn with_cpu(
+    broker: Option<u32>,
+    drive: Drive,
+    round: impl Future<Output = Result<Round, AnyError>>,
+) -> Result<Round, AnyError> {
+    let taken = || (broker.map(cpu::of_tree), cpu::of_process(std::process::id()));
+    let before = taken();
+    let round = round.await?;
+    let after = taken();
+    let each = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / drive.messages as f64;
+    let broker_cpu_us = before.0.zip(after.0).map(|(from, to)| each(from, to));
+    Ok(Round { broker_cpu_us, client_cpu_us: each(before.1, after.1), ..round })
+}
+
 async fn load(url: &str, workload: Workload, drive: Drive, pace: f64) -> Result<Round, AnyError> {
     let Some(shape) = workload.shape() else { return drive::round_trips(url, drive.messages, drive.size).await };
     let pace = (workload == Workload::Paced).then_some(pace);
@@ -131,6 +156,18 @@ async fn load(url: &str, workload: Workload, drive: Drive, pace: f64) -> Result<
 fn figure(workload: Workload, drive: Drive, ours: &[Round], theirs: &[Round]) -> Figure {
     let pick = |rounds: &[Round], of: fn(&Round) -> f64| median(rounds.iter().map(of));
     let Drive { messages, size, window, prefetch } = drive;
+    let mut extra = Vec::new();
+    for (who, rounds) in [("listener", ours), (workload.peer(), theirs)] {
+        extra.push((format!("latency p50 ms ({who})"), pick(rounds, |r| r.latency_p50_ms)));
+        extra.push((format!("latency p99 ms ({who})"), pick(rounds, |r| r.latency_p99_ms)));
+        extra.push((format!("CPU us a message, client ({who})"), pick(rounds, |r| r.client_cpu_us)));
+        if rounds.iter().all(|round| round.broker_cpu_us.is_some()) {
+            extra.push((
+                format!("CPU us a message, broker ({who})"),
+                pick(rounds, |r| r.broker_cpu_us.unwrap_or_default()),
+            ));
+        }
+    }
     Figure {
         name: format!("{}, {size} B", workload.name()),
         detail: format!("{messages} messages, window {window}, prefetch {prefetch}"),
@@ -139,11 +176,6 @@ fn figure(workload: Workload, drive: Drive, ours: &[Round], theirs: &[Round]) ->
         peer_name: workload.peer().into(),
         peer: pick(theirs, |r| r.rate),
         ratio: median(ours.iter().zip(theirs).map(|(a, b)| a.rate / b.rate)),
-        extra: vec![
-            ("latency p50 ms (listener)".into(), pick(ours, |r| r.latency_p50_ms)),
-            (format!("latency p50 ms ({})", workload.peer()), pick(theirs, |r| r.latency_p50_ms)),
-            ("latency p99 ms (listener)".into(), pick(ours, |r| r.latency_p99_ms)),
-            (format!("latency p99 ms ({})", workload.peer()), pick(theirs, |r| r.latency_p99_ms)),
-        ],
+        extra,
     }
 }

@@ -30,7 +30,7 @@ use clap::{Args, Parser, Subcommand};
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start(cli.log_format);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start the runtime: {error}");
@@ -44,6 +44,17 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Half of the cores, unless `TOKIO_WORKER_THREADS` says otherwise: nats-server or RabbitMQ, and mostly the application,
+/// are on the same machine, and each message that changes threads costs two switches more (docs/benchmarks.md).
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        builder.worker_threads((cores / 2).max(1));
+    }
+    builder.enable_all().build()
 }
 
 /// RabbitMQ applications on NATS JetStream.

@@ -1,0 +1,60 @@
+//! CPU time of processes: what a figure costs, whatever else the machine does.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// CPU time that a process and its living descendants have taken so far, user and system; zero for one that is gone.
+pub fn of_tree(root: u32) -> Duration {
+    let processes = processes();
+    let is_below = |mut pid: u32| {
+        while let Some((parent, _)) = processes.get(&pid) {
+            if pid == root {
+                return true;
+            }
+            pid = *parent;
+        }
+        false
+    };
+    processes.iter().filter(|(pid, _)| is_below(**pid)).map(|(_, (_, time))| *time).sum()
+}
+
+/// CPU time that this one process has taken so far.
+pub fn of_process(pid: u32) -> Duration {
+    processes().get(&pid).map(|(_, time)| *time).unwrap_or_default()
+}
+
+/// Parent and CPU time of every process.
+fn processes() -> HashMap<u32, (u32, Duration)> {
+    let mut processes: HashMap<u32, (u32, Duration)> = HashMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // Behind the name in brackets: state, parent, ..., and as 12th and 13th user and system time, in ticks.
+        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+        // Linux counts these in hundredths of a second on every platform that we run on.
+        let time = Duration::from_millis((number(11) + number(12)) * 10);
+        processes.insert(pid, (u32::try_from(number(1)).unwrap_or_default(), time));
+    }
+    processes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_works_takes_time_and_its_parent_with_it() {
+        let mut child = std::process::Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("sh runs");
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while of_tree(child.id()).is_zero() && std::time::Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (of_child, of_us) = (of_tree(child.id()), of_tree(std::process::id()));
+        child.kill().expect("killed");
+        child.wait().expect("waited for");
+        assert!(!of_child.is_zero() && of_us >= of_child, "{of_child:?} {of_us:?}");
+        assert!(of_tree(child.id()).is_zero());
+    }
+}
