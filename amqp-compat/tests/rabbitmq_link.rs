@@ -21,6 +21,7 @@ fn login(vhost: &str) -> Login {
         vhost: vhost.to_owned(),
         user: "guest".to_owned(),
         password: "guest".to_owned(),
+        certificate: None,
         client_properties: FieldTable::default(),
         peer: "127.0.0.1:1".to_owned(),
     }

@@ -17,6 +17,7 @@ async fn a_wrong_password_is_refused_by_rabbitmq_before_limits_are_negotiated() 
         vhost: String::new(),
         user: "guest".into(),
         password: password.into(),
+        certificate: None,
         client_properties: FieldTable::default(),
         peer: "test".into(),
     };

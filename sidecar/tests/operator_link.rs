@@ -27,6 +27,7 @@ async fn an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one() {
         vhost: "/".into(),
         user: "guest".into(),
         password: "guest".into(),
+        certificate: None,
         client_properties: FieldTable::default(),
         peer: "sidecar".into(),
     };

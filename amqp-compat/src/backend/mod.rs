@@ -47,6 +47,12 @@ pub trait Backend: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Whether a client that has shown a certificate may log in by it (`EXTERNAL`), without a password. Not by default: a
+    /// backend that logs in elsewhere for the client has nothing to log in with.
+    fn takes_certificates(&self) -> bool {
+        false
+    }
+
     /// Opens one link for one AMQP connection whose login the client has just sent.
     ///
     /// # Errors
@@ -64,6 +70,8 @@ pub struct Login {
     pub user: String,
     /// Password of the PLAIN response. Never logged.
     pub password: String,
+    /// The common name of the client's certificate, when it logs in by that (`EXTERNAL`): the user, without a password.
+    pub certificate: Option<String>,
     /// Client properties of `connection.start-ok`.
     pub client_properties: FieldTable,
     /// Remote address, for logs and the connection's name.

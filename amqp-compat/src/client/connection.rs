@@ -124,7 +124,7 @@ impl Connection {
     /// long string (`options` has no room for others); `NoDefaultRuntime` outside of tokio.
     pub async fn over(backend: Arc<dyn Backend>, login: Login, options: ConnectionProperties) -> Result<Self> {
         inside_tokio()?;
-        let Login { vhost, user, password, client_properties, peer } = login;
+        let Login { vhost, user, password, client_properties, peer, certificate: _ } = login;
         let mut options = options;
         for (name, value) in client_properties.inner() {
             let AMQPValue::LongString(value) = value else {

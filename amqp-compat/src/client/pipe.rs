@@ -67,7 +67,7 @@ fn serve(served: Served) -> Pipe {
     tokio::spawn(async move {
         // It ends with its client; there is nobody else to stop it.
         let never = CancellationToken::new();
-        let client = Client { reader, writer, peer, registered: None };
+        let client = Client { reader, writer, peer, certified: None, registered: None };
         connection::serve(client, backend, Arc::new(Refusals::default()), limits, never).await;
         drop(gateway);
     });

@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use ulid::Ulid;
@@ -23,6 +24,7 @@ use ulid::Ulid;
 use super::figures::Figures;
 use super::refusals::Refusals;
 use super::registry::{Question, Registered};
+use super::tls::{self, Spoken, Tls};
 use crate::backend::{Backend, Command, Event, Link};
 use crate::error::AmqpError;
 use crate::session::{Ask, Limits, Session};
@@ -39,9 +41,9 @@ const EVENTS: usize = 256;
 /// How long the last bytes may take to be written, and the client to close its side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Serves one connection to its end.
+/// Serves one connection to its end, by TLS where there is a configuration for it.
 pub(super) async fn serve_socket(
-    stream: TcpStream,
+    (stream, tls): (TcpStream, Option<Arc<Tls>>),
     peer: SocketAddr,
     backend: Arc<dyn Backend>,
     refusals: Arc<Refusals>,
@@ -52,9 +54,45 @@ pub(super) async fn serve_socket(
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%peer, %error, "cannot switch Nagle's algorithm off");
     }
-    let (reader, writer) = stream.into_split();
-    let client = Client { reader, writer, peer: peer.to_string(), registered: Some(registered) };
-    serve(client, backend, refusals, limits, shutdown).await;
+    let peer = peer.to_string();
+    let registered = Some(registered);
+    // The limit of a handshake counts here too: a client that says nothing holds its place no longer.
+    let spoken = tokio::select! {
+        spoken = tokio::time::timeout(limits.handshake, tls::spoken(&stream)) => spoken,
+        () = shutdown.cancelled() => return,
+    };
+    let Ok(Ok(spoken)) = spoken else {
+        debug!(%peer, "a client said nothing");
+        return;
+    };
+    let Some(tls) = tls else {
+        if spoken == Spoken::Tls {
+            warn!(%peer, "a client speaks TLS on the port for plain AMQP: its URL has to be amqp://, or to name the port of --listen-tls");
+        }
+        let (reader, writer) = stream.into_split();
+        let client = Client { reader, writer, peer, certified: None, registered };
+        return serve(client, backend, refusals, limits, shutdown).await;
+    };
+    if spoken != Spoken::Tls {
+        // Without a word: whatever it is told in plain text, it may answer with its password.
+        warn!(%peer, "a client speaks no TLS on the port for it: its URL has to be amqps://, or to name the port of --listen");
+        return;
+    }
+    let handshake = TlsAcceptor::from(tls.current()).accept(stream);
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(limits.handshake, handshake) => shaken,
+        () = shutdown.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let certified = tls::common_name(stream.get_ref().1.peer_certificates());
+            let (reader, writer) = tokio::io::split(stream);
+            let client = Client { reader, writer, peer, certified, registered };
+            serve(client, backend, refusals, limits, shutdown).await;
+        }
+        Ok(Err(error)) => warn!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => warn!(%peer, "a TLS handshake took too long"),
+    }
 }
 
 /// Who is served: a stream, and what is said of it.
@@ -65,6 +103,8 @@ pub(crate) struct Client<R, W> {
     pub(crate) writer: W,
     /// Its address, for logs.
     pub(crate) peer: String,
+    /// Whom its certificate names, if it showed one.
+    pub(crate) certified: Option<String>,
     /// Its place in the list of connections, if it is in one.
     pub(crate) registered: Option<Registered>,
 }
@@ -80,8 +120,11 @@ pub(crate) async fn serve<R, W>(
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let Client { reader, writer, peer, registered } = client;
-    let session = Session::new(peer.clone(), &Ulid::new().to_string(), limits, Instant::now());
+    let Client { reader, writer, peer, certified, registered } = client;
+    let mut session = Session::new(peer.clone(), &Ulid::new().to_string(), limits, Instant::now());
+    if let Some(name) = certified.filter(|_| backend.takes_certificates()) {
+        session.offer_external(name);
+    }
     let mut task = Task {
         session,
         backend,
@@ -96,6 +139,7 @@ pub(crate) async fn serve<R, W>(
         dead: false,
         writing: Vec::new(),
         written: 0,
+        unflushed: false,
         commands: None,
         events: None,
         waiting: VecDeque::new(),
@@ -121,6 +165,8 @@ struct Task<R, W> {
     /// What is being written, and how much of it has gone.
     writing: Vec<u8>,
     written: usize,
+    /// Bytes may lie in the stream itself, as TLS does it.
+    unflushed: bool,
     commands: Option<mpsc::Sender<Command>>,
     events: Option<mpsc::Receiver<Event>>,
     /// Events that are taken and not worked on.
@@ -162,6 +208,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
             }
             let reads = !self.ended && self.session.takes_input() && self.input.len() < MAX_INPUT;
             let takes = self.waiting.is_empty() && self.session.takes_events();
+            let pushes = self.written < self.writing.len() || self.unflushed;
             let sends = !self.session.commands().is_empty();
             tokio::select! {
                 read = read(&mut self.reader, &mut self.input), if reads => match read {
@@ -180,9 +227,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
                     }
                     self.waiting.extend(batch.drain(..));
                 }
-                wrote = self.writer.write(&self.writing[self.written..]), if self.written < self.writing.len() => {
-                    self.wrote(wrote);
-                }
+                pushed = push(&mut self.writer, &self.writing[self.written..]), if pushes => match pushed {
+                    Pushed::Wrote(wrote) => self.wrote(wrote),
+                    Pushed::Flushed(flushed) => self.flushed(flushed),
+                },
                 open = room(&self.commands), if sends && self.commands.is_some() => {
                     if !open {
                         self.commands = None;
@@ -291,6 +339,14 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
                 return false;
             }
         }
+        match Pin::new(&mut self.writer).poll_flush(&mut context) {
+            Poll::Ready(flushed) => self.flushed(flushed),
+            // `run` waits for it.
+            Poll::Pending => self.unflushed = true,
+        }
+        if self.dead {
+            return false;
+        }
         self.writing.clear();
         self.written = 0;
         // A large delivery must not keep its room for the life of the connection.
@@ -310,10 +366,19 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
         }
     }
 
+    fn flushed(&mut self, flushed: std::io::Result<()>) {
+        self.unflushed = false;
+        if let Err(error) = flushed {
+            debug!(peer = %self.peer, %error, "an AMQP client's socket failed");
+            self.give_up_writing();
+        }
+    }
+
     /// The client will not hear anything any more: no delivery counts as written from here on.
     fn give_up_writing(&mut self) {
         self.writing.clear();
         self.written = 0;
+        self.unflushed = false;
         self.dead = true;
         self.ended = true;
         self.session.hung_up(Instant::now());
@@ -365,6 +430,20 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
         }
         debug!(peer = %self.peer, "AMQP connection closed");
     }
+}
+
+/// What [`push`] did.
+enum Pushed {
+    Wrote(std::io::Result<usize>),
+    Flushed(std::io::Result<()>),
+}
+
+/// Writes some of the bytes; flushes when there are none.
+///
+/// # Cancel safety
+/// Cancel safe: nothing is written when it is dropped.
+async fn push(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Pushed {
+    if bytes.is_empty() { Pushed::Flushed(writer.flush().await) } else { Pushed::Wrote(writer.write(bytes).await) }
 }
 
 /// Reads into `input`.

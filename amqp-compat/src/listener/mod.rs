@@ -7,13 +7,14 @@ pub(crate) mod connection;
 mod figures;
 pub(crate) mod refusals;
 mod registry;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,11 +25,13 @@ use crate::session::Limits;
 use refusals::Refusals;
 
 pub use registry::{Connection, Connections};
+pub use tls::{Tls, TlsError, TlsFiles};
 
 /// A bound TCP socket that speaks AMQP 0-9-1.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
+    tls: Option<(TcpListener, Arc<Tls>)>,
     options: Options,
     connections: Connections,
 }
@@ -63,7 +66,19 @@ impl Listener {
     /// # Errors
     /// Those of resolving and binding `address`.
     pub async fn bind_with(address: impl ToSocketAddrs, options: Options) -> io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, options, connections: Connections::default() })
+        let socket = TcpListener::bind(address).await?;
+        Ok(Self { socket, tls: None, options, connections: Connections::default() })
+    }
+
+    /// Takes AMQPS clients as well, on a socket of their own; port 0 takes a free one. Gives its address.
+    ///
+    /// # Errors
+    /// Those of resolving and binding `address`.
+    pub async fn bind_tls(&mut self, address: impl ToSocketAddrs, tls: Tls) -> io::Result<SocketAddr> {
+        let socket = TcpListener::bind(address).await?;
+        let bound = socket.local_addr()?;
+        self.tls = Some((socket, Arc::new(tls)));
+        Ok(bound)
     }
 
     /// Other bounds for its connections, before it runs.
@@ -94,8 +109,9 @@ impl Listener {
         let refusals = Arc::new(Refusals::default());
         let places = Arc::new(Semaphore::new(self.options.max_connections));
         loop {
-            let accepted = tokio::select! {
-                accepted = self.socket.accept() => accepted,
+            let (accepted, tls) = tokio::select! {
+                accepted = self.socket.accept() => (accepted, None),
+                (accepted, tls) = accept_tls(&self.tls) => (accepted, Some(tls)),
                 Some(ended) = connections.join_next() => {
                     note_end(ended);
                     continue;
@@ -120,11 +136,11 @@ impl Listener {
             let refusals = Arc::clone(&refusals);
             let registered = self.connections.add(peer, stream.local_addr().unwrap_or(peer));
             connections.spawn(async move {
-                connection::serve_socket(stream, peer, backend, refusals, registered, limits, shutdown).await;
+                connection::serve_socket((stream, tls), peer, backend, refusals, registered, limits, shutdown).await;
                 drop(place);
             });
         }
-        drop(self.socket);
+        drop((self.socket, self.tls));
         info!(connections = connections.len(), "closing AMQP connections");
         let drained = tokio::time::timeout(DRAIN, async {
             while let Some(ended) = connections.join_next().await {
@@ -134,6 +150,14 @@ impl Listener {
         if drained.await.is_err() {
             warn!(connections = connections.len(), "AMQP connections did not end in time");
         }
+    }
+}
+
+/// Accepts on the socket for AMQPS; waits for ever where there is none.
+async fn accept_tls(tls: &Option<(TcpListener, Arc<Tls>)>) -> (io::Result<(TcpStream, SocketAddr)>, Arc<Tls>) {
+    match tls {
+        Some((socket, tls)) => (socket.accept().await, tls.clone()),
+        None => std::future::pending().await,
     }
 }
 

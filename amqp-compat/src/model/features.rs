@@ -123,7 +123,7 @@ pub const FEATURES: &[Feature] = &[
     row(Method, "connection.blocked", Honoured),
     row(Method, "connection.update-secret", Honoured),
     row(Method, "login PLAIN, AMQPLAIN", Honoured),
-    row(Method, "login EXTERNAL", Refused),
+    row(Method, "login EXTERNAL", Honoured),
     row(Method, "basic.consume exclusive", Honoured),
 ];
 

@@ -38,6 +38,8 @@ pub struct Session {
     ask: Option<Ask>,
     asking: bool,
     login: Login,
+    /// Whom the client's certificate names, where it may log in by that.
+    certified: Option<String>,
     mechanism: String,
     tuned: Tuned,
     heartbeat: Heartbeat,
@@ -101,6 +103,7 @@ impl Session {
             vhost: String::new(),
             user: String::new(),
             password: String::new(),
+            certificate: None,
             client_properties: FieldTable::default(),
             peer,
         };
@@ -114,6 +117,7 @@ impl Session {
             ask: None,
             asking: false,
             login,
+            certified: None,
             mechanism: String::new(),
             tuned: PROPOSED,
             heartbeat: Heartbeat::new(now),
@@ -456,6 +460,11 @@ impl Session {
         self.stage == Stage::Running
     }
 
+    /// Lets the client log in by its certificate, as the user that it names. Before it says anything.
+    pub fn offer_external(&mut self, name: String) {
+        self.certified = Some(name);
+    }
+
     /// Who is logged in, and where; for logs.
     pub fn login(&self) -> &Login {
         &self.login
@@ -491,7 +500,7 @@ impl Session {
         }
         let _ = input.split_to(there);
         self.stage = Stage::Start;
-        self.shared.output.method(0, handshake::start());
+        self.shared.output.method(0, handshake::start(self.certified.is_some()));
         true
     }
 
@@ -546,7 +555,14 @@ impl Session {
                 self.shared.capabilities = Capabilities::of(&ok.client_properties);
                 self.login.client_properties = ok.client_properties;
                 self.mechanism = ok.mechanism.to_string();
-                match handshake::credentials(&self.mechanism, &ok.response) {
+                let credentials = match (self.mechanism.as_str(), &self.certified) {
+                    ("EXTERNAL", Some(name)) => {
+                        self.login.certificate = Some(name.clone());
+                        Ok((name.clone(), String::new()))
+                    }
+                    (mechanism, _) => handshake::credentials(mechanism, &ok.response),
+                };
+                match credentials {
                     Ok((user, password)) => {
                         self.shared.user.clone_from(&user);
                         self.login.user = user;

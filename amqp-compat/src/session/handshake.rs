@@ -53,12 +53,12 @@ impl Capabilities {
 /// The RabbitMQ whose behaviour is offered.
 pub const RABBITMQ_VERSION: &str = "3.10.8";
 
-/// `connection.start`.
+/// `connection.start`. `external`: a client may log in by its certificate.
 ///
 /// `product` and `version` name the broker whose behaviour is offered, because clients choose theirs by them: Celery's
 /// kombu, for one, sets its prefetch per channel only for RabbitMQ from 3.3 on, and stalls with another meaning of
 /// `basic.qos`. `platform` and `information` say what it really is. Only capabilities that are honoured are listed.
-pub(super) fn start() -> AMQPClass {
+pub(super) fn start(external: bool) -> AMQPClass {
     let mut capabilities = FieldTable::default();
     for name in [
         "publisher_confirms",
@@ -86,7 +86,7 @@ pub(super) fn start() -> AMQPClass {
         version_major: 0,
         version_minor: 9,
         server_properties: properties,
-        mechanisms: "PLAIN AMQPLAIN".into(),
+        mechanisms: if external { "EXTERNAL PLAIN AMQPLAIN" } else { "PLAIN AMQPLAIN" }.into(),
         locales: "en_US".into(),
     }))
 }

@@ -56,6 +56,7 @@ pub fn guest(vhost: &str) -> Login {
         vhost: vhost.to_owned(),
         user: "guest".to_owned(),
         password: "guest".to_owned(),
+        certificate: None,
         client_properties: Default::default(),
         peer: "a test".to_owned(),
     }

@@ -22,6 +22,7 @@ pub fn login() -> Login {
         vhost: "/".into(),
         user: "guest".into(),
         password: "guest".into(),
+        certificate: None,
         client_properties: FieldTable::default(),
         peer: "test".into(),
     }

@@ -18,6 +18,7 @@ mod shadow;
 pub mod sidecar;
 mod signals;
 mod status;
+mod tls;
 mod weight;
 
 use std::fmt;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::lease::take_lease;
+use super::tls::TlsArgs;
 use super::{Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
 use crate::management::{Management, Shown};
@@ -40,6 +41,9 @@ pub struct ServeArgs {
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5672", value_name = "HOST:PORT")]
     pub listen: String,
+    /// AMQPS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Where RabbitMQ's HTTP API is served, for `rabbitmqadmin` and other tools; port 0 takes a free one. Not served unless
     /// given; RabbitMQ's own port is 15672.
     #[arg(long, value_name = "HOST:PORT")]
@@ -59,6 +63,8 @@ pub struct ServeArgs {
 #[derive(Debug, Serialize)]
 struct Ready {
     listen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen_tls: Option<String>,
     nats: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     management: Option<String>,
@@ -73,14 +79,20 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let users = args.users.iter().map(|user| parse_user(user)).collect::<Result<Vec<_>, _>>()?;
     // What costs nothing is tried first. Clients that come early wait until they are accepted.
     let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
-    let listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
+    let mut listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
+    let tls = args.tls.bind(&mut listener).await?;
     let address = listener.local_addr().map_err(listen_failed)?;
-    if users.is_empty() && !address.ip().is_loopback() {
-        return Err(Failure::cannot_run(format!(
-            "--listen {}: other machines can reach this address, so give --user NAME:PASSWORD (guest:guest is for a \
-             loopback address only)",
-            args.listen
-        )));
+    let places = [("--listen", Some(&args.listen), Some(address)), ("--listen-tls", args.tls.listen_tls.as_ref(), tls)];
+    for (flag, place, address) in places {
+        if let (Some(place), Some(address)) = (place, address)
+            && users.is_empty()
+            && !address.ip().is_loopback()
+        {
+            return Err(Failure::cannot_run(format!(
+                "{flag} {place}: other machines can reach this address, so give --user NAME:PASSWORD (guest:guest is for a \
+                 loopback address only)"
+            )));
+        }
     }
     let management = bind_management(&args, users.is_empty()).await?;
     let shutdown = CancellationToken::new();
@@ -99,7 +111,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     };
     let outcome = match Bridge::connect(&nats).await {
         Ok(bridge) => {
-            let outcome = serve(args, (listener, management), &nats, bridge.clone(), users, shutdown).await;
+            let outcome = serve(args, (listener, tls, management), &nats, bridge.clone(), users, shutdown).await;
             // Before its server stops: a connection that is closed is not taken for a lost one.
             let _ = bridge.close(LAST_WORDS).await;
             outcome
@@ -120,7 +132,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 async fn serve(
     args: ServeArgs,
-    (mut listener, management): (Listener, Option<Management>),
+    (mut listener, tls, management): (Listener, Option<SocketAddr>, Option<Management>),
     nats: &str,
     bridge: Bridge,
     users: Vec<User>,
@@ -145,6 +157,9 @@ async fn serve(
         reachable(address),
         remedy::without_password(nats),
     );
+    if let Some(tls) = tls {
+        println!("AMQPS at amqps://{login}@{}/", reachable(tls));
+    }
     let shown = Shown { backend: backend.clone(), connections: listener.connections(), amqp: address };
     let managed = management.as_ref().map(Management::local_addr).transpose();
     let managed = managed.map_err(|error| Failure::cannot_run(format!("--management: {error}")))?;
@@ -153,7 +168,8 @@ async fn serve(
     if let Some(file) = &args.ready_file {
         let management = managed.map(|address| address.to_string());
         let (listen, nats) = (address.to_string(), nats.to_owned());
-        let ready = Ready { listen, nats, management, pid: std::process::id() };
+        let listen_tls = tls.map(|address| address.to_string());
+        let ready = Ready { listen, listen_tls, nats, management, pid: std::process::id() };
         ready::write(file, &ready)
             .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::lease::take_lease;
+use super::tls::TlsArgs;
 use super::{Failure, rabbit_gate, remedy, signals};
 use crate::control::{Audit, Cutover, Management, Parts};
 use crate::control_api::Control;
@@ -44,6 +45,9 @@ pub struct SidecarArgs {
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5673", value_name = "HOST:PORT")]
     pub listen: String,
+    /// AMQPS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Where status and control are served; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:8222", value_name = "HOST:PORT")]
     pub http: String,
@@ -68,6 +72,8 @@ pub struct SidecarArgs {
 #[derive(Debug, Serialize)]
 struct Ready {
     listen: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen_tls: Option<String>,
     http: String,
     pid: u32,
 }
@@ -93,7 +99,8 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
 
     // What costs nothing is tried first. Clients that come early wait until they are accepted.
     let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
-    let listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
+    let mut listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
+    let tls = args.tls.bind(&mut listener).await?;
     let listen = listener.local_addr().map_err(listen_failed)?;
     let http_failed = |error| remedy::bind("--http", &args.http, &error);
     let surface = Surface::bind(&args.http).await.map_err(http_failed)?;
@@ -129,7 +136,9 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let serving_http = tokio::spawn(surface.run(options, shutdown.clone()));
     let serving = tokio::spawn(listener.run(cutover.backend(), shutdown.clone()));
     if let Some(file) = &args.ready_file {
-        let addresses = Ready { listen: listen.to_string(), http: http.to_string(), pid: std::process::id() };
+        let listen_tls = tls.map(|address| address.to_string());
+        let addresses =
+            Ready { listen: listen.to_string(), listen_tls, http: http.to_string(), pid: std::process::id() };
         ready::write(file, &addresses)
             .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
     }
@@ -137,6 +146,9 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         "nats-bridge {}: AMQP clients connect to {listen}; status and control at http://{http}/status",
         env!("CARGO_PKG_VERSION")
     );
+    if let Some(tls) = tls {
+        println!("AMQPS clients connect to {tls}");
+    }
     tokio::select! {
         () = shutdown.cancelled() => {}
         error = lease.lost() => {
@@ -175,6 +187,7 @@ fn operator(url: &str) -> Result<Login, String> {
         vhost,
         user: or_guest(decoded(url.username())),
         password: or_guest(decoded(url.password().unwrap_or_default())),
+        certificate: None,
         client_properties: Default::default(),
         peer: "nats-bridge".to_owned(),
     })
@@ -191,6 +204,7 @@ fn login(text: &str) -> Result<Login, String> {
         vhost: vhost.to_owned(),
         user: user.to_owned(),
         password: password.to_owned(),
+        certificate: None,
         client_properties: Default::default(),
         peer: "--user".to_owned(),
     })

@@ -97,6 +97,7 @@ mod tests {
             vhost: vhost.into(),
             user: user.into(),
             password: password.into(),
+            certificate: None,
             client_properties: Default::default(),
             peer: "test".into(),
         }

@@ -35,6 +35,7 @@ impl Caller {
             vhost: vhost.to_owned(),
             user: self.user.clone(),
             password: self.password.clone(),
+            certificate: None,
             client_properties: FieldTable::default(),
             peer: "management".to_owned(),
         }

@@ -80,6 +80,7 @@ impl Ends {
                 vhost: self.vhost.clone(),
                 user: "guest".into(),
                 password: "guest".into(),
+                certificate: None,
                 client_properties: FieldTable::default(),
                 peer: "sidecar".into(),
             },

@@ -10,16 +10,16 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 
-/** Starts a server; `stop` ends it in order and removes its directory. */
-export async function serve() {
-  if (process.env.AMQP_URL) {
+/** Starts a server, with more `options` if given; `stop` ends it in order and removes its directory. */
+export async function serve(...options) {
+  if (process.env.AMQP_URL && options.length === 0) {
     return { url: process.env.AMQP_URL, stop: async () => {} };
   }
   const dir = mkdtempSync(join(tmpdir(), 'nats-bridge-amqplib-'));
   const ready = join(dir, 'ready.json');
   const log = openSync(join(dir, 'serve.log'), 'a');
   const binary = process.env.NATS_BRIDGE ?? join(root, 'target/debug/nats-bridge');
-  const args = ['serve', '--embedded', join(dir, 'data'), '--listen', '127.0.0.1:0', '--ready-file', ready];
+  const args = ['serve', '--embedded', join(dir, 'data'), '--listen', '127.0.0.1:0', '--ready-file', ready, ...options];
   const child = spawn(binary, args, { stdio: ['ignore', log, log] });
   const ended = once(child, 'exit');
   closeSync(log);
@@ -28,9 +28,10 @@ export async function serve() {
     if (child.exitCode !== null) throw new Error(`serve ended: ${said()}`);
     if (Date.now() > limit) throw new Error(`serve is not ready after 30 s: ${said()}`);
   }
-  const { listen } = JSON.parse(readFileSync(ready, 'utf8'));
+  const { listen, listen_tls } = JSON.parse(readFileSync(ready, 'utf8'));
   return {
     url: `amqp://guest:guest@${listen}/%2f`,
+    tls: listen_tls,
     stop: async () => {
       child.kill('SIGTERM');
       const [code] = await ended;

@@ -12,13 +12,15 @@ import pika
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+CERTIFICATES = ROOT / "tests/clients/certificates"
 
 
 class Server:
     """`nats-bridge serve --embedded`, which can be stopped and started again on the same directory and port."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, *options):
         self.directory = directory
+        self.options = options
         self.listen = "127.0.0.1:0"
         self.process = None
         self.start()
@@ -27,7 +29,7 @@ class Server:
         ready = self.directory / "ready.json"
         ready.unlink(missing_ok=True)
         binary = os.environ.get("NATS_BRIDGE", str(ROOT / "target/debug/nats-bridge"))
-        command = [binary, "serve", "--embedded", str(self.directory / "data"), "--listen", self.listen]
+        command = [binary, "serve", "--embedded", str(self.directory / "data"), "--listen", self.listen, *self.options]
         with open(self.directory / "serve.log", "ab") as log:
             self.process = subprocess.Popen([*command, "--ready-file", str(ready)], stdout=log, stderr=log)
         limit = time.monotonic() + 30
@@ -35,7 +37,8 @@ class Server:
             assert self.process.poll() is None, f"serve ended: {self.log()}"
             assert time.monotonic() < limit, f"serve is not ready after 30 s: {self.log()}"
             time.sleep(0.02)
-        self.listen = json.loads(ready.read_text())["listen"]
+        self.ready = json.loads(ready.read_text())
+        self.listen = self.ready["listen"]
 
     def stop(self):
         """Asks it to end, as a supervisor would."""
@@ -72,6 +75,16 @@ def own_server(tmp_path):
     yield server
     if server.process.poll() is None:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def tls_server(tmp_path_factory):
+    """A server with AMQPS that knows the user `app` and demands certificates."""
+    files = ["--tls-cert", CERTIFICATES / "server.pem", "--tls-key", CERTIFICATES / "server.key"]
+    options = ["--listen-tls", "127.0.0.1:0", *files, "--tls-client-ca", CERTIFICATES / "ca.pem", "--user", "app:secret"]
+    server = Server(tmp_path_factory.mktemp("serve-tls"), *options)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

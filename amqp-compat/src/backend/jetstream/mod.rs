@@ -124,7 +124,10 @@ impl JetStreamBackend {
 impl Backend for JetStreamBackend {
     async fn authenticate(&self, login: &Login) -> Result<(), AmqpError> {
         let known = self.config.behind_rabbitmq
-            || self.config.users.iter().any(|user| user.name == login.user && user.password == login.password);
+            || self.config.users.iter().any(|user| match &login.certificate {
+                Some(name) => user.name == *name,
+                None => user.name == login.user && user.password == login.password,
+            });
         if known {
             return Ok(());
         }
@@ -132,6 +135,10 @@ impl Backend for JetStreamBackend {
             ReplyCode::AccessRefused,
             "Login was refused using authentication mechanism PLAIN. For details see the broker logfile.",
         ))
+    }
+
+    fn takes_certificates(&self) -> bool {
+        !self.config.behind_rabbitmq
     }
 
     async fn open(&self, login: Login) -> Result<Link, AmqpError> {
