@@ -173,6 +173,25 @@ impl Bridge {
         self.shared.events.watch()
     }
 
+    /// Runs calls of JetStream's API; when the server refuses this user one of them, that is the error, at once. The server
+    /// tells a refusal to the connection and answers nothing, so without this a call would wait for its answer in vain.
+    pub(crate) async fn unless_denied<T>(&self, calls: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut events = self.events();
+        let refused = async {
+            loop {
+                match events.recv().await {
+                    Ok(ConnectionEvent::Denied(text)) if names_a_call(&text) => return text,
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            result = calls => result,
+            text = refused => Err(Error::new(ErrorKind::Denied).with("why", text)),
+        }
+    }
+
     pub(crate) fn pulse(&self) -> Arc<Pulse> {
         self.shared.pulse.clone()
     }
@@ -181,6 +200,12 @@ impl Bridge {
     pub fn events(&self) -> broadcast::Receiver<ConnectionEvent> {
         self.shared.events.follow()
     }
+}
+
+// Pulls and acks are of consumers that run, and not of a call that waits.
+fn names_a_call(text: &str) -> bool {
+    let subject = text.split('"').nth(1).unwrap_or_default();
+    subject.starts_with("$JS.API.") && !subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.")
 }
 
 async fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {

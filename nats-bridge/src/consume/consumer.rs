@@ -40,24 +40,12 @@ impl Bridge {
     ///
     /// # Errors
     /// `Config`: a setting is out of range. `NotFound`: there is no such stream, or the dead-letter stream that was named.
-    /// `Conflict`: the consumer exists and differs in what cannot be changed.
+    /// `Conflict`: the consumer exists and differs in what cannot be changed. `Denied`: this user may not look at or make what
+    /// is needed.
     pub async fn consume(&self, config: ConsumeConfig) -> Result<Consumer> {
         config.check()?;
         let js = self.jetstream();
-        match &config.dead_letter_stream {
-            None => make_dead_letter_stream(self, &config.stream).await?,
-            Some(name) => {
-                crate::api::ask(js, format!("STREAM.INFO.{name}")).await?;
-            }
-        }
-        let spec = ConsumerSpec {
-            stream: config.stream.clone(),
-            name: config.name.clone(),
-            filter_subjects: config.filter_subjects.clone(),
-            ack_wait: config.ack_wait,
-            max_deliver: Some(config.retry.attempts.saturating_add(HEADROOM)),
-        };
-        ensure_consumer(js, &spec).await?;
+        self.unless_denied(make_what_is_needed(self, &config)).await?;
         // A failed message is to be a dead letter, or the consumer paused, within seconds.
         let letters = PublishConfig {
             max_in_flight: 256,
@@ -75,6 +63,24 @@ impl Bridge {
         Supervisor::start(shared.clone(), self.connection(), dropped_rx, statuses_rx).await?;
         Ok(Consumer { shared })
     }
+}
+
+async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<()> {
+    let js = bridge.jetstream();
+    match &config.dead_letter_stream {
+        None => make_dead_letter_stream(bridge, &config.stream).await?,
+        Some(name) => {
+            crate::api::ask(js, format!("STREAM.INFO.{name}")).await?;
+        }
+    }
+    let spec = ConsumerSpec {
+        stream: config.stream.clone(),
+        name: config.name.clone(),
+        filter_subjects: config.filter_subjects.clone(),
+        ack_wait: config.ack_wait,
+        max_deliver: Some(config.retry.attempts.saturating_add(HEADROOM)),
+    };
+    ensure_consumer(js, &spec).await
 }
 
 // An existing one is left as it is: its limits are the operator's.

@@ -28,6 +28,14 @@ struct Inner {
 /// A message to be settled exactly once: [`ack`](Delivery::ack), [`retry`](Delivery::retry),
 /// [`reject`](Delivery::reject) each consume it.
 ///
+/// ```compile_fail,E0382
+/// # async fn example(delivery: nats_bridge::Delivery) -> nats_bridge::Result<()> {
+/// delivery.ack().await?;
+/// delivery.retry("too late").await?; // the compiler refuses: `delivery` was moved
+/// # Ok(())
+/// # }
+/// ```
+///
 /// Dropped without having been settled, it counts as failed (class `dropped`) and follows the retry policy. While it is
 /// held, the server is told so, up to the consumer's `max_run`.
 #[derive(Debug)]

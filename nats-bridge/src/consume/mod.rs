@@ -37,7 +37,8 @@ pub struct ConsumeConfig {
     /// When to try again and when to give up; default 5 attempts, 1 s doubling up to 60 s, jittered.
     pub retry: RetryPolicy,
     /// How long the server waits for a sign of life before it delivers again; default 30 s. Signs are sent three times as
-    /// often while a handler runs.
+    /// often while a handler runs. A delivery that was lost with its connection counts as an attempt and comes again after
+    /// this time: below 10 s or so, a connection that is half open for long may use attempts up that no handler saw.
     pub ack_wait: Duration,
     /// How long one handler may run; default 10 min. Then the signs stop, the server delivers again after `ack_wait`, and
     /// that counts as a failure with reason `timeout`.

@@ -29,6 +29,10 @@ impl Bridge {
     /// As [`Bridge::plan`], and `Config`: a stream is to be `durable` and is not.
     pub async fn plan_on(&self, manifest: &Manifest, fsync: Fsync) -> Result<Plan> {
         manifest.check()?;
+        self.unless_denied(self.planned(manifest, fsync)).await
+    }
+
+    async fn planned(&self, manifest: &Manifest, fsync: Fsync) -> Result<Plan> {
         let js = self.jetstream();
         let mut plan = Plan::default();
         let mut add = |object: String, found: &Found| {
@@ -77,15 +81,19 @@ impl Bridge {
         if let Some(Change { object, action: Action::Conflict(differences), .. }) = plan.conflicts().next() {
             return Err(conflict(object, differences));
         }
-        for spec in manifest.all_streams() {
-            ensure_stream(self.jetstream(), &spec).await?;
-        }
-        for spec in &manifest.consumers {
-            ensure_consumer(self.jetstream(), spec).await?;
-        }
-        for spec in &manifest.buckets {
-            self.ensure_bucket(spec).await?;
-        }
+        let made = async {
+            for spec in manifest.all_streams() {
+                ensure_stream(self.jetstream(), &spec).await?;
+            }
+            for spec in &manifest.consumers {
+                ensure_consumer(self.jetstream(), spec).await?;
+            }
+            for spec in &manifest.buckets {
+                ensure_bucket(self.jetstream(), spec).await?;
+            }
+            Ok(())
+        };
+        self.unless_denied(made).await?;
         Ok(plan)
     }
 
@@ -95,10 +103,7 @@ impl Bridge {
     /// `Config`: it is unbounded and does not say so, or its name is illegal. `Conflict`: it exists and cannot be changed in
     /// place.
     pub async fn ensure_bucket(&self, spec: &BucketSpec) -> Result<()> {
-        spec.check()?;
-        let js = self.jetstream();
-        let found = bucket_found(js, spec).await?;
-        make(js, &format!("bucket {}", spec.name), &spec.stream(), found, spec.config()).await
+        self.unless_denied(ensure_bucket(self.jetstream(), spec)).await
     }
 
     /// Makes one stream as it should be: creates it, changes it in place, or leaves it.
@@ -108,7 +113,7 @@ impl Bridge {
     /// illegal. `Conflict`: it exists and cannot be changed in place, or its subjects belong to another stream.
     pub async fn ensure_stream(&self, spec: &StreamSpec) -> Result<()> {
         spec.check_durable(Fsync::Unknown)?;
-        ensure_stream(self.jetstream(), spec).await
+        self.unless_denied(ensure_stream(self.jetstream(), spec)).await
     }
 
     /// Makes one durable pull consumer as it should be.
@@ -117,7 +122,7 @@ impl Bridge {
     /// `Config`: a name is illegal. `NotFound`: there is no such stream. `Conflict`: it exists and cannot be changed in
     /// place.
     pub async fn ensure_consumer(&self, spec: &ConsumerSpec) -> Result<()> {
-        ensure_consumer(self.jetstream(), spec).await
+        self.unless_denied(ensure_consumer(self.jetstream(), spec)).await
     }
 }
 
@@ -125,6 +130,12 @@ pub(crate) async fn ensure_stream(js: &jetstream::Context, spec: &StreamSpec) ->
     spec.check()?;
     let found = stream_found(js, spec).await?;
     make(js, &format!("stream {}", spec.name), &spec.name, found, spec.config()).await
+}
+
+async fn ensure_bucket(js: &jetstream::Context, spec: &BucketSpec) -> Result<()> {
+    spec.check()?;
+    let found = bucket_found(js, spec).await?;
+    make(js, &format!("bucket {}", spec.name), &spec.stream(), found, spec.config()).await
 }
 
 async fn make(
