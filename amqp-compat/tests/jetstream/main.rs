@@ -1,6 +1,7 @@
 //! The JetStream backend at its border, against a real nats-server: commands in, events out, one test a promise.
 
 mod client;
+mod cluster;
 mod consuming;
 mod crash;
 mod dead_letters;

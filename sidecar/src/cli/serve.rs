@@ -28,7 +28,7 @@ pub struct ServeArgs {
     /// Start and supervise a local nats-server with JetStream that stores in DIR.
     #[arg(long, value_name = "DIR")]
     pub embedded: Option<PathBuf>,
-    /// Use this NATS, which has JetStream.
+    /// Use this NATS, which has JetStream; the servers of a cluster separated by commas.
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
     /// The nats-server program for --embedded; else $NATS_SERVER, a `.tools` folder, or PATH.
@@ -38,6 +38,10 @@ pub struct ServeArgs {
     /// default is 2m.
     #[arg(long, value_name = "INTERVAL", requires = "embedded")]
     pub sync: Option<String>,
+    /// How many servers of the cluster hold a durable classic queue that is made from now on. A quorum queue is on three
+    /// where there are three, whatever this says.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5), conflicts_with = "embedded")]
+    pub replicas: u8,
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5672", value_name = "HOST:PORT")]
     pub listen: String,
@@ -147,7 +151,13 @@ async fn serve(
     let defaults = JetStreamConfig::default();
     let users = if users.is_empty() { defaults.users } else { users };
     let Some(lease) = take_lease(&bridge, nats, &shutdown).await? else { return Ok(()) };
-    let config = JetStreamConfig { users, vhosts: args.vhosts, lease: Some(lease.clone()), ..defaults };
+    let config = JetStreamConfig {
+        users,
+        vhosts: args.vhosts,
+        replicas: args.replicas.into(),
+        lease: Some(lease.clone()),
+        ..defaults
+    };
     let backend = JetStreamBackend::connect(bridge, config)
         .await
         .map_err(|error| Failure::cannot_run(format!("--nats {}: {error}", remedy::without_password(nats))))?;

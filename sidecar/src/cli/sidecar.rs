@@ -31,9 +31,13 @@ pub struct SidecarArgs {
     /// publishes fences and asks for counts in every vhost that is used.
     #[arg(long, env = "NATS_BRIDGE_RABBIT", value_name = "URL")]
     pub rabbit: String,
-    /// NATS with JetStream.
+    /// NATS with JetStream; the servers of a cluster separated by commas.
     #[arg(long, env = "NATS_BRIDGE_NATS", value_name = "URL")]
     pub nats: String,
+    /// How many servers of the cluster hold a durable classic queue that is made from now on. A quorum queue is on three
+    /// where there are three, whatever this says.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub replicas: u8,
     /// RabbitMQ's management API, as `http://USER:PASSWORD@HOST:15672`; the user needs the `monitoring` tag. Before the weight is
     /// raised, RabbitMQ's bindings and policies are compared with what was declared through the sidecar.
     #[arg(long, env = "NATS_BRIDGE_RABBIT_MANAGEMENT", value_name = "URL", hide_env_values = true)]
@@ -109,7 +113,8 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
 
     let Some(lease) = take_lease(&bridge, &args.nats, &shutdown).await? else { return Ok(()) };
 
-    let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), JetStreamConfig::default()));
+    let config = JetStreamConfig { replicas: args.replicas.into(), ..JetStreamConfig::default() };
+    let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), config));
     let standby = Standby::start(bridge.clone(), vhosts.clone());
     let cutover = Cutover::start(Parts {
         rabbit_url: rabbit.to_string(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use amqp_compat::backend::jetstream::open_bucket;
 use async_nats::jetstream::kv::{self, CreateErrorKind, UpdateErrorKind};
 use async_nats::jetstream::stream::StorageType;
 use futures::StreamExt;
@@ -81,10 +82,6 @@ impl Store {
     /// # Errors
     /// A text for people: what JetStream said.
     pub async fn open(bridge: &Bridge) -> Result<Self, String> {
-        let jetstream = bridge.jetstream();
-        if let Ok(bucket) = jetstream.get_key_value(BUCKET).await {
-            return Ok(Self { bucket });
-        }
         let config = kv::Config {
             bucket: BUCKET.to_owned(),
             description: "nats-bridge: the state of the cutover".to_owned(),
@@ -93,8 +90,7 @@ impl Store {
             storage: StorageType::File,
             ..Default::default()
         };
-        let made = jetstream.create_key_value(config).await;
-        Ok(Self { bucket: made.map_err(|e| format!("the KV bucket {BUCKET} cannot be made: {e}"))? })
+        Ok(Self { bucket: open_bucket(bridge, config).await? })
     }
 
     /// Reads the state and its revision; writes `first` where there is none.

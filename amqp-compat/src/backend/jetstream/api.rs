@@ -82,6 +82,21 @@ pub(crate) async fn call(bridge: &Bridge, subject: &str, body: &Value) -> Result
     }
 }
 
+/// How often something that is to be there in the end is asked for.
+const TRIES: usize = 4;
+
+/// [`call`] for what may be repeated, such as making something that may be there: a cluster that has just lost a server
+/// does not answer until it has new leaders.
+pub(crate) async fn call_again(bridge: &Bridge, subject: &str, body: &Value) -> Result<Value, ApiError> {
+    for _ in 1..TRIES {
+        match call(bridge, subject, body).await {
+            Err(ApiError::NoAnswer { .. }) => tracing::warn!(subject, "no answer from JetStream; asked again"),
+            answered => return answered,
+        }
+    }
+    call(bridge, subject, body).await
+}
+
 /// Every stream whose subjects overlap `subject`, as the server describes it.
 pub(crate) async fn streams(bridge: &Bridge, subject: &str) -> Result<Vec<Value>, ApiError> {
     let mut found = Vec::new();

@@ -19,7 +19,7 @@ pub struct JetStreamConfig {
     /// then let in, and a queue may be declared under a name that begins with `amq.gen-`. A queue with a single active
     /// consumer is refused, since each of two brokers would have one. Default false.
     pub behind_rabbitmq: bool,
-    /// Replicas of a classic queue's stream. Default 1.
+    /// Replicas of a durable classic queue's stream. Default 1.
     pub replicas: usize,
     /// Replicas of a quorum queue's stream. Default 3.
     pub quorum_replicas: usize,

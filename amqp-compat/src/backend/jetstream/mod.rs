@@ -24,6 +24,7 @@ use crate::model::vhost::{BindingDefinition, Route};
 
 mod ack;
 mod api;
+mod bucket;
 mod config;
 mod dead_letters;
 mod delays;
@@ -40,6 +41,7 @@ mod store;
 mod survey;
 mod vhost;
 
+pub use bucket::open_bucket;
 pub use config::{JetStreamConfig, User};
 pub use lease::Lease;
 pub use memory::MemoryLimit;

@@ -282,7 +282,7 @@ impl Queue {
     async fn create_stream(&self, replicas: usize) -> Result<(), ApiError> {
         let config = self.stream_config(replicas);
         let call = format!("STREAM.CREATE.{}", self.stream);
-        match api::call(&self.bridge, &call, &config).await {
+        match api::call_again(&self.bridge, &call, &config).await {
             Ok(_) => return Ok(()),
             Err(error) if error.in_use() => {}
             Err(error) => return Err(error),
@@ -330,7 +330,7 @@ impl Queue {
         if self.levels.highest() > 0 {
             body["config"]["filter_subject"] = json!(self.levels.subject(priority).as_str());
         }
-        api::call(&self.bridge, &format!("CONSUMER.DURABLE.CREATE.{}.{name}", self.stream), &body).await
+        api::call_again(&self.bridge, &format!("CONSUMER.DURABLE.CREATE.{}.{name}", self.stream), &body).await
     }
 
     /// Deletes the consumer and makes it anew: all that was delivered and not acknowledged is ready again, at once and

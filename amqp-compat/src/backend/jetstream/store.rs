@@ -10,6 +10,7 @@ use nats_bridge::Bridge;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::bucket::open_bucket;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::{name, table};
 use crate::model::exchange::{ExchangeDefinition, ExchangeKind};
@@ -55,20 +56,15 @@ struct BindingDocument {
 
 impl Store {
     /// Opens the bucket of a vhost, and makes it if need be.
-    pub(crate) async fn open(bridge: &Bridge, vhost: &str, replicas: usize) -> Result<Self, AmqpError> {
+    pub(crate) async fn open(bridge: &Bridge, vhost: &str) -> Result<Self, AmqpError> {
         let bucket = name::topology_bucket(vhost);
         let config = kv::Config {
-            bucket: bucket.clone(),
+            bucket,
             description: format!("AMQP topology of vhost {vhost}"),
             history: 1,
-            num_replicas: replicas,
             ..Default::default()
         };
-        let opened = match bridge.jetstream().get_key_value(&bucket).await {
-            Ok(store) => Ok(store),
-            Err(_) => bridge.jetstream().create_key_value(config).await,
-        };
-        let bucket = opened.map_err(|error| failed("open the topology", &error))?;
+        let bucket = open_bucket(bridge, config).await.map_err(|error| failed("open the topology", &error))?;
         Ok(Self { bucket, vhost: vhost.to_owned() })
     }
 

@@ -73,7 +73,7 @@ impl VhostRuntime {
         bridge: &Bridge,
         config: &Arc<JetStreamConfig>,
     ) -> Result<Arc<Self>, AmqpError> {
-        let store = Store::open(bridge, name, config.replicas).await?;
+        let store = Store::open(bridge, name).await?;
         let vhost: Arc<str> = name.into();
         let state = Arc::new(RwLock::new(State { model: Vhost::new(name), queues: Vec::new(), delays: None }));
         let stored = store.load().await?;

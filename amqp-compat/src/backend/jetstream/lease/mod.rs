@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use holder::Holder;
 use terms::{Candidate, Holding, Seen, Standing, Step, Terms, Write};
 
+use super::bucket::open_bucket;
 use crate::error::{AmqpError, ReplyCode};
 
 /// The bucket, and the key in it.
@@ -203,10 +204,7 @@ async fn open(bridge: &Bridge) -> Result<kv::Store, LeaseError> {
         storage: StorageType::File,
         ..Default::default()
     };
-    match bridge.jetstream().get_key_value(BUCKET).await {
-        Ok(bucket) => Ok(bucket),
-        Err(_) => bridge.jetstream().create_key_value(config).await.map_err(|e| LeaseError::Nats(e.to_string())),
-    }
+    open_bucket(bridge, config).await.map_err(LeaseError::Nats)
 }
 
 /// Renews a lease until it is given back or lost.

@@ -331,7 +331,13 @@ impl Pump {
                     self.stopped = true;
                     return;
                 }
-                _ => {}
+                // Its consumer alone is gone; what was settled and seen of the messages is true still.
+                _ => {
+                    if let Err(error) = self.queue.ensure().await {
+                        tracing::warn!(queue = self.queue.name(), %error, "cannot make a queue's consumer again yet");
+                    }
+                    return;
+                }
             }
         }
         // A transient queue does not survive its server; it goes on empty, as after a restart of RabbitMQ.
