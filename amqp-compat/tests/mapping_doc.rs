@@ -19,6 +19,7 @@ fn the_mapping_document_has_exactly_the_features_of_the_code() {
                 "Queue arguments" => Some(Area::QueueArgument),
                 "Consumer arguments" => Some(Area::ConsumerArgument),
                 "Messages" => Some(Area::Message),
+                "Policies" => Some(Area::Policy),
                 "Methods" => Some(Area::Method),
                 _ => None,
             };

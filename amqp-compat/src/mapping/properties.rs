@@ -55,6 +55,9 @@ pub const BCC: &str = "Amqp-Bcc";
 /// their names in `by`.
 pub const DELAYED_BY: &str = "Amqp-Delayed-By";
 
+/// Milliseconds that the message may lie in its queue, by a policy that was in force when it was published. Never delivered.
+pub const TTL: &str = "Amqp-Ttl";
+
 const BASE64_MARK: &str = "=b64:";
 
 /// Where [`encode`] puts headers: a name and a value that is safe in a NATS header.

@@ -20,6 +20,8 @@ pub enum Area {
     ConsumerArgument,
     /// A property or header of a message.
     Message,
+    /// A key of a policy.
+    Policy,
     /// A method or protocol behaviour.
     Method,
 }
@@ -50,7 +52,7 @@ const fn row(area: Area, name: &'static str, support: Support) -> Feature {
     Feature { area, name, support }
 }
 
-use Area::{ConsumerArgument, ExchangeArgument, ExchangeType, Message, Method, Queue, QueueArgument};
+use Area::{ConsumerArgument, ExchangeArgument, ExchangeType, Message, Method, Policy, Queue, QueueArgument};
 use Support::{Hint, Honoured, Refused};
 
 /// Every feature that has been decided upon.
@@ -109,6 +111,33 @@ pub const FEATURES: &[Feature] = &[
     row(Message, "delivery-mode", Honoured),
     row(Message, "priority", Honoured),
     row(Message, "reply-to amq.rabbitmq.reply-to", Honoured),
+    row(Policy, "message-ttl", Honoured),
+    row(Policy, "expires", Honoured),
+    row(Policy, "max-length", Honoured),
+    row(Policy, "max-length-bytes", Honoured),
+    row(Policy, "overflow", Honoured),
+    row(Policy, "dead-letter-exchange", Honoured),
+    row(Policy, "dead-letter-routing-key", Honoured),
+    row(Policy, "alternate-exchange", Honoured),
+    row(Policy, "delivery-limit", Honoured),
+    row(Policy, "max-in-memory-length", Hint),
+    row(Policy, "max-in-memory-bytes", Hint),
+    row(Policy, "queue-mode", Hint),
+    row(Policy, "queue-version", Hint),
+    row(Policy, "queue-leader-locator", Hint),
+    row(Policy, "queue-master-locator", Hint),
+    row(Policy, "ha-mode", Refused),
+    row(Policy, "ha-params", Refused),
+    row(Policy, "ha-sync-mode", Refused),
+    row(Policy, "ha-sync-batch-size", Refused),
+    row(Policy, "ha-promote-on-shutdown", Refused),
+    row(Policy, "ha-promote-on-failure", Refused),
+    row(Policy, "dead-letter-strategy", Refused),
+    row(Policy, "federation-upstream", Refused),
+    row(Policy, "federation-upstream-set", Refused),
+    row(Policy, "max-age", Refused),
+    row(Policy, "stream-max-segment-size-bytes", Refused),
+    row(Policy, "initial-cluster-size", Refused),
     row(Method, "exchange.bind", Honoured),
     row(Method, "mandatory", Honoured),
     row(Method, "confirm.select", Honoured),
@@ -144,7 +173,7 @@ pub fn check(area: Area, name: &str, what: &str) -> Result<(), AmqpError> {
                 Area::QueueArgument | Area::ExchangeArgument => "argument",
                 Area::ConsumerArgument => "consumer argument",
                 Area::Queue => "type",
-                Area::ExchangeType | Area::Message | Area::Method => "feature",
+                Area::ExchangeType | Area::Message | Area::Policy | Area::Method => "feature",
             };
             // The argument first: a reply text is cut off after 255 bytes, and a queue's name may have as many.
             let text = format!("{kind} '{name}' of {what} is not implemented; see docs/mapping.md of nats-bridge");

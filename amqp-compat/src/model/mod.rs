@@ -3,6 +3,7 @@
 //! - [`vhost`]: one virtual host: what exists, what may be declared, deleted and bound, and where a message goes.
 //! - [`exchange`], [`queue`]: their definitions, and when a second declaration is the same.
 //! - [`consumer`]: the arguments of a consumer.
+//! - [`policy`]: settings for all queues and exchanges whose names match.
 //! - [`topic`], [`headers`], [`consistent_hash`]: the exchange types with rules of their own.
 //! - [`delay`]: exchanges that keep messages for a while.
 //! - [`dead_letter`]: what becomes of a message that a queue dead-letters.
@@ -18,6 +19,7 @@ pub mod delay;
 pub mod exchange;
 pub mod features;
 pub mod headers;
+pub mod policy;
 pub mod queue;
 pub mod ready;
 pub mod topic;

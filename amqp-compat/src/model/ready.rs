@@ -39,6 +39,17 @@ impl Ready {
         }
     }
 
+    /// Nothing yet, where the queue's actor has been given messages up to these, by priority.
+    pub fn after(max_length: Option<u64>, max_bytes: Option<u64>, arrived: &[u64]) -> Self {
+        Self { arrived: arrived.into(), ..Self::new(max_length, max_bytes, 0) }
+    }
+
+    /// Other limits.
+    pub fn set_limits(&mut self, max_length: Option<u64>, max_bytes: Option<u64>) {
+        self.max_length = max_length.unwrap_or(u64::MAX);
+        self.max_bytes = max_bytes.unwrap_or(u64::MAX);
+    }
+
     /// Whether a message of this size would make the queue too long.
     pub fn refuses(&self, size: u64) -> bool {
         let length = (self.sizes.len() as u64 + self.coming).saturating_sub(self.credit);
@@ -141,6 +152,20 @@ mod tests {
         ready.set_credit(1);
         assert!(!ready.refuses(1), "what a consumer is about to take does not count");
         assert!(Ready::new(Some(0), None, 0).refuses(0), "a queue of length 0 takes nothing");
+    }
+
+    #[test]
+    fn limits_that_come_late_count_what_comes_and_what_is_learnt() {
+        let mut ready = Ready::after(Some(2), None, &[4]);
+        ready.stored(0, 4, 1);
+        assert!(!ready.refuses(1), "the queue's actor counts what it has been given");
+        ready.stored(0, 5, 1);
+        ready.arrived(0, 3, 1);
+        assert!(ready.refuses(1) && !ready.is_over());
+        ready.set_limits(Some(1), None);
+        assert!(ready.is_over());
+        ready.set_limits(None, None);
+        assert!(!ready.refuses(1));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::consistent_hash;
 use super::delay;
 use super::exchange::{self, ExchangeDefinition, ExchangeKind};
 use super::headers::{self};
+use super::policy::{Policies, Policy, Scope};
 use super::queue::{self, Owner, QueueDefinition};
 use super::topic::TopicScratch;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
@@ -73,6 +74,10 @@ pub enum Change {
     Bind(BindingDefinition),
     /// A binding is gone.
     Unbind(BindingDefinition),
+    /// A policy is there, in the place of one of its name.
+    PutPolicy(Policy),
+    /// A policy is gone.
+    DropPolicy(Scope, Arc<str>),
 }
 
 /// What a `queue.declare` means.
@@ -92,11 +97,14 @@ pub struct Vhost {
     exchange_slots: HashMap<Arc<str>, u32>,
     queues: Vec<Option<Queue>>,
     queue_slots: HashMap<Arc<str>, u32>,
+    policies: Policies,
 }
 
 #[derive(Debug)]
 struct Exchange {
     definition: ExchangeDefinition,
+    /// Where messages go that nothing took: by its arguments, or else by policy.
+    alternate: Option<Arc<str>>,
     table: Table,
     outgoing: Vec<Edge>,
     incoming: Vec<Edge>,
@@ -138,6 +146,7 @@ impl Vhost {
             exchange_slots: HashMap::new(),
             queues: Vec::new(),
             queue_slots: HashMap::new(),
+            policies: Policies::default(),
         };
         for definition in ExchangeDefinition::predeclared() {
             vhost.put_exchange(definition);
@@ -163,6 +172,11 @@ impl Vhost {
     /// The definition of an exchange by its name.
     pub fn exchange(&self, name: &str) -> Option<&ExchangeDefinition> {
         Some(&self.exchange_at(*self.exchange_slots.get(name)?)?.definition)
+    }
+
+    /// Its policies.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
     }
 
     /// Every queue.
@@ -346,6 +360,16 @@ impl Vhost {
                 self.unbind(binding);
                 None
             }
+            Change::PutPolicy(policy) => {
+                self.policies.put(policy.clone());
+                self.find_alternates();
+                None
+            }
+            Change::DropPolicy(scope, name) => {
+                self.policies.drop(*scope, name);
+                self.find_alternates();
+                None
+            }
         }
     }
 
@@ -455,7 +479,7 @@ impl Vhost {
             }
             // Each exchange on the way has its own alternate: it takes what that exchange had no binding for.
             if !routed
-                && let Some(name) = exchange.definition.alternate()
+                && let Some(name) = exchange.alternate.as_deref()
                 && !name.is_empty()
                 && let Some(&alternate) = self.exchange_slots.get(name)
                 && !visited.contains(&alternate)
@@ -499,9 +523,16 @@ impl Vhost {
         }
         let table = Table::new(&definition);
         let name = definition.name.clone();
-        let slot =
-            fill(&mut self.exchanges, Exchange { definition, table, outgoing: Vec::new(), incoming: Vec::new() });
+        let alternate = alternate(&self.policies, &definition);
+        let exchange = Exchange { definition, alternate, table, outgoing: Vec::new(), incoming: Vec::new() };
+        let slot = fill(&mut self.exchanges, exchange);
         self.exchange_slots.insert(name, slot);
+    }
+
+    fn find_alternates(&mut self) {
+        for exchange in self.exchanges.iter_mut().flatten() {
+            exchange.alternate = alternate(&self.policies, &exchange.definition);
+        }
     }
 
     fn drop_exchange(&mut self, name: &str) {
@@ -590,6 +621,13 @@ impl Vhost {
                 }
             }
         }
+    }
+}
+
+fn alternate(policies: &Policies, definition: &ExchangeDefinition) -> Option<Arc<str>> {
+    match definition.alternate() {
+        Some(own) => Some(own.into()),
+        None => policies.alternate_of(&definition.name).map(Arc::from),
     }
 }
 

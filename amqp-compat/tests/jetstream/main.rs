@@ -10,6 +10,7 @@ mod exclusive;
 mod expiry;
 mod lease;
 mod limits;
+mod policies;
 mod priorities;
 mod publishing;
 mod queues;

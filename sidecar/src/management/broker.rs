@@ -8,6 +8,8 @@ use std::time::Instant;
 use amqp_compat::AmqpError;
 use amqp_compat::backend::jetstream::{JetStreamBackend, QueueCounts};
 use amqp_compat::listener::{Connection, Connections};
+use amqp_compat::model::policy::Scope;
+use amqp_compat::model::queue::QueueDefinition;
 use amqp_compat::session::Description;
 use futures::StreamExt as _;
 use serde_json::Value;
@@ -81,6 +83,7 @@ impl Broker {
                 exchanges: self.backend.exchanges(vhost).unwrap_or_default(),
                 queues: self.backend.queues(vhost).unwrap_or_default(),
                 bindings: self.backend.bindings(vhost),
+                policies: [Scope::User, Scope::Operator].map(|scope| self.backend.policies(vhost, scope)).concat(),
             };
             (vhost.clone(), declared)
         };
@@ -104,7 +107,7 @@ impl Broker {
         let mut all = Vec::new();
         for vhost in vhosts {
             let queues = self.backend.queues(vhost).unwrap_or_default();
-            all.extend(queues.iter().map(|queue| queue::document(vhost, &self.identity.node, queue)));
+            all.extend(queues.iter().map(|queue| self.queue(vhost, queue)));
         }
         if listing.sorts_by(&COUNTED) {
             let all = self.counted(all).await;
@@ -115,6 +118,11 @@ impl Broker {
             arranged.items = self.counted(arranged.items).await;
         }
         Ok(listing.answer(arranged))
+    }
+
+    /// A queue's document, without what is in it.
+    pub(super) fn queue(&self, vhost: &str, queue: &QueueDefinition) -> Value {
+        queue::document(vhost, &self.identity.node, queue, &self.backend.applied_to_queue(vhost, queue))
     }
 
     /// Adds to each queue's document what is in it. Where JetStream does not answer, the counts are left out.

@@ -42,6 +42,17 @@ impl Caller {
     }
 }
 
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Published {
+    /// It is in its queues.
+    Routed,
+    /// No queue wanted it.
+    Unrouted,
+    /// A queue of its has not taken it; others may have.
+    Refused,
+}
+
 impl Client {
     /// Opens a link and a channel.
     ///
@@ -59,22 +70,17 @@ impl Client {
         self.request(Command::Topology { channel: CHANNEL, request }).await.map(drop)
     }
 
-    /// Publishes a message, and answers whether it had a route, once it is stored.
-    pub(super) async fn publish(&mut self, message: Message) -> Result<bool, AmqpError> {
+    /// Publishes a message, and answers what became of it once it is stored.
+    pub(super) async fn publish(&mut self, message: Message) -> Result<Published, AmqpError> {
         self.published += 1;
         let publish = Publish { channel: CHANNEL, seq: self.published, mandatory: true, message };
         self.send(Command::Publish(Box::new(publish))).await?;
-        let mut routed = true;
+        let mut ended = Published::Routed;
         loop {
             match self.event().await? {
-                Event::Returned { .. } => routed = false,
-                Event::Confirm { outcome: PublishOutcome::Stored, .. } => return Ok(routed),
-                Event::Confirm { outcome: PublishOutcome::Failed, .. } => {
-                    return Err(AmqpError::new(
-                        ReplyCode::InternalError,
-                        "the message was not confirmed; it may be in some of its queues",
-                    ));
-                }
+                Event::Returned { .. } => ended = Published::Unrouted,
+                Event::Confirm { outcome: PublishOutcome::Stored, .. } => return Ok(ended),
+                Event::Confirm { outcome: PublishOutcome::Failed, .. } => return Ok(Published::Refused),
                 _ => {}
             }
         }

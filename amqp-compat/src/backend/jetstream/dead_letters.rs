@@ -69,7 +69,7 @@ fn add(
     }
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let death = Death { queue: from.name(), reason, at };
-    let Some(letter) = DeadLetter::new(message, bcc, &from.definition.settings, death) else { return };
+    let Some(letter) = DeadLetter::new(message, bcc, &from.settings(), death) else { return };
     let mut route = Route::default();
     let properties = Some(&letter.message.properties);
     state.model.route_within(letter.message.exchange.as_str(), &letter.keys(), properties, &mut route);

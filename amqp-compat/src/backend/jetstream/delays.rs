@@ -66,7 +66,8 @@ pub(crate) fn queue(
             ..QueueArguments::default()
         },
     };
-    Queue::new(vhost, definition, name::stream(vhost, NAME), bridge, config, topology)
+    let settings = definition.settings.clone();
+    Queue::new(vhost, (definition, settings), name::stream(vhost, NAME), bridge, config, topology)
 }
 
 /// The exchanges that delay a message, as a header's value; `None` when that is the one that it was published to.

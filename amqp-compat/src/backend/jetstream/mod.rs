@@ -5,6 +5,7 @@
 //! - `queue`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
 //! - `dead_letters`: where a message goes that its queue dead-letters.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
+//! - `policies`: settings that apply to queues and exchanges by their names.
 //! - `survey`: what there is, for those who look at it.
 //! - `delays`: what delayed exchanges keep.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
@@ -33,6 +34,7 @@ mod levels;
 mod link;
 mod memory;
 mod message;
+mod policies;
 mod publisher;
 mod pull;
 mod pump;
@@ -45,6 +47,7 @@ pub use bucket::open_bucket;
 pub use config::{JetStreamConfig, User};
 pub use lease::Lease;
 pub use memory::MemoryLimit;
+pub use policies::Applied;
 pub use survey::QueueCounts;
 
 use vhost::VhostRuntime;

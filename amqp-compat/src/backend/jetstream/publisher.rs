@@ -258,6 +258,9 @@ impl Publisher {
         if let Some(Ok(id)) = id.map(|id| id.parse::<HeaderValue>()) {
             headers.insert(MSG_ID, id);
         }
+        if let Some(ttl) = copy.queue.stamp() {
+            headers.insert(HeaderName::from_static(properties::TTL), HeaderValue::from(ttl));
+        }
         let headers = (!headers.is_empty()).then_some(headers);
         let body = publish.message.body.clone();
         let subject = copy.queue.levels.subject(copy.queue.levels.of(&publish.message.properties)).clone();

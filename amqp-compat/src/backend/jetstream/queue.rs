@@ -1,8 +1,8 @@
 //! One AMQP queue: a work-queue stream with one durable pull consumer, or for an exclusive one the gateway's memory; and
 //! the actor that feeds its consumers.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::basic::AMQPProperties;
@@ -19,7 +19,7 @@ use super::pump::{self, Cancelled, PumpCommand};
 use super::vhost::State;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
-use crate::model::queue::{Overflow, QueueDefinition, QueueKind, display};
+use crate::model::queue::{Overflow, QueueArguments, QueueDefinition, QueueKind, display};
 use crate::model::ready::Ready;
 
 /// The name of the durable consumer of every queue's stream; those of priorities above 0 have it in front.
@@ -35,6 +35,9 @@ pub(crate) const META_LIFETIME: &str = "amqp-lifetime";
 /// How long the server is given to remove a deleted stream's files before the name is used again.
 const DELETION: Duration = Duration::from_secs(1);
 
+/// No policy sets a time to live.
+const NO_STAMP: u64 = u64::MAX;
+
 /// A queue that exists. A queue that is deleted and declared again is another one.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -48,8 +51,14 @@ pub(crate) struct Queue {
     pub(crate) topology: Weak<RwLock<State>>,
     /// What has arrived, of an exclusive queue: it has no stream.
     pub(crate) memory: Option<Memory>,
-    /// What is ready, for a queue with a length limit.
-    ready: Option<Mutex<Ready>>,
+    /// What it does now: its arguments, and what policies set.
+    settings: RwLock<Arc<QueueArguments>>,
+    /// The time to live that a policy sets for messages published now; [`NO_STAMP`] without one.
+    stamp: AtomicU64,
+    /// Whether its length is limited.
+    is_limited: AtomicBool,
+    /// What is ready, while its length is limited.
+    ready: Mutex<Ready>,
     /// Dead letters on their way into the queue.
     arriving: AtomicUsize,
     /// Whether its actor has been told to look at its length and has not yet.
@@ -90,25 +99,25 @@ pub(crate) struct Pending {
 impl Queue {
     pub(crate) fn new(
         vhost: &Arc<str>,
-        definition: QueueDefinition,
+        (definition, settings): (QueueDefinition, QueueArguments),
         stream: String,
         bridge: &Bridge,
         config: &Arc<JetStreamConfig>,
         topology: &Arc<RwLock<State>>,
     ) -> Self {
         let subject = name::subject(vhost, &definition.name);
-        let settings = &definition.settings;
         let highest = settings.max_priority.unwrap_or(0);
-        // The server keeps a log within its bounds.
-        let is_counted = settings.has_length_limit() && settings.kind != QueueKind::Stream;
-        let ready = is_counted.then(|| Mutex::new(Ready::new(settings.max_length, settings.max_length_bytes, highest)));
         let memory = definition.owner.is_some().then(|| Memory::new(config.memory.clone()));
+        let ready = Ready::new(settings.max_length, settings.max_length_bytes, highest);
         Self {
             stream,
             memory,
             levels: Levels::new(&subject, highest),
             topology: Arc::downgrade(topology),
-            ready,
+            stamp: AtomicU64::new(stamp(&definition, &settings)),
+            is_limited: AtomicBool::new(is_counted(&settings)),
+            settings: RwLock::new(Arc::new(settings)),
+            ready: Mutex::new(ready),
             arriving: AtomicUsize::new(0),
             trims: AtomicBool::new(false),
             definition,
@@ -150,7 +159,7 @@ impl Queue {
 
     /// Whether nobody has used it for as long as its `x-expires` says.
     pub(crate) fn has_expired(&self) -> bool {
-        let Some(after) = self.definition.settings.expires_ms else { return false };
+        let Some(after) = self.settings().expires_ms else { return false };
         let used = *self.used.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         self.consumers.load(Ordering::Acquire) == 0 && used.elapsed() >= Duration::from_millis(after)
     }
@@ -163,15 +172,64 @@ impl Queue {
         }
     }
 
+    /// What it does now: its arguments, and what policies set.
+    pub(crate) fn settings(&self) -> Arc<QueueArguments> {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The time to live in milliseconds that messages published now are stored with, where a policy sets one. As in RabbitMQ,
+    /// a policy that comes or goes later does not change it.
+    pub(crate) fn stamp(&self) -> Option<u64> {
+        Some(self.stamp.load(Ordering::Acquire)).filter(|stamp| *stamp != NO_STAMP)
+    }
+
+    /// Other policies are in force: does from now on as they say.
+    pub(crate) async fn apply(self: &Arc<Self>, settings: QueueArguments) -> Result<(), AmqpError> {
+        self.stamp.store(stamp(&self.definition, &settings), Ordering::Release);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.touch();
+        let (answer, applied) = oneshot::channel();
+        // An actor that has ended belongs to a queue that was deleted.
+        if self.pump().await.send(PumpCommand::Apply { answer }).await.is_ok() {
+            return applied.await.unwrap_or(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Whether its length is limited.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.is_limited.load(Ordering::Acquire)
+    }
+
+    /// Counts what is ready from now on, under the limits that are set, or does so no more. True when it has to be learnt what
+    /// is there: `seen` is, by priority, up to where the queue's actor has been given it.
+    pub(crate) fn limit(&self, seen: &[u64]) -> bool {
+        let settings = self.settings();
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_limited = is_counted(&settings);
+        let was_limited = self.is_limited.swap(is_limited, Ordering::AcqRel);
+        match (was_limited, is_limited) {
+            (true, true) => ready.set_limits(settings.max_length, settings.max_length_bytes),
+            (false, false) => {}
+            _ => *ready = Ready::after(settings.max_length, settings.max_length_bytes, seen),
+        }
+        is_limited && !was_limited
+    }
+
+    /// What is ready cannot be told yet: does as if there was no limit.
+    pub(crate) fn count_no_more(&self) {
+        self.is_limited.store(false, Ordering::Release);
+    }
+
     /// What is ready; `None` for a queue without a length limit. Never held across an await.
     pub(crate) fn ready(&self) -> Option<MutexGuard<'_, Ready>> {
-        Some(self.ready.as_ref()?.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        self.is_limited().then(|| self.ready.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes room for a message; false when the queue is full and refuses.
     pub(crate) fn admit(&self, size: usize) -> bool {
         let Some(mut ready) = self.ready() else { return true };
-        if self.definition.settings.overflow != Overflow::DropHead && ready.refuses(size as u64) {
+        if ready.refuses(size as u64) && self.settings().overflow != Overflow::DropHead {
             return false;
         }
         ready.admit(size as u64);
@@ -180,7 +238,7 @@ impl Queue {
 
     /// Whether what it refuses goes to its dead-letter exchange.
     pub(crate) fn passes_on(&self) -> bool {
-        self.definition.settings.overflow == Overflow::RejectPublishDlx
+        self.settings().overflow == Overflow::RejectPublishDlx
     }
 
     /// A copy for this queue reached its end: stored at a sequence, or not.
@@ -194,7 +252,7 @@ impl Queue {
             Some(sequence) => ready.stored(priority, sequence, size as u64),
             None => ready.lost(size as u64),
         }
-        let over = self.definition.settings.overflow == Overflow::DropHead && ready.is_over();
+        let over = ready.is_over() && self.settings().overflow == Overflow::DropHead;
         drop(ready);
         if over
             && let Some(pump) = self.pump.get()
@@ -416,10 +474,10 @@ impl Queue {
 
     /// Starts what has to go on while nobody uses the queue: messages expire, and a length limit knows what is there.
     pub(crate) async fn watch(self: &Arc<Self>) -> Result<(), AmqpError> {
-        if self.definition.settings.message_ttl_ms.is_some() {
+        if self.settings().message_ttl_ms.is_some() {
             self.watch_expiry().await;
         }
-        if self.ready.is_some() {
+        if self.is_limited() {
             let (answer, learnt) = oneshot::channel();
             self.pump().await.send(PumpCommand::Learn { answer }).await.map_err(|_| gone())?;
             learnt.await.map_err(|_| gone())??;
@@ -509,6 +567,19 @@ impl Queue {
             config["allow_msg_ttl"] = json!(true);
         }
         config
+    }
+}
+
+/// Whether its length is limited, and counted here: the server keeps a log within its bounds.
+fn is_counted(settings: &QueueArguments) -> bool {
+    settings.has_length_limit() && settings.kind != QueueKind::Stream
+}
+
+/// The time to live that messages are stored with: only where it is not the queue's own argument.
+fn stamp(definition: &QueueDefinition, settings: &QueueArguments) -> u64 {
+    match settings.message_ttl_ms {
+        Some(ttl) if definition.settings.message_ttl_ms != Some(ttl) => ttl.min(NO_STAMP - 1),
+        _ => NO_STAMP,
     }
 }
 

@@ -1,6 +1,9 @@
-//! The durable part of a vhost's topology, in a NATS key-value bucket: one key for each exchange, queue and binding.
+//! The durable part of a vhost's topology, in a NATS key-value bucket: one key for each exchange, queue, binding and policy.
 //!
-//! Keys: `x.<exchange>`, `q.<queue>`, `b.<exchange>.<q|e>.<destination>.<hash of key and arguments>`.
+//! Keys: `x.<exchange>`, `q.<queue>`, `b.<exchange>.<q|e>.<destination>.<hash of key and arguments>`, `p.<policy>`,
+//! `o.<operator policy>`.
+
+use std::collections::BTreeMap;
 
 use amq_protocol::types::FieldTable;
 use async_nats::jetstream::kv;
@@ -14,6 +17,7 @@ use super::bucket::open_bucket;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::{name, table};
 use crate::model::exchange::{ExchangeDefinition, ExchangeKind};
+use crate::model::policy::{ApplyTo, Policy, PolicyValue, Scope};
 use crate::model::queue::{QueueArguments, QueueDefinition, display};
 use crate::model::vhost::{BindingDefinition, Change, Destination};
 
@@ -43,6 +47,22 @@ struct QueueDocument {
     arguments: String,
     /// The stream that holds it.
     stream: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PolicyDocument {
+    name: String,
+    pattern: String,
+    apply_to: String,
+    priority: i64,
+    definition: BTreeMap<String, Value>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Value {
+    Integer(i64),
+    Text(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,7 +104,7 @@ impl Store {
         }
     }
 
-    /// Everything that is stored: exchanges, then queues with their streams, then bindings. What cannot be read is logged and left alone.
+    /// Everything that is stored: policies, exchanges, then queues with their streams, then bindings. What cannot be read is logged and left alone.
     pub(crate) async fn load(&self) -> Result<Vec<(Change, Option<String>)>, AmqpError> {
         let keys = self.bucket.keys().await.map_err(|error| failed("list the topology", &error))?;
         let keys: Vec<String> = keys.try_collect().await.map_err(|error| failed("list the topology", &error))?;
@@ -101,9 +121,10 @@ impl Store {
             }
         }
         changes.sort_by_key(|(change, _)| match change {
-            Change::PutExchange(_) => 0,
-            Change::PutQueue(_) => 1,
-            _ => 2,
+            Change::PutPolicy(_) => 0,
+            Change::PutExchange(_) => 1,
+            Change::PutQueue(_) => 2,
+            _ => 3,
         });
         Ok(changes)
     }
@@ -157,6 +178,8 @@ impl Store {
                     arguments: table::from_base64(&document.arguments)?,
                 })
             }
+            "p" => Change::PutPolicy(read_policy(Scope::User, value)?),
+            "o" => Change::PutPolicy(read_policy(Scope::Operator, value)?),
             _ => return None,
         };
         Some((change, stream))
@@ -204,7 +227,48 @@ fn entry(change: &Change, stream: &str) -> (String, Option<Bytes>) {
             (binding_key(binding), json(&document))
         }
         Change::Unbind(binding) => (binding_key(binding), None),
+        Change::PutPolicy(policy) => (policy_key(policy.scope, &policy.name), json(&policy_document(policy))),
+        Change::DropPolicy(scope, name) => (policy_key(*scope, name), None),
     }
+}
+
+fn read_policy(scope: Scope, value: &[u8]) -> Option<Policy> {
+    let document: PolicyDocument = serde_json::from_slice(value).ok()?;
+    let settings = document.definition.into_iter().map(|(name, value)| {
+        let value = match value {
+            Value::Integer(number) => PolicyValue::Integer(number),
+            Value::Text(text) => PolicyValue::Text(text),
+        };
+        (name, value)
+    });
+    let apply_to = ApplyTo::from_name(&document.apply_to).ok()?;
+    Policy::new(scope, &document.name, &document.pattern, apply_to, document.priority, settings.collect()).ok()
+}
+
+fn policy_document(policy: &Policy) -> PolicyDocument {
+    let definition = policy.settings.iter().map(|(name, value)| {
+        let value = match value {
+            PolicyValue::Integer(number) => Value::Integer(*number),
+            PolicyValue::Text(text) | PolicyValue::Other(text) => Value::Text(text.clone()),
+        };
+        (name.clone(), value)
+    });
+    PolicyDocument {
+        name: policy.name.to_string(),
+        pattern: policy.pattern.to_string(),
+        apply_to: policy.apply_to.name().to_owned(),
+        priority: policy.priority,
+        definition: definition.collect(),
+    }
+}
+
+fn policy_key(scope: Scope, name: &str) -> String {
+    let kind = match scope {
+        Scope::User => 'p',
+        Scope::Operator => 'o',
+    };
+    // NATS's keys have no empty parts.
+    format!("{kind}.{}", if name.is_empty() { "=".to_owned() } else { token(name) })
 }
 
 fn binding_key(binding: &BindingDefinition) -> String {

@@ -36,7 +36,7 @@ pub(crate) struct VhostRuntime {
     store: Store,
     state: Arc<RwLock<State>>,
     /// Held while the topology changes, so that one change is stored and made before the next is checked.
-    changing: Mutex<()>,
+    pub(crate) changing: Mutex<()>,
     /// When queues were deleted lately, by name.
     deleted: std::sync::Mutex<HashMap<String, Instant>>,
 }
@@ -60,6 +60,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Every queue.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Arc<Queue>> {
+        self.queues.iter().flatten()
+    }
+
     pub(crate) fn queue(&self, slot: u32) -> Option<&Arc<Queue>> {
         self.queues.get(slot as usize)?.as_ref()
     }
@@ -82,7 +87,9 @@ impl VhostRuntime {
             for (change, stream) in stored {
                 let slot = loaded.model.apply(&change);
                 if let (Some(slot), Change::PutQueue(definition), Some(stream)) = (slot, change, stream) {
-                    let queue = Arc::new(Queue::new(&vhost, definition, stream, bridge, config, &state));
+                    let settings = loaded.model.policies().settings_of(&definition);
+                    let queue = Queue::new(&vhost, (definition, settings), stream, bridge, config, &state);
+                    let queue = Arc::new(queue);
                     put(&mut loaded.queues, slot, queue);
                 }
             }
@@ -183,7 +190,9 @@ impl VhostRuntime {
                     )));
                 }
                 let stream = self.stream_for(&definition.name);
-                let queue = Queue::new(&self.name, definition.clone(), stream, &self.bridge, &self.config, &self.state);
+                let settings = self.state().model.policies().settings_of(&definition);
+                let of = (definition.clone(), settings);
+                let queue = Queue::new(&self.name, of, stream, &self.bridge, &self.config, &self.state);
                 let queue = Arc::new(queue);
                 queue.ensure().await?;
                 let is_persistent = definition.is_persistent();
@@ -394,7 +403,7 @@ impl VhostRuntime {
     }
 
     /// Stores what of the changes is durable, then makes them.
-    async fn make(&self, changes: &[Change]) -> Result<(), AmqpError> {
+    pub(crate) async fn make(&self, changes: &[Change]) -> Result<(), AmqpError> {
         let durable: Vec<&Change> = {
             let state = self.state();
             changes.iter().filter(|change| is_durable(&state.model, change)).collect()
@@ -442,6 +451,7 @@ fn is_durable(model: &Vhost, change: &Change) -> bool {
             debug_assert!(!matches!(&binding.destination, Destination::Exchange(name) if name.is_empty()));
             model.is_persistent(binding)
         }
+        Change::PutPolicy(_) | Change::DropPolicy(..) => true,
     }
 }
 

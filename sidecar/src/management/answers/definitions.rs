@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::broker::Broker;
 use super::super::client::Client;
 use super::super::documents::broker::permission;
-use super::super::documents::definitions::{self, Step};
+use super::super::documents::definitions::{self, Action, Step};
 use super::super::documents::refusal::Refusal;
 use super::{Answer, Request, Verb};
 
@@ -79,6 +79,13 @@ async fn take(
     clients: &mut HashMap<String, Client>,
     step: &Step,
 ) -> Result<(), Refusal> {
+    let topology = match &step.action {
+        Action::Topology(topology) => topology.clone(),
+        Action::Policy(policy) => {
+            let put = broker.backend.put_policy(&step.vhost, policy.clone()).await;
+            return put.map(drop).map_err(Refusal::of_change);
+        }
+    };
     let client = match clients.get_mut(&step.vhost) {
         Some(client) => client,
         None => {
@@ -87,7 +94,7 @@ async fn take(
             clients.entry(step.vhost.clone()).or_insert(client)
         }
     };
-    client.change(step.request.clone()).await.map_err(Refusal::of_change)
+    client.change(topology).await.map_err(Refusal::of_change)
 }
 
 /// What was done and what was not. Everything was checked before, so that this is a broker that went away in the

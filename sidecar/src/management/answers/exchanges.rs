@@ -1,10 +1,11 @@
 //! Exchanges, and publishing to them.
 
 use amqp_compat::backend::Topology;
+use amqp_compat::model::exchange::ExchangeDefinition;
 use serde_json::{Value, json};
 
 use super::super::broker::Broker;
-use super::super::client::Client;
+use super::super::client::{Client, Published};
 use super::super::documents::fields::short;
 use super::super::documents::refusal::Refusal;
 use super::super::documents::{exchange, message};
@@ -14,9 +15,13 @@ pub(super) fn list(broker: &Broker, request: Request<'_>, vhost: Option<&str>) -
     let mut all: Vec<Value> = Vec::new();
     for vhost in broker.vhosts(vhost)? {
         let exchanges = broker.backend.exchanges(&vhost).unwrap_or_default();
-        all.extend(exchanges.iter().map(|exchange| exchange::document(&vhost, exchange)));
+        all.extend(exchanges.iter().map(|exchange| document(broker, &vhost, exchange)));
     }
     request.list(all)
+}
+
+fn document(broker: &Broker, vhost: &str, there: &ExchangeDefinition) -> Value {
+    exchange::document(vhost, there, &broker.backend.applied_to_exchange(vhost, there))
 }
 
 pub(super) async fn one(
@@ -28,7 +33,7 @@ pub(super) async fn one(
 ) -> Result<Answer, Refusal> {
     let there = broker.backend.exchange(vhost, name);
     match (verb, there) {
-        (Verb::Get, Some(there)) => request.one(exchange::document(vhost, &there)),
+        (Verb::Get, Some(there)) => request.one(document(broker, vhost, &there)),
         (Verb::Put, there) => {
             broker.need_vhost(vhost)?;
             let declare = exchange::declare(name, &request.fields()?)?;
@@ -49,7 +54,10 @@ pub(super) async fn publish(broker: &Broker, request: Request<'_>, vhost: &str, 
     broker.need_vhost(vhost)?;
     let message = message::publish(name, &request.fields()?)?;
     let mut client = Client::open(&broker.backend, request.caller, vhost).await.map_err(Refusal::of_message)?;
-    let routed = client.publish(message).await.map_err(Refusal::of_message)?;
+    let published = client.publish(message).await.map_err(Refusal::of_message)?;
     client.close(&[], None).await.map_err(Refusal::of_message)?;
-    Ok(Answer::Document(json!({ "routed": routed })))
+    match published {
+        Published::Refused => Err(Refusal::bad_request("rejected Unable to publish message. Check queue limits.")),
+        published => Ok(Answer::Document(json!({ "routed": published == Published::Routed }))),
+    }
 }

@@ -5,6 +5,7 @@ mod connections;
 mod definitions;
 mod exchanges;
 mod health;
+mod policies;
 mod queues;
 mod settings;
 
@@ -127,6 +128,14 @@ pub(super) async fn answer(broker: &Broker, route: Route, request: Request<'_>) 
         (Route::Channels(vhost), Verb::Get) => connections::channels(broker, request, vhost.as_deref()).await,
         (Route::Channel(name), Verb::Get) => connections::channel(broker, request, &name).await,
         (Route::Definitions(vhost), verb) => definitions::answer(broker, request, verb, vhost.as_deref()).await,
+        (Route::Policies(scope, vhost), Verb::Get) => policies::list(broker, request, scope, vhost.as_deref()),
+        (Route::Policy(scope, vhost, name), verb) => policies::one(broker, request, verb, (scope, &vhost, &name)).await,
+        (Route::Parameters(component, vhost), Verb::Get) => {
+            policies::parameters(broker, request, component.as_deref(), vhost.as_deref())
+        }
+        (Route::Parameter(component, vhost, name), verb) => {
+            policies::parameter(broker, request, verb, (&component, &vhost, &name))
+        }
         (Route::Aliveness(vhost), Verb::Get) => health::aliveness(broker, request, &vhost).await,
         (Route::Health(check), Verb::Get) => health::check(broker, &check),
         (route, verb) => settings::answer(broker, request, route, verb).await,

@@ -31,7 +31,7 @@ pub(super) async fn one(
     let there = broker.backend.queue(vhost, name);
     match (verb, there) {
         (Verb::Get, Some(there)) => {
-            let mut document = queue::document(vhost, &broker.identity.node, &there);
+            let mut document = broker.queue(vhost, &there);
             if let Ok(Some(counts)) = broker.counts(vhost, name).await {
                 queue::count(&mut document, &counts);
             }

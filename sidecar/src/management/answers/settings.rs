@@ -1,4 +1,4 @@
-//! What the command line of `serve` decides (vhosts, users, permissions), and what is not there (policies, parameters):
+//! What the command line of `serve` decides (vhosts, users, permissions), and what is not there (parameters):
 //! shown, and refused where a request wants it otherwise. A request for what is so already is done.
 
 use serde_json::Value;
@@ -58,14 +58,6 @@ pub(super) async fn answer(broker: &Broker, request: Request<'_>, route: Route, 
             }
             fixed(format!("permissions of user '{user}' in vhost '{vhost}' cannot be taken away"))
         }
-        (Route::Policies(vhost), Verb::Get) => {
-            broker.vhosts(vhost.as_deref())?;
-            request.list(Vec::new())
-        }
-        (Route::Policy(_, name), Verb::Put) => Err(Refusal::bad_request(format!(
-            "policy '{name}': policies are not honoured; declare the queue or exchange with the arguments that it sets"
-        ))),
-        (Route::Policy(..), Verb::Get | Verb::Delete) => Err(Refusal::object_not_found()),
         (Route::Absent(..), Verb::Get) => request.list(Vec::new()),
         (Route::AbsentOne(..), Verb::Get | Verb::Delete) => Err(Refusal::object_not_found()),
         (Route::AbsentOne(kind, name), Verb::Put) => {

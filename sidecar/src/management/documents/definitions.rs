@@ -9,6 +9,7 @@ use amqp_compat::AmqpError;
 use amqp_compat::backend::jetstream::User;
 use amqp_compat::backend::{Binding, ExchangeDeclare, QueueDeclare, Topology};
 use amqp_compat::model::exchange::ExchangeDefinition;
+use amqp_compat::model::policy::{Policy, Scope};
 use amqp_compat::model::queue::{Owner, QueueDefinition};
 use amqp_compat::model::vhost::{BindingDefinition, Change, Destination, QueuePlan, Vhost};
 use amqp_compat::session::RABBITMQ_VERSION;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::broker::{self, EVERYTHING};
 use super::fields::{Fields, short};
 use super::refusal::Refusal;
-use super::{binding, exchange, queue};
+use super::{binding, exchange, policy, queue};
 
 /// What one vhost has.
 #[derive(Debug, Clone, Default)]
@@ -28,11 +29,14 @@ pub(in crate::management) struct Declared {
     pub(in crate::management) queues: Vec<QueueDefinition>,
     /// Bindings, but for those of the default exchange.
     pub(in crate::management) bindings: Vec<BindingDefinition>,
+    /// Policies, those of operators included.
+    pub(in crate::management) policies: Vec<Policy>,
 }
 
 /// What was declared in these vhosts; with `named`, each entity says its vhost.
 pub(in crate::management) fn export(vhosts: &BTreeMap<String, Declared>, named: bool) -> Map<String, Value> {
     let (mut queues, mut exchanges, mut bindings) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut policies, mut parameters) = (Vec::new(), Vec::new());
     for (vhost, declared) in vhosts {
         let own = |mut definition: Value| {
             if named {
@@ -40,6 +44,13 @@ pub(in crate::management) fn export(vhosts: &BTreeMap<String, Declared>, named: 
             }
             definition
         };
+        for policy in &declared.policies {
+            // These say their vhost in any case.
+            match policy.scope {
+                Scope::User => policies.push(policy::document(vhost, policy)),
+                Scope::Operator => parameters.push(policy::parameter(vhost, policy)),
+            }
+        }
         // A connection's own queue goes with it, and so do its bindings.
         let is_own = |name: &str| declared.queues.iter().any(|queue| queue.owner.is_some() && *queue.name == *name);
         let lasting = declared.queues.iter().filter(|queue| queue.owner.is_none());
@@ -55,8 +66,8 @@ pub(in crate::management) fn export(vhosts: &BTreeMap<String, Declared>, named: 
     let mut document = Map::new();
     for (name, value) in [
         ("rabbit_version", json!(RABBITMQ_VERSION)),
-        ("parameters", json!([])),
-        ("policies", json!([])),
+        ("parameters", Value::Array(parameters)),
+        ("policies", Value::Array(policies)),
         ("queues", Value::Array(queues)),
         ("exchanges", Value::Array(exchanges)),
         ("bindings", Value::Array(bindings)),
@@ -70,6 +81,15 @@ fn is_predeclared(exchange: &str) -> bool {
     exchange.is_empty() || exchange.starts_with("amq.")
 }
 
+/// What to ask of the broker.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::management) enum Action {
+    /// As an AMQP client asks.
+    Topology(Topology),
+    /// To put a policy.
+    Policy(Policy),
+}
+
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::management) struct Step {
@@ -78,7 +98,7 @@ pub(in crate::management) struct Step {
     /// Which entity it is, for people.
     pub(in crate::management) what: String,
     /// What to ask of the broker.
-    pub(in crate::management) request: Topology,
+    pub(in crate::management) action: Action,
 }
 
 /// What an import comes to.
@@ -98,14 +118,6 @@ pub(in crate::management) struct Present<'a> {
     /// Who may log in.
     pub(in crate::management) users: &'a [User],
 }
-
-/// Lists that hold what `serve` cannot do, and what one of their entries is called.
-const REFUSED: [(&str, &str, &str); 4] = [
-    ("parameters", "parameter", "runtime parameters (shovels, federation) are not honoured"),
-    ("policies", "policy", "policies are not honoured; give the queue the arguments that the policy sets"),
-    ("operator_policies", "operator policy", "policies are not honoured; give the queue the arguments that it sets"),
-    ("topic_permissions", "topic permission", "permissions cannot be restricted: every user may do everything"),
-];
 
 /// Global parameters that only say which cluster a document comes from.
 const ORIGIN: [&str; 2] = ["cluster_name", "internal_cluster_id"];
@@ -137,12 +149,26 @@ pub(in crate::management) fn plan(
             refused.push(format!("global parameter '{name}': global parameters are not honoured"));
         }
     }
-    for (list, what, why) in REFUSED {
-        for entry in document.take_list(list)? {
-            refused.push(format!("{what} '{}': {why}", entry.text("name")?));
-        }
+    for permission in document.take_list("topic_permissions")? {
+        let user = permission.text("user")?;
+        refused.push(format!(
+            "topic permission of user '{user}': permissions cannot be restricted: every user may do everything"
+        ));
     }
     let mut import = Import { scope, scratch: BTreeMap::new(), present, plan };
+    for fields in document.take_list("policies")? {
+        import.policy(Scope::User, fields.text("name")?, &fields, &fields)?;
+    }
+    for fields in document.take_list("parameters")? {
+        let (component, name) = (fields.text("component")?, fields.text("name")?);
+        if component == policy::OPERATOR {
+            let value = fields.need("value")?.clone();
+            import.policy(Scope::Operator, name, &fields, &Fields::of(value, &format!("parameter '{name}'"))?)?;
+        } else {
+            let why = "runtime parameters (shovels, federation) are not honoured";
+            import.plan.refused.push(format!("parameter '{name}' of component '{component}': {why}"));
+        }
+    }
     for fields in document.take_list("exchanges")? {
         let asked = exchange::declare(fields.text("name")?, &fields)?;
         import.exchange(&fields, asked)?;
@@ -229,9 +255,25 @@ impl Import<'_> {
         Ok(())
     }
 
+    fn policy(&mut self, scope: Scope, name: &str, fields: &Fields, body: &Fields) -> Result<(), Refusal> {
+        let kind = match scope {
+            Scope::User => "policy",
+            Scope::Operator => "operator policy",
+        };
+        let what = format!("{kind} '{name}'");
+        let Some((vhost, _)) = self.vhost(fields, &what)? else { return Ok(()) };
+        match policy::read(scope, name, body) {
+            Ok(policy) => self.plan.steps.push(Step { vhost, what, action: Action::Policy(policy) }),
+            Err(refusal) => {
+                self.plan.refused.push(format!("{what}: {}", refusal.reason.replace("\n\n", ": ").trim_end()))
+            }
+        }
+        Ok(())
+    }
+
     fn step(&mut self, vhost: String, what: String, request: Topology, tried: Result<(), AmqpError>) {
         match tried {
-            Ok(()) => self.plan.steps.push(Step { vhost, what, request }),
+            Ok(()) => self.plan.steps.push(Step { vhost, what, action: Action::Topology(request) }),
             Err(error) => self.plan.refused.push(format!("{what}: {}", error.text)),
         }
     }
@@ -352,7 +394,12 @@ mod tests {
             "vhosts": [{ "name": "/" }],
             "permissions": [{ "user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*" }],
             "global_parameters": [{ "name": "cluster_name", "value": "x" }],
-            "parameters": [], "policies": [], "topic_permissions": [],
+            "topic_permissions": [],
+            "policies": [{ "name": "p", "vhost": "/", "pattern": "^q", "definition": { "max-length": 5 } }],
+            "parameters": [{
+                "name": "o", "vhost": "/", "component": "operator_policy",
+                "value": { "pattern": "^q", "definition": { "max-length": 3 }, "priority": 1, "apply-to": "queues" },
+            }],
             "bindings": [{ "source": "x", "vhost": "/", "destination": "q", "destination_type": "queue", "routing_key": "k" }],
             "queues": [{ "name": "q", "vhost": "/", "durable": true }],
             "exchanges": [{ "name": "x", "vhost": "/", "type": "topic", "durable": true }],
@@ -360,7 +407,16 @@ mod tests {
         let plan = planned(document, None).expect("understood");
         assert_eq!(plan.refused, Vec::<String>::new());
         let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
-        assert_eq!(steps, ["exchange 'x'", "queue 'q'", "binding from exchange 'x' to queue 'q' with key 'k'"]);
+        assert_eq!(
+            steps,
+            [
+                "policy 'p'",
+                "operator policy 'o'",
+                "exchange 'x'",
+                "queue 'q'",
+                "binding from exchange 'x' to queue 'q' with key 'k'"
+            ]
+        );
     }
 
     #[test]
@@ -370,7 +426,10 @@ mod tests {
                 "vhosts": [{ "name": "v" }],
                 "users": [{ "name": "bob", "password": "x" }, { "name": "guest", "password": "other" }],
                 "permissions": [{ "user": "guest", "vhost": "/", "configure": "^$", "write": ".*", "read": ".*" }],
-                "policies": [{ "name": "p", "vhost": "/", "pattern": "", "definition": {} }],
+                "policies": [
+                    { "name": "p", "vhost": "/", "pattern": "", "definition": {} },
+                    { "name": "mirrored", "vhost": "/", "pattern": "", "definition": { "ha-mode": "all" } },
+                ],
                 "parameters": [{ "name": "s", "component": "shovel", "vhost": "/", "value": {} }],
                 "global_parameters": [{ "name": "g", "value": 1 }],
                 "queues": [
@@ -394,8 +453,9 @@ mod tests {
                 "user 'guest'",
                 "permissions of user 'guest' in vhost '/'",
                 "global parameter 'g'",
-                "parameter 's'",
                 "policy 'p'",
+                "policy 'mirrored'",
+                "parameter 's' of component 'shovel'",
                 "exchange 'x'",
                 "exchange 'amq.topic'",
                 "queue 'q'",

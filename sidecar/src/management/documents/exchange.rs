@@ -1,6 +1,7 @@
 //! Exchanges.
 
 use amqp_compat::backend::ExchangeDeclare;
+use amqp_compat::backend::jetstream::Applied;
 use amqp_compat::model::exchange::ExchangeDefinition;
 use serde_json::{Value, json};
 
@@ -17,9 +18,14 @@ pub(in crate::management) fn name_in_path(name: &str) -> &str {
 }
 
 /// An exchange's document.
-pub(in crate::management) fn document(vhost: &str, exchange: &ExchangeDefinition) -> Value {
+pub(in crate::management) fn document(vhost: &str, exchange: &ExchangeDefinition, applied: &Applied) -> Value {
     let mut document = definition(exchange);
     document["vhost"] = json!(vhost);
+    for (field, policy) in [("policy", &applied.policy), ("operator_policy", &applied.operator)] {
+        if let Some(policy) = policy {
+            document[field] = json!(&**policy);
+        }
+    }
     document
 }
 
@@ -72,7 +78,7 @@ mod tests {
     fn the_default_exchange_has_a_name_in_paths() {
         assert_eq!((name_in_path("amq.default"), name_in_path("x")), ("", "x"));
         let default = ExchangeDefinition::predeclared().into_iter().find(|exchange| exchange.name.is_empty());
-        let document = document("/", &default.expect("is there"));
+        let document = document("/", &default.expect("is there"), &Applied::default());
         assert_eq!(
             (&document["name"], &document["type"], &document["vhost"]),
             (&json!(""), &json!("direct"), &json!("/"))

@@ -11,6 +11,7 @@ pub(super) mod exchange;
 pub(super) mod fields;
 pub(super) mod listing;
 pub(super) mod message;
+pub(super) mod policy;
 pub(super) mod queue;
 pub(super) mod refusal;
 pub(super) mod route;

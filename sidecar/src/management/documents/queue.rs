@@ -1,20 +1,20 @@
 //! Queues.
 
 use amqp_compat::backend::QueueDeclare;
-use amqp_compat::backend::jetstream::QueueCounts;
+use amqp_compat::backend::jetstream::{Applied, QueueCounts};
 use amqp_compat::model::queue::{QueueDefinition, QueueKind};
 use serde_json::{Value, json};
 
 use super::fields::{Fields, short};
 use super::refusal::Refusal;
-use super::table;
+use super::{policy, table};
 
 /// The columns of a queue's document that cost a question to JetStream.
 pub(in crate::management) const COUNTED: [&str; 4] =
     ["messages", "messages_ready", "messages_unacknowledged", "consumers"];
 
 /// A queue's document, without its counts.
-pub(in crate::management) fn document(vhost: &str, node: &str, queue: &QueueDefinition) -> Value {
+pub(in crate::management) fn document(vhost: &str, node: &str, queue: &QueueDefinition, applied: &Applied) -> Value {
     let mut document = definition(queue);
     document["vhost"] = json!(vhost);
     document["node"] = json!(node);
@@ -25,9 +25,7 @@ pub(in crate::management) fn document(vhost: &str, node: &str, queue: &QueueDefi
         QueueKind::Stream => "stream",
     });
     document["state"] = json!("running");
-    document["policy"] = Value::Null;
-    document["operator_policy"] = Value::Null;
-    document["effective_policy_definition"] = json!({});
+    policy::apply(&mut document, applied);
     document
 }
 
@@ -77,7 +75,7 @@ mod tests {
         let body = br#"{"durable":"true","arguments":{"x-queue-type":"quorum","x-expires":5}}"#;
         let asked = declare("q", &Fields::read(body).expect("an object")).expect("valid");
         let queue = QueueDefinition::from_declare("/", "q", &asked, Owner(1)).expect("a queue");
-        let mut document = document("/", "n", &queue);
+        let mut document = document("/", "n", &queue, &Applied::default());
         count(&mut document, &QueueCounts { ready: 2, unacknowledged: 3, consumers: 1 });
         assert_eq!(
             document,

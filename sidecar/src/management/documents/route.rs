@@ -1,5 +1,6 @@
 //! Paths, as what they name.
 
+use amqp_compat::model::policy::Scope;
 use percent_encoding::percent_decode_str;
 
 use super::exchange;
@@ -37,14 +38,18 @@ pub(in crate::management) enum Route {
     Permissions,
     /// `permissions/V/U`
     Permission(String, String),
-    /// A list of what is never there: `parameters`, `vhost-limits` and the like.
+    /// `parameters`, `parameters/COMPONENT`, `parameters/COMPONENT/V`
+    Parameters(Option<String>, Option<String>),
+    /// `parameters/COMPONENT/V/P`
+    Parameter(String, String, String),
+    /// A list of what is never there: `vhost-limits` and the like.
     Absent(&'static str, Option<String>),
     /// One of those.
     AbsentOne(&'static str, String),
-    /// `policies`, `policies/V`
-    Policies(Option<String>),
-    /// `policies/V/P`
-    Policy(String, String),
+    /// `policies`, `policies/V`, and the same of `operator-policies`
+    Policies(Scope, Option<String>),
+    /// `policies/V/P`, `operator-policies/V/P`
+    Policy(Scope, String, String),
     /// `exchanges`, `exchanges/V`
     Exchanges(Option<String>),
     /// `exchanges/V/X`
@@ -103,15 +108,7 @@ pub(in crate::management) struct Ends {
 }
 
 /// What is listed and never there.
-const ABSENT: [&str; 7] = [
-    "parameters",
-    "global-parameters",
-    "operator-policies",
-    "vhost-limits",
-    "user-limits",
-    "topic-permissions",
-    "feature-flags",
-];
+const ABSENT: [&str; 5] = ["global-parameters", "vhost-limits", "user-limits", "topic-permissions", "feature-flags"];
 
 /// What a path names, if it names something. An empty last segment is as none.
 pub(in crate::management) fn read(path: &str) -> Option<Route> {
@@ -147,9 +144,16 @@ fn named(segments: &[&str]) -> Option<Route> {
         ["users", user, "permissions"] => Route::UserPermissions(own(user)),
         ["permissions"] => Route::Permissions,
         ["permissions", vhost, user] => Route::Permission(own(vhost), own(user)),
-        ["policies"] => Route::Policies(None),
-        ["policies", vhost] => Route::Policies(Some(own(vhost))),
-        ["policies", vhost, name] => Route::Policy(own(vhost), own(name)),
+        ["policies"] => Route::Policies(Scope::User, None),
+        ["policies", vhost] => Route::Policies(Scope::User, Some(own(vhost))),
+        ["policies", vhost, name] => Route::Policy(Scope::User, own(vhost), own(name)),
+        ["operator-policies"] => Route::Policies(Scope::Operator, None),
+        ["operator-policies", vhost] => Route::Policies(Scope::Operator, Some(own(vhost))),
+        ["operator-policies", vhost, name] => Route::Policy(Scope::Operator, own(vhost), own(name)),
+        ["parameters"] => Route::Parameters(None, None),
+        ["parameters", component] => Route::Parameters(Some(own(component)), None),
+        ["parameters", component, vhost] => Route::Parameters(Some(own(component)), Some(own(vhost))),
+        ["parameters", component, vhost, name] => Route::Parameter(own(component), own(vhost), own(name)),
         ["exchanges"] => Route::Exchanges(None),
         ["exchanges", vhost] => Route::Exchanges(Some(own(vhost))),
         ["exchanges", vhost, name] => Route::Exchange(own(vhost), x(name)),
@@ -213,7 +217,10 @@ mod tests {
             read("/api/health/checks/port-listener/1"),
             Some(Route::Health(vec!["port-listener".into(), "1".into()]))
         );
-        assert_eq!(read("/api/parameters/shovel/%2F/s"), Some(Route::AbsentOne("parameters", "s".into())));
+        assert_eq!(
+            read("/api/parameters/shovel/%2F/s"),
+            Some(Route::Parameter("shovel".into(), "/".into(), "s".into()))
+        );
         for nothing in ["/", "/api", "/api/", "/api/nope", "/api/queues/%2F/q/nope", "/api/queues/%ff/q", "/queues"] {
             assert_eq!(read(nothing), None, "{nothing}");
         }

@@ -23,8 +23,9 @@ const ARRIVAL: Duration = Duration::from_millis(1);
 
 impl Pump {
     pub(super) fn expiry(&self, headers: Option<&HeaderMap>, stored_ns: u64) -> Option<u64> {
-        let own = headers.and_then(|headers| headers.get(properties::EXPIRATION)).and_then(|v| v.as_str().parse().ok());
-        let ms: u64 = own.into_iter().chain(self.queue.definition.settings.message_ttl_ms).min()?;
+        let number = |name| headers?.get(name)?.as_str().parse::<u64>().ok();
+        let of_queue = number(properties::TTL).or(self.queue.definition.settings.message_ttl_ms);
+        let ms = number(properties::EXPIRATION).into_iter().chain(of_queue).min()?;
         Some(stored_ns.saturating_add(ms.saturating_mul(1_000_000)))
     }
 

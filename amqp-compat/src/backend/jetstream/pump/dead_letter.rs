@@ -80,7 +80,7 @@ pub(super) async fn next_confirms(dying: &mut Dying, confirmed: &mut Vec<Confirm
 
 impl Pump {
     pub(super) fn has_dead_letter_exchange(&self) -> bool {
-        self.queue.definition.settings.dead_letter_exchange.is_some()
+        self.queue.settings().dead_letter_exchange.is_some()
     }
 
     /// Takes a message out of the queue for good, to the dead-letter exchange if there is one.
@@ -220,7 +220,7 @@ impl Pump {
         if self.returns.len() > MAX_RETURNS {
             self.returns.pop_first();
         }
-        self.queue.definition.settings.delivery_limit.is_some_and(|limit| u64::from(seen) > limit)
+        self.queue.settings().delivery_limit.is_some_and(|limit| u64::from(seen) > limit)
     }
 
     /// How often a message came back; at least once when a gateway before this one may have delivered it.

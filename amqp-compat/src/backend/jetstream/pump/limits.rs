@@ -6,6 +6,7 @@ use super::super::ack;
 use super::{BATCH, Pump};
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::dead_letter::Reason;
+use crate::model::queue::Overflow;
 
 /// How much of the head of a queue is kept here, so that it can be dropped without asking for it.
 pub(super) const HEADS: u64 = 64;
@@ -65,6 +66,59 @@ impl Pump {
         }
     }
 
+    /// Does as the policies say that are in force now.
+    pub(super) async fn apply(&mut self) -> Result<(), AmqpError> {
+        let settings = self.queue.settings();
+        // Messages that were published under another policy keep their time.
+        self.watches_expiry |= settings.message_ttl_ms.is_some();
+        self.limits_head = settings.has_length_limit() && settings.overflow == Overflow::DropHead;
+        self.learns &= settings.has_length_limit();
+        let seen: SmallVec<[u64; 1]> = self.levels.iter().map(|level| level.seen).collect();
+        if self.queue.limit(&seen) {
+            self.learn_late().await?;
+        }
+        self.trim().await
+    }
+
+    /// Learns what is in a queue that is in use; tried again at a later turn when JetStream does not answer.
+    pub(super) async fn learn_late(&mut self) -> Result<(), AmqpError> {
+        self.learns = false;
+        if self.is_remembered() {
+            self.count_backlog().await;
+            return Ok(());
+        }
+        if self.fresh || self.recover_at.is_some() {
+            self.recover().await;
+        } else {
+            self.close_inbox().await;
+            self.get_inbox = None;
+            self.take_back().await;
+        }
+        let learnt = match self.recover_at {
+            None => self.learn().await,
+            Some(_) => Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer")),
+        };
+        self.count_credit();
+        if learnt.is_err() {
+            self.queue.count_no_more();
+            self.learns = true;
+        }
+        learnt
+    }
+
+    /// Counts what is here, where everything is.
+    async fn count_backlog(&mut self) {
+        self.take_remembered().await;
+        let ready: Vec<u64> = self.backlog.take().collect();
+        for sequence in ready {
+            if let Some(held) = self.held.get(&sequence) {
+                self.backlog.insert(held.priority, sequence);
+                self.count_in(sequence, false);
+            }
+        }
+        self.count_credit();
+    }
+
     /// Learns the sizes of what is in the queue when the gateway starts: everything is read once.
     pub(super) async fn learn(&mut self) -> Result<(), AmqpError> {
         if self.is_remembered() {
@@ -99,7 +153,12 @@ impl Pump {
                 }
             }
             for sequence in self.backlog.take() {
-                self.held.remove(&sequence);
+                if let Some(held) = self.held.remove(&sequence)
+                    && !held.redelivered
+                    && sequence <= self.level(held.priority).highest
+                {
+                    self.unseen.insert(sequence);
+                }
             }
             if is_end {
                 return Ok(());

@@ -69,6 +69,8 @@ pub(crate) enum PumpCommand {
     WatchExpiry,
     /// The queue may be longer than its limit.
     Trim,
+    /// Other policies are in force.
+    Apply { answer: oneshot::Sender<Result<(), AmqpError>> },
     /// Learns what is in a queue with a length limit.
     Learn { answer: oneshot::Sender<Result<(), AmqpError>> },
 }
@@ -135,6 +137,8 @@ struct Pump {
     watches_expiry: bool,
     /// Whether the head goes when the queue is too long.
     limits_head: bool,
+    /// Whether the length is limited and it is not known yet what is there.
+    learns: bool,
     /// Whether deliveries say how often the message came back: a quorum queue's do.
     counts_returns: bool,
     /// How often messages came back, of a queue that counts it.
@@ -146,7 +150,7 @@ struct Pump {
 /// Starts the actor of a queue. It ends when it is told to stop, or when its queue's handles are gone.
 pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
     let (sender, commands) = mpsc::channel(COMMANDS);
-    let settings = &queue.definition.settings;
+    let settings = queue.settings();
     let succession = match (settings.single_active_consumer, settings.kind) {
         (false, _) => Succession::None,
         (true, QueueKind::Classic) => Succession::Priority,
@@ -157,6 +161,7 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
     let pump = Pump {
         watches_expiry: settings.message_ttl_ms.is_some(),
         limits_head: settings.has_length_limit() && settings.overflow == Overflow::DropHead,
+        learns: false,
         counts_returns: settings.kind == QueueKind::Quorum,
         returns: BTreeMap::new(),
         dying: Dying::default(),
@@ -249,7 +254,12 @@ impl Pump {
                     }
                 }
                 () = sleep_until(recover_at) => self.recover().await,
-                _ = alive.tick(), if has_stream => self.keep_alive().await,
+                _ = alive.tick(), if has_stream => {
+                    self.keep_alive().await;
+                    if self.learns && let Err(error) = self.apply().await {
+                        tracing::warn!(queue = self.queue.name(), %error, "a queue's limit is not in force yet");
+                    }
+                }
             }
             self.serve().await;
             if self.dying.has_work() {
@@ -318,6 +328,9 @@ impl Pump {
             PumpCommand::WatchExpiry => self.watches_expiry = true,
             // The length is looked at after every turn.
             PumpCommand::Trim => self.queue.trimming(),
+            PumpCommand::Apply { answer } => {
+                let _ = answer.send(self.apply().await);
+            }
             PumpCommand::Learn { answer } => {
                 let _ = answer.send(self.learn().await);
             }

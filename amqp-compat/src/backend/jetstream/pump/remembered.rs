@@ -47,6 +47,7 @@ impl Pump {
                     _charge: Some(charge),
                 };
                 self.held.insert(sequence, held);
+                self.level(priority).seen = sequence;
                 self.backlog.insert(priority, sequence);
                 self.count_in(sequence, true);
                 self.drop_expired().await;
