@@ -6,6 +6,10 @@
 //! - [`consume`]: deliveries, settled once, retried by policy, then dead-lettered.
 //! - [`dead_letter`]: what a dead letter says.
 //! - [`provision`]: streams and consumers as data.
+//! - [`health`]: whether what a service needs is there, and whether it keeps up.
+//! - [`ledger`]: which messages were handled, for effects that must not happen twice.
+//! - [`order`]: messages of several regions in order; the last writer wins.
+//! - [`TraceContext`]: traces that go on through a message.
 //! - [`Monitor`]: what a server says about itself.
 //! - [`RetryPolicy`]: when to try again, and when to give up.
 //! - [`Error`]: why a call failed, and whether the message may have landed.
@@ -17,13 +21,17 @@ mod connection;
 pub mod consume;
 pub mod dead_letter;
 mod error;
+pub mod health;
+pub mod ledger;
 mod message;
 mod message_id;
 mod monitor;
+pub mod order;
 pub mod provision;
 pub mod publish;
 mod pulse;
 mod retry;
+mod trace;
 
 pub use bridge::Bridge;
 pub use config::{Config, Login};
@@ -37,3 +45,4 @@ pub use monitor::{Fsync, Monitor};
 pub use provision::{BucketSpec, ConsumerSpec, Discard, Manifest, Retention, Storage, StreamSpec};
 pub use publish::{BreakerConfig, BreakerState, PublishConfig, Published};
 pub use retry::{Next, RetryPolicy};
+pub use trace::{TRACEPARENT, TRACESTATE, TraceContext};

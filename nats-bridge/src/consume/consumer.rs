@@ -15,7 +15,7 @@ use super::delivery::{Delivery, Received};
 use super::held::Held;
 use super::shared::Shared;
 use super::supervisor::Supervisor;
-use super::{ConsumeConfig, ConsumerState, HEADROOM};
+use super::{ConsumeConfig, ConsumerState, HEADROOM, net};
 use crate::bridge::Bridge;
 use crate::dead_letter::Failure;
 use crate::error::{Error, ErrorKind, Result};
@@ -61,6 +61,9 @@ impl Bridge {
         let client = self.client().clone();
         let shared = Arc::new(Shared::new(client, js.clone(), self.pulse(), config, letters, held, dropped, statuses));
         Supervisor::start(shared.clone(), self.connection(), dropped_rx, statuses_rx).await?;
+        if shared.config.advisories {
+            tokio::spawn(net::watch(shared.clone()));
+        }
         Ok(Consumer { shared })
     }
 }
@@ -80,6 +83,9 @@ async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<
         ack_wait: config.ack_wait,
         max_deliver: Some(config.retry.attempts.saturating_add(HEADROOM)),
     };
+    if config.advisories {
+        net::prepare(bridge, config).await?;
+    }
     ensure_consumer(js, &spec).await
 }
 

@@ -11,6 +11,7 @@ mod done;
 mod held;
 mod keyed;
 mod metrics;
+mod net;
 mod outcomes;
 mod place;
 mod shared;
@@ -50,6 +51,9 @@ pub struct ConsumeConfig {
     /// Where messages go that are given up; default `{stream}_DLQ`, which is made if it does not exist. Another one must
     /// exist and take `dlq.{stream}.{consumer}`.
     pub dead_letter_stream: Option<String>,
+    /// Keeps the server's advisories about the stream in `{stream}_ADVISORIES`, which is made if it does not exist, and makes
+    /// dead letters (reason `max_deliver`) of messages that the server itself gave up; default true.
+    pub advisories: bool,
     /// When messages are pending on the server and none came for this long, the pull is made anew; default 30 s.
     pub stalled_after: Duration,
     /// How often the server gives a sign of life on a waiting pull; default 5 s. Two missed ones make the pull anew.
@@ -92,6 +96,7 @@ impl ConsumeConfig {
             max_messages: 256,
             max_bytes: 16 * 1024 * 1024,
             dead_letter_stream: None,
+            advisories: true,
             stalled_after: Duration::from_secs(30),
             heartbeat: Duration::from_secs(5),
         }

@@ -52,7 +52,7 @@ impl BucketSpec {
         format!("KV_{}", self.name)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         check_name("bucket", &self.name)?;
         let wrong = |why: &'static str| Error::new(ErrorKind::Config).with("bucket", &self.name).with("why", why);
         match self {
