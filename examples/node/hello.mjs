@@ -1,10 +1,12 @@
 // Hello: publish, recognise a duplicate, consume, retry, dead-letter. `node hello.mjs [nats://127.0.0.1:4222]`
+import { randomUUID } from "node:crypto";
 import { connect } from "nats-bridge";
 
 const bridge = await connect(process.argv[2] ?? "nats://127.0.0.1:4222");
+const id = `order-17-${randomUUID()}`; // of its own for each run: one is remembered for two minutes
 await bridge.ensureStream("HELLO", { subjects: ["hello.>"], retention: "work_queue", maxBytes: 1 << 20 });
-const stored = await bridge.publish("hello.orders", "order 17", { id: "order-17" });
-const again = await bridge.publish("hello.orders", "order 17", { id: "order-17" });
+const stored = await bridge.publish("hello.orders", "order 17", { id });
+const again = await bridge.publish("hello.orders", "order 17", { id });
 console.log(`stored at ${stored.stream}/${stored.sequence}, sent again: duplicate=${again.duplicate}`);
 await bridge.publish("hello.orders", "order 18, which nobody can handle");
 

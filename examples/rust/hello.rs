@@ -8,6 +8,9 @@ use nats_bridge::{Bridge, ConsumeConfig, Message, Result, Retention, RetryPolicy
 async fn main() -> Result<()> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "nats://127.0.0.1:4222".into());
     let bridge = Bridge::connect(&url).await?;
+    // What an earlier run, or the same example in another language, has left.
+    bridge.jetstream().delete_stream("HELLO").await.ok();
+    bridge.jetstream().delete_stream("HELLO_DLQ").await.ok();
     bridge.ensure_stream(&orders()).await?;
 
     let first = bridge.publish(Message::new("hello.orders", "order 17").id("order-17")).await?;
