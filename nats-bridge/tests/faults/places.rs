@@ -38,14 +38,17 @@ impl Places {
         self.ports().len() as u8
     }
 
-    /// Kills a server, and starts it again after what `meanwhile` takes.
-    pub fn kill_9_and_restart(&self, which: usize, meanwhile: std::time::Duration) {
+    /// Kills a server, and starts it again after what `meanwhile` takes. `gently`: with SIGTERM.
+    pub fn kill_and_restart(&self, which: usize, meanwhile: std::time::Duration, gently: bool) {
         let mut servers = self.0.lock().unwrap();
         let server = match &mut *servers {
             Servers::One(server) => &mut **server,
             Servers::Three(cluster) => cluster.node_mut(which % 3),
         };
-        server.kill_9();
+        match gently {
+            true => server.stop(),
+            false => server.kill_9(),
+        }
         std::thread::sleep(meanwhile);
         server.restart();
     }

@@ -51,7 +51,9 @@ pub async fn run(seed: u64, places: Places) -> Result<Figures, Vec<String>> {
 
     let publishing = tokio::spawn(publish(seed, publisher.urls(), record.clone()));
     let workers = || worker(seed, places.clone(), record.clone());
-    storm::rage(seed, places.clone(), publisher.clone(), workers, record.clone()).await;
+    // Alone and killed, 2.10 may forget what was delivered and not acked, and never delivers it again.
+    let gently = places.replicas() == 1 && observer.server_version().starts_with("2.10.");
+    storm::rage(seed, places.clone(), gently, publisher.clone(), workers, record.clone()).await;
     publishing.await.unwrap();
     verdict::wait_until_nothing_is_left(&observer).await?;
     verdict::judge(seed, &observer, retention, &record).await

@@ -14,10 +14,11 @@ const FAULTS: u64 = 8;
 
 /// Lets faults happen, one after the other, and leaves calm weather.
 ///
-/// `worker` makes a fresh worker after the old one has vanished.
+/// `gently`: a server that goes is stopped and not killed. `worker` makes a fresh worker after the old one has vanished.
 pub async fn rage<F>(
     seed: u64,
     places: Places,
+    gently: bool,
     publisher: Arc<Proxies>,
     mut worker: impl FnMut() -> F,
     record: Arc<Record>,
@@ -53,7 +54,7 @@ pub async fn rage<F>(
                 let (places, which) = (places.clone(), random.below(3) as usize);
                 let away = Duration::from_millis(random.below(300));
                 record.server_killed();
-                tokio::task::spawn_blocking(move || places.kill_9_and_restart(which, away)).await.unwrap();
+                tokio::task::spawn_blocking(move || places.kill_and_restart(which, away, gently)).await.unwrap();
                 record.server_killed();
             }
             _ => {
