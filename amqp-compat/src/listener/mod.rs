@@ -86,6 +86,12 @@ impl Listener {
         self.options.limits = limits;
     }
 
+    /// The address and the certificates for AMQPS clients, if it takes them.
+    pub fn tls(&self) -> Option<(SocketAddr, Arc<Tls>)> {
+        let (socket, tls) = self.tls.as_ref()?;
+        Some((socket.local_addr().ok()?, Arc::clone(tls)))
+    }
+
     /// The connections that it has, now and later.
     pub fn connections(&self) -> Connections {
         self.connections.clone()
@@ -134,7 +140,7 @@ impl Listener {
             };
             let (backend, shutdown, limits) = (Arc::clone(&backend), shutdown.clone(), self.options.limits);
             let refusals = Arc::clone(&refusals);
-            let registered = self.connections.add(peer, stream.local_addr().unwrap_or(peer));
+            let registered = self.connections.add(peer, stream.local_addr().unwrap_or(peer), tls.is_some());
             connections.spawn(async move {
                 connection::serve_socket((stream, tls), peer, backend, refusals, registered, limits, shutdown).await;
                 drop(place);

@@ -35,6 +35,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// The address that the client connected to.
     pub local: SocketAddr,
+    /// Whether it is encrypted.
+    pub is_tls: bool,
     /// When it came.
     pub since: SystemTime,
     questions: mpsc::Sender<Question>,
@@ -71,10 +73,10 @@ impl Connections {
     }
 
     /// Adds a connection, until the answer is dropped.
-    pub(super) fn add(&self, peer: SocketAddr, local: SocketAddr) -> Registered {
+    pub(super) fn add(&self, peer: SocketAddr, local: SocketAddr, is_tls: bool) -> Registered {
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let name = format!("{peer} -> {local}");
-        let connection = Connection { name, peer, local, since: SystemTime::now(), questions };
+        let connection = Connection { name, peer, local, is_tls, since: SystemTime::now(), questions };
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         self.entries().insert(number, Arc::new(connection));
         Registered { of: self.clone(), number, asked }
@@ -138,8 +140,8 @@ mod tests {
     async fn a_connection_is_listed_while_it_is_there_and_answers_nothing_afterwards() {
         let connections = Connections::default();
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let first = connections.add(address(1), address(5672));
-        let second = connections.add(address(2), address(5672));
+        let first = connections.add(address(1), address(5672), false);
+        let second = connections.add(address(2), address(5672), false);
         let names: Vec<String> = connections.all().iter().map(|connection| connection.name.clone()).collect();
         assert_eq!(names, ["127.0.0.1:1 -> 127.0.0.1:5672", "127.0.0.1:2 -> 127.0.0.1:5672"]);
         let gone = connections.named("127.0.0.1:1 -> 127.0.0.1:5672").expect("is there");

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_rustls::rustls::crypto::ring;
@@ -56,6 +56,8 @@ pub struct Tls {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
+    /// When the first of the server's certificates is not valid any more, in seconds since 1970.
+    expires: Option<i64>,
     stamp: Stamp,
     looked: Instant,
 }
@@ -68,29 +70,40 @@ impl Tls {
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         // Before they are read: what changes meanwhile is seen as a change.
         let stamp = files.stamp();
-        let config = files.config()?;
-        Ok(Self { files, loaded: Mutex::new(Loaded { config, stamp, looked: Instant::now() }) })
+        let (config, expires) = files.config()?;
+        Ok(Self { files, loaded: Mutex::new(Loaded { config, expires, stamp, looked: Instant::now() }) })
     }
 
     /// The configuration for a client that comes now. Files that have changed are read again; those that cannot be used are
     /// warned about, and the ones before stay in force.
     pub(super) fn current(&self) -> Arc<ServerConfig> {
+        self.look().config.clone()
+    }
+
+    /// When the first of the server's certificates, or of those between it and its CA's, is not valid any more, in seconds
+    /// since 1970; `None` when none of them can be read so far.
+    pub fn expires(&self) -> Option<i64> {
+        self.look().expires
+    }
+
+    fn look(&self) -> MutexGuard<'_, Loaded> {
         let mut loaded = self.loaded.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if loaded.looked.elapsed() >= LOOK_AGAIN {
             loaded.looked = Instant::now();
             let stamp = self.files.stamp();
             if stamp != loaded.stamp {
                 match self.files.config() {
-                    Ok(config) => {
+                    Ok((config, expires)) => {
                         info!(certificate = %self.files.certificate.display(), "certificates have changed and are in force");
                         loaded.config = config;
+                        loaded.expires = expires;
                     }
                     Err(error) => warn!(%error, "certificates have changed and cannot be used; the ones before stay"),
                 }
                 loaded.stamp = stamp;
             }
         }
-        loaded.config.clone()
+        loaded
     }
 }
 
@@ -104,9 +117,15 @@ impl TlsFiles {
         files.into_iter().flatten().map(stamp).collect()
     }
 
-    fn config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+    /// What the files say, and when the first certificate expires.
+    fn config(&self) -> Result<(Arc<ServerConfig>, Option<i64>), TlsError> {
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(&self.certificate)?;
+        let end = |certificate: &CertificateDer<'_>| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+            Some(certificate.validity().not_after.timestamp())
+        };
+        let expires = chain.iter().filter_map(end).min();
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| TlsError::new(&self.key, error))?;
         let at_certificate = |error| TlsError::new(&self.certificate, error);
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -124,7 +143,7 @@ impl TlsFiles {
             }
         };
         let config = builder.with_single_cert(chain, key).map_err(|error| at_certificate(error.to_string()))?;
-        Ok(Arc::new(config))
+        Ok((Arc::new(config), expires))
     }
 }
 
@@ -182,6 +201,7 @@ mod tests {
             tls.current()
         };
         let first = now();
+        assert!(tls.expires().is_some_and(|at| at > 4_000_000_000), "a hundred years");
         std::fs::write(&certificate, "nonsense").expect("written");
         assert!(Arc::ptr_eq(&now(), &first));
         std::fs::remove_file(&certificate).expect("removed");

@@ -170,7 +170,8 @@ async fn serve(
     if let Some(tls) = tls {
         println!("AMQPS at amqps://{login}@{}/", reachable(tls));
     }
-    let shown = Shown { backend: backend.clone(), connections: listener.connections(), amqp: address };
+    let (connections, amqps) = (listener.connections(), listener.tls());
+    let shown = Shown { backend: backend.clone(), connections, amqp: address, amqps };
     let managed = management.as_ref().map(Management::local_addr).transpose();
     let managed = managed.map_err(|error| Failure::cannot_run(format!("--management: {error}")))?;
     let managing = management.map(|management| tokio::spawn(manage(management, shown, shutdown.clone())));

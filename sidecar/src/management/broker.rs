@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use amqp_compat::AmqpError;
 use amqp_compat::backend::jetstream::{JetStreamBackend, QueueCounts};
-use amqp_compat::listener::{Connection, Connections};
+use amqp_compat::listener::{Connection, Connections, Tls};
 use amqp_compat::model::policy::Scope;
 use amqp_compat::model::queue::QueueDefinition;
 use amqp_compat::session::Description;
@@ -30,6 +30,8 @@ const AT_ONCE: usize = 32;
 pub(super) struct Broker {
     pub(super) backend: Arc<JetStreamBackend>,
     pub(super) connections: Connections,
+    /// Those of AMQPS.
+    pub(super) certificates: Option<Arc<Tls>>,
     pub(super) identity: Identity,
     /// By user: the start of the password's hash. It stays the same, as a stored one would.
     salts: HashMap<String, [u8; 4]>,
@@ -38,12 +40,13 @@ pub(super) struct Broker {
 
 impl Broker {
     pub(super) fn new(shown: Shown, http: SocketAddr) -> Self {
-        let Shown { backend, connections, amqp } = shown;
+        let Shown { backend, connections, amqp, amqps } = shown;
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
         let identity = Identity {
             node: format!("nats-bridge@{host}"),
             amqp: place(amqp),
+            amqps: amqps.as_ref().map(|(address, _)| place(*address)),
             http: place(http),
             pid: std::process::id(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
@@ -53,7 +56,8 @@ impl Broker {
             [a, b, c, d]
         };
         let salts = backend.users().iter().map(|user| (user.name.clone(), salt())).collect();
-        Self { backend, connections, identity, salts, since: Instant::now() }
+        let certificates = amqps.map(|(_, certificates)| certificates);
+        Self { backend, connections, certificates, identity, salts, since: Instant::now() }
     }
 
     /// This vhost, or all.

@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use amqp_compat::backend::jetstream::JetStreamBackend;
-use amqp_compat::listener::Connections;
+use amqp_compat::listener::{Connections, Tls};
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,8 @@ pub struct Shown {
     pub connections: Connections,
     /// The address of its listener.
     pub amqp: SocketAddr,
+    /// The address for AMQPS, and its certificates, where there is one.
+    pub amqps: Option<(SocketAddr, Arc<Tls>)>,
 }
 
 impl Management {

@@ -19,6 +19,11 @@ pub struct Serve {
 
 impl Serve {
     pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Started with more arguments.
+    pub fn with(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("ready.json");
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
@@ -27,6 +32,7 @@ impl Serve {
             .arg(dir.path().join("store"))
             .arg("--ready-file")
             .arg(&file)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

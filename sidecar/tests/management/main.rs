@@ -1,6 +1,7 @@
 //! RabbitMQ's HTTP API of `serve`, held against that of a real RabbitMQ: the same `rabbitmqadmin`, the same requests.
 
 mod api;
+mod health;
 mod policies;
 
 use std::path::Path;

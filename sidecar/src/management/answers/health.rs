@@ -1,5 +1,7 @@
 //! Health checks, and the aliveness test.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use amqp_compat::backend::{Message, Outcome, QueueDeclare, Topology};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -50,7 +52,8 @@ pub(super) fn check(broker: &Broker, check: &[String]) -> Result<Answer, Refusal
         Ok(Answer::Status(503, document))
     };
     let words: Vec<&str> = check.iter().map(String::as_str).collect();
-    let ports = [broker.identity.amqp.port, broker.identity.http.port];
+    let ports: Vec<u16> = broker.identity.listeners().map(|(_, place)| place.port).collect();
+    let protocols: Vec<&str> = broker.identity.listeners().map(|(protocol, _)| protocol).collect();
     match words[..] {
         ["alarms" | "local-alarms"] if broker.backend.is_connected() => ok(json!({ "status": "ok" })),
         ["alarms" | "local-alarms"] => {
@@ -68,13 +71,57 @@ pub(super) fn check(broker: &Broker, check: &[String]) -> Result<Answer, Refusal
             Ok(port) => failed(json!({ "missing": port, "ports": ports }), "No active listener"),
             Err(_) => Err(Refusal::bad_request("Invalid port")),
         },
-        ["protocol-listener", "amqp" | "amqp091" | "amqp0-9-1" | "amqp0.9.1"] => {
-            ok(json!({ "status": "ok", "protocol": "amqp" }))
+        ["protocol-listener", protocol] => {
+            let name = protocol_name(protocol);
+            match protocols.contains(&name) {
+                true => ok(json!({ "status": "ok", "protocol": name })),
+                false => failed(json!({ "missing": name, "protocols": protocols }), "No active listener"),
+            }
         }
-        ["protocol-listener", "http"] => ok(json!({ "status": "ok", "protocol": "http" })),
-        ["protocol-listener", other] => {
-            failed(json!({ "missing": other, "protocols": ["amqp", "http"] }), "No active listener")
+        ["certificate-expiration", within, unit] => {
+            let within = seconds(within, unit)?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let limit = i64::try_from(now).unwrap_or(i64::MAX).saturating_add(within);
+            let expires = broker.certificates.as_ref().and_then(|certificates| certificates.expires());
+            match (expires, &broker.identity.amqps) {
+                (Some(at), Some(place)) if at < limit => {
+                    let expired = json!({
+                        "node": broker.identity.node,
+                        "protocol": "amqp/ssl",
+                        "interface": place.ip,
+                        "port": place.port,
+                        "expires": at,
+                    });
+                    failed(json!({ "expired": [expired] }), "Certificates expiring")
+                }
+                _ => ok(json!({ "status": "ok" })),
+            }
         }
         _ => Err(Refusal::object_not_found()),
     }
+}
+
+/// A protocol by the name that RabbitMQ lists it under.
+fn protocol_name(given: &str) -> &str {
+    match given {
+        "amqp091" | "amqp0-9-1" | "amqp0.9.1" => "amqp",
+        "amqps" => "amqp/ssl",
+        other => other,
+    }
+}
+
+/// A time in seconds; months have 30 days and years 365.
+fn seconds(within: &str, unit: &str) -> Result<i64, Refusal> {
+    let within: i64 = within.parse().map_err(|_| Refusal::bad_request("Invalid expiration value."))?;
+    let days = match unit {
+        "days" => 1,
+        "weeks" => 7,
+        "months" => 30,
+        "years" => 365,
+        _ => {
+            let reason = "Time unit not recognised. Supported units: days, weeks, months, years.";
+            return Err(Refusal::bad_request(reason));
+        }
+    };
+    Ok(within.saturating_mul(days * 24 * 60 * 60))
 }

@@ -26,6 +26,8 @@ pub(in crate::management) struct Identity {
     pub(in crate::management) node: String,
     /// Where AMQP clients connect to.
     pub(in crate::management) amqp: Place,
+    /// Where AMQPS clients connect to, if they can.
+    pub(in crate::management) amqps: Option<Place>,
     /// Where this API is.
     pub(in crate::management) http: Place,
     /// This process.
@@ -70,7 +72,7 @@ impl Identity {
                 "channels": totals.channels,
                 "consumers": totals.consumers,
             },
-            "listeners": [self.listener("amqp", &self.amqp), self.listener("http", &self.http)],
+            "listeners": self.listeners().map(|(protocol, at)| self.listener(protocol, at)).collect::<Value>(),
             "contexts": [{
                 "node": self.node,
                 "description": "RabbitMQ's HTTP API, by nats-bridge",
@@ -83,6 +85,12 @@ impl Identity {
             document["queue_totals"] = message_counts(messages);
         }
         document
+    }
+
+    /// What is listened to, by RabbitMQ's names of protocols.
+    pub(in crate::management) fn listeners(&self) -> impl Iterator<Item = (&'static str, &Place)> {
+        let amqps = self.amqps.iter().map(|at| ("amqp/ssl", at));
+        [("amqp", &self.amqp)].into_iter().chain(amqps).chain([("http", &self.http)])
     }
 
     fn listener(&self, protocol: &str, at: &Place) -> Value {
@@ -145,10 +153,13 @@ fn message_counts(counts: QueueCounts) -> Value {
 
 fn exchange_types() -> Value {
     let of = |name: &str| {
-        let description = format!("AMQP {name} exchange, as per the AMQP specification");
+        let description = match name.starts_with("x-") {
+            true => format!("{name} exchange, as of RabbitMQ's plugin"),
+            false => format!("AMQP {name} exchange, as per the AMQP specification"),
+        };
         json!({ "name": name, "description": description, "enabled": true })
     };
-    ["direct", "fanout", "headers", "topic"].into_iter().map(of).collect()
+    ["direct", "fanout", "headers", "topic", "x-consistent-hash", "x-delayed-message"].into_iter().map(of).collect()
 }
 
 /// Who is asking. Every user of `serve` may do everything.
@@ -205,6 +216,7 @@ mod tests {
         let identity = Identity {
             node: "nats-bridge@here".into(),
             amqp: Place { ip: "127.0.0.1".into(), port: 5672 },
+            amqps: None,
             http: Place { ip: "127.0.0.1".into(), port: 15672 },
             pid: 7,
             processors: 2,

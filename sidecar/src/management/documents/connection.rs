@@ -34,7 +34,7 @@ impl Seen<'_> {
             "user_who_performed_action": described.user,
             "vhost": described.vhost,
             "auth_mechanism": described.mechanism,
-            "ssl": false,
+            "ssl": connection.is_tls,
             "host": connection.local.ip().to_string(),
             "port": connection.local.port(),
             "peer_host": connection.peer.ip().to_string(),
