@@ -159,7 +159,11 @@ impl Session {
                 }
                 continue;
             }
-            match frame::decode(input, self.tuned.frame_max as usize) {
+            let frame_max = match self.stage {
+                Stage::Start | Stage::Tune => handshake::FRAME_MIN,
+                _ => self.tuned.frame_max,
+            };
+            match frame::decode(input, frame_max as usize) {
                 Ok(Some(frame)) => self.frame(frame),
                 Ok(None) => return,
                 Err(fault) => {

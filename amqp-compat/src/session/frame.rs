@@ -82,7 +82,7 @@ impl Fault {
 
 /// Takes the next frame off `input`; `None` until it is there as a whole.
 ///
-/// `frame_max` (bytes, with the overhead) bounds what has to be buffered. Bodies are not copied when they are large:
+/// `frame_max` bounds what has to be buffered: a payload of that many bytes at most. Bodies are not copied when they are large:
 /// they share `input`'s memory.
 ///
 /// # Errors
@@ -95,8 +95,10 @@ pub(super) fn decode(input: &mut BytesMut, frame_max: usize) -> Result<Option<Fr
     if !matches!(kind, METHOD | HEADER | BODY | HEARTBEAT) {
         return Err(Fault::new(ReplyCode::FrameError, format!("unknown frame type {kind} on channel {channel}")));
     }
-    if size > frame_max.saturating_sub(OVERHEAD) {
-        let text = format!("frame of {size} bytes on channel {channel} is larger than the negotiated {frame_max}");
+    // RabbitMQ forgives clients that count the payload alone.
+    if size > frame_max {
+        let largest = frame_max.saturating_sub(OVERHEAD);
+        let text = format!("type {kind}, all octets = <<>>: {{frame_too_large,{size},{largest}}}");
         return Err(Fault::new(ReplyCode::FrameError, text));
     }
     if input.len() < size + OVERHEAD {

@@ -22,8 +22,8 @@ pub(super) struct Tuned {
 /// What the server proposes; RabbitMQ's defaults.
 pub(super) const PROPOSED: Tuned = Tuned { channel_max: 2047, frame_max: 131_072, heartbeat: 60 };
 
-/// The smallest frame size a client may ask for (RabbitMQ's `FRAME_MIN_SIZE`).
-const FRAME_MIN: u32 = 4096;
+/// The smallest frame size a client may ask for, and the one before it has (RabbitMQ's `FRAME_MIN_SIZE`).
+pub(super) const FRAME_MIN: u32 = 4096;
 
 /// What the client can do, from the `capabilities` of its properties.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

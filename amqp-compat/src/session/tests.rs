@@ -320,6 +320,24 @@ fn an_unknown_vhost_closes_the_connection() {
 }
 
 #[test]
+fn before_it_is_negotiated_a_frame_is_small() {
+    for (size, refused) in [(4096, false), (4097, true)] {
+        let mut frame = start_ok("guest", true);
+        let padding = size + 8 - encoded(&frame).len() - "\u{1}pS1234".len();
+        let AMQPFrame::Method(_, AMQPClass::Connection(connection::AMQPMethod::StartOk(ok))) = &mut frame else {
+            panic!("{frame:?}")
+        };
+        ok.client_properties.insert("p".into(), AMQPValue::LongString("a".repeat(padding).into()));
+        let mut peer = Peer::new();
+        peer.bytes(b"AMQP\x00\x00\x09\x01");
+        let text = "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,4097,4088}";
+        let expected = if refused { vec![connection_close(501, text, (0, 0))] } else { vec![] };
+        assert_eq!(peer.send(frame), expected);
+        assert_eq!(peer.session.take_ask().is_none(), refused);
+    }
+}
+
+#[test]
 fn a_handshake_may_not_take_for_ever() {
     let mut peer = Peer::new();
     peer.bytes(b"AMQP\x00\x00\x09\x01");
@@ -377,12 +395,7 @@ fn what_breaks_the_protocol_closes_the_connection() {
         (encoded(&AMQPFrame::InvalidHeartbeat(1)), 505, "heartbeat frame on channel 1", (0, 0)),
         (vec![9, 0, 0, 0, 0, 0, 0, 0xCE], 501, "unknown frame type 9 on channel 0", (0, 0)),
         (vec![1, 0, 1, 0, 0, 0, 0, 0], 501, "type 1 frame on channel 1 of 0 bytes has an invalid end marker", (0, 0)),
-        (
-            vec![3, 0, 1, 0, 2, 0, 0],
-            501,
-            "frame of 131072 bytes on channel 1 is larger than the negotiated 131072",
-            (0, 0),
-        ),
+        (vec![3, 0, 1, 0, 2, 0, 1], 501, "type 3, all octets = <<>>: {frame_too_large,131073,131064}", (0, 0)),
         (vec![1, 0, 1, 0, 0, 0, 4, 0, 99, 0, 1, 0xCE], 540, "unknown method 99.1", (99, 1)),
         (
             vec![1, 0, 1, 0, 0, 0, 9, 0, 60, 0, 70, 0, 0, 1, 0xFF, 0, 0xCE],
