@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use amq_protocol::frame::parsing::parse_content_header;
 use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame};
 use amq_protocol::protocol::basic::{self, AMQPProperties};
-use amq_protocol::protocol::{AMQPClass, connection, parse_class};
+use amq_protocol::protocol::{AMQPClass, channel, connection, parse_class};
 use amq_protocol::types::{AMQPValue, FieldTable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -175,7 +175,13 @@ impl Reader {
                         continue;
                     }
                     Ok((_, class)) => What::Method(class),
-                    Err(error) => panic!("a method cannot be read: {error:?}"),
+                    Err(_) => match close(&payload) {
+                        Some(class) => What::Method(class),
+                        None => {
+                            eprintln!("a method cannot be read: {payload:?}");
+                            break;
+                        }
+                    },
                 },
                 8 => continue,
                 _ => {
@@ -209,6 +215,31 @@ struct Content {
     rest: Option<usize>,
     properties: Box<AMQPProperties>,
     body: Vec<u8>,
+}
+
+/// A close whose text RabbitMQ has cut within a character, without what is left of that.
+fn close(payload: &[u8]) -> Option<AMQPClass> {
+    let (head, rest) = payload.split_at_checked(7)?;
+    let (text, ids) = rest.split_at_checked(usize::from(head[6]))?;
+    let &[class, class2, method, method2] = ids else { return None };
+    let reply_code = u16::from_be_bytes([head[4], head[5]]);
+    let reply_text = String::from_utf8_lossy(text).replace('\u{FFFD}', "").into();
+    let (class_id, method_id) = (u16::from_be_bytes([class, class2]), u16::from_be_bytes([method, method2]));
+    match head[..4] {
+        [0, 20, 0, 40] => Some(AMQPClass::Channel(channel::AMQPMethod::Close(channel::Close {
+            reply_code,
+            reply_text,
+            class_id,
+            method_id,
+        }))),
+        [0, 10, 0, 50] => Some(AMQPClass::Connection(connection::AMQPMethod::Close(connection::Close {
+            reply_code,
+            reply_text,
+            class_id,
+            method_id,
+        }))),
+        _ => None,
+    }
 }
 
 fn has_content(method: &basic::AMQPMethod) -> bool {

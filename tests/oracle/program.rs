@@ -36,6 +36,9 @@ pub enum Operation {
     Settle(Settle),
     /// Closes the connection, whatever its clients hold.
     Disconnect,
+    /// Closes the connection's socket, without a word.
+    Lose,
+    Answer(Answer),
     /// Says how much is in a queue, takes it all, and deletes the queue.
     Drain(ShortString),
 }
@@ -48,6 +51,17 @@ pub struct Publish {
     pub number: usize,
     /// The length of its body, if that is longer than its number.
     pub size: usize,
+}
+
+/// A direct reply to a request that came; nothing is sent if none has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    /// To which of the names that came in requests.
+    pub to: usize,
+    pub number: usize,
+    pub mandatory: bool,
+    /// Whether it is only asked if somebody waits for it.
+    pub asks: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -174,6 +188,12 @@ impl std::fmt::Display for Step {
                 }
                 Operation::Drain(queue) => write!(f, "  what is left in '{}'", render::here(queue))?,
                 Operation::Disconnect => write!(f, "  connection.close")?,
+                Operation::Lose => write!(f, "  the socket is closed")?,
+                Operation::Answer(Answer { to, number, mandatory, asks }) => {
+                    let mandatory = if *mandatory { " mandatory" } else { "" };
+                    let what = if *asks { "asks for".to_owned() } else { format!("answers m{number}{mandatory} to") };
+                    write!(f, "  {what} request {to}")?;
+                }
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Methods, properties and values for people to read, and to compare.
 
 use std::fmt::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use amq_protocol::protocol::basic::{self, AMQPProperties};
 use amq_protocol::protocol::{AMQPClass, channel, confirm, connection, exchange, queue};
@@ -178,7 +179,13 @@ fn table(table: &FieldTable) -> String {
 }
 
 fn entries(table: &FieldTable) -> String {
-    let all: Vec<_> = table.inner().iter().map(|(key, item)| format!("{}: {}", here(key), value(item))).collect();
+    let is_death = table.inner().contains_key("reason");
+    let all = table.inner().iter().map(|(key, item)| match item {
+        // When a message died is not the same on both; that it was just now is.
+        AMQPValue::Timestamp(at) if is_death && key.as_str() == "time" && is_recent(*at) => "time: now".to_owned(),
+        item => format!("{}: {}", here(key), value(item)),
+    });
+    let all: Vec<_> = all.collect();
     format!("{{{}}}", all.join(", "))
 }
 
@@ -192,4 +199,9 @@ fn value(value: &AMQPValue) -> String {
         }
         other => format!("{other:?}"),
     }
+}
+
+fn is_recent(at: u64) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    now.abs_diff(at) < 600
 }

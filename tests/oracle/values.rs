@@ -44,7 +44,7 @@ pub fn any(random: &mut StdRng) -> AMQPValue {
         12 => AMQPValue::FieldArray(FieldArray::from(vec![text("x"), AMQPValue::LongInt(1), AMQPValue::Void])),
         13 => AMQPValue::Timestamp(1_700_000_000),
         14 => AMQPValue::FieldTable(table(&[("in", text("side")), ("n", AMQPValue::LongInt(-1))])),
-        15 => AMQPValue::ByteArray(vec![0, 255, 10].into()),
+        15 => AMQPValue::ByteArray(vec![0, b'b', 10].into()),
         _ => AMQPValue::Void,
     }
 }

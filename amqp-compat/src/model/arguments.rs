@@ -106,6 +106,7 @@ pub fn display_value(value: &AMQPValue) -> String {
         AMQPValue::Timestamp(value) => value.to_string(),
         AMQPValue::LongString(text) => text.to_string(),
         AMQPValue::ShortString(text) => text.to_string(),
+        AMQPValue::ByteArray(bytes) => String::from_utf8_lossy(bytes.as_slice()).into_owned(),
         AMQPValue::Void => "undefined".to_owned(),
         other => format!("{other:?}"),
     }

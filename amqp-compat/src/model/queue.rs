@@ -95,6 +95,26 @@ const COMPARED: &[&str] = &[
     "x-message-deduplication",
 ];
 
+/// The same of a quorum queue.
+const COMPARED_QUORUM: &[&str] = &[
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-expires",
+    "x-max-length",
+    "x-max-length-bytes",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-overflow",
+    "x-single-active-consumer",
+    "x-queue-type",
+    "x-quorum-initial-group-size",
+    "x-delivery-limit",
+    "x-message-ttl",
+    "x-queue-leader-locator",
+    "x-consumer-timeout",
+];
+
 const NOT_CLASSIC: &[&str] = &[
     "x-max-in-memory-length",
     "x-max-in-memory-bytes",
@@ -117,6 +137,12 @@ const NOT_QUORUM: &[&str] = &[
 ];
 
 impl QueueArguments {
+    /// Whether what comes back is first in the queue, in the order in which it came back: so in quorum queues with a
+    /// delivery limit. Elsewhere it returns to its place.
+    pub fn returns_first(&self) -> bool {
+        self.kind == QueueKind::Quorum && self.delivery_limit.is_some()
+    }
+
     /// Whether the number or the bytes of its ready messages are limited.
     pub fn has_length_limit(&self) -> bool {
         self.max_length.is_some() || self.max_length_bytes.is_some()
@@ -326,7 +352,11 @@ impl QueueDefinition {
         }
         same_flag("durable", &what, is_durable(declare), self.durable)?;
         same_flag("auto_delete", &what, declare.auto_delete, self.auto_delete)?;
-        same_arguments(COMPARED, &what, &declare.arguments, &self.arguments, |name| {
+        let compared = match self.settings.kind {
+            QueueKind::Classic | QueueKind::Stream => COMPARED,
+            QueueKind::Quorum => COMPARED_QUORUM,
+        };
+        same_arguments(compared, &what, &declare.arguments, &self.arguments, |name| {
             (name == "x-queue-type").then(|| AMQPValue::LongString("classic".into()))
         })
     }

@@ -58,6 +58,11 @@ impl Ready {
         length.saturating_add(1) > self.max_length || bytes.saturating_add(size) > self.max_bytes
     }
 
+    /// Whether so much may not be ready.
+    pub fn is_too_much(&self, length: u64, bytes: u64) -> bool {
+        length > self.max_length || bytes > self.max_bytes
+    }
+
     /// Whether the head of the queue has to go.
     pub fn is_over(&self) -> bool {
         let length = (self.sizes.len() as u64).saturating_sub(self.credit);

@@ -20,7 +20,7 @@ use super::queue::{self, Owner, QueueDefinition};
 use super::topic::TopicScratch;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 use crate::error::{AmqpError, ReplyCode};
-use crate::model::arguments::type_name;
+use crate::model::arguments::{text, type_name};
 
 mod removal;
 mod table;
@@ -285,6 +285,13 @@ impl Vhost {
             let existing = self.queue(slot).ok_or_else(|| no_queue(&self.name, &given))?;
             existing.same_as(&self.name, declare, by)?;
             return Ok(QueuePlan::Exists(slot));
+        }
+        let is_quorum = declare.arguments.inner().get("x-queue-type").and_then(text) == Some("quorum");
+        if declare.queue.as_str().is_empty() && is_quorum {
+            return Err(AmqpError::new(
+                ReplyCode::PreconditionFailed,
+                "Cannot declare a server-named queue for type rabbit_quorum_queue",
+            ));
         }
         QueueDefinition::from_declare(&self.name, &given, declare, by).map(QueuePlan::Create)
     }

@@ -109,6 +109,11 @@ async fn a_purge_takes_what_is_ready_of_every_priority() {
     let server = NatsServer::start();
     let backend = backend(&server).await;
     let mut client = Client::open(&*backend).await;
+    client.declare(with_priorities("all", 255)).await;
+    client.store("", "all", "x").await;
+    let purge = Topology::QueuePurge { queue: "all".into() };
+    assert!(matches!(client.topology(purge).await, Ok(Reply::MessageCount(1))));
+
     client.declare(with_priorities("q", 3)).await;
     let purge = || Topology::QueuePurge { queue: "q".into() };
     store(&mut client, &[0, 1, 2, 3, 3]).await;

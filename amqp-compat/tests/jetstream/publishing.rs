@@ -104,11 +104,13 @@ async fn of_several_faults_of_a_publish_the_first_is_told_in_rabbitmqs_order() {
     let server = NatsServer::start();
     let backend = backend(&server).await;
     let wrong = || AMQPProperties::default().with_expiration("soon".into());
+    let cc = table(&[("CC", AMQPValue::LongInt(1))]);
     for (exchange, properties, fault) in [
         ("nope", wrong().with_user_id("root".into()), "no exchange 'nope'"),
         ("", wrong().with_user_id("root".into()).with_delivery_mode(3), "user_id property set to 'root'"),
-        ("", wrong().with_delivery_mode(3), "invalid message: {delivery_mode_unknown,3}"),
-        ("", wrong(), "invalid expiration 'soon': no_integer"),
+        ("", wrong().with_delivery_mode(3).with_headers(cc.clone()), "invalid expiration 'soon': no_integer"),
+        ("", AMQPProperties::default().with_delivery_mode(3).with_headers(cc.clone()), "unacceptable_type_in_header"),
+        ("", AMQPProperties::default().with_delivery_mode(3), "invalid message: {delivery_mode_unknown,3}"),
     ] {
         let mut client = Client::open(&*backend).await;
         client.publish_with(exchange, "k", "x", properties, false).await;

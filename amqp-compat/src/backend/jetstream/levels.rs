@@ -22,8 +22,10 @@ struct Level {
 #[derive(Debug)]
 pub(crate) struct Levels {
     levels: Box<[Level]>,
-    /// A priority without a consumer has got a message.
+    /// A priority without a consumer has got a message, or a confirm has come that the actor waits for.
     wanted: Notify,
+    /// Whether the actor waits for any confirm.
+    awaits_confirm: AtomicBool,
 }
 
 impl Levels {
@@ -37,7 +39,11 @@ impl Levels {
             drained: AtomicU64::new(0),
             is_open: AtomicBool::new(priority == 0),
         };
-        Self { levels: (0..=highest).map(level).collect(), wanted: Notify::new() }
+        Self {
+            levels: (0..=highest).map(level).collect(),
+            wanted: Notify::new(),
+            awaits_confirm: AtomicBool::new(false),
+        }
     }
 
     /// The highest priority that makes a difference.
@@ -63,7 +69,7 @@ impl Levels {
     pub(crate) fn stored(&self, priority: u8, sequence: u64) {
         let level = self.level(priority);
         level.last_stored.fetch_max(sequence, Ordering::AcqRel);
-        if !level.is_open.load(Ordering::Acquire) {
+        if !level.is_open.load(Ordering::Acquire) || self.awaits_confirm.swap(false, Ordering::AcqRel) {
             self.wanted.notify_one();
         }
     }
@@ -73,7 +79,12 @@ impl Levels {
         self.level(priority).is_open.store(true, Ordering::Release);
     }
 
-    /// Waits until a priority without a consumer has got a message.
+    /// The next confirm ends [`Self::wanted`].
+    pub(crate) fn await_confirm(&self) {
+        self.awaits_confirm.store(true, Ordering::Release);
+    }
+
+    /// Waits until a priority without a consumer has got a message, or for the confirm that is awaited.
     pub(crate) fn wanted(&self) -> impl Future<Output = ()> + use<'_> {
         self.wanted.notified()
     }

@@ -378,15 +378,15 @@ impl VhostRuntime {
                 format!("user_id property set to '{claimed}' but authenticated user was '{user}'"),
             ));
         }
+        if let Some(expiration) = properties.expiration() {
+            check_expiration(expiration.as_str())?;
+        }
+        let extra = extra_keys(properties)?;
         if let Some(mode) = properties.delivery_mode()
             && ![1, 2].contains(mode)
         {
             let text = format!("invalid message: {{delivery_mode_unknown,{mode}}}");
             return Err(AmqpError::new(ReplyCode::PreconditionFailed, text));
-        }
-        let extra = extra_keys(properties)?;
-        if let Some(expiration) = properties.expiration() {
-            check_expiration(expiration.as_str())?;
         }
         if state.model.exchange(exchange).is_some_and(|exchange| exchange.kind == ExchangeKind::Delayed) {
             delay_of(properties)?;

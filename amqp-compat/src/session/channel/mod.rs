@@ -379,13 +379,14 @@ impl Channel {
                 self.settle(reject.delivery_tag, false, outcome, shared).map_err(of)?;
             }
             M::Qos(qos) => {
-                if qos.global {
-                    self.consumers.set_limit(qos.prefetch_count);
-                    self.release(shared);
-                    self.touch(shared);
-                } else {
+                // A limit for each consumer ends that of the channel, as in RabbitMQ.
+                let limit = if qos.global { qos.prefetch_count } else { 0 };
+                if !qos.global {
                     self.consumers.next_prefetch = qos.prefetch_count;
                 }
+                self.consumers.set_limit(limit);
+                self.release(shared);
+                self.touch(shared);
                 self.tell(M::QosOk(basic::QosOk {}), shared);
             }
             M::Consume(consume) => self.consume(consume, shared)?,
@@ -606,13 +607,16 @@ pub(super) fn ids(class: &AMQPClass) -> (u16, u16) {
     (class.get_amqp_class_id(), class.get_amqp_method_id())
 }
 
-/// An error's text, cut to what a short string takes.
+/// An error's text, cut as RabbitMQ cuts it to what a short string takes, but never within a character.
 pub(super) fn reply_text(error: &AmqpError) -> ShortString {
     let mut text = error.to_string();
-    let mut end = text.len().min(255);
-    while !text.is_char_boundary(end) {
-        end -= 1;
+    if text.len() > 255 {
+        let mut end = 252;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str("...");
     }
-    text.truncate(end);
     ShortString::from(text)
 }

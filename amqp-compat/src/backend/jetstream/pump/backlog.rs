@@ -1,6 +1,6 @@
 //! What is ready here: by priority, and in the queue's order within one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use smallvec::SmallVec;
 
@@ -16,12 +16,23 @@ pub(super) struct Backlog {
     highest: u8,
     /// How many there are of each priority.
     lengths: SmallVec<[usize; 1]>,
+    /// Those that are ahead of all others, in the order in which they came back, and each one's place among them.
+    first: BTreeMap<u64, (u8, u64)>,
+    turns: HashMap<u64, u64>,
+    next_turn: u64,
 }
 
 impl Backlog {
     /// An empty one, for priorities from 0 to `highest`.
     pub(super) fn new(highest: u8) -> Self {
-        Self { places: BTreeSet::new(), highest, lengths: smallvec::smallvec![0; usize::from(highest) + 1] }
+        Self {
+            places: BTreeSet::new(),
+            highest,
+            lengths: smallvec::smallvec![0; usize::from(highest) + 1],
+            first: BTreeMap::new(),
+            turns: HashMap::new(),
+            next_turn: 0,
+        }
     }
 
     fn place(&self, priority: u8, sequence: u64) -> u64 {
@@ -35,8 +46,27 @@ impl Backlog {
         }
     }
 
+    /// Puts a message ahead of all others, behind those that were put there before.
+    pub(super) fn insert_first(&mut self, priority: u8, sequence: u64) {
+        self.remove(priority, sequence);
+        self.first.insert(self.next_turn, (priority, sequence));
+        self.turns.insert(sequence, self.next_turn);
+        self.next_turn += 1;
+        if let Some(length) = self.lengths.get_mut(usize::from(priority)) {
+            *length += 1;
+        }
+    }
+
+    /// Whether there are messages that are ahead of all others.
+    pub(super) fn has_first(&self) -> bool {
+        !self.first.is_empty()
+    }
+
     pub(super) fn remove(&mut self, priority: u8, sequence: u64) {
-        let was_there = self.places.remove(&self.place(priority, sequence));
+        let was_there = match self.turns.remove(&sequence) {
+            Some(turn) => self.first.remove(&turn).is_some(),
+            None => self.places.remove(&self.place(priority, sequence)),
+        };
         if let Some(length) = self.lengths.get_mut(usize::from(priority)) {
             *length -= usize::from(was_there);
         }
@@ -44,17 +74,25 @@ impl Backlog {
 
     /// Priority and sequence of the first.
     pub(super) fn first(&self) -> Option<(u8, u64)> {
+        if let Some((_, first)) = self.first.first_key_value() {
+            return Some(*first);
+        }
         let place = self.places.first()?;
         let below = u8::try_from(place >> SEQUENCE_BITS).unwrap_or(self.highest);
         Some((self.highest.saturating_sub(below), place & SEQUENCE_MASK))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.places.len() + self.first.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.places.is_empty() && self.first.is_empty()
+    }
+
+    /// The sequences, in no order.
+    pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
+        self.turns.keys().copied().chain(self.places.iter().map(|place| place & SEQUENCE_MASK))
     }
 
     /// How many there are of this priority.
@@ -65,7 +103,9 @@ impl Backlog {
     /// Empties it; gives the sequences in their order.
     pub(super) fn take(&mut self) -> impl Iterator<Item = u64> + use<> {
         self.lengths.fill(0);
-        std::mem::take(&mut self.places).into_iter().map(|place| place & SEQUENCE_MASK)
+        self.turns.clear();
+        let first = std::mem::take(&mut self.first).into_values().map(|(_, sequence)| sequence);
+        first.chain(std::mem::take(&mut self.places).into_iter().map(|place| place & SEQUENCE_MASK))
     }
 }
 
@@ -74,6 +114,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_put_first_stays_in_the_order_of_its_return() {
+        let mut backlog = Backlog::new(0);
+        [1, 2, 3, 4].into_iter().for_each(|sequence| backlog.insert(0, sequence));
+        [3, 1].into_iter().for_each(|sequence| backlog.insert_first(0, sequence));
+        assert_eq!((backlog.first(), backlog.len(), backlog.len_of(0)), (Some((0, 3)), 4, 4));
+        backlog.remove(0, 3);
+        assert_eq!((backlog.first(), backlog.len()), (Some((0, 1)), 3));
+        backlog.insert_first(0, 3);
+        assert_eq!(backlog.take().collect::<Vec<_>>(), [1, 3, 2, 4]);
+        assert!(backlog.is_empty() && !backlog.has_first() && backlog.len_of(0) == 0);
+    }
 
     proptest! {
         #[test]

@@ -18,6 +18,8 @@ use crate::mapping::properties;
 use crate::model::dead_letter::Reason;
 
 const GET_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a consumer's word that it is ready may be on its way here: in RabbitMQ it would be there.
+const UNDER_WAY_NS: u64 = 3_000_000;
 /// How often it is looked whether dead letters that are under way have come.
 const ARRIVAL: Duration = Duration::from_millis(1);
 
@@ -38,9 +40,9 @@ impl Pump {
             if now_ns() < at || self.dying.is_full() {
                 return;
             }
-            // A time to live of 0 still reaches a consumer that is ready when the message comes.
+            // A time to live of 0 still reaches a consumer that was ready when the message came.
             let is_at_once = held.stored_ns == at && !held.redelivered;
-            if is_at_once && self.consumers.is_ready() {
+            if is_at_once && self.ready_since_ns.is_some_and(|since| since <= at.saturating_add(UNDER_WAY_NS)) {
                 return;
             }
             self.bury(sequence, Reason::Expired).await;
@@ -62,12 +64,12 @@ impl Pump {
 
     pub(super) async fn get(&mut self, link: u64, channel: ChannelId, base: u64) -> Result<Option<Got>, AmqpError> {
         self.trim().await?;
-        let Some((sequence, left)) = self.bring_head().await? else { return Ok(None) };
-        let Some(delivery) = self.hand(sequence, link, channel, base) else { return Ok(None) };
+        let Some((sequence, left)) = self.bring_head(true).await? else { return Ok(None) };
+        let Some(delivery) = self.hand(sequence, link, channel, base, true) else { return Ok(None) };
         let mut pending = left;
         if self.watches_expiry && !self.has_priorities() {
             // What has expired behind it is not counted any more.
-            self.bring_head().await?;
+            self.bring_head(true).await?;
             pending = None;
         }
         // Of a message that was here already, the server has not said how many are behind it; and what it says may for an
@@ -82,8 +84,8 @@ impl Pump {
     }
 
     /// Brings the head of the queue into the backlog, unless it is there; gives its sequence, and how many messages the
-    /// server has left, if it has just said so. `None` when the queue is empty.
-    pub(super) async fn bring_head(&mut self) -> Result<Option<(u64, Option<u64>)>, AmqpError> {
+    /// server has left, if it has just said so. `None` when the queue is empty. `expires`: what has expired goes.
+    pub(super) async fn bring_head(&mut self, expires: bool) -> Result<Option<(u64, Option<u64>)>, AmqpError> {
         let start = Instant::now();
         let mut linger = false;
         let mut pending = None;
@@ -91,9 +93,11 @@ impl Pump {
         let mut empty = 0;
         self.open_levels().await?;
         loop {
-            self.drop_expired().await;
-            if self.is_clogged() {
-                return Ok(None);
+            if expires {
+                self.drop_expired().await;
+                if self.is_clogged() {
+                    return Ok(None);
+                }
             }
             if self.is_remembered() {
                 return Ok(self.backlog.first().map(|(_, sequence)| (sequence, Some(0))));
@@ -305,7 +309,7 @@ impl Pump {
             self.held.clear();
             drop(self.backlog.take());
             let mut again = 0;
-            for ((priority, stored), level) in (0..).zip(stored).zip(&mut self.levels) {
+            for ((priority, stored), level) in (0..=u8::MAX).zip(stored).zip(&mut self.levels) {
                 level.stale = 0;
                 again += std::mem::take(&mut level.owed).len() as u64;
                 level.left = Some(0);
@@ -352,7 +356,7 @@ impl Pump {
     }
 }
 
-fn now_ns() -> u64 {
+pub(super) fn now_ns() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -65,7 +65,7 @@ impl Pump {
             consumer.credit -= 1;
             let NewConsumer { id, link, channel, base, tag, .. } = &consumer.new;
             let (id, link, channel, base, tag) = (*id, *link, *channel, *base, tag.clone());
-            let Some(delivery) = self.hand(sequence, link, channel, base) else { return };
+            let Some(delivery) = self.hand(sequence, link, channel, base, false) else { return };
             let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
             let Some(consumer) = self.consumers.get_mut(id) else { return };
             match consumer.new.events.try_send(event) {
@@ -81,8 +81,15 @@ impl Pump {
         }
     }
 
-    /// Takes a message out of the backlog, for a channel.
-    pub(super) fn hand(&mut self, sequence: u64, link: u64, channel: ChannelId, base: u64) -> Option<Delivery> {
+    /// Takes a message out of the backlog, for a channel: got by it, or else delivered to its consumer.
+    pub(super) fn hand(
+        &mut self,
+        sequence: u64,
+        link: u64,
+        channel: ChannelId,
+        base: u64,
+        is_got: bool,
+    ) -> Option<Delivery> {
         self.count_out(sequence);
         let returns = if self.counts_returns { self.returns_of(sequence) } else { 0 };
         let held = self.held.get_mut(&sequence)?;
@@ -91,7 +98,8 @@ impl Pump {
         let level = &mut self.levels[usize::from(held.priority)];
         level.highest = level.highest.max(sequence);
         let mut message = message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name());
-        if self.counts_returns {
+        // As RabbitMQ: a consumer is not told that there were none.
+        if self.counts_returns && (is_got || returns > 0) {
             message.properties = with_delivery_count(&message.properties, returns);
         }
         let id = DeliveryId(base | (sequence & SEQUENCE_MASK));
@@ -123,6 +131,7 @@ impl Pump {
                 _ => None,
             }));
         });
+        self.count_credit();
         unsent.into_iter().for_each(|sequence| self.put_back(sequence, false));
         self.queue.set_consumers(self.consumers.len());
         LastGone(before > self.consumers.len() && self.consumers.is_empty())

@@ -107,7 +107,7 @@ impl Pump {
     /// The sequence of the queue's first ready message; nothing while it is not here or not known to be the first.
     pub(super) fn head(&mut self) -> Option<u64> {
         let (priority, sequence) = self.backlog.first()?;
-        if self.has_priorities() && (usize::from(priority) + 1..self.levels.len()).any(|higher| !self.has_all(higher)) {
+        if self.has_priorities() && !self.is_certain(priority, sequence) {
             if self.watches_expiry || self.consumers.is_ready() {
                 self.unsure_at.get_or_insert_with(|| Instant::now() + UNSURE);
             }
@@ -115,6 +115,18 @@ impl Pump {
         }
         self.unsure_at = None;
         Some(sequence)
+    }
+
+    /// Whether nothing of a higher priority is ahead of a message that is here.
+    fn is_certain(&self, priority: u8, sequence: u64) -> bool {
+        // It may have overtaken the confirms of those that were stored before it.
+        if sequence > self.certain {
+            self.queue.levels.await_confirm();
+            if sequence > self.queue.levels.last_stored_of_all() {
+                return false;
+            }
+        }
+        (usize::from(priority) + 1..self.levels.len()).all(|higher| self.has_all(higher))
     }
 
     /// Whether everything that is stored has come.
@@ -190,6 +202,7 @@ impl Pump {
     /// Asks the server about priorities of which something has not come.
     pub(super) async fn look_again(&mut self) {
         self.unsure_at = None;
+        self.certain = self.newest.0;
         for at in 1..self.levels.len() {
             if self.has_all(at) {
                 continue;

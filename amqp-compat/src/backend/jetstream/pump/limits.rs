@@ -3,10 +3,11 @@
 use smallvec::SmallVec;
 
 use super::super::ack;
+use super::contents::now_ns;
 use super::{BATCH, Pump};
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::dead_letter::Reason;
-use crate::model::queue::Overflow;
+use crate::model::queue::{Overflow, QueueKind};
 
 /// How much of the head of a queue is kept here, so that it can be dropped without asking for it.
 pub(super) const HEADS: u64 = 64;
@@ -30,14 +31,18 @@ impl Pump {
         }
     }
 
-    /// Says how many messages consumers are about to take: those do not count.
-    pub(super) fn count_credit(&self) {
+    /// Notes how many messages consumers are about to take: those do not count.
+    pub(super) fn count_credit(&mut self) {
+        match self.consumers.is_ready() {
+            true => drop(self.ready_since_ns.get_or_insert_with(now_ns)),
+            false => self.ready_since_ns = None,
+        }
         if let Some(mut ready) = self.queue.ready() {
             ready.set_credit(self.consumers.room());
         }
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.limits_head && self.queue.ready().is_some_and(|ready| ready.is_over())
     }
 
@@ -45,7 +50,7 @@ impl Pump {
     pub(super) async fn trim(&mut self) -> Result<(), AmqpError> {
         while self.is_over() {
             let stored = self.queue.levels.last_stored_of_all();
-            let Some((sequence, _)) = self.bring_head().await? else {
+            let Some((sequence, _)) = self.bring_head(false).await? else {
                 // Somebody has taken them past the gateway.
                 if let Some(mut ready) = self.queue.ready() {
                     ready.clear_to(stored);
@@ -57,6 +62,23 @@ impl Pump {
             }
         }
         Ok(())
+    }
+
+    /// A message that comes back counts, also where a consumer would take it at once; so in classic queues.
+    pub(super) async fn trim_returned(&mut self) {
+        if !self.limits_head || !self.consumers.is_ready() || self.queue.definition.settings.kind == QueueKind::Quorum {
+            return;
+        }
+        loop {
+            let sizes =
+                self.backlog.sequences().filter_map(|at| self.held.get(&at)).map(|held| held.payload.len() as u64);
+            let (length, bytes) = sizes.fold((0, 0), |(length, bytes), size| (length + 1, bytes + size));
+            let Some((_, head)) = self.backlog.first() else { return };
+            if !self.queue.ready().is_some_and(|ready| ready.is_too_much(length, bytes)) {
+                return;
+            }
+            self.bury(head, Reason::MaxLength).await;
+        }
     }
 
     /// [`Self::trim`] where nobody waits for it; it is tried again at the next turn.

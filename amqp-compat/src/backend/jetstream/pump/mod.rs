@@ -115,6 +115,8 @@ struct Pump {
     backlog: Backlog,
     /// By priority.
     levels: SmallVec<[Level; 1]>,
+    /// Up to which sequence no confirm is waited for any more: what is there was stored past this gateway.
+    certain: u64,
     /// When the server is asked about priorities that hold up lower ones.
     unsure_at: Option<Instant>,
     /// Given back to the server although no client had seen them: they are not "redelivered" when they come again.
@@ -141,6 +143,8 @@ struct Pump {
     learns: bool,
     /// Whether deliveries say how often the message came back: a quorum queue's do.
     counts_returns: bool,
+    /// Since when a consumer has had credit for what comes, in nanoseconds since 1970.
+    ready_since_ns: Option<u64>,
     /// How often messages came back, of a queue that counts it.
     returns: BTreeMap<u64, u32>,
     dying: Dying,
@@ -163,9 +167,11 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         limits_head: settings.has_length_limit() && settings.overflow == Overflow::DropHead,
         learns: false,
         counts_returns: settings.kind == QueueKind::Quorum,
+        ready_since_ns: None,
         returns: BTreeMap::new(),
         dying: Dying::default(),
         levels: (0..=highest).map(|priority| Level::new(&queue, priority)).collect(),
+        certain: 0,
         unsure_at: None,
         queue,
         commands,
@@ -279,8 +285,12 @@ impl Pump {
                 let _ = answer.send(self.consume(consumer));
             }
             PumpCommand::Work { settled, credit } => {
+                let comes_back = settled.iter().any(|(_, outcome)| *outcome == Outcome::Requeue);
                 for (sequence, outcome) in settled {
                     self.settle(sequence, outcome).await;
+                }
+                if comes_back {
+                    self.trim_returned().await;
                 }
                 let is_short = !self.backlog.is_empty() || !self.has_all_of_all();
                 if self.limits_head && !credit.is_empty() {
@@ -298,6 +308,7 @@ impl Pump {
             }
             PumpCommand::Release { link, channel, answer } => {
                 let last = self.release(link, channel);
+                self.trim_returned().await;
                 let _ = answer.send(last);
             }
             PumpCommand::Get { link, channel, base, answer } => {
@@ -376,7 +387,10 @@ impl Pump {
         if let Some(held) = self.held.get_mut(&sequence) {
             held.by = None;
             held.redelivered |= was_seen;
-            self.backlog.insert(held.priority, sequence);
+            match was_seen && self.queue.settings().returns_first() {
+                true => self.backlog.insert_first(held.priority, sequence),
+                false => self.backlog.insert(held.priority, sequence),
+            }
             self.count_in(sequence, false);
         }
     }

@@ -45,7 +45,8 @@ impl Pump {
 
     /// Takes in one message of the inbox, and hands out what can be.
     pub(super) async fn receive(&mut self, message: NatsMessage) {
-        if self.take_in(message).await.is_some() {
+        // What a limit takes from the head has not expired: `serve` comes next.
+        if self.take_in(message).await.is_some() && !self.is_over() {
             self.drop_expired().await;
             self.hand_out();
         }
@@ -150,10 +151,10 @@ impl Pump {
         if self.stopped || self.recover_at.is_some() {
             return;
         }
-        self.drop_expired().await;
         if self.limits_head {
             self.trim_or_log().await;
         }
+        self.drop_expired().await;
         self.hand_out();
         if self.is_remembered() {
             return;
@@ -169,6 +170,7 @@ impl Pump {
         let taken = |(priority, level): (u8, &Level)| level.pulls.outstanding() + self.backlog.len_of(priority);
         if self.consumers.is_empty()
             && !self.is_held_by_clients()
+            && !self.backlog.has_first()
             && self.levels.iter().all(|level| level.again() == 0)
             && self.open().any(|level| taken(level) > head)
         {
