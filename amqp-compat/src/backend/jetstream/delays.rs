@@ -75,7 +75,7 @@ pub(crate) fn through(exchanges: &[Arc<str>], published_to: &str) -> Option<Stri
     if matches!(exchanges, [only] if **only == *published_to) || exchanges.is_empty() {
         return None;
     }
-    let names: Vec<AMQPValue> = exchanges.iter().map(|name| AMQPValue::LongString((&**name).into())).collect();
+    let names: Vec<AMQPValue> = exchanges.iter().map(|name| AMQPValue::LongString(name.as_bytes().into())).collect();
     let mut listed = FieldTable::default();
     listed.insert("by".into(), AMQPValue::FieldArray(names.into()));
     Some(table::to_base64(&listed))
@@ -125,6 +125,8 @@ struct Delays {
 impl Delays {
     async fn run(mut self) -> Result<(), AmqpError> {
         let bridge = self.queue.bridge.clone();
+        let mut connection = bridge.connection();
+        let connects = connection.borrow_and_update().connects;
         let mut stream = bridge.jetstream().get_stream(&self.queue.stream).await.map_err(failed)?;
         let config = OrderedConfig { headers_only: true, ..OrderedConfig::default() };
         let consumer = stream.create_consumer(config).await.map_err(failed)?;
@@ -134,7 +136,6 @@ impl Delays {
         let (inbox, mut confirms) = ConfirmInbox::open(bridge.client()).await.map_err(failed)?;
         let mut publisher = Publisher::new(inbox, self.queue.config.clone());
         let mut confirmed: Vec<Confirm> = Vec::with_capacity(BATCH);
-        let mut connection = bridge.connection();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -159,8 +160,12 @@ impl Delays {
                 }
                 changed = connection.changed() => {
                     changed.map_err(failed)?;
-                    let is_back = connection.borrow_and_update().connected;
-                    if is_back { publisher.resend(true, Instant::now()).await } else { Vec::new() }
+                    if connection.borrow_and_update().connects > connects {
+                        // A server that was restarted has forgotten who reads the stream. What was sent and is not confirmed
+                        // is sent again from the start, with its id.
+                        return Ok(());
+                    }
+                    continue;
                 }
                 _ = tick.tick() => {
                     if self.topology.strong_count() == 0 || self.queue.config.is_overtaken() {
