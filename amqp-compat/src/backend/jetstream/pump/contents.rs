@@ -150,7 +150,9 @@ impl Pump {
             let stored = self.queue.levels.last_stored(asked);
             let level = self.level(asked);
             let (seen, outstanding) = (level.seen, level.pulls.outstanding());
-            if linger || stored <= seen.max(self.queue.levels.drained(asked)) {
+            // What was taken back has been seen, and is there all the same: the consumer that was made anew said so.
+            let has_none = level.left.is_none_or(|left| left == 0);
+            if linger || (has_none && stored <= seen.max(self.queue.levels.drained(asked))) {
                 self.queue.levels.set_drained(asked, stored);
                 self.level(asked).left = Some(0);
                 empty += 1;
