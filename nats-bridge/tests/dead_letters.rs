@@ -2,25 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod orders;
+
 use std::time::Duration;
 
 use nats_bridge::dead_letter::{Filter, GroupBy, Letter, Redrive};
-use nats_bridge::{
-    Bridge, ConsumeConfig, Consumer, ErrorKind, Failure, Message, Retention, RetryPolicy, Settled, StreamSpec,
-};
+use nats_bridge::{Bridge, ConsumeConfig, Consumer, ErrorKind, Failure, Message, RetryPolicy, Settled, StreamSpec};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 
-async fn bridge(server: &NatsServer) -> Bridge {
-    let bridge = Bridge::connect(server.url()).await.unwrap();
-    let orders = StreamSpec {
-        retention: Retention::WorkQueue,
-        max_bytes: Some(1 << 26),
-        ..StreamSpec::new("ORDERS", ["orders.>"])
-    };
-    bridge.ensure_stream(&orders).await.unwrap();
-    bridge
-}
+use orders::bridge;
 
 async fn consumer(bridge: &Bridge) -> Consumer {
     let retry =

@@ -2,27 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod orders;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nats_bridge::{
-    Bridge, ConsumeConfig, Failure, Message, PublishConfig, Received, Retention, RetryPolicy, StreamSpec, dead_letter,
-};
+use nats_bridge::{Bridge, ConsumeConfig, Failure, Message, PublishConfig, Received, RetryPolicy, dead_letter};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 
-async fn bridge(server: &NatsServer) -> Bridge {
-    let bridge = Bridge::connect(server.url()).await.unwrap();
-    let orders = StreamSpec {
-        retention: Retention::WorkQueue,
-        max_bytes: Some(1 << 26),
-        ..StreamSpec::new("ORDERS", ["orders.>"])
-    };
-    bridge.ensure_stream(&orders).await.unwrap();
-    bridge
-}
+use orders::bridge;
 
 fn config() -> ConsumeConfig {
     let retry =

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod orders;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,20 +14,11 @@ use futures::StreamExt;
 use nats_bridge::dead_letter::Filter;
 use nats_bridge::health::{HealthCheck, Required};
 use nats_bridge::ledger::Begun;
-use nats_bridge::{Bridge, ConsumeConfig, ErrorKind, Message, Retention, RetryPolicy, StreamSpec, TraceContext};
+use nats_bridge::{Bridge, ConsumeConfig, ErrorKind, Message, RetryPolicy, TraceContext};
 use test_support::eventually::{eventually_some, eventually_true};
 use test_support::nats::NatsServer;
 
-async fn bridge(server: &NatsServer) -> Bridge {
-    let bridge = Bridge::connect(server.url()).await.unwrap();
-    let orders = StreamSpec {
-        retention: Retention::WorkQueue,
-        max_bytes: Some(1 << 26),
-        ..StreamSpec::new("ORDERS", ["orders.>"])
-    };
-    bridge.ensure_stream(&orders).await.unwrap();
-    bridge
-}
+use orders::bridge;
 
 fn billing() -> ConsumeConfig {
     let retry = RetryPolicy { attempts: 1, ..RetryPolicy::default() };

@@ -8,3 +8,4 @@ pub mod fault_proxy;
 pub mod nats;
 pub mod rabbit;
 pub mod random;
+mod signal;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::signal::{freeze, signal};
+
 /// A running nats-server. Dropping it stops the process and removes its directory (unless the directory was given).
 pub struct NatsServer {
     plan: Builder,
@@ -151,20 +153,7 @@ impl NatsServer {
 
     /// Freezes the process (SIGSTOP): connections stay open and nothing answers.
     pub fn pause(&self) {
-        signal(self.pid(), "STOP");
-        // The signal is taken in by one thread after another.
-        let is_stopped = |task: &std::path::Path| {
-            let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
-            stat.rsplit(')').next().is_none_or(|rest| rest.trim_start().starts_with(['T', 't']) || rest.is_empty())
-        };
-        let tasks = format!("/proc/{}/task", self.pid());
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while let Ok(tasks) = std::fs::read_dir(&tasks)
-            && !tasks.flatten().all(|task| is_stopped(&task.path()))
-            && Instant::now() < deadline
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        freeze(self.pid());
     }
 
     /// Lets a frozen process go on (SIGCONT).
@@ -329,11 +318,6 @@ fn http_get(port: u16, path: &str) -> io::Result<String> {
         Some("200") => Ok(body.to_owned()),
         _ => Err(io::Error::other(head.lines().next().unwrap_or_default().to_owned())),
     }
-}
-
-// The standard library sends SIGKILL only; `kill` is on every Unix.
-fn signal(pid: u32, name: &str) {
-    let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
 #[cfg(test)]

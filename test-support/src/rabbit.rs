@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::signal::{freeze, signal};
+
 /// A running RabbitMQ node with the plugins for management and consistent hashing, and the user `guest` / `guest`.
 ///
 /// It takes 5 to 10 s to start: give a suite one node ([`RabbitMq::shared`]) and each test a vhost
@@ -189,7 +191,7 @@ impl RabbitMq {
 
     /// Freezes the node (SIGSTOP): connections stay open and nothing answers.
     pub fn pause(&self) {
-        signal(self.pid(), "STOP");
+        freeze(self.pid());
     }
 
     /// Lets a frozen node go on (SIGCONT).
@@ -519,11 +521,6 @@ fn connect(port: u16, timeout: Duration) -> io::Result<TcpStream> {
     socket.set_read_timeout(Some(timeout))?;
     socket.set_write_timeout(Some(timeout))?;
     Ok(socket)
-}
-
-// The standard library sends SIGKILL only; `kill` is on every Unix.
-fn signal(pid: u32, name: &str) {
-    let _ = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -138,6 +139,12 @@ impl Memory {
     pub(crate) async fn wait(&self) {
         self.stored.notified().await;
     }
+}
+
+/// The time by the system's clock, in nanoseconds since 1970, as JetStream gives it to what it stores.
+pub(crate) fn now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn length(values: &[async_nats::HeaderValue]) -> usize {

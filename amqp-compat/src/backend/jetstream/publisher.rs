@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use nats_bridge::publish::{Confirm, ConfirmInbox};
@@ -10,6 +10,7 @@ use nats_bridge::{ErrorKind, publish::Rejection};
 use smallvec::SmallVec;
 
 use super::config::JetStreamConfig;
+use super::memory::now_ns;
 use super::message::{self, MSG_ID};
 use super::queue::Queue;
 use crate::backend::{ChannelId, Message, PublishOutcome};
@@ -105,9 +106,7 @@ impl Outstanding {
         let Message { properties, body, .. } = &self.message;
         let headers = self.headers(queue);
         let headers = (!headers.is_empty()).then_some(headers);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let stored = memory.store(headers, body, queue.levels.of(properties), now_ns);
+        let stored = memory.store(headers, body, queue.levels.of(properties), now_ns());
         queue.ended(properties, body.len(), stored);
         if stored.is_none() {
             tracing::warn!(queue = queue.name(), "the memory for exclusive queues is used up; a publish is refused");

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use super::api;
 use super::config::JetStreamConfig;
 use super::delays;
+use super::memory::now_ns;
 use super::pump::Cancelled;
 use super::queue::{Counts, META_LIFETIME, META_QUEUE, META_VHOST, Queue};
 use super::store::Store;
@@ -265,10 +266,7 @@ impl VhostRuntime {
     fn stream_for(&self, queue: &str) -> String {
         let deleted = self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match deleted.get(queue) {
-            Some(at) if at.elapsed() < REUSE_AFTER => {
-                let number = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                name::next_stream(&self.name, queue, u64::try_from(number.as_nanos()).unwrap_or_default())
-            }
+            Some(at) if at.elapsed() < REUSE_AFTER => name::next_stream(&self.name, queue, now_ns()),
             _ => name::stream(&self.name, queue),
         }
     }

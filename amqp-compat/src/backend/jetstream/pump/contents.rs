@@ -7,6 +7,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use serde_json::json;
 use smallvec::SmallVec;
 
+use super::super::memory::now_ns;
 use super::super::queue::{Counts, Pending, gone};
 use super::super::{ack, api};
 use super::level::Level;
@@ -356,9 +357,4 @@ impl Pump {
             }
         }
     }
-}
-
-pub(super) fn now_ns() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::super::ack;
-use super::contents::now_ns;
+use super::super::memory::now_ns;
 use super::{BATCH, Pump};
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::dead_letter::Reason;

@@ -322,25 +322,21 @@ impl Pump {
         if !error.not_found() || self.queue.is_going() {
             return;
         }
-        if !self.queue.is_in_memory() {
-            match self.queue.stream_info().await {
-                Err(error) if error.not_found() => {
-                    tracing::error!(
-                        queue = self.queue.name(),
-                        "the stream of a queue is gone; its consumers are cancelled"
-                    );
-                    self.cancel_all();
-                    self.stopped = true;
-                    return;
+        match self.queue.stream_info().await {
+            Err(error) if error.not_found() => {}
+            // Its consumer alone is gone; what was settled and seen of the messages is true still.
+            _ => {
+                if let Err(error) = self.queue.create_consumer(0).await {
+                    tracing::warn!(queue = self.queue.name(), %error, "cannot make a queue's consumer again yet");
                 }
-                // Its consumer alone is gone; what was settled and seen of the messages is true still.
-                _ => {
-                    if let Err(error) = self.queue.ensure().await {
-                        tracing::warn!(queue = self.queue.name(), %error, "cannot make a queue's consumer again yet");
-                    }
-                    return;
-                }
+                return;
             }
+        }
+        if !self.queue.is_in_memory() {
+            tracing::error!(queue = self.queue.name(), "the stream of a queue is gone; its consumers are cancelled");
+            self.cancel_all();
+            self.stopped = true;
+            return;
         }
         // A transient queue does not survive its server; it goes on empty, as after a restart of RabbitMQ.
         if let Err(error) = self.queue.ensure().await {
