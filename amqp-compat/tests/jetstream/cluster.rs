@@ -8,6 +8,7 @@ use amqp_compat::backend::{Event, Outcome, PublishOutcome, QueueDeclare};
 use nats_bridge::Bridge;
 use serde_json::Value;
 use test_support::cluster::NatsCluster;
+use test_support::eventually::eventually_some;
 
 use crate::client::{CAP, Client, body, queue, table, text};
 
@@ -71,7 +72,8 @@ async fn a_server_of_three_is_killed_and_nothing_confirmed_is_lost_or_overtaken_
         // The one that leads is killed under load, and comes back before the next one goes.
         if killed.len() < 2 && delivered.len() as u64 > TOTAL * 2 / 3 * (killed.len() as u64 + 1) {
             let leads = ["agreed", "copied"][killed.len()];
-            let node = leader_of(&cluster, leads).expect("a leader");
+            // Between two leaders there is none.
+            let node = eventually_some("a leader", || async { leader_of(&cluster, leads) }).await;
             cluster.node_mut(node).kill_9();
             cluster.wait_for_leader();
             if killed.is_empty() {

@@ -127,6 +127,16 @@ impl Pump {
                     continue;
                 }
             }
+            let is_open = self.level(asked).pulls.outstanding() > 0;
+            if !linger && (is_open || self.parks_pulls()) && self.has_nothing_left(asked).await {
+                empty += 1;
+                continue;
+            }
+            if !linger && is_open {
+                // The open pull gets what there is; one beside it would have to wait behind it.
+                linger = !self.arrives().await;
+                continue;
+            }
             let Some(message) = self.pull_some(asked, 1, linger).await?.pop() else { continue };
             // What the server sent to an open pull before this answer is here by now, and comes first.
             self.take_arrived().await;
@@ -146,34 +156,29 @@ impl Pump {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            // The server answers "empty" from counters that trail a confirm by some microseconds; or an open pull of a
-            // consumer that went has got the message.
-            let stored = self.queue.levels.last_stored(asked);
-            let level = self.level(asked);
-            let (seen, outstanding) = (level.seen, level.pulls.outstanding());
-            // What was taken back has been seen, and is there all the same: the consumer that was made anew said so.
-            let has_none = level.left.is_none_or(|left| left == 0);
-            if linger || (has_none && stored <= seen.max(self.queue.levels.drained(asked))) {
+            // The server answers "empty" from counters that trail a confirm by some microseconds.
+            if linger || self.has_all_that_is_known(asked) {
+                let stored = self.queue.levels.last_stored(asked);
                 self.queue.levels.set_drained(asked, stored);
                 self.level(asked).left = Some(0);
                 empty += 1;
                 linger = false;
                 continue;
             }
-            if outstanding == 0 {
-                linger = true;
-                continue;
-            }
-            let mut messages = Vec::new();
-            match tokio::time::timeout(LINGER, next_messages(&mut self.subscriber, &mut messages)).await {
-                Ok(_) => {
-                    for message in messages {
-                        self.receive(message).await;
-                    }
-                }
-                Err(_) => linger = true,
-            }
+            // Or an open pull of a consumer that went has got the message.
+            linger = self.level(asked).pulls.outstanding() == 0 || !self.arrives().await;
         }
+    }
+
+    /// Waits for what is on its way to open pulls, and takes it in; whether anything came.
+    async fn arrives(&mut self) -> bool {
+        let mut messages = Vec::new();
+        let next = next_messages(&mut self.subscriber, &mut messages);
+        let came = tokio::time::timeout(LINGER, next).await.unwrap_or(false);
+        for message in messages {
+            self.receive(message).await;
+        }
+        came
     }
 
     /// Takes in what open pulls have brought and nobody has looked at yet.
@@ -181,6 +186,34 @@ impl Pump {
         while let Some(message) = self.subscriber.as_mut().and_then(|open| open.next().now_or_never().flatten()) {
             self.receive(message).await;
         }
+    }
+
+    /// Whether every message of a priority has come that is known to be stored.
+    fn has_all_that_is_known(&mut self, priority: u8) -> bool {
+        let stored = self.queue.levels.last_stored(priority);
+        let drained = self.queue.levels.drained(priority);
+        let level = self.level(priority);
+        // What was taken back has been seen, and is there all the same: the consumer that was made anew said so.
+        level.left.is_none_or(|left| left == 0) && stored <= level.seen.max(drained)
+    }
+
+    /// Whether the server says, without being asked for a message, that none of a priority is left.
+    async fn has_nothing_left(&mut self, priority: u8) -> bool {
+        if !self.has_all_that_is_known(priority) {
+            return false;
+        }
+        // Whoever asks for the state makes the server count anew.
+        let Ok(info) = self.queue.consumer_info(priority).await else { return false };
+        let number = |value: &serde_json::Value| value.as_u64().unwrap_or(u64::MAX);
+        let is_sent = number(&info["delivered"]["consumer_seq"]) <= self.level(priority).received;
+        is_sent && number(&info["num_pending"]) == 0
+    }
+
+    /// Whether the server may leave a pull without an answer, when it has counted a message that is not there.
+    ///
+    /// nats-server 2.14 was the first that answers "no messages" at the end of the stream, whatever its count says.
+    fn parks_pulls(&self) -> bool {
+        !self.queue.bridge.client().is_server_compatible(2, 14, 0)
     }
 
     /// Asks for up to `batch` messages of a priority and waits until they are there or the server says that there are no
