@@ -48,7 +48,7 @@ impl Bridge {
     /// - `Config`: a URL, certificate or credential cannot be read.
     /// - `Unreachable`: no server answered, or it refuses TLS.
     /// - `Denied`: the login was refused.
-    /// - `Unsupported`: JetStream is not enabled for this account, or the server is older than 2.10.
+    /// - `Unsupported`: JetStream is not enabled for this account, or the server is older than 2.10.26.
     pub async fn connect_with(config: Config) -> Result<Bridge> {
         if let Some(region) = &config.region
             && (region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
@@ -298,8 +298,9 @@ async fn read_api_level(client: &Client, timeout: Duration) -> Result<u32> {
     let version = client.server_info().version;
     let unsupported =
         |why: String| Error::new(ErrorKind::Unsupported).with("server_version", &version).with("why", why);
-    if !client.is_server_compatible(2, 10, 0) {
-        return Err(unsupported("2.10 or newer is needed".into()));
+    // 2.10.25 passes over messages of consumers with a filter: they would stay in their stream for ever.
+    if !client.is_server_compatible(2, 10, 26) {
+        return Err(unsupported("2.10.26 or newer is needed".into()));
     }
     let request = async_nats::Request::new().payload(Default::default()).timeout(Some(timeout));
     let answer = client.send_request("$JS.API.INFO", request).await.map_err(|e| match e.kind() {

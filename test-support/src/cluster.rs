@@ -1,10 +1,10 @@
 //! A cluster of three nats-servers with JetStream, for streams with three replicas.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::nats::NatsServer;
+use crate::ports;
 
 /// Three servers on 127.0.0.1 that form one cluster. Dropping it stops them.
 ///
@@ -28,7 +28,8 @@ impl NatsCluster {
     /// # Panics
     /// As [`NatsCluster::start`].
     pub fn start_with(binary: Option<PathBuf>) -> NatsCluster {
-        let routes = free_ports(3);
+        // The routes of all must be known before the first one starts.
+        let routes = ports::free(3).expect("free ports");
         let urls: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let nodes = routes.iter().enumerate().map(|(i, port)| {
             let mut plan = NatsServer::builder().config_line(format!("server_name: n{}", i + 1)).config_line(format!(
@@ -41,7 +42,8 @@ impl NatsCluster {
             plan.start()
         });
         let cluster = NatsCluster { nodes: nodes.collect() };
-        cluster.wait_for_leader();
+        // A server that has not joined when one is killed would not be counted: two of two are no majority of three.
+        cluster.wait_for(|meta| !meta.leader.is_empty() && meta.cluster_size == 3 && meta.replicas.len() == 2);
         cluster
     }
 
@@ -71,34 +73,37 @@ impl NatsCluster {
     /// # Panics
     /// When there is none by then.
     pub fn wait_for_leader(&self) {
+        self.wait_for(|meta| !meta.leader.is_empty() && meta.cluster_size == 3);
+    }
+
+    /// Waits until one of the servers says so of the cluster.
+    fn wait_for(&self, is_so: impl Fn(&Meta) -> bool) {
         let end = Instant::now() + Duration::from_secs(60);
-        while !self.nodes.iter().any(knows_its_leader) {
+        while !self.nodes.iter().filter_map(meta).any(|meta| is_so(&meta)) {
             assert!(Instant::now() < end, "no leader within 60 s:\n{}", self.nodes[0].log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 }
 
-fn knows_its_leader(node: &NatsServer) -> bool {
+/// What a server knows of the cluster; of the others only the leader knows.
+#[derive(serde::Deserialize)]
+struct Meta {
+    #[serde(default)]
+    leader: String,
+    #[serde(default)]
+    cluster_size: usize,
+    #[serde(default)]
+    replicas: Vec<serde_json::Value>,
+}
+
+fn meta(node: &NatsServer) -> Option<Meta> {
     #[derive(serde::Deserialize)]
     struct Jsz {
         meta_cluster: Option<Meta>,
     }
-    #[derive(serde::Deserialize)]
-    struct Meta {
-        #[serde(default)]
-        leader: String,
-        #[serde(default)]
-        cluster_size: usize,
-    }
-    let jsz = node.monitor("/jsz").ok().and_then(|text| serde_json::from_str::<Jsz>(&text).ok());
-    jsz.and_then(|jsz| jsz.meta_cluster).is_some_and(|meta| !meta.leader.is_empty() && meta.cluster_size == 3)
-}
-
-// The routes of all must be known before the first one starts.
-fn free_ports(n: usize) -> Vec<u16> {
-    let bound: Vec<TcpListener> = (0..n).map(|_| TcpListener::bind(("127.0.0.1", 0)).expect("a free port")).collect();
-    bound.iter().map(|listener| listener.local_addr().expect("a bound listener").port()).collect()
+    let jsz = node.monitor("/jsz").ok()?;
+    serde_json::from_str::<Jsz>(&jsz).ok()?.meta_cluster
 }
 
 #[cfg(test)]

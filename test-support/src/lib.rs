@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod eventually;
 pub mod fault_proxy;
 pub mod nats;
+mod ports;
 pub mod rabbit;
 pub mod random;
 mod signal;

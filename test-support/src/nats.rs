@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::ports;
 use crate::signal::{freeze, signal};
 
 /// A running nats-server. Dropping it stops the process and removes its directory (unless the directory was given).
@@ -81,8 +82,9 @@ impl Builder {
                 (temp.path().to_path_buf(), Some(temp))
             }
         };
-        let port = self.port.unwrap_or(0);
-        let mut server = NatsServer { plan: self, child: None, dir, port, monitor_port: 0, starts: 0, _temp: temp };
+        let ports = ports::free(2).map_err(|e| format!("no free ports: {e}"))?;
+        let (port, monitor_port) = (self.port.unwrap_or(ports[0]), ports[1]);
+        let mut server = NatsServer { plan: self, child: None, dir, port, monitor_port, starts: 0, _temp: temp };
         server.spawn()?;
         Ok(server)
     }
@@ -222,12 +224,10 @@ impl NatsServer {
     }
 
     fn write_config(&self, path: &Path, ports_dir: &Path) -> io::Result<()> {
-        // -1 asks the server for a free port; a restart asks for the ones it got.
-        let port = |p: u16| if p == 0 { -1 } else { i32::from(p) };
         let mut text = String::new();
         text.push_str("host: 127.0.0.1\n");
-        text.push_str(&format!("port: {}\n", port(self.port)));
-        text.push_str(&format!("http: \"127.0.0.1:{}\"\n", port(self.monitor_port)));
+        text.push_str(&format!("port: {}\n", self.port));
+        text.push_str(&format!("http: \"127.0.0.1:{}\"\n", self.monitor_port));
         text.push_str(&format!("ports_file_dir: {}\n", quoted(ports_dir)));
         text.push_str(&format!("jetstream {{ store_dir: {} }}\n", quoted(&self.dir.join("store"))));
         for line in &self.plan.lines {

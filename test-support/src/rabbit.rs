@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::ports;
 use crate::signal::{freeze, signal};
 
 /// A running RabbitMQ node with the plugins for management and consistent hashing, and the user `guest` / `guest`.
@@ -223,7 +224,8 @@ impl RabbitMq {
             .prefix("rabbitmq-")
             .tempdir()
             .map_err(|e| format!("cannot create a temporary directory: {e}"))?;
-        let [amqp, management, dist, epmd] = free_ports().map_err(|e| format!("no free ports: {e}"))?;
+        let ports = ports::free(4).map_err(|e| format!("no free ports: {e}"))?;
+        let [amqp, management, dist, epmd] = ports[..] else { return Err("four ports were asked for".into()) };
         let node = format!("t{}x{}@localhost", std::process::id(), STARTS.fetch_add(1, Ordering::Relaxed));
         let ports = Ports { amqp, management, dist, epmd };
         let server = RabbitMq { node, ports, dir, epmd: None, broker: None, vhosts: AtomicU32::new(0) };
@@ -457,18 +459,6 @@ fn find_epmd() -> Result<PathBuf, String> {
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| candidate.is_file())
-}
-
-fn free_ports() -> io::Result<[u16; 4]> {
-    // All are held until all are chosen, so that they differ.
-    let mut held = Vec::new();
-    let mut ports = [0; 4];
-    for port in &mut ports {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
 }
 
 fn encoded(name: &str) -> String {

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use amqp_compat::ReplyCode;
 use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
-use amqp_compat::backend::{Event, Outcome, PublishOutcome, QueueDeclare};
+use amqp_compat::backend::{Event, Outcome, PublishOutcome, QueueDeclare, Topology};
 use nats_bridge::Bridge;
 use serde_json::Value;
 use test_support::cluster::NatsCluster;
 use test_support::eventually::eventually_some;
 
-use crate::client::{CAP, Client, body, queue, table, text};
+use crate::client::{CAP, Client, body, exchange, queue, table, text};
 
 /// How many messages go through each queue.
 const TOTAL: u64 = 2_000;
@@ -117,5 +118,12 @@ async fn a_server_of_three_is_killed_and_nothing_confirmed_is_lost_or_overtaken_
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     // Topology can be changed with two servers of three.
-    client.declare(quorum("another")).await;
+    client.topology(Topology::ExchangeDeclare(exchange("x", "direct"))).await.expect("declared");
+    client.bind("x", "agreed", "k").await;
+    client.store("x", "k", "bound").await;
+    assert_eq!(body(&client.delivery().await), "bound");
+    // A queue with three replicas is not made with fewer because one is down just now.
+    let Err(error) = client.topology(Topology::QueueDeclare(quorum("another"))).await else { return };
+    assert_eq!(error.code, ReplyCode::InternalError);
+    assert!(error.text.contains("queue 'another' in vhost '/' cannot be stored: no suitable peers"), "{error}");
 }

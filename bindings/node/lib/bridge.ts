@@ -52,7 +52,7 @@ export interface Published {
  * ever. An open connection alone does not keep the process running; a call that waits does.
  *
  * Rejects with `config` (a URL, certificate or credential cannot be read), `unreachable`, `denied` or `unsupported`
- * (JetStream is not enabled for this account, or the server is older than 2.10).
+ * (JetStream is not enabled for this account, or the server is older than 2.10.26).
  */
 export async function connect(
   servers: string | readonly string[] = "nats://127.0.0.1:4222",

@@ -51,11 +51,11 @@ pub async fn run(seed: u64, places: Places) -> Result<Figures, Vec<String>> {
 
     let publishing = tokio::spawn(publish(seed, publisher.urls(), record.clone()));
     let workers = || worker(seed, places.clone(), record.clone());
-    // Alone and killed, 2.10 may forget what was delivered and not acked, and never delivers it again.
-    let gently = places.replicas() == 1 && observer.server_version().starts_with("2.10.");
+    // When it is killed, 2.10 may forget what was delivered and not acked, and never delivers it again.
+    let gently = observer.server_version().starts_with("2.10.");
     storm::rage(seed, places.clone(), gently, publisher.clone(), workers, record.clone()).await;
     publishing.await.unwrap();
-    verdict::wait_until_nothing_is_left(&observer).await?;
+    verdict::wait_until_nothing_is_left(&observer, retention).await?;
     verdict::judge(seed, &observer, retention, &record).await
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use nats_bridge::{Bridge, Retention, dead_letter};
+use test_support::eventually::eventually_some;
 
 use crate::record::{Did, Handled, Outcome, Record};
 use crate::run::{ATTEMPTS, Fate, MESSAGES, fate};
@@ -68,12 +70,12 @@ impl Figures {
 }
 
 /// Waits until the consumer has nothing to deliver and nothing un-acked.
-pub async fn wait_until_nothing_is_left(bridge: &Bridge) -> Result<(), Vec<String>> {
+pub async fn wait_until_nothing_is_left(bridge: &Bridge, retention: Retention) -> Result<(), Vec<String>> {
     let end = Instant::now() + Duration::from_secs(60);
     let mut last = String::new();
     let mut calm = 0;
     while Instant::now() < end {
-        match left(bridge).await {
+        match left(bridge, retention).await {
             Ok((0, 0)) => calm += 1,
             Ok((pending, unacked)) => (calm, last) = (0, format!("{pending} pending, {unacked} un-acked")),
             Err(text) => (calm, last) = (0, text),
@@ -87,10 +89,12 @@ pub async fn wait_until_nothing_is_left(bridge: &Bridge) -> Result<(), Vec<Strin
     Err(vec![format!("not everything was handled within a minute of calm weather: {last}")])
 }
 
-async fn left(bridge: &Bridge) -> Result<(u64, usize), String> {
+async fn left(bridge: &Bridge, retention: Retention) -> Result<(u64, usize), String> {
     let stream = bridge.jetstream().get_stream("ORDERS").await.map_err(|e| e.to_string())?;
     let info = stream.consumer_info("billing").await.map_err(|e| e.to_string())?;
-    Ok((info.num_pending, info.num_ack_pending))
+    // A consumer that has just got another leader may not have counted yet; of a work queue the stream knows.
+    let stored = if retention == Retention::WorkQueue { stream.cached_info().state.messages } else { 0 };
+    Ok((info.num_pending.max(stored.saturating_sub(info.num_ack_pending as u64)), info.num_ack_pending))
 }
 
 pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Record) -> Result<Figures, Vec<String>> {
@@ -236,17 +240,23 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
 }
 
 async fn all(bridge: &Bridge, stream: &str) -> Vec<StreamMessage> {
-    let mut stream = bridge.jetstream().get_stream(stream).await.unwrap();
-    let state = stream.info().await.unwrap().state.clone();
+    // A server that was killed may not have caught up, and then does not answer.
+    let stream = eventually_some("the stream", || async { bridge.jetstream().get_stream(stream).await.ok() }).await;
+    let state = &stream.cached_info().state;
     let mut all = Vec::new();
     if state.messages == 0 {
         return all;
     }
     for sequence in state.first_sequence..=state.last_sequence {
-        // Settled messages of a work queue are gone.
-        if let Ok(message) = stream.get_raw_message(sequence).await {
-            all.push(message);
-        }
+        let read = || async {
+            match stream.get_raw_message(sequence).await {
+                Ok(message) => Some(Some(message)),
+                // Settled messages of a work queue are gone.
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Some(None),
+                Err(_) => None,
+            }
+        };
+        all.extend(eventually_some("a stored message", read).await);
     }
     all
 }

@@ -34,7 +34,7 @@ pub(super) fn nats(given: &str, error: &nats_bridge::Error) -> Failure {
             format!("--nats {url}: the login was refused{why}; give it in the URL, as nats://USER:PASSWORD@HOST:PORT")
         }
         NatsError::Unsupported => format!(
-            "--nats {url}: it cannot be used{why}; nats-server 2.10 or newer with JetStream is needed (`nats-server -js`)"
+            "--nats {url}: it cannot be used{why}; nats-server 2.10.26 or newer with JetStream is needed (`nats-server -js`)"
         ),
         NatsError::Config => format!("--nats {url}: not understood{why}; nats://HOST:PORT is expected"),
         _ => format!("--nats {url}: {error}"),

@@ -17,7 +17,7 @@ pub(super) struct Pin {
 
 pub(super) const CURRENT: Pin = Pin { version: "2.15.1", file: "nats-server", requirements: "nats-server.txt" };
 pub(super) const OLDEST: Pin =
-    Pin { version: "2.10.25", file: "nats-server-2.10.25", requirements: "nats-server-oldest.txt" };
+    Pin { version: "2.10.26", file: "nats-server-2.10.26", requirements: "nats-server-oldest.txt" };
 
 pub(super) fn ensure(tools: &mut Tools, pin: &Pin) -> Result<PathBuf, Failure> {
     let program = tools.dir().join(pin.file);

@@ -45,9 +45,14 @@ impl ApiError {
         matches!(self, ApiError::Refused { err_code: 10037 | 10043 | 10057, .. })
     }
 
-    /// Whether the servers cannot hold that many replicas (10074 not clustered, 10005 no suitable peers).
+    /// Whether the servers cannot hold that many replicas (10074 not clustered, 10005 no suitable peers). One that is down
+    /// for now is not too few.
     pub(crate) fn too_few_servers(&self) -> bool {
-        matches!(self, ApiError::Refused { err_code: 10074 | 10005, .. })
+        match self {
+            ApiError::Refused { err_code: 10074, .. } => true,
+            ApiError::Refused { err_code: 10005, text } => !text.contains("offline"),
+            _ => false,
+        }
     }
 }
 

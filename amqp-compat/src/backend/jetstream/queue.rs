@@ -329,7 +329,10 @@ impl Queue {
                 );
                 self.create_stream(self.config.replicas).await?;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let queue = display(&self.vhost, self.name());
+                return Err(AmqpError::new(ReplyCode::InternalError, format!("{queue} cannot be stored: {error}")));
+            }
         }
         if !self.is_log() {
             self.create_consumer(0).await?;

@@ -29,7 +29,7 @@ def connect(servers: str | Sequence[str] = "nats://127.0.0.1:4222", **options: U
         InvalidConfig: a URL, certificate or credential cannot be read.
         Unreachable: no server answered, or it refuses TLS.
         Denied: the login was refused.
-        Unsupported: JetStream is not enabled for this account, or the server is older than 2.10.
+        Unsupported: JetStream is not enabled for this account, or the server is older than 2.10.26.
     """
     return Bridge(NativeBridge.connect(server_list(servers), options))
 

@@ -225,6 +225,7 @@ impl Pump {
         linger: bool,
     ) -> Result<Vec<NatsMessage>, AmqpError> {
         let client = self.queue.bridge.client().clone();
+        let parks = self.parks_pulls();
         let next_subject = self.level(priority).next_subject.clone();
         let (inbox, subscriber) = match &mut self.get_inbox {
             Some(open) => open,
@@ -236,6 +237,8 @@ impl Pump {
         };
         let body = match linger {
             true => format!("{{\"batch\":{batch},\"expires\":{}}}", LINGER.as_nanos()),
+            // It is answered at once, but for a message that was counted and is not there.
+            false if parks => format!("{{\"batch\":{batch},\"no_wait\":true,\"expires\":{}}}", LINGER.as_nanos()),
             // Without `expires` an empty queue answers at once. A request would be parked for ever if
             // `max_ack_pending` could be reached, and it is unlimited here.
             false => format!("{{\"batch\":{batch},\"no_wait\":true}}"),
@@ -372,6 +375,9 @@ impl Pump {
             for sequence in self.backlog.take() {
                 self.settle(sequence, Outcome::Ack).await;
                 purged += 1;
+            }
+            if self.parks_pulls() && self.has_nothing_left(priority).await {
+                return Ok(purged);
             }
             let messages = self.pull_some(priority, BATCH, false).await?;
             if messages.is_empty() {
