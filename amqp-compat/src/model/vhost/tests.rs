@@ -292,7 +292,7 @@ fn invalid_arguments_are_refused_with_rabbitmqs_texts() {
         (
             "x-queue-type",
             long("stream"),
-            "NOT_IMPLEMENTED - type 'stream' of queue 'q' in vhost '/' is not implemented; see docs/mapping.md of nats-bridge",
+            "PRECONDITION_FAILED - invalid property 'non-durable' for queue 'q' in vhost '/'",
         ),
     ] {
         let mut declare = queue_declare("q");
