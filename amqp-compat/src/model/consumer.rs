@@ -31,7 +31,7 @@ impl ConsumerArguments {
             QueueKind::Classic | QueueKind::Quorum => &[OFFSET],
             QueueKind::Stream => &["x-priority", "x-cancel-on-ha-failover"],
         };
-        if let Some(name) = unsuited.iter().find(|name| arguments.contains_key(**name)) {
+        if let Some(name) = unsuited.iter().find(|name| arguments.contains_key(name)) {
             return Err(AmqpError::new(
                 ReplyCode::PreconditionFailed,
                 format!("invalid arg '{name}' for {what} of queue type {}", kind.module()),

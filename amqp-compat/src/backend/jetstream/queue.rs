@@ -13,6 +13,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::api::{self, ApiError};
 use super::config::JetStreamConfig;
+use super::delays;
 use super::levels::Levels;
 use super::log;
 use super::memory::Memory;
@@ -376,6 +377,13 @@ impl Queue {
         Ok(())
     }
 
+    /// Gives the stream the bounds that are in force now.
+    pub(crate) async fn update_stream(&self) -> Result<(), ApiError> {
+        let replicas = self.stream_info().await?["config"]["num_replicas"].as_u64().unwrap_or(1);
+        let config = self.stream_config(usize::try_from(replicas).unwrap_or(1));
+        api::call(&self.bridge, &format!("STREAM.UPDATE.{}", self.stream), &config).await.map(drop)
+    }
+
     /// Makes the consumer of a priority, or finds it there; gives what the server says of it.
     pub(crate) async fn create_consumer(&self, priority: u8) -> Result<Value, ApiError> {
         let name = Self::consumer(priority);
@@ -538,6 +546,7 @@ impl Queue {
     fn replicas(&self) -> usize {
         match (self.is_in_memory(), self.definition.settings.kind) {
             (true, _) => 1,
+            (false, QueueKind::Stream) if delays::is_store(self) => self.config.replicas,
             (false, QueueKind::Quorum | QueueKind::Stream) => self.config.quorum_replicas,
             (false, QueueKind::Classic) => self.config.replicas,
         }
@@ -570,7 +579,7 @@ impl Queue {
             },
         });
         if self.is_log() {
-            let settings = &self.definition.settings;
+            let settings = self.settings();
             config["retention"] = json!("limits");
             config["max_msgs"] = settings.max_length.map_or(json!(-1), |max| json!(max));
             config["max_bytes"] = settings.max_length_bytes.map_or(json!(-1), |max| json!(max));

@@ -165,7 +165,7 @@ impl VhostRuntime {
                     Some(queue) => Ok(queue.clone()),
                     None => return Err(no_queue(&self.name, &given)),
                 },
-                QueuePlan::Create(definition) => Err(definition),
+                QueuePlan::Create(definition) => Err(*definition),
             })
         };
         if let Ok(queue) = find()? {

@@ -39,7 +39,7 @@ impl Vhost {
     fn with_queue(&mut self, declare: QueueDeclare) -> u32 {
         match self.plan_queue_declare(&declare, declare.queue.as_str(), ME).expect("declared") {
             QueuePlan::Exists(slot) => slot,
-            QueuePlan::Create(definition) => self.apply(&Change::PutQueue(definition)).expect("a slot"),
+            QueuePlan::Create(definition) => self.apply(&Change::PutQueue(*definition)).expect("a slot"),
         }
     }
 

@@ -101,6 +101,9 @@ impl Log {
                 let _ = answer.send(gone);
                 return true;
             }
+            PumpCommand::Apply { answer } => {
+                let _ = answer.send(self.queue.update_stream().await.map_err(AmqpError::from));
+            }
             PumpCommand::Learn { answer } => drop(answer.send(Ok(()))),
             PumpCommand::WatchExpiry | PumpCommand::Trim => {}
         }
