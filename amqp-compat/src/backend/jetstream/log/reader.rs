@@ -91,8 +91,8 @@ impl Reader {
                 }
                 let sequence = info.stream_sequence;
                 expected += 1;
-                // The server begins at its end where a consumer wants to begin beyond that.
-                if self.is_before(sequence, info.published.unix_timestamp_nanos()) {
+                // The server begins at its end where a consumer wants to begin beyond that; so does RabbitMQ with a time.
+                if matches!(self.new.offset, Offset::At(offset) if sequence <= offset) {
                     continue;
                 }
                 let event = self.delivery(&message, sequence);
@@ -133,15 +133,6 @@ impl Reader {
         };
         let jetstream = self.queue.bridge.jetstream();
         jetstream.create_consumer_on_stream(config, self.queue.stream.as_str()).await.map_err(failed)
-    }
-
-    /// Whether a message lies before the place where this consumer begins.
-    fn is_before(&self, sequence: u64, stored_ns: i128) -> bool {
-        match self.new.offset {
-            Offset::At(offset) => sequence <= offset,
-            Offset::Since(seconds) => stored_ns < i128::from(seconds) * 1_000_000_000,
-            _ => false,
-        }
     }
 
     fn delivery(&self, message: &Message, sequence: u64) -> Event {
