@@ -123,13 +123,16 @@ async fn readings(client: &Client) -> Vec<Result<Vec<String>, Failure>> {
             Err(failure) => Err(failure),
         });
     }
-    // One begins at the end, and gets what comes then; one waits for an offset that does not come.
-    let (default, beyond) = (client.channel().await, client.channel().await);
+    // One begins at the end, and gets what comes then; so does one at a time that has not come; one waits for an offset that does not come.
+    let (default, beyond, tomorrow) = (client.channel().await, client.channel().await, client.channel().await);
     let mut default = consume(&default, 3, false, FieldTable::default()).await.expect("consuming");
     let far = table(&[("x-stream-offset", AMQPValue::LongLongInt(1000))]);
     let mut beyond = consume(&beyond, 3, false, far).await.expect("consuming");
+    let in_future = table(&[("x-stream-offset", AMQPValue::Timestamp(4_000_000_000))]);
+    let mut tomorrow = consume(&tomorrow, 3, false, in_future).await.expect("consuming");
     publish(client, 10..15).await;
     seen.push(Ok(take(&mut default, PATIENCE).await));
+    seen.push(Ok(take(&mut tomorrow, PATIENCE).await));
     seen.push(Ok(take(&mut beyond, SILENCE).await));
     for (prefetch, no_ack, arguments) in [
         (0, false, FieldTable::default()),
