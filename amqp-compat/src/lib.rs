@@ -9,12 +9,14 @@
 //! - [`backend`] is the one trait between a session and a broker; [`backend::jetstream`] and [`backend::rabbitmq`]
 //!   are its two implementations here, the sidecar adds a third one over both.
 //! - [`listener`] owns the only server sockets: unmodified RabbitMQ clients connect to it.
+//! - [`gateway`] puts listener, backend, lease and the connection to NATS together, for programs that serve AMQP themselves.
 //! - `client` (with the feature of that name) is lapin's interface over any backend, for programs that need no socket in between.
 
 pub mod backend;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod error;
+pub mod gateway;
 pub mod listener;
 pub mod mapping;
 pub mod model;

@@ -1,6 +1,7 @@
 //! The benchmarks. `cargo xtask bench` builds this and the `nats-bridge` binary in release and runs it.
 
 mod amqp;
+mod bindings;
 mod core;
 mod cpu;
 mod gateway;
@@ -29,6 +30,8 @@ struct Cli {
 enum What {
     /// The AMQP listener beside RabbitMQ, driven by the same unmodified client.
     Amqp(amqp::AmqpArgs),
+    /// The Python and Node packages beside nats-py, pika, nats.js and amqplib.
+    Bindings(bindings::BindingsArgs),
     /// The core beside raw async-nats, doing the same work.
     Core(core::CoreArgs),
     /// Topic routing in memory beside a scan over all patterns.
@@ -40,6 +43,7 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.what {
         What::Amqp(args) => amqp::run(args, cli.quick).await,
+        What::Bindings(args) => bindings::run(args, cli.quick).await,
         What::Core(args) => core::run(args, cli.quick).await,
         What::Topic(args) => topic::run(args, cli.quick),
     };

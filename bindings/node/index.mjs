@@ -1,4 +1,19 @@
 // The same classes for `import` as for `require`, so that `instanceof BridgeError` holds across both.
 import bridge from "./dist/index.js";
 
-export const { Bridge, BridgeError, Consumer, Delivery, connect, originalName } = bridge;
+export const {
+  AmqpListener,
+  Bridge,
+  BridgeError,
+  Consumer,
+  DeadLetters,
+  Delivery,
+  GiveUp,
+  HealthCheck,
+  Ledger,
+  LedgerEntry,
+  Received,
+  connect,
+  metrics,
+  originalName,
+} = bridge;

@@ -106,6 +106,19 @@ impl Bridge {
         self.shared.publisher.publish_later(message).await
     }
 
+    /// Publishes messages in their order, and gives the outcome of each in the same order; see [`Publisher::publish_many`].
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped, some may be published, and none or some of the rest.
+    pub async fn publish_many(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<Published>> {
+        self.shared.publisher.publish_many(messages).await
+    }
+
+    /// How many messages this bridge's own publisher has handed over and has no confirm of.
+    pub fn outstanding(&self) -> usize {
+        self.shared.publisher.outstanding()
+    }
+
     /// Hands one message over if there is room at once.
     ///
     /// # Errors

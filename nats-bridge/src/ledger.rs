@@ -1,7 +1,7 @@
 //! Which messages were handled, for effects that must not happen twice.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store};
@@ -13,7 +13,7 @@ use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provision::BucketSpec;
 
-/// A key-value bucket with one entry for each id that was begun or done.
+/// A key-value bucket with one entry for each id that was begun or done. Clones share it.
 ///
 /// A message may come twice: its handler died behind the effect and before the ack, or it was published again after the
 /// stream's duplicate window. With a ledger the second handling sees that the first was done. What it cannot do: when a
@@ -40,8 +40,11 @@ use crate::provision::BucketSpec;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Ledger {
+struct Inner {
     store: Store,
     lease: Duration,
     // Entries of others that were not done when they were seen: since when, and in which revision.
@@ -56,9 +59,9 @@ struct Seen {
 
 /// What became of [`Ledger::begin`].
 #[derive(Debug)]
-pub enum Begun<'a> {
+pub enum Begun {
     /// Nobody has done it: do it, and say so.
-    First(Entry<'a>),
+    First(Entry),
     /// It was done before.
     Done,
     /// Another worker has begun it and its lease is not over: come back later.
@@ -67,8 +70,8 @@ pub enum Begun<'a> {
 
 /// An id that this process has begun.
 #[derive(Debug)]
-pub struct Entry<'a> {
-    ledger: &'a Ledger,
+pub struct Entry {
+    ledger: Ledger,
     key: String,
     revision: u64,
 }
@@ -104,7 +107,7 @@ impl Bridge {
             .get_key_value(&name)
             .await
             .map_err(|e| Error::new(ErrorKind::Unreachable).with("bucket", &name).because(e))?;
-        Ok(Ledger { store, lease, seen: Mutex::default() })
+        Ok(Ledger(Arc::new(Inner { store, lease, seen: Mutex::default() })))
     }
 }
 
@@ -113,17 +116,17 @@ impl Ledger {
     ///
     /// # Errors
     /// `InvalidMessage`: the id is empty. `Unreachable`: the bucket cannot be read or written; nothing is known then.
-    pub async fn begin(&self, id: &str) -> Result<Begun<'_>> {
+    pub async fn begin(&self, id: &str) -> Result<Begun> {
         if id.is_empty() {
             return Err(Error::new(ErrorKind::InvalidMessage).with("why", "a ledger needs ids"));
         }
         let key = key(id);
-        match self.store.create(&key, BEGUN.into()).await {
-            Ok(revision) => return Ok(Begun::First(Entry { ledger: self, key, revision })),
+        match self.0.store.create(&key, BEGUN.into()).await {
+            Ok(revision) => return Ok(Begun::First(Entry { ledger: self.clone(), key, revision })),
             Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
             Err(error) => return Err(self.error(error)),
         }
-        let entry = self.store.entry(&key).await.map_err(|e| self.error(e))?;
+        let entry = self.0.store.entry(&key).await.map_err(|e| self.error(e))?;
         match entry {
             Some(entry) if entry.operation == Operation::Put && entry.value == DONE => Ok(Begun::Done),
             Some(entry) => self.take_over(key, entry.revision).await,
@@ -133,16 +136,20 @@ impl Ledger {
     }
 
     // Whoever has seen the same revision for the whole lease takes it by compare-and-set: no clocks are compared.
-    async fn take_over(&self, key: String, revision: u64) -> Result<Begun<'_>> {
+    async fn take_over(&self, key: String, revision: u64) -> Result<Begun> {
         if !self.is_over(&key, revision, Instant::now()) {
             return Ok(Begun::Elsewhere);
         }
-        match self.store.update(&key, BEGUN.into(), revision).await {
+        match self.0.store.update(&key, BEGUN.into(), revision).await {
             Ok(revision) => {
-                tracing::warn!(bucket = self.store.name, key, "a worker did not finish what it had begun; begun again");
-                metrics::counter!("natsbridge_ledger_taken_over_total", "bucket" => self.store.name.clone())
+                tracing::warn!(
+                    bucket = self.0.store.name,
+                    key,
+                    "a worker did not finish what it had begun; begun again"
+                );
+                metrics::counter!("natsbridge_ledger_taken_over_total", "bucket" => self.0.store.name.clone())
                     .increment(1);
-                Ok(Begun::First(Entry { ledger: self, key, revision }))
+                Ok(Begun::First(Entry { ledger: self.clone(), key, revision }))
             }
             // Somebody else did.
             Err(_) => Ok(Begun::Elsewhere),
@@ -150,9 +157,9 @@ impl Ledger {
     }
 
     fn is_over(&self, key: &str, revision: u64, now: Instant) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.first.get(key) {
-            Some((known, since)) if *known == revision => now.duration_since(*since) >= self.lease,
+            Some((known, since)) if *known == revision => now.duration_since(*since) >= self.0.lease,
             known => {
                 if known.is_none() {
                     seen.order.push_back(key.to_owned());
@@ -169,21 +176,21 @@ impl Ledger {
     }
 
     fn error(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::new(ErrorKind::Unreachable).with("bucket", &self.store.name).with("why", &error).because(error)
+        Error::new(ErrorKind::Unreachable).with("bucket", &self.0.store.name).with("why", &error).because(error)
     }
 }
 
-impl Entry<'_> {
+impl Entry {
     /// Says that it is done: whoever begins it again is told so.
     ///
     /// # Errors
     /// `Conflict`: the lease was over and another worker has begun it. `Unreachable`: the bucket cannot be written; it may
     /// have been.
     pub async fn done(self) -> Result<()> {
-        match self.ledger.store.update(&self.key, DONE.into(), self.revision).await {
+        match self.ledger.0.store.update(&self.key, DONE.into(), self.revision).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == async_nats::jetstream::kv::UpdateErrorKind::WrongLastRevision => {
-                Err(Error::new(ErrorKind::Conflict).with("bucket", &self.ledger.store.name).with("key", &self.key))
+                Err(Error::new(ErrorKind::Conflict).with("bucket", &self.ledger.0.store.name).with("key", &self.key))
             }
             Err(error) => Err(self.ledger.error(error)),
         }
@@ -194,7 +201,7 @@ impl Entry<'_> {
     /// # Errors
     /// As [`Entry::done`].
     pub async fn undo(self) -> Result<()> {
-        let deleted = self.ledger.store.delete_expect_revision(&self.key, Some(self.revision)).await;
+        let deleted = self.ledger.0.store.delete_expect_revision(&self.key, Some(self.revision)).await;
         deleted.map_err(|e| self.ledger.error(e))
     }
 }

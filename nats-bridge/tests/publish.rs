@@ -298,3 +298,31 @@ async fn a_half_open_connection_is_noticed_by_the_missing_confirm_and_made_anew(
     assert_eq!((published.sequence, published.duplicate), (2, true));
     assert_eq!(proxy.connections(), 2);
 }
+
+#[tokio::test]
+async fn many_at_once_have_each_its_outcome_in_their_order() {
+    let server = NatsServer::start();
+    let bridge = bridge_with(&server, PublishConfig { max_in_flight: 16, ..Default::default() }).await;
+    let messages = (0..500).map(|i| match i {
+        7 => Message::new("orders.*", "not a subject"),
+        9 => Message::new("orders.new", "again").id("o-8"),
+        _ => Message::new("orders.new", i.to_string()).id(format!("o-{i}")),
+    });
+    let outcomes = bridge.publish_many(messages).await;
+    assert_eq!(outcomes.len(), 500);
+    let mut sequence = 0;
+    for (i, outcome) in outcomes.into_iter().enumerate() {
+        match (i, outcome) {
+            (7, outcome) => {
+                let error = outcome.unwrap_err();
+                assert_eq!((error.kind(), error.landed()), (ErrorKind::InvalidMessage, Landed::No));
+            }
+            (9, outcome) => assert!(outcome.unwrap().duplicate),
+            (_, outcome) => {
+                sequence += 1;
+                assert_eq!(outcome.unwrap().sequence, sequence);
+            }
+        }
+    }
+    assert_eq!((stored(&bridge).await, bridge.outstanding()), (498, 0));
+}

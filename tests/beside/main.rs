@@ -3,4 +3,3 @@
 
 mod consistent_hash;
 mod servers;
-mod streams;

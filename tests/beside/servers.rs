@@ -50,7 +50,6 @@ async fn rabbit() -> (String, String) {
 
 /// One connection; a channel that failed is followed by another.
 pub struct Client {
-    url: String,
     connection: Connection,
 }
 
@@ -58,12 +57,7 @@ pub type Failure = (u16, String);
 
 impl Client {
     pub async fn connect(url: &str) -> Client {
-        let connection = Connection::connect(url, Default::default()).await.expect("connected");
-        Client { url: url.to_owned(), connection }
-    }
-
-    pub fn url(&self) -> &str {
-        &self.url
+        Client { connection: Connection::connect(url, Default::default()).await.expect("connected") }
     }
 
     pub async fn channel(&self) -> Channel {

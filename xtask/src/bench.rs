@@ -1,12 +1,13 @@
 //! `cargo xtask bench`: runs the `bench` crate in release, with the servers it needs at hand.
 
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
 use clap::{Args, ValueEnum};
 
 use crate::failure::{Doing, Failure};
-use crate::tools::Tools;
-use crate::workspace;
+use crate::tools::{Packages, Tools};
+use crate::{process, workspace};
 
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
@@ -28,6 +29,8 @@ enum What {
     Core,
     /// The AMQP listener beside RabbitMQ.
     Amqp,
+    /// The Python and Node packages beside nats-py, pika, nats.js and amqplib.
+    Bindings,
     /// Topic routing in memory.
     Topic,
     /// All of them.
@@ -41,15 +44,20 @@ enum What {
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let mut tools = Tools::open(None)?;
     let nats_server = tools.nats_server()?;
-    if matches!(args.what, What::Amqp | What::All) {
+    if matches!(args.what, What::Amqp | What::Bindings | What::All) {
         tools.rabbitmq()?;
     }
+    let python = match args.what {
+        What::Bindings | What::All => Some(packages(&mut tools)?),
+        _ => None,
+    };
     drop(tools);
     let each: &[&str] = match args.what {
         What::Core => &["core"],
         What::Amqp => &["amqp"],
+        What::Bindings => &["bindings"],
         What::Topic => &["topic"],
-        What::All => &["core", "amqp", "topic"],
+        What::All => &["core", "amqp", "topic", "bindings"],
     };
     let mut build = workspace::cargo();
     build.args(["build", "--quiet", "--release", "--package", "bench", "--package", "nats-bridge-sidecar"]);
@@ -60,6 +68,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     for what in each {
         let mut cargo = workspace::cargo();
         cargo.args(["run", "--quiet", "--release", "--package", "bench", "--", what]).env("NATS_SERVER", &nats_server);
+        if let Some(python) = &python {
+            cargo.env("BENCH_PYTHON", python);
+        }
         if args.json {
             cargo.arg("--json");
         }
@@ -72,4 +83,26 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds our packages in release, brings the clients that they are measured beside, and gives the Python that has them.
+fn packages(tools: &mut Tools) -> Result<PathBuf, Failure> {
+    tools.node()?;
+    tools.python(Packages::Test)?;
+    let python = tools.python(Packages::Bench)?;
+    let venv = python.ancestors().nth(2).ok_or_else(|| Failure::new("an interpreter lies in VENV/bin"))?;
+    let root = workspace::root();
+    eprintln!("bench: building the Python and Node packages in release");
+    let mut maturin = Command::new(&python);
+    maturin.args(["-m", "maturin", "develop", "--release", "--quiet"]).current_dir(root.join("bindings/python"));
+    maturin.env("VIRTUAL_ENV", venv).env("PYO3_PYTHON", &python).env_remove("CONDA_PREFIX");
+    process::output("maturin develop", &mut maturin)?;
+    let npm = |dir: &str, args: &[&str]| {
+        process::output("npm", Command::new("npm").args(args).current_dir(root.join(dir)).env("PYO3_PYTHON", &python))
+    };
+    npm("bindings/node", &["ci", "--no-audit", "--no-fund", "--silent"])?;
+    npm("bindings/node", &["run", "build:native", "--", "--release"])?;
+    npm("bindings/node", &["run", "build:js"])?;
+    npm("bench/bindings", &["ci", "--no-audit", "--no-fund", "--silent"])?;
+    Ok(python)
 }

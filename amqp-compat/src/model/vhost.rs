@@ -86,7 +86,7 @@ pub enum QueuePlan {
     /// The queue is there, in this slot.
     Exists(u32),
     /// The queue is to be made.
-    Create(Box<QueueDefinition>),
+    Create(QueueDefinition),
 }
 
 /// One virtual host.
@@ -293,8 +293,7 @@ impl Vhost {
                 "Cannot declare a server-named queue for type rabbit_quorum_queue",
             ));
         }
-        QueueDefinition::from_declare(&self.name, &given, declare, by)
-            .map(|definition| QueuePlan::Create(definition.into()))
+        QueueDefinition::from_declare(&self.name, &given, declare, by).map(QueuePlan::Create)
     }
 
     /// What deleting a queue means for its bindings and for exchanges that go with the last binding.

@@ -15,7 +15,6 @@ mod priorities;
 mod publishing;
 mod queues;
 mod replies;
-mod streams;
 mod turns;
 
 use std::sync::Arc;

@@ -1,18 +1,29 @@
+import { refuseAborted, stopped, unlessAborted, type Abortable } from "./abort.js";
 import { Consumer } from "./consumer.js";
-import { asked } from "./errors.js";
+import { DeadLetters } from "./dead-letters.js";
+import { asked, atOnce, crossed, type BridgeError } from "./errors.js";
+import { HealthCheck, type Stats } from "./health.js";
+import { Ledger } from "./ledger.js";
+import { plan, type Plan } from "./manifest.js";
 import { native, type NativeBridge } from "./native.js";
 import {
+  BREAKER_OPTIONS,
+  BUCKET_OPTIONS,
+  camel,
   CONNECT_OPTIONS,
   CONSUME_OPTIONS,
   CONSUMER_OPTIONS,
+  HEALTH_OPTIONS,
   PUBLISH_OPTIONS,
   refuseUnknown,
   RETRY_POLICY,
-  spec,
+  snake,
   STREAM_OPTIONS,
+  type BucketOptions,
   type ConnectOptions,
   type ConsumeOptions,
   type ConsumerOptions,
+  type HealthOptions,
   type StreamOptions,
 } from "./options.js";
 
@@ -43,26 +54,47 @@ export interface Published {
   readonly duplicate: boolean;
   /** The id it carries, also when it was generated. */
   readonly id?: string;
+  /** That it is stored; of a `BridgeError` it is `"no"` or `"unknown"`. */
+  readonly landed: "yes";
 }
+
+/** A message, for a call that publishes many. */
+export interface Message extends MessageOptions {
+  /** The subject to publish it to. */
+  readonly subject: string;
+  /** The payload. */
+  readonly payload: Payload;
+}
+
+/** What became of one of many messages; both have `landed`. */
+export type Outcome = Published | BridgeError;
 
 /**
  * Connects to NATS and checks that JetStream answers.
  *
  * `servers` is one URL, several separated by commas, or an array. Once connected, a lost connection is made again for
- * ever. An open connection alone does not keep the process running; a call that waits does.
+ * ever. An open connection alone does not keep the process running; a call that waits does. Aborted, no connection is left.
  *
  * Rejects with `config` (a URL, certificate or credential cannot be read), `unreachable`, `denied` or `unsupported`
- * (JetStream is not enabled for this account, or the server is older than 2.10.26).
+ * (JetStream is not enabled for this account, or the server is older than 2.10.26) or `aborted`.
  */
 export async function connect(
   servers: string | readonly string[] = "nats://127.0.0.1:4222",
-  options: ConnectOptions = {},
+  { signal, ...options }: ConnectOptions & Abortable = {},
 ): Promise<Bridge> {
   refuseUnknown(options, CONNECT_OPTIONS);
   refuseUnknown(options.publish ?? {}, PUBLISH_OPTIONS);
-  const list = typeof servers === "string" ? servers.split(",") : servers;
-  const made = await asked(() => native.connect(list.map((server) => server.trim()), options));
+  refuseUnknown(options.publish?.breaker ?? {}, BREAKER_OPTIONS);
+  refuseAborted(signal);
+  const connecting = asked(() => native.connect(serverList(servers), options));
+  const made = await unlessAborted(connecting, signal, "no", (late) => void late.close(0).catch(() => {}));
   return new Bridge(made);
+}
+
+/** The URLs of `servers` one by one. */
+export function serverList(servers: string | readonly string[]): string[] {
+  const list = typeof servers === "string" ? servers.split(",") : servers;
+  return list.map((server) => server.trim());
 }
 
 /** A connection to NATS with JetStream. Made by `connect`. */
@@ -81,18 +113,35 @@ export class Bridge {
    *
    * Rejects with `invalid_message` or `too_large` (it cannot be sent as it is; nothing landed), `rejected` (JetStream
    * refused it), `denied`, `unreachable` (no stream listens on the subject), `timeout` (it may have landed: resend with the
-   * same id) or `closed`; `landed` says whether it may be stored.
+   * same id), `closed` or `aborted`; `landed` says whether it may be stored.
    */
-  async publish(subject: string, payload: Payload, options: MessageOptions = {}): Promise<Published> {
-    refuseUnknown(options, { id: true, headers: true });
-    const { id, headers } = options;
-    if (typeof subject !== "string") {
-      throw new TypeError(`subject: it is a string, not ${typeof subject}`);
+  async publish(subject: string, payload: Payload, options: MessageOptions & Abortable = {}): Promise<Published> {
+    refuseUnknown(options, { id: true, headers: true, signal: true });
+    const { id, headers, signal } = options;
+    refuseAborted(signal);
+    check(subject, payload, id);
+    return stopped((stop) => this.#native.publish(subject, payload, id, flat(headers), stop), signal, "unknown");
+  }
+
+  /**
+   * Publishes messages in their order; resolves to the outcome of each in the same order, once all have one.
+   *
+   * An outcome is where the message is stored, or the `BridgeError` that `publish` would have rejected with; both have `landed`:
+   * `"yes"`, `"no"` or `"unknown"`. One that fails holds none of the others back. As many as the window takes (the option `publish`
+   * of `connect`) are under way at once. All that is given is in memory at once: give what is endless in parts.
+   *
+   * Rejects with `aborted` (some may be stored), and with a `TypeError` when something is not a message; then nothing was sent.
+   */
+  async publishMany(messages: Iterable<Message>, { signal }: Abortable = {}): Promise<Outcome[]> {
+    refuseAborted(signal);
+    const all: unknown[] = [];
+    for (const message of messages) {
+      refuseUnknown(message, { subject: true, payload: true, id: true, headers: true });
+      check(message.subject, message.payload, message.id);
+      all.push(message.subject, message.payload, message.id, flat(message.headers));
     }
-    if (id !== undefined && id !== false && typeof id !== "string") {
-      throw new TypeError(`id: it is a string or false, not ${typeof id}`);
-    }
-    return asked(() => this.#native.publish(subject, bytes(payload), id, flat(headers)));
+    const outcomes = await stopped((stop) => this.#native.publishMany(all, stop), signal, "unknown");
+    return outcomes.map((outcome) => (typeof outcome === "string" ? crossed(outcome) : outcome));
   }
 
   /**
@@ -100,12 +149,21 @@ export class Bridge {
    * unless another is named, the dead-letter stream `{stream}_DLQ` are made if they do not exist.
    *
    * Rejects with `config` (an option is out of range), `not_found` (there is no such stream, or the dead-letter stream that
-   * was named) or `conflict` (the consumer exists and differs in what cannot be changed).
+   * was named), `conflict` (the consumer exists and differs in what cannot be changed) or `aborted`. Aborted later, the
+   * consumer is drained: the iteration ends.
    */
-  async consume(stream: string, name: string, options: ConsumeOptions = {}): Promise<Consumer> {
+  async consume(stream: string, name: string, { signal, ...options }: ConsumeOptions & Abortable = {}): Promise<Consumer> {
     refuseUnknown(options, CONSUME_OPTIONS);
     refuseUnknown(options.retry ?? {}, RETRY_POLICY);
-    return new Consumer(await asked(() => this.#native.consume(stream, name, options)));
+    refuseAborted(signal);
+    const starting = asked(() => this.#native.consume(stream, name, options));
+    const made = await unlessAborted(starting, signal, "no", (late) => late.beginToDrain());
+    if (signal !== undefined) {
+      // A signal may outlive many consumers.
+      const consumer = new WeakRef(made);
+      signal.addEventListener("abort", () => consumer.deref()?.beginToDrain(), { once: true });
+    }
+    return new Consumer(made);
   }
 
   /**
@@ -116,7 +174,7 @@ export class Bridge {
    */
   async ensureStream(name: string, options: StreamOptions = {}): Promise<void> {
     refuseUnknown(options, STREAM_OPTIONS);
-    await asked(() => this.#native.ensure("stream", spec(options, { name })));
+    await this.#ask("ensure_stream", snake(options, { name }));
   }
 
   /**
@@ -126,7 +184,61 @@ export class Bridge {
    */
   async ensureConsumer(stream: string, name: string, options: ConsumerOptions = {}): Promise<void> {
     refuseUnknown(options, CONSUMER_OPTIONS);
-    await asked(() => this.#native.ensure("consumer", spec(options, { stream, name })));
+    await this.#ask("ensure_consumer", snake(options, { stream, name }));
+  }
+
+  /** Makes a key-value bucket as it should be. Rejects with `config` or `conflict`, as `ensureStream`. */
+  async ensureBucket(name: string, options: BucketOptions = {}): Promise<void> {
+    refuseUnknown(options, BUCKET_OPTIONS);
+    await this.#ask("ensure_bucket", snake(options, { name }));
+  }
+
+  /**
+   * Compares a manifest (TOML, as `nats-bridge provision` reads it) with what is on the server, and changes nothing. Rejects with
+   * `config` when the manifest is wrong.
+   */
+  async plan(manifest: string): Promise<Plan> {
+    return plan(await this.#ask("plan", JSON.stringify({ manifest })));
+  }
+
+  /**
+   * Makes everything as the manifest says, and resolves to what was done. What it does not name is not touched. Rejects with `config`
+   * (the manifest is wrong) or `conflict` (something cannot be changed in place; nothing was changed).
+   */
+  async apply(manifest: string): Promise<Plan> {
+    return plan(await this.#ask("apply", JSON.stringify({ manifest })));
+  }
+
+  /** The dead letters in this stream, such as `ORDERS_DLQ`. Rejects with `not_found` when there is no such stream. */
+  async deadLetters(stream: string): Promise<DeadLetters> {
+    await this.#ask("dead_letters.open", JSON.stringify({ stream }));
+    return new DeadLetters(this.#native, stream);
+  }
+
+  /**
+   * Opens the ledger in this bucket, which is made if it does not exist. `keepMs` is how long a message may come again: longer than
+   * its stream keeps it. `leaseMs` is how long an entry that was begun and not done is left to the worker that began it; longer than a
+   * handler runs.
+   *
+   * Rejects with `config` when the bucket's name or a time is not legal.
+   */
+  async ledger(bucket: string, { keepMs, leaseMs }: { readonly keepMs: number; readonly leaseMs: number }): Promise<Ledger> {
+    return new Ledger(await asked(() => this.#native.ledger(bucket, keepMs, leaseMs)));
+  }
+
+  /** A check of what a service needs; keep it, and ask it to `look` now and then. */
+  healthCheck(options: HealthOptions = {}): HealthCheck {
+    refuseUnknown(options, HEALTH_OPTIONS);
+    return new HealthCheck(atOnce(() => this.#native.healthCheck(snake(options))));
+  }
+
+  /** The connection as it is now. `metrics` has what the whole process counts. */
+  stats(): Stats {
+    return camel(this.#native.stats()) as Stats;
+  }
+
+  async #ask(verb: string, given: string): Promise<string> {
+    return asked(() => this.#native.ask(verb, given, undefined));
   }
 
   /** The version of the server that is connected now, such as `2.15.1`. */
@@ -149,14 +261,16 @@ export class Bridge {
   }
 }
 
-function bytes(payload: Payload): Uint8Array {
-  if (typeof payload === "string") {
-    return Buffer.from(payload, "utf8");
+function check(subject: unknown, payload: unknown, id: unknown): void {
+  if (typeof subject !== "string") {
+    throw new TypeError(`subject: it is a string, not ${typeof subject}`);
   }
-  if (payload instanceof Uint8Array) {
-    return payload;
+  if (typeof payload !== "string" && !(payload instanceof Uint8Array)) {
+    throw new TypeError(`payload: it is a Uint8Array, a Buffer or a string, not ${typeof payload}`);
   }
-  throw new TypeError(`payload: it is a Uint8Array, a Buffer or a string, not ${typeof payload}`);
+  if (id !== undefined && id !== false && typeof id !== "string") {
+    throw new TypeError(`id: it is a string or false, not ${typeof id}`);
+  }
 }
 
 // Names and values in turn, as the addon takes them.

@@ -1,8 +1,11 @@
 import { setImmediate } from "node:timers/promises";
 
+import { aborted, refuseAborted, type Abortable } from "./abort.js";
 import { Delivery } from "./delivery.js";
 import { asked, BridgeError } from "./errors.js";
-import type { NativeConsumer } from "./native.js";
+import { handle, tellKey, type Handler, type RunOptions } from "./handling.js";
+import { native, type NativeConsumer, type NativeDelivery } from "./native.js";
+import { refuseUnknown } from "./options.js";
 
 // After so many deliveries that were there already, timers and sockets get a turn.
 const TURN = 32;
@@ -19,6 +22,9 @@ export type ConsumerState = "running" | "paused" | "draining" | "stopped" | "fai
 export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   readonly #native: NativeConsumer;
   #turn = 0;
+  // What arrived for a wait that was aborted, and the end of such a wait.
+  readonly #returned: NativeDelivery[] = [];
+  #ending: Promise<void> = Promise.resolve();
 
   /** @internal */
   constructor(made: NativeConsumer) {
@@ -27,17 +33,92 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
 
   /**
    * Waits for the next delivery; resolves to `undefined` when none came within `timeoutMs`, or when the consumer was
-   * drained. While it waits, the process keeps running.
+   * drained. While it waits, the process keeps running. Aborted, it loses no delivery.
    *
-   * Rejects with `not_found` (the stream or consumer was deleted) or `closed`.
+   * Rejects with `not_found` (the stream or consumer was deleted), `closed` or `aborted`.
    */
-  async next({ timeoutMs }: { readonly timeoutMs?: number } = {}): Promise<Delivery | undefined> {
+  async next({ timeoutMs, signal }: { readonly timeoutMs?: number } & Abortable = {}): Promise<Delivery | undefined> {
+    refuseAborted(signal);
     this.#turn += 1;
     if (this.#turn % TURN === 0) {
       await setImmediate();
     }
-    const made = await asked(() => this.#native.next(timeoutMs));
+    await this.#ending;
+    const returned = this.#returned.shift();
+    if (returned !== undefined) {
+      return new Delivery(returned);
+    }
+    const made = await (signal === undefined
+      ? asked(() => this.#native.next(timeoutMs, undefined))
+      : this.#unlessAborted(signal, timeoutMs));
     return made === null ? undefined : new Delivery(made);
+  }
+
+  async #unlessAborted(signal: AbortSignal, timeoutMs: number | undefined): Promise<NativeDelivery | null> {
+    const stop = new native.Stop();
+    const onAbort = () => stop.stop();
+    signal.addEventListener("abort", onAbort, { once: true });
+    const wait = asked(() => this.#native.next(timeoutMs, stop));
+    this.#ending = wait.then(
+      (made) => {
+        if (signal.aborted && made !== null) {
+          this.#returned.push(made);
+        }
+      },
+      () => {},
+    );
+    try {
+      const made = await wait;
+      if (signal.aborted) {
+        throw aborted(signal, "no");
+      }
+      return made;
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /**
+   * Runs `handler` over the deliveries until the consumer was drained, by `drain` or by `signal`.
+   *
+   * A message is acked when `handler` has ended, and follows the retry policy when it throws or rejects; a `GiveUp` makes it a dead
+   * letter at once. At most `concurrency` messages are handled at a time. With `key`, messages of one key are handled one after
+   * the other in the order of the stream, and one that failed is tried again before those behind it.
+   *
+   * Rejects with `config` (`concurrency` is out of range, or something else takes this consumer's deliveries), `not_found` (the
+   * stream or consumer was deleted) or `closed`.
+   */
+  async run(handler: Handler, options: RunOptions = {}): Promise<void> {
+    refuseUnknown(options, { concurrency: true, key: true, signal: true });
+    const { concurrency = 1, key, signal } = options;
+    refuseAborted(signal);
+    await this.#ending;
+    const jobs = await asked(() => this.#native.jobs(concurrency, key !== undefined));
+    const drain = () => this.#native.beginToDrain();
+    signal?.addEventListener("abort", drain, { once: true });
+    const running = new Set<Promise<void>>();
+    try {
+      for (let turn = 1; ; turn++) {
+        const job = await asked(() => jobs.next());
+        if (job === null) {
+          break;
+        }
+        if (job.wantsKey && key !== undefined) {
+          tellKey(job, key);
+        } else {
+          const work = handle(job, handler).finally(() => running.delete(work));
+          running.add(work);
+        }
+        if (turn % TURN === 0) {
+          await setImmediate();
+        }
+      }
+    } finally {
+      signal?.removeEventListener("abort", drain);
+      drain();
+      await this.#giveBack();
+      await Promise.all(running);
+    }
   }
 
   /** Iterates over the deliveries. */
@@ -60,6 +141,8 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `timeout` when after `budgetMs` something is still not settled; it can still be.
    */
   async drain({ budgetMs = 5_000 }: { readonly budgetMs?: number } = {}): Promise<void> {
+    this.#native.beginToDrain();
+    await this.#giveBack();
     await asked(() => this.#native.drain(budgetMs));
   }
 
@@ -81,6 +164,13 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   /** Drains it at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.drain();
+  }
+
+  async #giveBack(): Promise<void> {
+    await this.#ending;
+    for (const returned of this.#returned.splice(0)) {
+      await asked(() => returned.giveBack());
+    }
   }
 
   async #leave(): Promise<void> {

@@ -25,54 +25,14 @@ export function originalName(header: string): string | undefined {
   return native.originalName(header) ?? undefined;
 }
 
-/**
- * A message to be settled exactly once: `ack`, `retry` or `deadLetter`. A second settle rejects with `already_settled`.
- *
- * While it is held, the server is told so, up to the consumer's `maxRunMs`. Collected without having been settled, it counts
- * as failed and follows the retry policy.
- */
-export class Delivery {
+/** A message as it was received. */
+export class Received {
   readonly #native: NativeDelivery;
   #payload: Buffer | undefined;
 
   /** @internal */
   constructor(made: NativeDelivery) {
     this.#native = made;
-  }
-
-  /**
-   * Says that the message is done.
-   *
-   * Resolves when the ack is handed over: one that is lost with the connection means that the message comes again. With
-   * `confirmed` it resolves when the server has it, and the message does not come again.
-   *
-   * Rejects with `already_settled`, `closed` (the message comes again), or, with `confirmed`, `timeout` (no answer within
-   * 5 s; the server may have it).
-   */
-  async ack({ confirmed = false }: { readonly confirmed?: boolean } = {}): Promise<Settled> {
-    return asked(() => this.#native.ack(confirmed));
-  }
-
-  /**
-   * Says that handling failed: it comes again after the pause that the policy computes, or after `delayMs`. When the policy
-   * has no attempt left it becomes a dead letter with reason `handler_error`; what it resolves to says which it was.
-   *
-   * `why` is a text, or what was thrown: the name of an `Error` groups failures of one kind.
-   *
-   * Rejects with `already_settled` or `closed` (the message comes again).
-   */
-  async retry(why: unknown = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
-    return asked(() => this.#native.retry(...failure(why), delayMs));
-  }
-
-  /**
-   * Gives the message up at once: it is stored in the dead-letter stream, then the original is ended. `why` is as in `retry`.
-   *
-   * Rejects with `already_settled`, or when the dead-letter stream does not take it: then the message is kept, the consumer
-   * pauses and goes on trying, and there is nothing to do about this delivery.
-   */
-  async deadLetter(why: unknown = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
-    return asked(() => this.#native.deadLetter(reason, ...failure(why)));
   }
 
   /** The subject it was published to. */
@@ -120,6 +80,57 @@ export class Delivery {
   get pending(): number {
     return this.#native.pending;
   }
+}
+
+/**
+ * A message to be settled exactly once: `ack`, `retry` or `deadLetter`. A second settle rejects with `already_settled`.
+ *
+ * While it is held, the server is told so, up to the consumer's `maxRunMs`. Collected without having been settled, it counts
+ * as failed and follows the retry policy.
+ */
+export class Delivery extends Received {
+  readonly #native: NativeDelivery;
+
+  /** @internal */
+  constructor(made: NativeDelivery) {
+    super(made);
+    this.#native = made;
+  }
+
+  /**
+   * Says that the message is done.
+   *
+   * Resolves when the ack is handed over: one that is lost with the connection means that the message comes again. With
+   * `confirmed` it resolves when the server has it, and the message does not come again.
+   *
+   * Rejects with `already_settled`, `closed` (the message comes again), or, with `confirmed`, `timeout` (no answer within
+   * 5 s; the server may have it).
+   */
+  async ack({ confirmed = false }: { readonly confirmed?: boolean } = {}): Promise<Settled> {
+    return asked(() => this.#native.ack(confirmed));
+  }
+
+  /**
+   * Says that handling failed: it comes again after the pause that the policy computes, or after `delayMs`. When the policy
+   * has no attempt left it becomes a dead letter with reason `handler_error`; what it resolves to says which it was.
+   *
+   * `why` is a text, or what was thrown: the name of an `Error` groups failures of one kind.
+   *
+   * Rejects with `already_settled` or `closed` (the message comes again).
+   */
+  async retry(why: unknown = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
+    return asked(() => this.#native.retry(...failure(why), delayMs));
+  }
+
+  /**
+   * Gives the message up at once: it is stored in the dead-letter stream, then the original is ended. `why` is as in `retry`.
+   *
+   * Rejects with `already_settled`, or when the dead-letter stream does not take it: then the message is kept, the consumer
+   * pauses and goes on trying, and there is nothing to do about this delivery.
+   */
+  async deadLetter(why: unknown = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
+    return asked(() => this.#native.deadLetter(reason, ...failure(why)));
+  }
 
   /** Whether it was settled. */
   get settled(): boolean {
@@ -127,7 +138,7 @@ export class Delivery {
   }
 }
 
-// The class and the text of what failed.
-function failure(why: unknown): [kind: string, detail: string] {
+/** The class and the text of what failed. */
+export function failure(why: unknown): [kind: string, detail: string] {
   return why instanceof Error ? [why.name, why.message] : ["error", String(why)];
 }

@@ -3,6 +3,7 @@ export type Landed = "no" | "unknown";
 
 /** What went wrong, as one word; the same in every language. */
 export type ErrorCode =
+  | "aborted"
   | "already_settled"
   | "breaker_open"
   | "closed"
@@ -24,6 +25,7 @@ export interface BridgeErrorDetails {
   readonly landed?: Landed;
   readonly isTemporary?: boolean;
   readonly context?: Readonly<Record<string, string>>;
+  readonly cause?: unknown;
 }
 
 /** Why a call failed, and whether the message may have landed anyway. Wrong JavaScript types are a `TypeError`. */
@@ -39,7 +41,7 @@ export class BridgeError extends Error {
   readonly context: Readonly<Record<string, string>>;
 
   constructor(text: string, details: BridgeErrorDetails) {
-    super(text);
+    super(text, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = details.code;
     this.landed = details.landed ?? "no";
     this.isTemporary = details.isTemporary ?? false;
@@ -65,6 +67,15 @@ export async function asked<T>(call: () => T | Promise<T>): Promise<T> {
   }
 }
 
+/** Calls the addon for something that is there at once. */
+export function atOnce<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw rebuilt(error);
+  }
+}
+
 /** The `BridgeError` for an error of the addon; a `TypeError` for an argument that the addon could not convert. */
 export function rebuilt(error: unknown): unknown {
   if (!(error instanceof Error)) {
@@ -75,7 +86,12 @@ export function rebuilt(error: unknown): unknown {
       ? new TypeError(error.message)
       : error;
   }
-  const crossed = JSON.parse(error.message) as Crossed;
+  return crossed(error.message);
+}
+
+/** The `BridgeError` that crossed as this text. */
+export function crossed(text: string): BridgeError {
+  const crossed = JSON.parse(text) as Crossed;
   return new BridgeError(crossed.text, {
     code: crossed.code,
     landed: crossed.landed,

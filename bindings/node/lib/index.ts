@@ -1,11 +1,34 @@
 /** Messaging over NATS JetStream that does not lose a message. */
 
 export { Bridge, connect } from "./bridge.js";
-export type { Headers, MessageOptions, Payload, Published } from "./bridge.js";
+export type { Headers, Message, MessageOptions, Outcome, Payload, Published } from "./bridge.js";
+export type { Abortable } from "./abort.js";
 export { Consumer } from "./consumer.js";
 export type { ConsumerState } from "./consumer.js";
-export { Delivery, originalName } from "./delivery.js";
+export { Delivery, originalName, Received } from "./delivery.js";
 export type { Reason, Settled } from "./delivery.js";
+export { DeadLetters } from "./dead-letters.js";
+export type { DeadLetter, DeadLetterFilter, DeadLetterGroup, GroupBy, Imported, RedriveOptions, Redriven } from "./dead-letters.js";
 export { BridgeError } from "./errors.js";
+export { GiveUp } from "./handling.js";
+export type { Handler, Key, RunOptions } from "./handling.js";
+export { HealthCheck, metrics } from "./health.js";
+export type { Health, Lag, MirrorLag, Stats } from "./health.js";
+export { Ledger, LedgerEntry } from "./ledger.js";
+export type { LedgerState } from "./ledger.js";
+export type { Change, Plan } from "./manifest.js";
+export { AmqpListener } from "./listener.js";
+export type { Address, ListenerState } from "./listener.js";
 export type { BridgeErrorDetails, ErrorCode, Landed } from "./errors.js";
-export type { ConnectOptions, ConsumeOptions, ConsumerOptions, PublishOptions, RetryPolicy, StreamOptions } from "./options.js";
+export type {
+  AmqpListenerOptions,
+  BreakerOptions,
+  BucketOptions,
+  ConnectOptions,
+  ConsumeOptions,
+  ConsumerOptions,
+  HealthOptions,
+  PublishOptions,
+  RetryPolicy,
+  StreamOptions,
+} from "./options.js";

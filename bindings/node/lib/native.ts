@@ -5,13 +5,14 @@ import { join } from "node:path";
 
 import type { ConsumerState } from "./consumer.js";
 import type { Reason, Settled } from "./delivery.js";
-import type { ConnectOptions, ConsumeOptions } from "./options.js";
+import type { AmqpListenerOptions, ConnectOptions, ConsumeOptions } from "./options.js";
 
 export interface NativePublished {
   readonly stream: string;
   readonly sequence: number;
   readonly duplicate: boolean;
   readonly id?: string;
+  readonly landed: "yes";
 }
 
 export interface NativeDelivery {
@@ -28,30 +29,84 @@ export interface NativeDelivery {
   ack(confirmed: boolean): Promise<Settled>;
   retry(kind: string, detail: string, delayMs: number | undefined): Promise<Settled>;
   deadLetter(reason: Reason, kind: string, detail: string): Promise<Settled>;
+  giveBack(): Promise<void>;
+}
+
+export interface NativeJob {
+  readonly wantsKey: boolean;
+  message(): NativeDelivery;
+  key(key: string): void;
+  done(): void;
+  failed(kind: string, detail: string, giveUp: Reason | undefined): void;
+}
+
+export interface NativeJobs {
+  next(): Promise<NativeJob | null>;
+}
+
+export interface NativeStop {
+  stop(): void;
 }
 
 export interface NativeConsumer {
   readonly state: { readonly state: ConsumerState; readonly why?: string };
   readonly held: number;
-  next(timeoutMs: number | undefined): Promise<NativeDelivery | null>;
+  next(timeoutMs: number | undefined, stop: NativeStop | undefined): Promise<NativeDelivery | null>;
+  jobs(concurrency: number, keyed: boolean): NativeJobs;
+  beginToDrain(): void;
   drain(budgetMs: number): Promise<void>;
+}
+
+export interface NativeHealthCheck {
+  look(): Promise<string>;
+}
+
+export interface NativeLedgerEntry {
+  readonly state: "first" | "done" | "elsewhere";
+  done(): Promise<void>;
+  undo(): Promise<void>;
+}
+
+export interface NativeLedger {
+  begin(id: string): Promise<NativeLedgerEntry>;
 }
 
 export interface NativeBridge {
   readonly serverVersion: string;
   publish(
     subject: string,
-    payload: Uint8Array,
+    payload: Uint8Array | string,
     id: string | false | undefined,
     headers: readonly string[],
-  ): Promise<NativePublished>;
+    stop: NativeStop | undefined,
+  ): Promise<NativePublished | null>;
+  publishMany(messages: readonly unknown[], stop: NativeStop | undefined): Promise<(NativePublished | string)[] | null>;
   consume(stream: string, name: string, options: ConsumeOptions): Promise<NativeConsumer>;
-  ensure(kind: "stream" | "consumer", json: string): Promise<void>;
+  ask(verb: string, json: string, stop: NativeStop | undefined): Promise<string>;
+  stats(): string;
+  healthCheck(required: string): NativeHealthCheck;
+  ledger(bucket: string, keepMs: number, leaseMs: number): Promise<NativeLedger>;
   close(budgetMs: number): Promise<void>;
 }
 
+export interface NativeAmqpListener {
+  readonly url: string;
+  readonly address: { readonly host: string; readonly port: number };
+  readonly tlsAddress: { readonly host: string; readonly port: number } | null;
+  readonly connections: number;
+  readonly state: { readonly state: "running" | "draining" | "stopped" | "failed"; readonly why?: string };
+  stop(budgetMs: number): Promise<void>;
+  wait(): Promise<void>;
+}
+
+/** The options as the addon takes them: users are names and passwords in turn. */
+export type NativeAmqpListenerOptions = Omit<AmqpListenerOptions, "nats" | "users"> & { readonly users?: readonly string[] };
+
 export interface Native {
+  readonly Stop: new () => NativeStop;
+  startAmqpListener(nats: readonly string[], options: NativeAmqpListenerOptions): Promise<NativeAmqpListener>;
   originalName(name: string): string | null;
+  renderMetrics(): string;
   connect(servers: readonly string[], options: ConnectOptions): Promise<NativeBridge>;
 }
 

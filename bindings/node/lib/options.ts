@@ -1,3 +1,11 @@
+/** When a publisher stops taking messages because none is confirmed; then it rejects with `breaker_open`. */
+export interface BreakerOptions {
+  /** Opens when something waits for its confirm and nothing was confirmed for this long; default 2 000. */
+  readonly tripAfterMs?: number;
+  /** How often one message is let through while it is open; default 1 000. */
+  readonly probeEveryMs?: number;
+}
+
 /** The bounds of publishing. */
 export interface PublishOptions {
   /** Messages handed over and not confirmed; 1 to 32 768; default 4 096. At the bound, publishing waits. */
@@ -12,6 +20,8 @@ export interface PublishOptions {
   readonly deadlineMs?: number;
   /** How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 000. */
   readonly noStreamWaitMs?: number;
+  /** Fails at once while NATS confirms nothing; default none: publishing waits. */
+  readonly breaker?: BreakerOptions;
 }
 
 /** How to reach NATS and how to behave when it is away. What is left out has its default. */
@@ -50,6 +60,33 @@ export interface ConnectOptions {
   readonly publish?: PublishOptions;
 }
 
+/** What an AMQP listener serves, and where. What is left out has its default. */
+export interface AmqpListenerOptions {
+  /** The NATS that it serves: one URL, several separated by commas, or an array; default `nats://127.0.0.1:4222`. */
+  readonly nats?: string | readonly string[];
+  /** `HOST:PORT` for AMQP clients; default `127.0.0.1:0`, a free port. */
+  readonly listen?: string;
+  /** `HOST:PORT` for AMQPS clients, with `tlsCert` and `tlsKey`; default none. */
+  readonly listenTls?: string;
+  /** The file of the certificate (PEM) for AMQPS clients; read again when it changes. */
+  readonly tlsCert?: string;
+  /** The file of the key (PEM) of `tlsCert`. */
+  readonly tlsKey?: string;
+  /**
+   * The file of the authorities (PEM) of clients' certificates: a client without one is refused, one that has it may log in by
+   * `EXTERNAL`.
+   */
+  readonly tlsClientCa?: string;
+  /** Who may log in: passwords by name; default `guest` with `guest`, on loopback addresses only. */
+  readonly users?: Readonly<Record<string, string>>;
+  /** The virtual hosts that exist; default `/`. */
+  readonly vhosts?: readonly string[];
+  /** How many servers of a cluster hold a durable classic queue that is made from now on; 1 to 5; default 1. */
+  readonly replicas?: number;
+  /** How to log in to NATS, and the rest that `connect` takes. */
+  readonly connect?: ConnectOptions;
+}
+
 /** How often and after which pauses something that failed is tried again. There is no endless policy. */
 export interface RetryPolicy {
   /** Attempts in all, the first included; at least 1; default 5. */
@@ -82,6 +119,8 @@ export interface ConsumeOptions {
   readonly maxBytes?: number;
   /** Where messages go that are given up; default `{stream}_DLQ`, which is made if it does not exist. */
   readonly deadLetterStream?: string;
+  /** Keeps the server's advisories in `{stream}_ADVISORIES`, so that what it gave up itself becomes a dead letter; default true. */
+  readonly advisories?: boolean;
   /** When messages are pending and none came for this long, the pull is made anew; default 30 000. */
   readonly stalledAfterMs?: number;
   /** How often the server gives a sign of life on a waiting pull; default 5 000. */
@@ -122,6 +161,36 @@ export interface ConsumerOptions {
   readonly maxDeliver?: number;
 }
 
+/** What a key-value bucket should be. */
+export interface BucketOptions {
+  /** How many values of each key are kept; 1 to 64; default 1. */
+  readonly history?: number;
+  /** How long a value lives; default without end. */
+  readonly ttlMs?: number;
+  /** The most bytes it may hold. Needed unless `unbounded`. */
+  readonly maxBytes?: number;
+  /** Where it is kept; default `file`. It cannot be changed later. */
+  readonly storage?: "file" | "memory";
+  /** Copies on different servers; default 1. */
+  readonly replicas?: number;
+  /** Allows a bucket without `maxBytes`; default false. */
+  readonly unbounded?: boolean;
+}
+
+/** What a service needs to work. */
+export interface HealthOptions {
+  /** Streams that must exist and have a leader. */
+  readonly streams?: readonly string[];
+  /** Consumers that must exist, as stream and name. */
+  readonly consumers?: readonly (readonly [stream: string, name: string])[];
+  /** Dead-letter streams that must exist and have room. */
+  readonly deadLetters?: readonly string[];
+  /** How many messages may wait for a consumer; default no bound. */
+  readonly maxPending?: number;
+  /** How far a mirror may lag behind, in messages; default no bound. */
+  readonly maxMirrorLag?: number;
+}
+
 /** Every name of an options interface, so that a misspelt one is refused and never ignored. */
 export type Names<T> = Record<keyof T, true>;
 
@@ -132,7 +201,10 @@ export const PUBLISH_OPTIONS: Names<PublishOptions> = {
   attempts: true,
   deadlineMs: true,
   noStreamWaitMs: true,
+  breaker: true,
 };
+
+export const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: true, probeEveryMs: true };
 
 export const CONNECT_OPTIONS: Names<ConnectOptions> = {
   name: true,
@@ -153,6 +225,19 @@ export const CONNECT_OPTIONS: Names<ConnectOptions> = {
   publish: true,
 };
 
+export const AMQP_LISTENER_OPTIONS: Names<AmqpListenerOptions> = {
+  nats: true,
+  listen: true,
+  listenTls: true,
+  tlsCert: true,
+  tlsKey: true,
+  tlsClientCa: true,
+  users: true,
+  vhosts: true,
+  replicas: true,
+  connect: true,
+};
+
 export const RETRY_POLICY: Names<RetryPolicy> = {
   attempts: true,
   firstPauseMs: true,
@@ -170,6 +255,7 @@ export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
   maxMessages: true,
   maxBytes: true,
   deadLetterStream: true,
+  advisories: true,
   stalledAfterMs: true,
   heartbeatMs: true,
 };
@@ -189,6 +275,23 @@ export const STREAM_OPTIONS: Names<StreamOptions> = {
 
 export const CONSUMER_OPTIONS: Names<ConsumerOptions> = { filterSubjects: true, ackWaitMs: true, maxDeliver: true };
 
+export const BUCKET_OPTIONS: Names<BucketOptions> = {
+  history: true,
+  ttlMs: true,
+  maxBytes: true,
+  storage: true,
+  replicas: true,
+  unbounded: true,
+};
+
+export const HEALTH_OPTIONS: Names<HealthOptions> = {
+  streams: true,
+  consumers: true,
+  deadLetters: true,
+  maxPending: true,
+  maxMirrorLag: true,
+};
+
 /** Throws a `TypeError` for a name in `options` that is not one of `names`. */
 export function refuseUnknown(options: object, names: object): void {
   for (const name of Object.keys(options)) {
@@ -198,11 +301,25 @@ export function refuseUnknown(options: object, names: object): void {
   }
 }
 
-/** What should be, as the core reads it: JSON with names in snake case. */
-export function spec(options: StreamOptions | ConsumerOptions, names: Readonly<Record<string, string>>): string {
+/** Names and values as the core reads them: JSON with names in snake case. */
+export function snake(options: object, names: Readonly<Record<string, unknown>> = {}): string {
   const given = Object.entries(options).map(([name, value]: [string, unknown]) => [
     name.replace(/[A-Z]/g, (capital) => `_${capital.toLowerCase()}`),
     value,
   ]);
   return JSON.stringify({ ...Object.fromEntries(given), ...names });
+}
+
+/** What the core says: its JSON with names in camel case. */
+export function camel(json: string): unknown {
+  return JSON.parse(json, (_, value: unknown) => {
+    if (value === null || typeof value !== "object" || Array.isArray(value)) {
+      return value;
+    }
+    const named = Object.entries(value).map(([name, held]: [string, unknown]) => [
+      name.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase()),
+      held,
+    ]);
+    return Object.fromEntries(named) as unknown;
+  });
 }

@@ -1,15 +1,18 @@
 //! The connection.
 
-use napi::bindgen_prelude::{Either, Env, PromiseRaw, Uint8Array};
+use napi::bindgen_prelude::{Array, Either, Env, PromiseRaw, Uint8ArraySlice};
 use napi_derive::napi;
 use nats_bridge::{Config, Login};
+use tokio::runtime::Handle;
 
 use crate::consumer::{ConsumeOptions, Consumer};
 use crate::errors;
+use crate::health::HealthCheck;
 use crate::held::Held;
+use crate::ledger::Ledger;
 use crate::options::millis;
-use crate::provision::Spec;
 use crate::publish::{self, PublishOptions, Published};
+use crate::stop::Stop;
 
 /// A connection.
 #[napi]
@@ -19,6 +22,7 @@ pub struct Bridge {
 
 /// What may be said about a connection; what is left out has the core's default.
 #[napi(object)]
+#[derive(Default)]
 pub struct ConnectOptions {
     /// The connection's name.
     pub name: Option<String>,
@@ -55,7 +59,8 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    fn config(self, servers: Vec<String>) -> napi::Result<Config> {
+    /// The core's settings for `servers`.
+    pub fn config(self, servers: Vec<String>) -> napi::Result<Config> {
         let mut config = Config { servers, ..Config::default() };
         if let Some(name) = self.name {
             config.name = name;
@@ -110,6 +115,7 @@ impl ConnectOptions {
 pub fn connect(env: &Env, servers: Vec<String>, options: ConnectOptions) -> napi::Result<PromiseRaw<'_, Bridge>> {
     let config = options.config(servers)?;
     env.spawn_future(async move {
+        nats_bridge_verbs::metrics::start(&Handle::current());
         let core = nats_bridge::Bridge::connect_with(config).await.map_err(|e| errors::from_core(&e))?;
         Ok(Bridge { core: Held::new(core) })
     })
@@ -117,19 +123,37 @@ pub fn connect(env: &Env, servers: Vec<String>, options: ConnectOptions) -> napi
 
 #[napi]
 impl Bridge {
-    /// Publishes; the promise resolves when the message is stored.
+    /// Publishes; the promise resolves when the message is stored, or to none when it was to end before that.
     #[napi]
     pub fn publish<'env>(
         &self,
         env: &'env Env,
         subject: String,
-        payload: Uint8Array,
+        payload: Either<String, Uint8ArraySlice<'_>>,
         id: Option<Either<String, bool>>,
         headers: Vec<String>,
-    ) -> napi::Result<PromiseRaw<'env, Published>> {
+        stop: Option<&Stop>,
+    ) -> napi::Result<PromiseRaw<'env, Option<Published>>> {
         let message = publish::message(subject, payload, id, headers)?;
         let core = self.core.get().clone();
-        self.core.promise(env, async move { core.publish(message).await }, Published::from)
+        let work = Stop::unless_told(stop.cloned(), async move { core.publish(message).await });
+        self.core.promise(env, work, |stored| stored.map(Published::from))
+    }
+
+    /// Publishes many: for each, subject, payload, id and headers in turn. The promise resolves when each has its outcome.
+    #[napi]
+    pub fn publish_many<'env>(
+        &self,
+        env: &'env Env,
+        messages: Array<'_>,
+        stop: Option<&Stop>,
+    ) -> napi::Result<PromiseRaw<'env, Option<Vec<publish::Outcome>>>> {
+        let messages = publish::messages(&messages)?;
+        let core = self.core.get().clone();
+        let work = Stop::unless_told(stop.cloned(), async move { Ok(core.publish_many(messages).await) });
+        self.core.promise(env, work, |outcomes| {
+            outcomes.map(|outcomes| outcomes.into_iter().map(publish::outcome).collect())
+        })
     }
 
     /// Starts consuming.
@@ -146,11 +170,47 @@ impl Bridge {
         self.core.promise(env, async move { core.consume(config).await }, Consumer::new)
     }
 
-    /// Makes a stream or consumer as it should be.
+    /// Does what `verb` says with arguments of JSON; the promise resolves to the answer as JSON.
     #[napi]
-    pub fn ensure<'env>(&self, env: &'env Env, kind: String, json: String) -> napi::Result<PromiseRaw<'env, ()>> {
-        let work = Spec::read(&kind, &json)?.ensure(self.core.get().clone());
-        self.core.promise(env, work, |()| ())
+    pub fn ask<'env>(
+        &self,
+        env: &'env Env,
+        verb: String,
+        json: String,
+        stop: Option<&Stop>,
+    ) -> napi::Result<PromiseRaw<'env, String>> {
+        let (core, stop) = (self.core.get().clone(), stop.cloned().unwrap_or_default());
+        env.spawn_future(async move {
+            let answer = nats_bridge_verbs::ask(core, verb, json, || !stop.is_told()).await;
+            answer.map_err(|e| errors::from_fault(&e))
+        })
+    }
+
+    /// What `stats` says, at once.
+    #[napi]
+    pub fn stats(&self) -> String {
+        nats_bridge_verbs::stats(self.core.get())
+    }
+
+    /// A health check of what is required.
+    #[napi]
+    pub fn health_check(&self, required: String) -> napi::Result<HealthCheck> {
+        let check = nats_bridge_verbs::health::check(self.core.get(), &required);
+        Ok(HealthCheck::new(&self.core, check.map_err(|e| errors::from_fault(&e))?))
+    }
+
+    /// Opens a ledger.
+    #[napi]
+    pub fn ledger<'env>(
+        &self,
+        env: &'env Env,
+        bucket: String,
+        keep_ms: f64,
+        lease_ms: f64,
+    ) -> napi::Result<PromiseRaw<'env, Ledger>> {
+        let (keep, lease) = (millis("keepMs", keep_ms)?, millis("leaseMs", lease_ms)?);
+        let core = self.core.get().clone();
+        self.core.promise(env, async move { core.ledger(bucket, keep, lease).await }, Ledger::new)
     }
 
     /// Waits at most `budget_ms` for what is outstanding, then closes.

@@ -9,13 +9,17 @@ use nats_bridge::{ConsumeConfig, ConsumerHandle, ConsumerState, RetryPolicy};
 use tokio::sync::Mutex;
 
 use crate::delivery::Delivery;
+use crate::errors;
 use crate::held::Held;
+use crate::jobs::Jobs;
 use crate::options::{count, millis};
+use crate::stop::Stop;
 
 /// A consumer.
 #[napi]
 pub struct Consumer {
-    core: Held<Arc<Mutex<nats_bridge::Consumer>>>,
+    // None once a handler runs over it.
+    core: Held<Arc<Mutex<Option<nats_bridge::Consumer>>>>,
     handle: Held<ConsumerHandle>,
 }
 
@@ -62,6 +66,8 @@ pub struct ConsumeOptions {
     pub max_bytes: Option<f64>,
     /// Where messages go that are given up.
     pub dead_letter_stream: Option<String>,
+    /// Keeps the server's advisories.
+    pub advisories: Option<bool>,
     /// After how long without a message, though some are pending, the pull is made anew.
     pub stalled_after_ms: Option<f64>,
     /// How often the server gives a sign of life on a waiting pull.
@@ -116,6 +122,9 @@ impl ConsumeOptions {
             config.max_bytes = count("maxBytes", number)?;
         }
         config.dead_letter_stream = self.dead_letter_stream;
+        if let Some(wanted) = self.advisories {
+            config.advisories = wanted;
+        }
         if let Some(ms) = self.stalled_after_ms {
             config.stalled_after = millis("stalledAfterMs", ms)?;
         }
@@ -130,15 +139,37 @@ impl Consumer {
     /// Wraps a consumer of the core.
     pub fn new(consumer: nats_bridge::Consumer) -> Self {
         let handle = Held::new(consumer.handle());
-        Consumer { core: Held::new(Arc::new(Mutex::new(consumer))), handle }
+        Consumer { core: Held::new(Arc::new(Mutex::new(Some(consumer)))), handle }
     }
 }
 
+/// How many messages a handler may have at once.
+const MOST_AT_ONCE: usize = 1024;
+
 async fn next(
-    consumer: Arc<Mutex<nats_bridge::Consumer>>,
+    consumer: Arc<Mutex<Option<nats_bridge::Consumer>>>,
     limit: Option<Duration>,
+    stop: Option<Stop>,
 ) -> nats_bridge::Result<Option<nats_bridge::Delivery>> {
-    let wait = async { consumer.lock().await.next().await };
+    let wait = async {
+        match consumer.lock().await.as_mut() {
+            Some(consumer) => consumer.next().await,
+            None => Ok(None),
+        }
+    };
+    let told = async {
+        match stop {
+            Some(stop) => stop.told().await,
+            None => std::future::pending().await,
+        }
+    };
+    let wait = async {
+        tokio::select! {
+            biased;
+            delivery = wait => delivery,
+            () = told => Ok(None),
+        }
+    };
     match limit {
         Some(limit) => tokio::time::timeout(limit, wait).await.unwrap_or(Ok(None)),
         None => wait.await,
@@ -153,9 +184,29 @@ impl Consumer {
         &self,
         env: &'env Env,
         timeout_ms: Option<f64>,
+        stop: Option<&Stop>,
     ) -> napi::Result<PromiseRaw<'env, Option<Delivery>>> {
         let limit = timeout_ms.map(|ms| millis("timeoutMs", ms)).transpose()?;
-        self.core.promise(env, next(self.core.get().clone(), limit), |delivery| delivery.map(Delivery::new))
+        self.core
+            .promise(env, next(self.core.get().clone(), limit, stop.cloned()), |delivery| delivery.map(Delivery::new))
+    }
+
+    /// Begins to give its deliveries as the work of a handler.
+    #[napi]
+    pub fn jobs(&self, concurrency: f64, keyed: bool) -> napi::Result<Jobs> {
+        let concurrency: usize = count("concurrency", concurrency)?;
+        if !(1..=MOST_AT_ONCE).contains(&concurrency) {
+            return Err(errors::invalid("concurrency", "1 to 1024"));
+        }
+        let busy = || errors::invalid("run", "something else takes the deliveries of this consumer");
+        let consumer = self.core.get().try_lock().map_err(|_| busy())?.take().ok_or_else(busy)?;
+        Ok(self.core.within(|| Jobs::new(consumer.jobs(concurrency, keyed))))
+    }
+
+    /// Stops pulling, and gives back what was not handed out.
+    #[napi]
+    pub fn begin_to_drain(&self) {
+        self.handle.get().begin_to_drain();
     }
 
     /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.

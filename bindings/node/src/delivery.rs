@@ -56,6 +56,11 @@ impl Delivery {
         Delivery { received: delivery.received(), core: Held::new(Mutex::new(Some(delivery))) }
     }
 
+    /// A message that something else settles.
+    pub fn of<T>(received: Received, beside: &Held<T>) -> Self {
+        Delivery { received, core: Held::beside(beside, Mutex::new(None)) }
+    }
+
     fn take(&self) -> napi::Result<nats_bridge::Delivery> {
         // What is behind the lock is whole at every step.
         let taken = self.core.get().lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -63,7 +68,8 @@ impl Delivery {
     }
 }
 
-fn reason(name: &str) -> napi::Result<Reason> {
+/// The reason with this name.
+pub fn reason(name: &str) -> napi::Result<Reason> {
     let all = [
         Reason::HandlerError,
         Reason::Timeout,
@@ -120,7 +126,7 @@ impl Delivery {
         delay_ms: Option<f64>,
     ) -> napi::Result<PromiseRaw<'env, Settled>> {
         let pause = delay_ms.map(|ms| millis("delayMs", ms)).transpose()?;
-        self.core.promise(env, retry(self.take()?, Failure { class: kind, detail }, pause), Settled::from)
+        self.core.promise(env, retry(self.take()?, Failure::of(kind, detail), pause), Settled::from)
     }
 
     /// Gives the message up at once.
@@ -133,7 +139,18 @@ impl Delivery {
         detail: String,
     ) -> napi::Result<PromiseRaw<'env, Settled>> {
         let reason = self::reason(&reason)?;
-        self.core.promise(env, self.take()?.dead_letter(reason, Failure { class: kind, detail }), Settled::from)
+        self.core.promise(env, self.take()?.dead_letter(reason, Failure::of(kind, detail)), Settled::from)
+    }
+
+    /// Gives it back to the server unsettled.
+    #[napi]
+    pub fn give_back<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+        let core = self.take()?;
+        let back = async move {
+            core.give_back().await;
+            Ok(())
+        };
+        self.core.promise(env, back, |()| ())
     }
 
     /// Whether it was settled.

@@ -1,6 +1,8 @@
 //! The core's errors as JSON texts, from which `lib/errors.ts` makes a `BridgeError`.
 
+use amqp_compat::gateway::GatewayError;
 use nats_bridge::{Error, ErrorKind, Landed};
+use nats_bridge_verbs::Fault;
 use serde_json::json;
 
 /// The rejection for an error of the core.
@@ -12,6 +14,29 @@ pub fn from_core(error: &Error) -> napi::Error {
 pub fn invalid(field: &str, why: &str) -> napi::Error {
     let context = [("field", field.to_owned()), ("why", why.to_owned())];
     build(ErrorKind::Config, Landed::No, false, &format!("config: field={field} why={why}"), &context)
+}
+
+/// The rejection for a listener that cannot be started.
+pub fn from_gateway(error: &GatewayError) -> napi::Error {
+    if let GatewayError::Nats(error) = error {
+        return from_core(error);
+    }
+    let kind = error.kind();
+    build(kind, Landed::No, false, &format!("{}: {error}", kind.name().replace('_', " ")), &error.context())
+}
+
+/// The rejection for a verb that failed.
+pub fn from_fault(fault: &Fault) -> napi::Error {
+    match fault {
+        Fault::Argument { field, why } => invalid(field, why),
+        Fault::Core(error) => from_core(error),
+    }
+}
+
+/// The rejection for something that ended by itself.
+pub fn closed(why: &str) -> napi::Error {
+    let context = [("why", why.to_owned())];
+    build(ErrorKind::Closed, Landed::No, false, &format!("closed: {why}"), &context)
 }
 
 /// The rejection for a second settle of one delivery.

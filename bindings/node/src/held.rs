@@ -23,9 +23,20 @@ impl<T> Held<T> {
         Held { value: Some(value), runtime: Handle::current() }
     }
 
+    /// Holds `value`, on the runtime of something else that is held.
+    pub fn beside<U>(other: &Held<U>, value: T) -> Self {
+        Held { value: Some(value), runtime: other.runtime.clone() }
+    }
+
     /// The value.
     pub fn get(&self) -> &T {
         self.value.as_ref().expect("only drop takes the value")
+    }
+
+    /// Does something that starts tasks on the runtime.
+    pub fn within<R>(&self, act: impl FnOnce() -> R) -> R {
+        let _entered = self.runtime.enter();
+        act()
     }
 
     /// Begins `work` on this thread, and gives the promise of what `convert` makes of its result. A result that is there at

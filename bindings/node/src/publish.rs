@@ -1,9 +1,9 @@
 //! Publishing: what JavaScript gives becomes a message of the core, what the core answers becomes a `Published`.
 
 use bytes::Bytes;
-use napi::bindgen_prelude::{Either, Uint8Array};
+use napi::bindgen_prelude::{Array, Either, Uint8ArraySlice};
 use napi_derive::napi;
-use nats_bridge::{Message, MessageId, PublishConfig};
+use nats_bridge::{BreakerConfig, Message, MessageId, PublishConfig};
 
 use crate::errors;
 use crate::options::{count, millis};
@@ -19,24 +19,30 @@ pub struct Published {
     pub duplicate: bool,
     /// The id it carries, also when it was generated.
     pub id: Option<String>,
+    /// That it is stored: `yes`.
+    pub landed: String,
 }
 
 impl From<nats_bridge::Published> for Published {
     fn from(core: nats_bridge::Published) -> Self {
         let nats_bridge::Published { stream, sequence, duplicate, id } = core;
-        Published { stream: stream.to_string(), sequence: sequence as f64, duplicate, id }
+        Published { stream: stream.to_string(), sequence: sequence as f64, duplicate, id, landed: "yes".to_owned() }
     }
 }
 
 /// The core's message. `headers` are names and values in turn; `id` false sends none.
 pub fn message(
     subject: String,
-    payload: Uint8Array,
+    payload: Either<String, Uint8ArraySlice<'_>>,
     id: Option<Either<String, bool>>,
     headers: Vec<String>,
 ) -> napi::Result<Message> {
-    // Copied here, on the event loop's thread: the application may change the array once `publish` has returned.
-    let mut message = Message::new(subject, Bytes::copy_from_slice(&payload));
+    let payload = match payload {
+        Either::A(text) => Bytes::from(text),
+        // Copied here, on the event loop's thread: the application may change the array once `publish` has returned.
+        Either::B(bytes) => Bytes::copy_from_slice(&bytes),
+    };
+    let mut message = Message::new(subject, payload);
     match id {
         Some(Either::A(id)) => message = message.id(id),
         Some(Either::B(false)) => message = message.message_id(MessageId::None),
@@ -50,8 +56,32 @@ pub fn message(
     Ok(message)
 }
 
+/// The core's messages for subject, payload, id and headers of each in turn.
+pub fn messages(flat: &Array<'_>) -> napi::Result<Vec<Message>> {
+    let mut messages = Vec::with_capacity(flat.len() as usize / 4);
+    for at in (0..flat.len()).step_by(4) {
+        let (subject, payload) = (flat.get(at)?.unwrap_or_default(), flat.get(at + 1)?);
+        let (id, headers) = (flat.get::<Option<_>>(at + 2)?.flatten(), flat.get(at + 3)?.unwrap_or_default());
+        let payload = payload.ok_or_else(|| errors::invalid("payload", "it is missing"))?;
+        messages.push(message(subject, payload, id, headers)?);
+    }
+    Ok(messages)
+}
+
+/// The outcome of one of many: where it is stored, or the error as a text.
+pub type Outcome = Either<Published, String>;
+
+/// The outcome as it crosses.
+pub fn outcome(outcome: nats_bridge::Result<nats_bridge::Published>) -> Outcome {
+    match outcome {
+        Ok(stored) => Either::A(stored.into()),
+        Err(error) => Either::B(errors::from_core(&error).reason.clone()),
+    }
+}
+
 /// The bounds of publishing; what is left out has the core's default.
 #[napi(object)]
+#[derive(Default)]
 pub struct PublishOptions {
     /// Messages handed over and not confirmed.
     pub max_in_flight: Option<f64>,
@@ -65,6 +95,18 @@ pub struct PublishOptions {
     pub deadline_ms: Option<f64>,
     /// How long "no stream listens on the subject" is tried again.
     pub no_stream_wait_ms: Option<f64>,
+    /// Fails at once while NATS confirms nothing.
+    pub breaker: Option<BreakerOptions>,
+}
+
+/// When a publisher stops taking messages.
+#[napi(object)]
+#[derive(Default)]
+pub struct BreakerOptions {
+    /// Opens when nothing was confirmed for this long.
+    pub trip_after_ms: Option<f64>,
+    /// How often one message is let through.
+    pub probe_every_ms: Option<f64>,
 }
 
 impl PublishOptions {
@@ -88,6 +130,16 @@ impl PublishOptions {
         }
         if let Some(ms) = self.no_stream_wait_ms {
             config.no_stream_wait = millis("publish.noStreamWaitMs", ms)?;
+        }
+        if let Some(breaker) = self.breaker {
+            let mut made = BreakerConfig::default();
+            if let Some(ms) = breaker.trip_after_ms {
+                made.trip_after = millis("publish.breaker.tripAfterMs", ms)?;
+            }
+            if let Some(ms) = breaker.probe_every_ms {
+                made.probe_every = millis("publish.breaker.probeEveryMs", ms)?;
+            }
+            config.breaker = Some(made);
         }
         Ok(config)
     }

@@ -1,29 +1,10 @@
 // What happens at the end of a process.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 
+import { run } from "./process.mjs";
 import { NatsServer } from "./server.mjs";
-
-const here = fileURLToPath(new URL(".", import.meta.url));
-
-/**
- * Runs a script in a process of its own; gives its exit code and what it wrote.
- *
- * @param {string} script
- * @param {string} url
- */
-async function run(script, url) {
-  const child = spawn(process.execPath, ["--input-type=module", "--eval", script, url], { cwd: here });
-  let out = "";
-  child.stdout.on("data", (bytes) => (out += String(bytes)));
-  child.stderr.on("data", (bytes) => (out += String(bytes)));
-  const [code, signal] = /** @type {[number | null, string | null]} */ (await once(child, "close"));
-  return { end: signal ?? code, out };
-}
 
 test("an open connection does not keep the process running", async (t) => {
   const { url } = await NatsServer.for(t);

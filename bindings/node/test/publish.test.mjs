@@ -16,7 +16,7 @@ test("publish says where the message is stored", async (t) => {
   await orders(bridge);
   const first = await bridge.publish("orders.new", "one", { id: "o-1" });
   const second = await bridge.publish("orders.new", Buffer.from("two"), { headers: { tenant: "acme", tag: ["a", "b"] } });
-  assert.deepEqual(first, { stream: "ORDERS", sequence: 1, duplicate: false, id: "o-1" });
+  assert.deepEqual(first, { stream: "ORDERS", sequence: 1, duplicate: false, id: "o-1", landed: "yes" });
   assert.equal(second.sequence, 2);
   await bridge.close();
 });
@@ -31,6 +31,7 @@ test("a resend with the same id is stored once", async (t) => {
     sequence: 1,
     duplicate: true,
     id: "o-1",
+    landed: "yes",
   });
   assert.equal((await bridge.publish("orders.new", "one", { id: "o-2" })).sequence, 2);
   await bridge.close();

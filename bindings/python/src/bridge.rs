@@ -2,14 +2,15 @@
 
 use nats_bridge::{Config, Login};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyMapping};
+use pyo3::types::{PyDict, PyList, PyMapping};
 
 use crate::completions::Completions;
 use crate::consumer::{self, Consumer};
 use crate::errors;
+use crate::health::HealthCheck;
 use crate::home::{self, Home, Owned};
+use crate::ledger::Ledger;
 use crate::options;
-use crate::provision::Spec;
 use crate::publish::{self, Published};
 
 /// A connection. The Python classes `nats_bridge.Bridge` and `nats_bridge.aio.Bridge` are its two faces.
@@ -85,6 +86,27 @@ impl Bridge {
         })
     }
 
+    /// Publishes many, and waits until each has its outcome.
+    fn publish_many(&self, py: Python<'_>, messages: &Bound<'_, PyAny>) -> PyResult<Py<PyList>> {
+        let core = self.core.get()?;
+        let messages = publish::messages(messages)?;
+        publish::outcomes(py, self.core.home().wait(py, core.publish_many(messages))?)
+    }
+
+    /// Publishes many, and sets `future` when each has its outcome.
+    fn publish_many_start(
+        &self,
+        completions: &Completions,
+        future: Bound<'_, PyAny>,
+        messages: &Bound<'_, PyAny>,
+    ) -> PyResult<u64> {
+        let core = self.core.get()?.clone();
+        let messages = publish::messages(messages)?;
+        completions.start(future, async move { core.publish_many(messages).await }, |py, outcomes| {
+            Ok(publish::outcomes(py, outcomes)?.into_any())
+        })
+    }
+
     /// Starts consuming and waits until it has begun.
     fn consume(&self, py: Python<'_>, stream: String, name: String, options: &Bound<'_, PyDict>) -> PyResult<Consumer> {
         let (core, home) = (self.core.get()?, self.core.home());
@@ -110,24 +132,59 @@ impl Bridge {
         })
     }
 
-    /// Makes a stream or consumer as it should be.
-    fn ensure(&self, py: Python<'_>, kind: &str, json: &str) -> PyResult<()> {
-        let work = Spec::read(kind, json)?.ensure(self.core.get()?.clone());
-        self.core.home().wait(py, work)?.map_err(|e| errors::from_core(&e))
+    /// Does what `verb` says with arguments of JSON, and gives the answer as JSON.
+    fn ask(&self, py: Python<'_>, verb: String, json: String) -> PyResult<String> {
+        let work = nats_bridge_verbs::ask(self.core.get()?.clone(), verb, json, || true);
+        self.core.home().wait(py, work)?.map_err(|e| errors::from_fault(&e))
     }
 
-    /// Makes a stream or consumer as it should be, and sets `future`.
-    fn ensure_start(
+    /// Does what `verb` says, and sets `future`.
+    fn ask_start(
         &self,
         completions: &Completions,
         future: Bound<'_, PyAny>,
-        kind: &str,
-        json: &str,
+        verb: String,
+        json: String,
     ) -> PyResult<u64> {
-        let work = Spec::read(kind, json)?.ensure(self.core.get()?.clone());
-        completions.start(future, work, |py, ensured| {
-            ensured.map_err(|e| errors::from_core(&e))?;
-            Ok(py.None())
+        let work = nats_bridge_verbs::ask(self.core.get()?.clone(), verb, json, || true);
+        completions.start(future, work, |py, answer| {
+            Ok(answer.map_err(|e| errors::from_fault(&e))?.into_pyobject(py)?.into_any().unbind())
+        })
+    }
+
+    /// The connection as it is now, as JSON.
+    fn stats(&self) -> PyResult<String> {
+        Ok(nats_bridge_verbs::stats(self.core.get()?))
+    }
+
+    /// A health check of what is required.
+    fn health_check(&self, required: &str) -> PyResult<HealthCheck> {
+        let check = nats_bridge_verbs::health::check(self.core.get()?, required);
+        Ok(HealthCheck::new(self.core.home(), check.map_err(|e| errors::from_fault(&e))?))
+    }
+
+    /// Opens a ledger and waits.
+    fn ledger(&self, py: Python<'_>, bucket: String, keep_ms: i64, lease_ms: i64) -> PyResult<Ledger> {
+        let (core, home) = (self.core.get()?, self.core.home());
+        let (keep, lease) = (options::millis("keep_ms", keep_ms)?, options::millis("lease_ms", lease_ms)?);
+        let ledger = home.wait(py, core.ledger(bucket, keep, lease))?.map_err(|e| errors::from_core(&e))?;
+        Ok(Ledger::new(home, ledger))
+    }
+
+    /// Opens a ledger, and sets `future`.
+    fn ledger_start(
+        &self,
+        completions: &Completions,
+        future: Bound<'_, PyAny>,
+        bucket: String,
+        keep_ms: i64,
+        lease_ms: i64,
+    ) -> PyResult<u64> {
+        let (core, home) = (self.core.get()?.clone(), self.core.home());
+        let (keep, lease) = (options::millis("keep_ms", keep_ms)?, options::millis("lease_ms", lease_ms)?);
+        completions.start(future, async move { core.ledger(bucket, keep, lease).await }, move |py, ledger| {
+            let ledger = ledger.map_err(|e| errors::from_core(&e))?;
+            Ok(Py::new(py, Ledger::new(home, ledger))?.into_any())
         })
     }
 
@@ -154,7 +211,7 @@ impl Bridge {
 }
 
 /// The core's settings for `servers` and what `options` say.
-fn config(servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Config> {
+pub fn config(servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Config> {
     let mut config = Config { servers, ..Config::default() };
     let (mut user, mut password) = (None, None);
     let (mut certificate, mut key) = (None, None);

@@ -13,6 +13,7 @@ use crate::completions::Completions;
 use crate::delivery::Delivery;
 use crate::errors;
 use crate::home::{Home, Owned, lock};
+use crate::jobs::Jobs;
 use crate::options::{self, millis};
 
 /// A consumer. The Python classes `nats_bridge.Consumer` and `nats_bridge.aio.Consumer` are its two faces.
@@ -23,7 +24,8 @@ pub struct Consumer {
 }
 
 struct Shared {
-    consumer: tokio::sync::Mutex<nats_bridge::Consumer>,
+    // None once a handler runs over it.
+    consumer: tokio::sync::Mutex<Option<nats_bridge::Consumer>>,
     returned: Mutex<VecDeque<nats_bridge::Delivery>>,
     some_returned: Notify,
 }
@@ -33,13 +35,16 @@ impl Consumer {
     pub fn new(home: &'static Home, consumer: nats_bridge::Consumer) -> Self {
         let handle = consumer.handle();
         let shared = Shared {
-            consumer: tokio::sync::Mutex::new(consumer),
+            consumer: tokio::sync::Mutex::new(Some(consumer)),
             returned: Mutex::default(),
             some_returned: Notify::new(),
         };
         Consumer { core: Owned::new(home, Arc::new(shared)), handle: Owned::new(home, handle) }
     }
 }
+
+/// How many messages a handler may have at once.
+const MOST_AT_ONCE: usize = 1024;
 
 /// A delivery on its way to Python. When nobody takes it, because the wait was cancelled meanwhile, it goes back and is the
 /// next one's: dropped, it would count as failed.
@@ -67,6 +72,7 @@ impl OnItsWay {
 async fn next(shared: Arc<Shared>, limit: Option<Duration>) -> nats_bridge::Result<OnItsWay> {
     let wait = async {
         let mut consumer = shared.consumer.lock().await;
+        let Some(consumer) = consumer.as_mut() else { return Ok(None) };
         loop {
             if let Some(delivery) = lock(&shared.returned).pop_front() {
                 return Ok(Some(delivery));
@@ -82,6 +88,15 @@ async fn next(shared: Arc<Shared>, limit: Option<Duration>) -> nats_bridge::Resu
         None => wait.await?,
     };
     Ok(OnItsWay { delivery, shared })
+}
+
+async fn drain(shared: Arc<Shared>, handle: ConsumerHandle, budget: Duration) -> nats_bridge::Result<()> {
+    handle.begin_to_drain();
+    let returned = std::mem::take(&mut *lock(&shared.returned));
+    for delivery in returned {
+        delivery.give_back().await;
+    }
+    handle.drain(budget).await
 }
 
 #[pymethods]
@@ -116,16 +131,41 @@ impl Consumer {
         Ok(())
     }
 
+    /// Begins to give its deliveries as the work of a handler.
+    fn jobs(&self, concurrency: i64, keyed: bool) -> PyResult<Jobs> {
+        let (shared, home) = (self.core.get()?, self.core.home());
+        let concurrency = usize::try_from(concurrency).ok().filter(|n| (1..=MOST_AT_ONCE).contains(n));
+        let concurrency = concurrency.ok_or_else(|| errors::invalid("concurrency", "1 to 1024"))?;
+        let busy = || errors::invalid("run", "something else takes the deliveries of this consumer");
+        let consumer = shared.consumer.try_lock().map_err(|_| busy())?.take().ok_or_else(busy)?;
+        let returned = std::mem::take(&mut *lock(&shared.returned));
+        Ok(home.within(|| {
+            home.spawn(async move {
+                for delivery in returned {
+                    delivery.give_back().await;
+                }
+            });
+            Jobs::new(home, consumer.jobs(concurrency, keyed))
+        }))
+    }
+
+    /// Stops pulling, and gives back what was not handed out.
+    fn begin_to_drain(&self) -> PyResult<()> {
+        self.handle.get()?.begin_to_drain();
+        Ok(())
+    }
+
     /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.
     fn drain(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
-        let (handle, budget) = (self.handle.get()?, millis("budget_ms", budget_ms)?);
-        self.handle.home().wait(py, handle.drain(budget))?.map_err(|e| errors::from_core(&e))
+        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
+        let drained = drain(shared, handle, millis("budget_ms", budget_ms)?);
+        self.handle.home().wait(py, drained)?.map_err(|e| errors::from_core(&e))
     }
 
     /// Drains, and sets `future`.
     fn drain_start(&self, completions: &Completions, future: Bound<'_, PyAny>, budget_ms: i64) -> PyResult<u64> {
-        let (handle, budget) = (self.handle.get()?.clone(), millis("budget_ms", budget_ms)?);
-        completions.start(future, async move { handle.drain(budget).await }, |py, drained| {
+        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
+        completions.start(future, drain(shared, handle, millis("budget_ms", budget_ms)?), |py, drained| {
             drained.map_err(|e| errors::from_core(&e))?;
             Ok(py.None())
         })
@@ -163,6 +203,7 @@ pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyRe
             "max_messages" => config.max_messages = given.count()?,
             "max_bytes" => config.max_bytes = given.count()?,
             "dead_letter_stream" => config.dead_letter_stream = given.read()?,
+            "advisories" => config.advisories = given.read()?,
             "stalled_after_ms" => config.stalled_after = given.millis()?,
             "heartbeat_ms" => config.heartbeat = given.millis()?,
             _ => return Ok(false),

@@ -73,6 +73,11 @@ impl Delivery {
         Delivery { received, payload: PyOnceLock::new(), core: Owned::new(home, Mutex::new(Some(delivery))) }
     }
 
+    /// A message that something else settles.
+    pub fn of(home: &'static Home, received: Received) -> Self {
+        Delivery { received, payload: PyOnceLock::new(), core: Owned::new(home, Mutex::new(None)) }
+    }
+
     /// The core's delivery, unless it was settled.
     pub fn take(&self) -> PyResult<nats_bridge::Delivery> {
         let taken = lock(self.core.get()?).take();
@@ -120,7 +125,8 @@ async fn retry(
     }
 }
 
-fn reason(name: &str) -> PyResult<Reason> {
+/// The reason with this name.
+pub fn reason(name: &str) -> PyResult<Reason> {
     let all = [
         Reason::HandlerError,
         Reason::Timeout,
@@ -153,7 +159,7 @@ impl Delivery {
     /// Retries and waits.
     fn retry(&self, py: Python<'_>, kind: String, detail: String, delay_ms: Option<i64>) -> PyResult<Settled> {
         let pause = delay_ms.map(|ms| millis("delay_ms", ms)).transpose()?;
-        self.wait(py, retry(self.take()?, Failure { class: kind, detail }, pause))
+        self.wait(py, retry(self.take()?, Failure::of(kind, detail), pause))
     }
 
     /// Retries, and sets `future`.
@@ -166,13 +172,13 @@ impl Delivery {
         delay_ms: Option<i64>,
     ) -> PyResult<u64> {
         let pause = delay_ms.map(|ms| millis("delay_ms", ms)).transpose()?;
-        start(completions, future, retry(self.take()?, Failure { class: kind, detail }, pause))
+        start(completions, future, retry(self.take()?, Failure::of(kind, detail), pause))
     }
 
     /// Dead-letters and waits.
     fn dead_letter(&self, py: Python<'_>, reason: &str, kind: String, detail: String) -> PyResult<Settled> {
         let reason = self::reason(reason)?;
-        self.wait(py, self.take()?.dead_letter(reason, Failure { class: kind, detail }))
+        self.wait(py, self.take()?.dead_letter(reason, Failure::of(kind, detail)))
     }
 
     /// Dead-letters, and sets `future`.
@@ -185,7 +191,7 @@ impl Delivery {
         detail: String,
     ) -> PyResult<u64> {
         let reason = self::reason(reason)?;
-        start(completions, future, self.take()?.dead_letter(reason, Failure { class: kind, detail }))
+        start(completions, future, self.take()?.dead_letter(reason, Failure::of(kind, detail)))
     }
 
     /// Whether it was settled.

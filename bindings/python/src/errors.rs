@@ -1,6 +1,8 @@
 //! The core's errors as Python exceptions. The classes are in `nats_bridge/errors.py`.
 
+use amqp_compat::gateway::GatewayError;
 use nats_bridge::{Error, ErrorKind, Landed};
+use nats_bridge_verbs::Fault;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -9,6 +11,29 @@ use pyo3::types::PyDict;
 pub fn from_core(error: &Error) -> PyErr {
     let code = error.kind().name();
     build(code, error.landed(), error.is_temporary(), &error.to_string(), error.context())
+}
+
+/// The exception for a listener that cannot be started.
+pub fn from_gateway(error: &GatewayError) -> PyErr {
+    if let GatewayError::Nats(error) = error {
+        return from_core(error);
+    }
+    let code = error.kind().name();
+    build(code, Landed::No, false, &format!("{}: {error}", code.replace('_', " ")), &error.context())
+}
+
+/// The exception for a verb that failed.
+pub fn from_fault(fault: &Fault) -> PyErr {
+    match fault {
+        Fault::Argument { field, why } => invalid(field, why),
+        Fault::Core(error) => from_core(error),
+    }
+}
+
+/// The exception for something that ended by itself.
+pub fn closed(why: &str) -> PyErr {
+    let context = [("why", why.to_owned())];
+    build(ErrorKind::Closed.name(), Landed::No, false, &format!("closed: {why}"), &context)
 }
 
 /// The exception for a second settle of one delivery.

@@ -29,6 +29,7 @@ pub fn here(_py: Python<'_>) -> PyResult<&'static Home> {
         Some(home) if home.pid == pid => Ok(home),
         _ => {
             let runtime = Builder::new_multi_thread().enable_all().thread_name("nats-bridge").build()?;
+            nats_bridge_verbs::metrics::start(runtime.handle());
             // Never dropped: at exit the threads end with the process, and a parent's runtime cannot be ended in a child.
             let fresh: &'static Home = Box::leak(Box::new(Home { pid, runtime }));
             *home = Some(fresh);
@@ -64,6 +65,12 @@ impl Home {
     /// Runs `work` on the runtime's own threads.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> tokio::task::AbortHandle {
         self.runtime.spawn(work).abort_handle()
+    }
+
+    /// Does something that starts tasks on the runtime.
+    pub fn within<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _entered = self.runtime.enter();
+        act()
     }
 
     /// Begins `work` on this thread.

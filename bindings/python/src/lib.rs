@@ -10,9 +10,12 @@ pub mod consumer;
 pub mod delivery;
 pub mod eager;
 pub mod errors;
+pub mod health;
 pub mod home;
+pub mod jobs;
+pub mod ledger;
+pub mod listener;
 pub mod options;
-pub mod provision;
 pub mod publish;
 
 use pyo3::prelude::*;
@@ -27,6 +30,14 @@ mod _native {
     use super::consumer::Consumer;
     #[pymodule_export]
     use super::delivery::{Delivery, Settled, original_name};
+    #[pymodule_export]
+    use super::health::{HealthCheck, render_metrics};
+    #[pymodule_export]
+    use super::jobs::{Job, Jobs};
+    #[pymodule_export]
+    use super::ledger::{Ledger, LedgerEntry};
+    #[pymodule_export]
+    use super::listener::AmqpListener;
     #[pymodule_export]
     use super::publish::Published;
 }

@@ -1,13 +1,14 @@
 //! Publishing: what Python gives becomes a message of the core, what the core answers becomes a `Published`.
 
 use bytes::Bytes;
-use nats_bridge::{Message, MessageId, PublishConfig};
+use nats_bridge::{BreakerConfig, Message, MessageId, PublishConfig};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyList, PyMapping, PyString};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyList, PyMapping, PyMemoryView, PyString, PyTuple};
 
+use crate::errors;
 use crate::options;
 
 /// Where a published message is stored.
@@ -33,6 +34,12 @@ impl From<nats_bridge::Published> for Published {
 
 #[pymethods]
 impl Published {
+    /// That it is stored: `yes`.
+    #[getter]
+    fn landed(&self) -> &'static str {
+        "yes"
+    }
+
     #[classattr]
     fn __match_args__() -> (&'static str, &'static str, &'static str, &'static str) {
         ("stream", "sequence", "duplicate", "id")
@@ -44,6 +51,47 @@ impl Published {
         let duplicate = if *duplicate { "True" } else { "False" };
         Ok(format!("Published(stream={stream}, sequence={sequence}, duplicate={duplicate}, id={id})"))
     }
+}
+
+/// The core's messages for what `publish_many` is given: tuples of subject, payload and, if they have them, id and headers.
+pub fn messages(given: &Bound<'_, PyAny>) -> PyResult<Vec<Message>> {
+    let mut messages = Vec::with_capacity(given.len().unwrap_or(0));
+    for (index, one) in given.try_iter()?.enumerate() {
+        messages.push(of_tuple(&one?).map_err(|error| {
+            let py = given.py();
+            match error.is_instance_of::<PyTypeError>(py) {
+                true => PyTypeError::new_err(format!("messages[{index}]: {}", error.value(py))),
+                false => error,
+            }
+        })?);
+    }
+    Ok(messages)
+}
+
+fn of_tuple(one: &Bound<'_, PyAny>) -> PyResult<Message> {
+    let wanted = "a Message, or a tuple of subject and payload";
+    let fields = one.cast::<PyTuple>().map_err(|_| argument("messages", wanted, one))?;
+    if !(2..=4).contains(&fields.len()) {
+        return Err(argument("messages", wanted, one));
+    }
+    let subject = fields.get_item(0)?;
+    let subject: String = subject.extract().map_err(|_| argument("subject", "it is str", &subject))?;
+    let given = |index: usize| fields.get_item(index).ok().filter(|value| !value.is_none());
+    let headers = given(3);
+    let headers = headers
+        .as_ref()
+        .map(|headers| headers.cast::<PyMapping>().map_err(|_| argument("headers", "they are a mapping", headers)))
+        .transpose()?;
+    message(subject, &fields.get_item(1)?, given(2).as_ref(), headers)
+}
+
+/// A list with the outcome of each: a `Published`, or the error.
+pub fn outcomes(py: Python<'_>, outcomes: Vec<nats_bridge::Result<nats_bridge::Published>>) -> PyResult<Py<PyList>> {
+    let each = outcomes.into_iter().map(|outcome| match outcome {
+        Ok(stored) => Ok(Py::new(py, Published::from(stored))?.into_any()),
+        Err(error) => Ok(errors::from_core(&error).into_value(py).into_any()),
+    });
+    Ok(PyList::new(py, each.collect::<PyResult<Vec<Py<PyAny>>>>()?)?.unbind())
 }
 
 /// The core's message for the arguments of `publish`.
@@ -95,7 +143,21 @@ fn bytes(payload: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     }
     let buffer = PyBuffer::<u8>::get(payload)
         .map_err(|_| argument("payload", "it is bytes, bytearray, memoryview or another buffer of bytes", payload))?;
-    Ok(buffer.to_vec(payload.py())?.into())
+    match of_a_view(payload, &buffer) {
+        Some(bytes) => Ok(bytes),
+        None => Ok(buffer.to_vec(payload.py())?.into()),
+    }
+}
+
+// A view of `bytes` is read in place, as they are: what else has a buffer may change.
+fn of_a_view(payload: &Bound<'_, PyAny>, buffer: &PyBuffer<u8>) -> Option<Bytes> {
+    if buffer.item_count() <= COPY || !buffer.is_c_contiguous() {
+        return None;
+    }
+    let whole = payload.cast::<PyMemoryView>().ok()?.getattr("obj").ok()?.cast_into::<PyBytes>().ok()?;
+    let offset = (buffer.buf_ptr() as usize).checked_sub(whole.as_bytes().as_ptr() as usize)?;
+    let end = offset.checked_add(buffer.item_count()).filter(|end| *end <= whole.as_bytes().len())?;
+    Some(Bytes::from_owner(PyBackedBytes::from(whole)).slice(offset..end))
 }
 
 fn argument(name: &str, wanted: &str, got: &Bound<'_, PyAny>) -> PyErr {
@@ -113,7 +175,21 @@ pub fn config(options: &Bound<'_, PyDict>) -> PyResult<PublishConfig> {
             "ack_wait_ms" => config.ack_wait = given.millis()?,
             "attempts" => config.attempts = given.count()?,
             "deadline_ms" => config.deadline = given.millis()?,
+            "breaker" => config.breaker = Some(breaker(&given.read()?)?),
             "no_stream_wait_ms" => config.no_stream_wait = given.millis()?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(config)
+}
+
+fn breaker(options: &Bound<'_, PyDict>) -> PyResult<BreakerConfig> {
+    let mut config = BreakerConfig::default();
+    options::each(options, |name, given| {
+        match name {
+            "trip_after_ms" => config.trip_after = given.millis()?,
+            "probe_every_ms" => config.probe_every = given.millis()?,
             _ => return Ok(false),
         }
         Ok(true)

@@ -22,7 +22,7 @@ def test_hello_does_what_it_says(server: NatsServer, example: str) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, EXPECTED, "")
 
 
-def test_the_15_lines_of_the_readme_run(server: NatsServer) -> None:
+def test_the_code_of_the_readme_runs(server: NatsServer) -> None:
     readme = (WORKSPACE / "bindings" / "python" / "README.md").read_text()
     for code in readme.split("```python\n")[1:]:
         script = code.split("```")[0].replace("nats://127.0.0.1:4222", server.url)

@@ -3,7 +3,7 @@ import mmap
 import pytest
 
 import nats_bridge
-from nats_bridge import Bridge, Published
+from nats_bridge import Bridge, Error, Message, Published, aio
 from server import NatsServer
 
 DAY_MS = 24 * 3600 * 1000
@@ -117,3 +117,69 @@ def test_a_server_that_comes_back_gets_what_was_published_meanwhile(server: Nats
         server.stop()
         server.start()
         assert bridge.publish("orders.new", b"one", id="o-1").sequence == 1
+
+
+def many(count: int) -> list[Message | tuple[str, bytes]]:
+    plain: list[Message | tuple[str, bytes]] = [("orders.new", str(n).encode()) for n in range(count)]
+    plain[7] = Message("orders.*", b"not a subject")
+    plain[8] = Message("orders.new", b"eight", id="o-8", headers={"tenant": "acme"})
+    plain[9] = Message("orders.new", b"eight", id="o-8")
+    return plain
+
+
+def check(outcomes: list[Published | Error]) -> None:
+    assert [n for n, outcome in enumerate(outcomes) if outcome.landed != "yes"] == [7]
+    refused = outcomes.pop(7)
+    assert isinstance(refused, nats_bridge.InvalidMessage)
+    assert (refused.landed, refused.context["subject"]) == ("no", "orders.*")
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Published)]
+    assert [outcome.duplicate for outcome in stored].index(True) == 8
+    sequences = [outcome.sequence for outcome in stored if not outcome.duplicate]
+    assert sequences == list(range(1, len(outcomes)))
+
+
+def test_many_at_once_have_each_its_outcome_in_their_order(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url, publish={"max_in_flight": 16}) as bridge:
+        orders(bridge)
+        check(bridge.publish_many(many(500)))
+        assert bridge.publish_many([]) == []
+
+
+async def test_many_at_once_with_asyncio_have_each_its_outcome_in_their_order(server: NatsServer) -> None:
+    async with aio.connect(server.url, publish={"max_in_flight": 16}) as bridge:
+        await bridge.ensure_stream("ORDERS", unbounded=True)
+        check(await bridge.publish_many(message for message in many(500)))
+
+
+def test_of_many_one_that_is_no_message_is_named_and_nothing_is_sent(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        orders(bridge)
+        for wrong, name in ((("orders.new",), "messages"), ((7, b"x"), "subject"), (("orders.new", "text"), "payload")):
+            with pytest.raises(TypeError, match=rf"messages\[1\].*'{name}'"):
+                bridge.publish_many([("orders.new", b"one"), wrong])  # pyright: ignore[reportArgumentType]
+        assert bridge.publish("orders.new", b"one").sequence == 1
+
+
+def test_of_many_the_outcome_of_those_without_an_answer_is_unknown(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url, publish={"deadline_ms": 500, "ack_wait_ms": 200}) as bridge:
+        orders(bridge)
+        server.stop()
+        outcomes = bridge.publish_many([Message("orders.new", b"one", id=f"o-{n}") for n in range(3)])
+        assert [(outcome.landed, isinstance(outcome, nats_bridge.Timeout)) for outcome in outcomes] == [("unknown", True)] * 3
+
+
+def test_a_payload_arrives_as_it_was_when_it_was_published(server: NatsServer) -> None:
+    whole = bytes(range(256)) * 64
+    mutable = bytearray(whole)
+    with nats_bridge.connect(server.url) as bridge:
+        orders(bridge)
+        views = [whole, memoryview(whole)[100:9_000], memoryview(whole)[::2], memoryview(mutable)[5:], mutable]
+        wanted = [bytes(view) for view in views]
+        bridge.publish_many([("orders.new", view) for view in views])
+        mutable[:] = bytes(len(mutable))
+        with bridge.consume("ORDERS", "reader") as deliveries:
+            for payload in wanted:
+                delivery = deliveries.next(5_000)
+                assert delivery is not None
+                assert delivery.payload == payload
+                delivery.ack()

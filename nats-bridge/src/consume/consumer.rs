@@ -253,6 +253,11 @@ impl ConsumerHandle {
         self.shared.lock().held.credit.held()
     }
 
+    /// Stops pulling and gives back what no handler has, as [`ConsumerHandle::drain`] does, without waiting.
+    pub fn begin_to_drain(&self) {
+        self.shared.drain.cancel();
+    }
+
     /// Stops pulling, gives back what no handler has, and waits until the rest is settled.
     ///
     /// # Errors

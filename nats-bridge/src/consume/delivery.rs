@@ -186,7 +186,8 @@ impl Delivery {
     }
 
     /// Says that handling failed: it is delivered again after the pause that the policy computes, or becomes a dead letter
-    /// with reason `handler_error` when no attempt is left.
+    /// with reason `handler_error` when no attempt is left. A failure that [gives up](Failure::giving_up) becomes a dead letter
+    /// at once.
     ///
     /// # Errors
     /// As [`Delivery::dead_letter`] when no attempt is left. `Closed`: the connection was closed.
@@ -194,7 +195,11 @@ impl Delivery {
     /// # Cancel safety
     /// Dropped before it is ready, the settlement goes on in the background or the delivery counts as dropped.
     pub async fn retry(self, failure: impl Into<Failure>) -> Result<Settled> {
-        self.fail(Reason::HandlerError, failure.into(), None).await
+        let failure = failure.into();
+        match failure.give_up {
+            Some(reason) => self.dead_letter(reason, failure).await,
+            None => self.fail(Reason::HandlerError, failure, None).await,
+        }
     }
 
     /// As [`Delivery::retry`], with a pause of the caller's choice.
@@ -270,8 +275,9 @@ impl Delivery {
         }
     }
 
-    /// Gives it back to the server unsettled: another process may have it at once.
-    pub(super) async fn give_back(mut self) {
+    /// Gives it back to the server unsettled, for a consumer that is drained: another process may have it at once. The server
+    /// counts it as a delivery.
+    pub async fn give_back(mut self) {
         let Some(shared) = self.shared.take() else { return };
         // A closed connection gives everything back.
         let _ = shared.send(&self.received, Bytes::from_static(b"-NAK")).await;

@@ -36,9 +36,21 @@ impl Consumer {
     ///
     /// # Cancel safety
     /// Dropping the future ends running handlers where they are; their deliveries count as dropped.
-    pub async fn run_keyed<K, H, F>(mut self, concurrency: usize, key: K, handler: H) -> Result<()>
+    pub async fn run_keyed<K, H, F>(self, concurrency: usize, key: K, handler: H) -> Result<()>
     where
         K: Fn(&Received) -> String,
+        H: Fn(Received) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.in_lanes(concurrency, move |received| std::future::ready(Ok(key(&received))), handler).await
+    }
+
+    /// As [`Consumer::run_keyed`], with keys that are waited for, one after the other. A message whose key cannot be told
+    /// follows the retry policy outside of all lanes.
+    pub(super) async fn in_lanes<K, T, H, F>(mut self, concurrency: usize, key: K, handler: H) -> Result<()>
+    where
+        K: Fn(Received) -> T,
+        T: Future<Output = Result<String, Failure>>,
         H: Fn(Received) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
@@ -57,7 +69,13 @@ impl Consumer {
                 Err(error) => break Err(error),
             };
             delivery.wait();
-            let key = key(&delivery);
+            let key = match key(delivery.received()).await {
+                Ok(key) => key,
+                Err(failure) => {
+                    running.spawn(async move { failed(delivery, failure).await });
+                    continue;
+                }
+            };
             if let Some(first) = lanes.enter(&key, delivery) {
                 let (lanes, handler, turns) = (lanes.clone(), handler.clone(), turns.clone());
                 running.spawn(async move {
@@ -114,6 +132,12 @@ impl Lanes {
     }
 }
 
+async fn failed(delivery: Delivery, failure: Failure) {
+    if let Err(error) = delivery.retry(failure).await {
+        tracing::warn!(%error, "a delivery could not be settled");
+    }
+}
+
 // Handles one message until it is settled. False: the consumer is drained and it was given back.
 async fn in_turn<H, F>(turns: &Semaphore, handler: &H, mut delivery: Delivery) -> bool
 where
@@ -129,6 +153,7 @@ where
         };
         let settled = match failure {
             Ok(()) => delivery.ack().await,
+            Err(failure) if failure.give_up.is_some() => delivery.retry(failure).await,
             Err(failure) => match delivery.failed_here(failure.clone(), SystemTime::now()) {
                 Next::After(pause) => {
                     delivery.wait();

@@ -2,6 +2,7 @@
 //!
 //! - [`Consumer`]: gives [`Delivery`]s, or runs a handler over them.
 //! - [`ConsumerHandle`]: watches and drains a consumer from elsewhere.
+//! - [`Jobs`]: a handler's work, for one that runs elsewhere.
 //! - `supervisor`: the task behind it, which pulls, keeps long deliveries alive and rebuilds what is stuck.
 
 mod consumer;
@@ -9,6 +10,7 @@ mod credit;
 mod delivery;
 mod done;
 mod held;
+mod jobs;
 mod keyed;
 mod metrics;
 mod net;
@@ -22,6 +24,7 @@ use std::time::Duration;
 
 pub use consumer::{Consumer, ConsumerHandle};
 pub use delivery::{Delivery, Received, Settled};
+pub use jobs::{Answer, Job, Jobs};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;

@@ -108,17 +108,25 @@ pub struct Failure {
     pub class: String,
     /// What happened. It goes to the log and, cut and redacted, into the dead letter.
     pub detail: String,
+    /// The reason for which the message is given up at once, whatever the policy says; default none.
+    pub give_up: Option<Reason>,
 }
 
 impl Failure {
     /// A failure of class `error`.
     pub fn new(detail: impl Into<String>) -> Failure {
-        Failure { class: "error".into(), detail: detail.into() }
+        Failure { class: "error".into(), detail: detail.into(), give_up: None }
     }
 
     /// A failure of a class, such as an exception's name.
     pub fn of(class: impl Into<String>, detail: impl Into<String>) -> Failure {
-        Failure { class: class.into(), detail: detail.into() }
+        Failure { class: class.into(), detail: detail.into(), give_up: None }
+    }
+
+    /// The same failure, of a message that no further attempt can help: it becomes a dead letter at once, for this reason.
+    #[must_use]
+    pub fn giving_up(self, reason: Reason) -> Failure {
+        Failure { give_up: Some(reason), ..self }
     }
 }
 

@@ -136,6 +136,29 @@ impl Publisher {
         self.hand_over(message, id, size).await
     }
 
+    /// Publishes messages in their order, and gives the outcome of each in the same order once all have one.
+    ///
+    /// Nothing waits for the confirm of the message before it, as far as the window allows. A message that fails holds none of
+    /// the others back.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: dropped, some may be published, and none or some of the rest.
+    pub async fn publish_many(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<Published>> {
+        let messages = messages.into_iter();
+        let mut handed_over = Vec::with_capacity(messages.size_hint().0);
+        for message in messages {
+            handed_over.push(self.publish_later(message).await);
+        }
+        let mut outcomes = Vec::with_capacity(handed_over.len());
+        for pending in handed_over {
+            outcomes.push(match pending {
+                Ok(pending) => pending.await,
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
+    }
+
     /// Hands one message over if there is room at once.
     ///
     /// # Errors

@@ -68,6 +68,8 @@ pub enum Packages {
     Apps,
     /// What the tests need; it includes [`Packages::Apps`].
     Test,
+    /// The clients that our package is measured beside.
+    Bench,
 }
 
 /// The tools folder. One process at a time fills it.

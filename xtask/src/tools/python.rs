@@ -17,6 +17,7 @@ pub(super) fn ensure(tools: &mut Tools, packages: Packages) -> Result<PathBuf, F
     let (name, file) = match packages {
         Packages::Apps => ("python-apps", "apps.txt"),
         Packages::Test => ("python-test", "test.txt"),
+        Packages::Bench => ("python-bench", "bench.txt"),
     };
     let file = requirements(file);
     let pinned = std::fs::read(&file).doing(format_args!("cannot read {}", file.display()))?;

@@ -4,6 +4,7 @@ from . import errors
 from ._native import Published, Settled, original_name
 from .bridge import Bridge, connect
 from .consumer import Consumer, ConsumerState, Delivery
+from .dead_letters import DeadLetter, DeadLetterGroup, DeadLetters, Imported, Redriven
 from .errors import (
     AlreadySettled,
     BreakerOpen,
@@ -23,14 +24,39 @@ from .errors import (
     Unsupported,
     WindowFull,
 )
-from .options import Buffer, ConnectOptions, ConsumeOptions, ConsumerOptions, Headers, PublishOptions, RetryPolicy, StreamOptions
-from .received import Reason, Why
+from .handling import GiveUp, Key
+from .health import Health, HealthCheck, Lag, MirrorLag, Stats, metrics
+from .ledger import Ledger, LedgerEntry
+from .listener import AmqpListener, ListenerState
+from .manifest import Change, Plan
+from .message import Message
+from .options import (
+    AmqpListenerOptions,
+    BreakerOptions,
+    BucketOptions,
+    Buffer,
+    ConnectOptions,
+    ConsumeOptions,
+    ConsumerOptions,
+    DeadLetterFilter,
+    Headers,
+    HealthOptions,
+    PublishOptions,
+    RetryPolicy,
+    StreamOptions,
+)
+from .received import Reason, Received, Why
 
 __all__ = [
     "AlreadySettled",
+    "AmqpListener",
+    "AmqpListenerOptions",
     "BreakerOpen",
+    "BreakerOptions",
     "Bridge",
+    "BucketOptions",
     "Buffer",
+    "Change",
     "Closed",
     "Conflict",
     "ConnectOptions",
@@ -38,21 +64,41 @@ __all__ = [
     "Consumer",
     "ConsumerOptions",
     "ConsumerState",
+    "DeadLetter",
+    "DeadLetterFilter",
+    "DeadLetterGroup",
+    "DeadLetters",
     "Delivery",
     "Denied",
     "Error",
     "Forked",
+    "GiveUp",
     "Headers",
+    "Health",
+    "HealthCheck",
+    "HealthOptions",
+    "Imported",
     "InvalidConfig",
     "InvalidMessage",
+    "Key",
+    "Lag",
     "Landed",
+    "Ledger",
+    "LedgerEntry",
+    "ListenerState",
+    "Message",
+    "MirrorLag",
     "NotFound",
+    "Plan",
     "PublishOptions",
     "Published",
     "Reason",
+    "Received",
+    "Redriven",
     "Rejected",
     "RetryPolicy",
     "Settled",
+    "Stats",
     "StreamOptions",
     "Timeout",
     "TooLarge",
@@ -62,5 +108,6 @@ __all__ = [
     "WindowFull",
     "connect",
     "errors",
+    "metrics",
     "original_name",
 ]

@@ -1,15 +1,29 @@
 """The connection, for threads. `nats_bridge.aio` has the same for asyncio."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self, Unpack
 
 from ._native import Bridge as NativeBridge
 from ._native import Published
 from .consumer import Consumer
+from .dead_letters import DeadLetters
 from .errors import Error
-from .options import Buffer, ConnectOptions, ConsumeOptions, ConsumerOptions, Headers, StreamOptions
+from .health import HealthCheck, Stats, read_stats, required
+from .ledger import Ledger
+from .manifest import Plan, read_plan
+from .message import Message
+from .options import (
+    BucketOptions,
+    Buffer,
+    ConnectOptions,
+    ConsumeOptions,
+    ConsumerOptions,
+    Headers,
+    HealthOptions,
+    StreamOptions,
+)
 
 __all__ = ["Bridge", "connect", "server_list", "spec"]
 
@@ -34,7 +48,7 @@ def connect(servers: str | Sequence[str] = "nats://127.0.0.1:4222", **options: U
     return Bridge(NativeBridge.connect(server_list(servers), options))
 
 
-def spec(options: StreamOptions | ConsumerOptions, **names: str) -> str:
+def spec(options: StreamOptions | ConsumerOptions | BucketOptions, **names: str) -> str:
     """What should be, as the core reads it."""
     given = {option: value for option, value in options.items() if value is not None}
     return json.dumps(given | names)
@@ -78,6 +92,24 @@ class Bridge:
         """
         return self._native.publish(subject, payload, id, headers)
 
+    def publish_many(self, messages: Iterable[Message | tuple[str, Buffer]]) -> list[Published | Error]:
+        """Publishes messages in their order, and gives the outcome of each in the same order once all have one.
+
+        An outcome is a `Published`, or the `Error` that `publish` would have raised; both have ``landed``: ``"yes"``, ``"no"``
+        or ``"unknown"``. One that fails holds none of the others back. As many as the window takes (the option ``publish`` of
+        `connect`) are under way at once, in one call that does not hold the GIL::
+
+            outcomes = bridge.publish_many([("orders.new", b"one"), Message("orders.new", b"two", id="order-2")])
+            failed = [outcome for outcome in outcomes if outcome.landed != "yes"]
+
+        All that is given is in memory at once: give what is endless in parts. Ctrl-C raises ``KeyboardInterrupt``; some of the
+        messages may then be stored.
+
+        Raises:
+            TypeError: something is not a message; nothing was sent.
+        """
+        return self._native.publish_many(messages)
+
     def consume(self, stream: str, name: str, **options: Unpack[ConsumeOptions]) -> Consumer:
         """Starts consuming ``stream`` as the durable consumer ``name``, which all instances of a service share.
 
@@ -101,7 +133,7 @@ class Bridge:
             InvalidConfig: it is unbounded and does not say so, or an option is wrong.
             Conflict: it exists and cannot be changed in place, or its subjects belong to another stream.
         """
-        self._native.ensure("stream", spec(options, name=name))
+        self._native.ask("ensure_stream", spec(options, name=name))
 
     def ensure_consumer(self, stream: str, name: str, **options: Unpack[ConsumerOptions]) -> None:
         """Makes a durable consumer as it should be. `consume` does so too; this is for set-up beforehand.
@@ -111,7 +143,60 @@ class Bridge:
             NotFound: there is no such stream.
             Conflict: it exists and cannot be changed in place.
         """
-        self._native.ensure("consumer", spec(options, stream=stream, name=name))
+        self._native.ask("ensure_consumer", spec(options, stream=stream, name=name))
+
+    def ensure_bucket(self, name: str, **options: Unpack[BucketOptions]) -> None:
+        """Makes a key-value bucket as it should be.
+
+        Raises:
+            InvalidConfig: it is unbounded and does not say so, or an option is wrong.
+            Conflict: it exists and cannot be changed in place.
+        """
+        self._native.ask("ensure_bucket", spec(options, name=name))
+
+    def plan(self, manifest: str) -> Plan:
+        """Compares a manifest (TOML, as ``nats-bridge provision`` reads it) with what is on the server, and changes nothing.
+
+        Raises:
+            InvalidConfig: the manifest is wrong.
+        """
+        return read_plan(self._native.ask("plan", json.dumps({"manifest": manifest})))
+
+    def apply(self, manifest: str) -> Plan:
+        """Makes everything as the manifest says, and gives what was done. What it does not name is not touched.
+
+        Raises:
+            InvalidConfig: the manifest is wrong.
+            Conflict: something cannot be changed in place; nothing was changed.
+        """
+        return read_plan(self._native.ask("apply", json.dumps({"manifest": manifest})))
+
+    def dead_letters(self, stream: str) -> DeadLetters:
+        """The dead letters in this stream, such as ``ORDERS_DLQ``.
+
+        Raises:
+            NotFound: there is no such stream.
+        """
+        return DeadLetters(self._native, stream)
+
+    def ledger(self, bucket: str, *, keep_ms: int, lease_ms: int) -> Ledger:
+        """Opens the ledger in this bucket, which is made if it does not exist.
+
+        ``keep_ms`` is how long a message may come again: longer than its stream keeps it. ``lease_ms`` is how long an entry that was
+        begun and not done is left to the worker that began it; longer than a handler runs.
+
+        Raises:
+            InvalidConfig: the bucket's name or a time is not legal.
+        """
+        return Ledger(self._native.ledger(bucket, keep_ms, lease_ms))
+
+    def health_check(self, **options: Unpack[HealthOptions]) -> HealthCheck:
+        """A check of what a service needs; keep it, and ask it to `look` now and then."""
+        return HealthCheck(self._native.health_check(required(options)))
+
+    def stats(self) -> Stats:
+        """The connection as it is now. `nats_bridge.metrics` has what the whole process counts."""
+        return read_stats(self._native.stats())
 
     @property
     def server_version(self) -> str:

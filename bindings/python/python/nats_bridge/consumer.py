@@ -1,11 +1,14 @@
 """Consuming, for threads."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Literal, Self
 
 from ._native import Consumer as NativeConsumer
-from ._native import Settled
+from ._native import Job, Jobs, Settled
 from .errors import Error
+from .handling import Key, answer, tell_key
 from .received import Reason, Received, Why, failure
 
 __all__ = ["Consumer", "ConsumerState", "Delivery", "DRAIN_BUDGET_MS"]
@@ -24,6 +27,11 @@ class Delivery(Received):
     """
 
     __slots__ = ()
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was settled."""
+        return self._native.settled
 
     def ack(self, *, confirmed: bool = False) -> Settled:
         """Says that the message is done.
@@ -91,6 +99,43 @@ class Consumer:
             raise StopIteration
         return Delivery(native)
 
+    def run(self, handler: Callable[[Received], object], *, concurrency: int = 1, key: Key | None = None) -> None:
+        """Runs ``handler`` over the deliveries until the consumer was drained, by `drain` in another thread or a signal handler.
+
+        A message is acked when ``handler`` returns, and follows the retry policy when it raises; `GiveUp` makes it a dead letter
+        at once. At most ``concurrency`` (1 to 1 024) messages are handled at a time, in threads of their own; with 1, in the
+        thread that calls. With ``key``, messages of one key are handled one after the other in the order of the stream, and one
+        that failed is tried again before those behind it::
+
+            consumer.run(handle, concurrency=8, key=lambda message: message.subject)
+
+        ``key`` is called in the thread that calls. Ctrl-C drains: handlers that run are waited for, then ``KeyboardInterrupt`` is
+        raised.
+
+        Raises:
+            InvalidConfig: ``concurrency`` is out of range, or something else takes this consumer's deliveries.
+            NotFound: the stream or consumer was deleted.
+            Closed: the connection was closed.
+        """
+        jobs = self._native.jobs(concurrency, key is not None)
+        try:
+            if concurrency == 1:
+                _work(jobs, key, lambda job: _handle(job, handler))
+            else:
+                with ThreadPoolExecutor(concurrency, thread_name_prefix="nats-bridge-handler") as threads:
+                    try:
+                        _work(jobs, key, lambda job: threads.submit(_handle, job, handler))
+                    except BaseException:
+                        # Before the threads are waited for.
+                        self._native.begin_to_drain()
+                        raise
+        finally:
+            self._native.begin_to_drain()
+
+    def begin_to_drain(self) -> None:
+        """Stops pulling and gives back what was not handed out, as `drain`, without waiting. Handlers and signal handlers may call it."""
+        self._native.begin_to_drain()
+
     def drain(self, budget_ms: int = DRAIN_BUDGET_MS) -> None:
         """Stops pulling, gives back what was not handed out, and waits until the rest is settled.
 
@@ -125,3 +170,23 @@ class Consumer:
         except Error:
             if raised is None:
                 raise
+
+
+def _work(jobs: Jobs, key: Key | None, handle: Callable[[Job], object]) -> None:
+    while (job := jobs.next()) is not None:
+        if job.wants_key and key is not None:
+            tell_key(job, key)
+        else:
+            handle(job)
+
+
+def _handle(job: Job, handler: Callable[[Received], object]) -> None:
+    try:
+        handler(Received(job.message))
+    except Exception as error:
+        answer(job, error)
+    except BaseException as error:
+        answer(job, error)
+        raise
+    else:
+        job.done()

@@ -9,13 +9,22 @@ from mmap import mmap
 from os import PathLike
 from typing import Literal, TypeAlias, TypedDict
 
-__all__ = ["Buffer", "ConnectOptions", "ConsumeOptions", "ConsumerOptions", "Headers", "PublishOptions", "RetryPolicy", "StreamOptions"]
+__all__ = ["AmqpListenerOptions", "BreakerOptions", "BucketOptions", "Buffer", "ConnectOptions", "ConsumeOptions", "ConsumerOptions", "DeadLetterFilter", "Headers", "HealthOptions", "PublishOptions", "RetryPolicy", "StreamOptions"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview | array[int] | mmap"
 """A payload. The buffer protocol has no type of its own before Python 3.12; any contiguous buffer of bytes will do."""
 
 Headers = Mapping[str, str | list[str]]
 """Headers by name; a list for a name that comes more than once. Names that start with ``Nats-`` are the server's."""
+
+
+class BreakerOptions(TypedDict, total=False):
+    """When a publisher stops taking messages because none is confirmed; then it raises `BreakerOpen`."""
+
+    trip_after_ms: int | None
+    """Opens when something waits for its confirm and nothing was confirmed for this long; default 2 000."""
+    probe_every_ms: int | None
+    """How often one message is let through while it is open; default 1 000."""
 
 
 class PublishOptions(TypedDict, total=False):
@@ -33,6 +42,8 @@ class PublishOptions(TypedDict, total=False):
     """How long one message is tried in all, connected or not; default 60 000. Keep it below the duplicate window."""
     no_stream_wait_ms: int | None
     """How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 000."""
+    breaker: BreakerOptions | None
+    """Fails at once while NATS confirms nothing; default none: publishing waits."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -72,6 +83,30 @@ class ConnectOptions(TypedDict, total=False):
     """The bounds of publishing."""
 
 
+class AmqpListenerOptions(TypedDict, total=False):
+    """What an AMQP listener serves, and where."""
+
+    listen: str | None
+    """``HOST:PORT`` for AMQP clients; default ``127.0.0.1:0``, a free port."""
+    listen_tls: str | None
+    """``HOST:PORT`` for AMQPS clients, with ``tls_cert`` and ``tls_key``; default none."""
+    tls_cert: str | PathLike[str] | None
+    """The file of the certificate (PEM) for AMQPS clients; read again when it changes."""
+    tls_key: str | PathLike[str] | None
+    """The file of the key (PEM) of ``tls_cert``."""
+    tls_client_ca: str | PathLike[str] | None
+    """The file of the authorities (PEM) of clients' certificates: a client without one is refused, one that has it may log in
+    by ``EXTERNAL``."""
+    users: Mapping[str, str] | None
+    """Who may log in: passwords by name; default ``guest`` with ``guest``, on loopback addresses only."""
+    vhosts: list[str] | None
+    """The virtual hosts that exist; default ``/``."""
+    replicas: int | None
+    """How many servers of a cluster hold a durable classic queue that is made from now on; 1 to 5; default 1."""
+    connect: ConnectOptions | None
+    """How to log in to NATS, and the rest that `nats_bridge.connect` takes."""
+
+
 class RetryPolicy(TypedDict, total=False):
     """How often and after which pauses something that failed is tried again. There is no endless policy."""
 
@@ -106,6 +141,8 @@ class ConsumeOptions(TypedDict, total=False):
     """The most bytes of those; default 16 MiB. A message larger than that is taken alone."""
     dead_letter_stream: str | None
     """Where messages go that are given up; default ``{stream}_DLQ``, which is made if it does not exist."""
+    advisories: bool | None
+    """Keeps the server's advisories in ``{stream}_ADVISORIES``, so that what it gave up itself becomes a dead letter; default true."""
     stalled_after_ms: int | None
     """When messages are pending and none came for this long, the pull is made anew; default 30 000."""
     heartbeat_ms: int | None
@@ -135,6 +172,53 @@ class StreamOptions(TypedDict, total=False):
     """How long an id is remembered; default 120 000. At most ``max_age_ms``."""
     unbounded: bool | None
     """Allows a stream without the limits that are otherwise demanded; default false."""
+
+
+class BucketOptions(TypedDict, total=False):
+    """What a key-value bucket should be."""
+
+    history: int | None
+    """How many values of each key are kept; 1 to 64; default 1."""
+    ttl_ms: int | None
+    """How long a value lives; default without end."""
+    max_bytes: int | None
+    """The most bytes it may hold. Needed unless ``unbounded``."""
+    storage: Literal["file", "memory"] | None
+    """Where it is kept; default ``file``. It cannot be changed later."""
+    replicas: int | None
+    """Copies on different servers; default 1."""
+    unbounded: bool | None
+    """Allows a bucket without ``max_bytes``; default false."""
+
+
+class DeadLetterFilter(TypedDict, total=False):
+    """Which dead letters are meant; all that is given must fit. Nothing given means all."""
+
+    reason: str | None
+    """The reason, such as ``handler_error``."""
+    fingerprint: str | None
+    """The fingerprint."""
+    consumer: str | None
+    """The consumer that gave it up."""
+    stream: str | None
+    """The stream that it was in."""
+    sequences: tuple[int, int] | None
+    """The first and the last sequence in the dead-letter stream."""
+
+
+class HealthOptions(TypedDict, total=False):
+    """What a service needs to work."""
+
+    streams: list[str] | None
+    """Streams that must exist and have a leader."""
+    consumers: list[tuple[str, str]] | None
+    """Consumers that must exist, as stream and name."""
+    dead_letters: list[str] | None
+    """Dead-letter streams that must exist and have room."""
+    max_pending: int | None
+    """How many messages may wait for a consumer; default no bound."""
+    max_mirror_lag: int | None
+    """How far a mirror may lag behind, in messages; default no bound."""
 
 
 class ConsumerOptions(TypedDict, total=False):

@@ -77,11 +77,6 @@ class Received:
         """How many messages the consumer had still to deliver after this one."""
         return self._native.pending
 
-    @property
-    def settled(self) -> bool:
-        """Whether it was settled."""
-        return self._native.settled
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.subject} sequence={self.sequence} attempt={self.attempt}>"
 

@@ -2,5 +2,19 @@
 
 from .bridge import Bridge, connect
 from .consumer import Consumer, Delivery
+from .dead_letters import DeadLetters
+from .health import HealthCheck
+from .ledger import Ledger, LedgerEntry
+from .listener import AmqpListener
 
-__all__ = ["Bridge", "Consumer", "Delivery", "connect"]
+__all__ = [
+    "AmqpListener",
+    "Bridge",
+    "Consumer",
+    "DeadLetters",
+    "Delivery",
+    "HealthCheck",
+    "Ledger",
+    "LedgerEntry",
+    "connect",
+]

@@ -1,15 +1,32 @@
 """The connection, for asyncio."""
 
-from collections.abc import Generator, Sequence
+import json
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Unpack
 
 from .._native import Bridge as NativeBridge
 from .._native import Published
 from ..bridge import CLOSE_BUDGET_MS, server_list, spec
+from ..dead_letters import call
 from ..errors import Error
-from ..options import Buffer, ConnectOptions, ConsumeOptions, ConsumerOptions, Headers, StreamOptions
+from ..health import Stats, read_stats, required
+from ..manifest import Plan, read_plan
+from ..message import Message
+from ..options import (
+    BucketOptions,
+    Buffer,
+    ConnectOptions,
+    ConsumeOptions,
+    ConsumerOptions,
+    Headers,
+    HealthOptions,
+    StreamOptions,
+)
 from .consumer import Consuming
+from .dead_letters import DeadLetters
+from .health import HealthCheck
+from .ledger import Ledger
 from .mailbox import Mailbox
 
 __all__ = ["Bridge", "connect"]
@@ -76,6 +93,13 @@ class Bridge:
         """
         return await self._mailbox.wait(self._native.publish_start, subject, payload, id, headers)
 
+    async def publish_many(self, messages: Iterable[Message | tuple[str, Buffer]]) -> list[Published | Error]:
+        """Publishes messages in their order, and gives the outcome of each; see `nats_bridge.Bridge.publish_many`.
+
+        Cancelled while it waits, some may be stored: publish them again with the same ids.
+        """
+        return await self._mailbox.wait(self._native.publish_many_start, messages)
+
     def consume(self, stream: str, name: str, **options: Unpack[ConsumeOptions]) -> Consuming:
         """Starts consuming ``stream`` as the durable consumer ``name``; see `nats_bridge.Bridge.consume`.
 
@@ -89,11 +113,41 @@ class Bridge:
 
     async def ensure_stream(self, name: str, **options: Unpack[StreamOptions]) -> None:
         """Makes a stream as it should be; see `nats_bridge.Bridge.ensure_stream`."""
-        await self._mailbox.wait(self._native.ensure_start, "stream", spec(options, name=name))
+        await self._mailbox.wait(self._native.ask_start, "ensure_stream", spec(options, name=name))
 
     async def ensure_consumer(self, stream: str, name: str, **options: Unpack[ConsumerOptions]) -> None:
         """Makes a durable consumer as it should be; see `nats_bridge.Bridge.ensure_consumer`."""
-        await self._mailbox.wait(self._native.ensure_start, "consumer", spec(options, stream=stream, name=name))
+        await self._mailbox.wait(self._native.ask_start, "ensure_consumer", spec(options, stream=stream, name=name))
+
+    async def ensure_bucket(self, name: str, **options: Unpack[BucketOptions]) -> None:
+        """Makes a key-value bucket as it should be; see `nats_bridge.Bridge.ensure_bucket`."""
+        await self._mailbox.wait(self._native.ask_start, "ensure_bucket", spec(options, name=name))
+
+    async def plan(self, manifest: str) -> Plan:
+        """Compares a manifest with what is on the server; see `nats_bridge.Bridge.plan`."""
+        return read_plan(await self._mailbox.wait(self._native.ask_start, "plan", json.dumps({"manifest": manifest})))
+
+    async def apply(self, manifest: str) -> Plan:
+        """Makes everything as the manifest says; see `nats_bridge.Bridge.apply`."""
+        return read_plan(await self._mailbox.wait(self._native.ask_start, "apply", json.dumps({"manifest": manifest})))
+
+    async def dead_letters(self, stream: str) -> DeadLetters:
+        """The dead letters in this stream; see `nats_bridge.Bridge.dead_letters`."""
+        await self._mailbox.wait(self._native.ask_start, "dead_letters.open", call(stream, {}))
+        return DeadLetters(self._native, self._mailbox, stream)
+
+    async def ledger(self, bucket: str, *, keep_ms: int, lease_ms: int) -> Ledger:
+        """Opens the ledger in this bucket; see `nats_bridge.Bridge.ledger`."""
+        native = await self._mailbox.wait(self._native.ledger_start, bucket, keep_ms, lease_ms)
+        return Ledger(native, self._mailbox)
+
+    def health_check(self, **options: Unpack[HealthOptions]) -> HealthCheck:
+        """A check of what a service needs; see `nats_bridge.Bridge.health_check`."""
+        return HealthCheck(self._native.health_check(required(options)), self._mailbox)
+
+    def stats(self) -> Stats:
+        """The connection as it is now; see `nats_bridge.Bridge.stats`."""
+        return read_stats(self._native.stats())
 
     @property
     def server_version(self) -> str:

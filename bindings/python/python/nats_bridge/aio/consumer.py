@@ -1,16 +1,17 @@
 """Consuming, for asyncio."""
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Self
 
 from .._native import Bridge as NativeBridge
 from .._native import Consumer as NativeConsumer
 from .._native import Delivery as NativeDelivery
-from .._native import Settled
+from .._native import Job, Settled
 from ..consumer import DRAIN_BUDGET_MS, ConsumerState
 from ..errors import Error
+from ..handling import Key, answer, tell_key
 from ..options import ConsumeOptions
 from ..received import Reason, Received, Why, failure
 from .mailbox import Mailbox
@@ -29,6 +30,11 @@ class Delivery(Received):
     def __init__(self, native: NativeDelivery, mailbox: Mailbox) -> None:
         super().__init__(native)
         self._mailbox = mailbox
+
+    @property
+    def settled(self) -> bool:
+        """Whether it was settled."""
+        return self._native.settled
 
     async def ack(self, *, confirmed: bool = False) -> Settled:
         """Says that the message is done; see `nats_bridge.Delivery.ack`."""
@@ -79,6 +85,34 @@ class Consumer:
         if delivery is None:
             raise StopAsyncIteration
         return delivery
+
+    async def run(
+        self, handler: Callable[[Received], Awaitable[object] | None], *, concurrency: int = 1, key: Key | None = None
+    ) -> None:
+        """Runs ``handler`` over the deliveries until the consumer was drained; see `nats_bridge.Consumer.run`.
+
+        Handlers are tasks of this event loop. Cancelled, it cancels those that run, whose messages then count as failed; let
+        `drain` end it instead.
+        """
+        jobs = self._native.jobs(concurrency, key is not None)
+        running: set[asyncio.Task[None]] = set()
+        try:
+            while (job := await self._mailbox.wait(jobs.next_start)) is not None:
+                if job.wants_key and key is not None:
+                    tell_key(job, key)
+                else:
+                    task = asyncio.create_task(_handle(job, handler))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+        finally:
+            self._native.begin_to_drain()
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def begin_to_drain(self) -> None:
+        """Stops pulling and gives back what was not handed out, as `drain`, without waiting. Handlers and signal handlers may call it."""
+        self._native.begin_to_drain()
 
     async def drain(self, budget_ms: int = DRAIN_BUDGET_MS) -> None:
         """Stops pulling, gives back what was not handed out, and waits until the rest is settled.
@@ -135,6 +169,13 @@ class Consuming:
             self._consumer = Consumer(native, self._mailbox)
         return self._consumer
 
+    async def run(
+        self, handler: Callable[[Received], Awaitable[object] | None], *, concurrency: int = 1, key: Key | None = None
+    ) -> None:
+        """Starts, and runs ``handler`` over the deliveries; see `Consumer.run`."""
+        async with self as consumer:
+            await consumer.run(handler, concurrency=concurrency, key=key)
+
     def __await__(self) -> Generator[object, None, Consumer]:
         return self._start().__await__()
 
@@ -152,3 +193,17 @@ class Consuming:
 
     async def __anext__(self) -> Delivery:
         return await (await self._start()).__anext__()
+
+
+async def _handle(job: Job, handler: Callable[[Received], Awaitable[object] | None]) -> None:
+    try:
+        work = handler(Received(job.message))
+        if work is not None:
+            await work
+    except Exception as error:
+        answer(job, error)
+    except BaseException as error:
+        answer(job, error)
+        raise
+    else:
+        job.done()

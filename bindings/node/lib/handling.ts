@@ -1,0 +1,57 @@
+import { failure, Received, type Reason } from "./delivery.js";
+import type { NativeJob } from "./native.js";
+
+/** Does the work for one message; what it returns is awaited, and its value is of no interest. */
+export type Handler = (message: Received) => unknown;
+
+/** Which key a message has: messages of one key are handled one after the other, in the order of the stream. */
+export type Key = (message: Received) => string;
+
+/** How a handler is run. */
+export interface RunOptions {
+  /** How many messages are handled at a time; 1 to 1 024; default 1. */
+  readonly concurrency?: number;
+  /** Which key a message has; default none: messages are independent of each other. */
+  readonly key?: Key;
+  /** Drains the consumer: handlers that run are waited for, and `run` resolves. */
+  readonly signal?: AbortSignal;
+}
+
+/** Thrown by a handler: no further attempt can help, so the message becomes a dead letter at once, for this reason. */
+export class GiveUp extends Error {
+  override readonly name = "GiveUp";
+  /** The reason that the dead letter has. */
+  readonly reason: Reason;
+
+  constructor(why = "", { reason = "rejected" }: { readonly reason?: Reason } = {}) {
+    super(why);
+    this.reason = reason;
+  }
+}
+
+/** Answers which key a message has; an exception makes it a message that failed. */
+export function tellKey(job: NativeJob, key: Key): void {
+  try {
+    const told: unknown = key(new Received(job.message()));
+    if (typeof told !== "string") {
+      throw new TypeError(`a key is a string, not ${typeof told}`);
+    }
+    job.key(told);
+  } catch (error) {
+    failed(job, error);
+  }
+}
+
+/** Runs the handler over one message. */
+export async function handle(job: NativeJob, handler: Handler): Promise<void> {
+  try {
+    await handler(new Received(job.message()));
+    job.done();
+  } catch (error) {
+    failed(job, error);
+  }
+}
+
+function failed(job: NativeJob, error: unknown): void {
+  job.failed(...failure(error), error instanceof GiveUp ? error.reason : undefined);
+}

@@ -1,0 +1,106 @@
+import { refuseAborted, unlessAborted, type Abortable } from "./abort.js";
+import { serverList } from "./bridge.js";
+import { asked } from "./errors.js";
+import { native, type NativeAmqpListener, type NativeAmqpListenerOptions } from "./native.js";
+import {
+  AMQP_LISTENER_OPTIONS,
+  BREAKER_OPTIONS,
+  CONNECT_OPTIONS,
+  PUBLISH_OPTIONS,
+  refuseUnknown,
+  type AmqpListenerOptions,
+} from "./options.js";
+
+/** `failed`: another gateway has taken the NATS account over. */
+export type ListenerState = "running" | "draining" | "stopped" | "failed";
+
+/** A host and a port. */
+export interface Address {
+  readonly host: string;
+  readonly port: number;
+}
+
+/**
+ * An AMQP 0-9-1 listener over JetStream in this process: what `nats-bridge serve` is, without a program of its own. Clients
+ * for RabbitMQ connect to it as to a broker. One listener (or `nats-bridge serve`) at a time serves a NATS account.
+ *
+ * It runs on threads of its own and never waits for the event loop. A listener alone does not keep the process running;
+ * `wait` does, and so does a client's connection in this process.
+ */
+export class AmqpListener implements AsyncDisposable {
+  readonly #native: NativeAmqpListener;
+
+  private constructor(made: NativeAmqpListener) {
+    this.#native = made;
+  }
+
+  /**
+   * Starts one; once it resolves, clients can connect.
+   *
+   * Rejects with `config` (an option is wrong; `context.field` names it), `conflict` (the address is taken, or another gateway
+   * serves this NATS account), `aborted`, or as `connect` does.
+   */
+  static async start({ signal, ...options }: AmqpListenerOptions & Abortable = {}): Promise<AmqpListener> {
+    refuseUnknown(options, AMQP_LISTENER_OPTIONS);
+    refuseUnknown(options.connect ?? {}, CONNECT_OPTIONS);
+    refuseUnknown(options.connect?.publish ?? {}, PUBLISH_OPTIONS);
+    refuseUnknown(options.connect?.publish?.breaker ?? {}, BREAKER_OPTIONS);
+    const { nats = "nats://127.0.0.1:4222", users, ...rest } = options;
+    const given: NativeAmqpListenerOptions = users === undefined ? rest : { ...rest, users: Object.entries(users).flat() };
+    refuseAborted(signal);
+    const starting = asked(() => native.startAmqpListener(serverList(nats), given));
+    return new AmqpListener(await unlessAborted(starting, signal, "no", (late) => void late.stop(0).catch(() => {})));
+  }
+
+  /** The URL for clients on this machine: the first user, with the password, on the first virtual host. */
+  get url(): string {
+    return this.#native.url;
+  }
+
+  /** Where AMQP clients connect to. */
+  get address(): Address {
+    return this.#native.address;
+  }
+
+  /** Where AMQPS clients connect to, if `listenTls` was given. */
+  get tlsAddress(): Address | undefined {
+    return this.#native.tlsAddress ?? undefined;
+  }
+
+  /** How many clients are connected. */
+  get connections(): number {
+    return this.#native.connections;
+  }
+
+  /** How it is. */
+  get state(): ListenerState {
+    return this.#native.state.state;
+  }
+
+  /** Why it `failed`. */
+  get trouble(): string | undefined {
+    return this.#native.state.why;
+  }
+
+  /**
+   * Takes no more clients, answers what was published, and closes the connections of clients with 320 `CONNECTION_FORCED`;
+   * those that have not ended after `budgetMs` are cut. Stopping twice is fine.
+   */
+  async stop({ budgetMs = 5_000 }: { readonly budgetMs?: number } = {}): Promise<void> {
+    await asked(() => this.#native.stop(budgetMs));
+  }
+
+  /**
+   * Resolves when it was stopped; while it waits, the process keeps running.
+   *
+   * Rejects with `closed` when it ended by itself, because another gateway has taken the NATS account over.
+   */
+  async wait(): Promise<void> {
+    await asked(() => this.#native.wait());
+  }
+
+  /** Stops it at the end of an `await using` block. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}

@@ -1,0 +1,32 @@
+"""Handlers: functions that are given messages, and whose end settles them."""
+
+from collections.abc import Callable
+
+from ._native import Job
+from .received import Reason, Received, failure
+
+__all__ = ["GiveUp", "Key", "answer", "tell_key"]
+
+Key = Callable[[Received], str]
+"""Which key a message has: messages of one key are handled one after the other, in the order of the stream."""
+
+
+class GiveUp(Exception):
+    """Raised by a handler: no further attempt can help, so the message becomes a dead letter at once, for this reason."""
+
+    def __init__(self, why: str = "", *, reason: Reason = "rejected") -> None:
+        super().__init__(why)
+        self.reason: Reason = reason
+
+
+def tell_key(job: Job, key: Key) -> None:
+    """Answers which key the message has; an exception makes it a message that failed."""
+    try:
+        job.key(key(Received(job.message)))
+    except Exception as error:
+        answer(job, error)
+
+
+def answer(job: Job, error: BaseException) -> None:
+    """Says that handling failed with this exception."""
+    job.failed(*failure(error), error.reason if isinstance(error, GiveUp) else None)

@@ -1,0 +1,175 @@
+//! The AMQP listener inside the process.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use amqp_compat::backend::jetstream::User;
+use amqp_compat::gateway::{Gateway, GatewayConfig, GatewayState};
+use amqp_compat::listener::TlsFiles;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyMapping};
+
+use crate::bridge;
+use crate::completions::Completions;
+use crate::errors;
+use crate::home::{self, Home, Owned};
+use crate::options::{self, millis};
+
+/// A listener for AMQP clients. The Python classes `nats_bridge.AmqpListener` and `nats_bridge.aio.AmqpListener` are its two
+/// faces.
+#[pyclass(frozen, module = "nats_bridge._native")]
+pub struct AmqpListener {
+    core: Owned<Arc<Gateway>>,
+}
+
+impl AmqpListener {
+    fn new(home: &'static Home, core: Gateway) -> Self {
+        AmqpListener { core: Owned::new(home, Arc::new(core)) }
+    }
+}
+
+// Ends when it has stopped; the text is why it stopped by itself.
+fn ended(core: Arc<Gateway>) -> impl Future<Output = Option<String>> + Send {
+    let mut state = core.watch();
+    drop(core);
+    async move {
+        let ended = |state: &GatewayState| matches!(state, GatewayState::Stopped | GatewayState::Failed { .. });
+        match state.wait_for(ended).await.as_deref() {
+            Ok(GatewayState::Failed { why }) => Some(why.clone()),
+            // Stopped, or dropped, which stops it.
+            _ => None,
+        }
+    }
+}
+
+fn outcome(failed: Option<String>) -> PyResult<()> {
+    failed.map_or(Ok(()), |why| Err(errors::closed(&why)))
+}
+
+#[pymethods]
+impl AmqpListener {
+    /// Starts it and waits until it takes clients.
+    #[staticmethod]
+    fn start(py: Python<'_>, nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<AmqpListener> {
+        let home = home::here(py)?;
+        let config = config(nats, options)?;
+        let core = home.wait(py, Gateway::start(config))?.map_err(|e| errors::from_gateway(&e))?;
+        Ok(AmqpListener::new(home, core))
+    }
+
+    /// Starts it, and sets `future`.
+    #[staticmethod]
+    fn start_start(
+        py: Python<'_>,
+        completions: &Completions,
+        future: Bound<'_, PyAny>,
+        nats: Vec<String>,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<u64> {
+        let home = home::here(py)?;
+        let config = config(nats, options)?;
+        completions.start(future, Gateway::start(config), move |py, started| {
+            let core = started.map_err(|e| errors::from_gateway(&e))?;
+            Ok(Py::new(py, AmqpListener::new(home, core))?.into_any())
+        })
+    }
+
+    /// Sends clients away, and waits until they are gone; after `budget_ms` they are cut.
+    fn stop(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+        let (core, budget) = (self.core.get()?, millis("budget_ms", budget_ms)?);
+        self.core.home().wait(py, core.stop(budget))
+    }
+
+    /// Stops it, and sets `future`.
+    fn stop_start(&self, completions: &Completions, future: Bound<'_, PyAny>, budget_ms: i64) -> PyResult<u64> {
+        let (core, budget) = (self.core.get()?.clone(), millis("budget_ms", budget_ms)?);
+        completions.start(future, async move { core.stop(budget).await }, |py, ()| Ok(py.None()))
+    }
+
+    /// Waits until it has stopped.
+    fn wait(&self, py: Python<'_>) -> PyResult<()> {
+        let core = self.core.get()?.clone();
+        outcome(self.core.home().wait(py, ended(core))?)
+    }
+
+    /// Waits until it has stopped, and sets `future`.
+    fn wait_start(&self, completions: &Completions, future: Bound<'_, PyAny>) -> PyResult<u64> {
+        completions.start(future, ended(self.core.get()?.clone()), |py, failed| {
+            outcome(failed)?;
+            Ok(py.None())
+        })
+    }
+
+    /// The URL for a client on this machine.
+    #[getter]
+    fn url(&self) -> PyResult<&str> {
+        Ok(self.core.get()?.url())
+    }
+
+    /// Host and port that AMQP clients connect to.
+    #[getter]
+    fn address(&self) -> PyResult<(String, u16)> {
+        let address = self.core.get()?.address();
+        Ok((address.ip().to_string(), address.port()))
+    }
+
+    /// Host and port that AMQPS clients connect to.
+    #[getter]
+    fn tls_address(&self) -> PyResult<Option<(String, u16)>> {
+        Ok(self.core.get()?.tls_address().map(|address| (address.ip().to_string(), address.port())))
+    }
+
+    /// How many clients are connected.
+    #[getter]
+    fn connections(&self) -> PyResult<usize> {
+        Ok(self.core.get()?.connections().len())
+    }
+
+    /// How it is, and why.
+    #[getter]
+    fn state(&self) -> PyResult<(&'static str, Option<String>)> {
+        Ok(match self.core.get()?.state() {
+            GatewayState::Running => ("running", None),
+            GatewayState::Draining => ("draining", None),
+            GatewayState::Stopped => ("stopped", None),
+            GatewayState::Failed { why } => ("failed", Some(why)),
+        })
+    }
+}
+
+/// The settings for `nats` and what `options` say.
+fn config(nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<GatewayConfig> {
+    let py = options.py();
+    let mut config =
+        GatewayConfig { nats: bridge::config(nats.clone(), &PyDict::new(py))?, ..GatewayConfig::default() };
+    let mut listen_tls: Option<String> = None;
+    let (mut certificate, mut key, mut client_ca): (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) =
+        Default::default();
+    options::each(options, |name, given| {
+        match name {
+            "connect" => config.nats = bridge::config(nats.clone(), &given.read()?)?,
+            "listen" => config.listen = given.read()?,
+            "listen_tls" => listen_tls = Some(given.read()?),
+            "tls_cert" => certificate = Some(given.read()?),
+            "tls_key" => key = Some(given.read()?),
+            "tls_client_ca" => client_ca = Some(given.read()?),
+            "users" => config.users = users(&given.read()?)?,
+            "vhosts" => config.vhosts = given.read()?,
+            "replicas" => config.replicas = given.count()?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    config.listen_tls = match (listen_tls, certificate, key) {
+        (Some(place), Some(certificate), Some(key)) => Some((place, TlsFiles { certificate, key, client_ca })),
+        (None, None, None) if client_ca.is_none() => None,
+        _ => return Err(errors::invalid("listen_tls", "listen_tls, tls_cert and tls_key go together")),
+    };
+    Ok(config)
+}
+
+fn users(given: &Bound<'_, PyMapping>) -> PyResult<Vec<User>> {
+    let each = given.items()?;
+    each.iter().map(|user| user.extract::<(String, String)>().map(|(name, password)| User { name, password })).collect()
+}

@@ -1,0 +1,231 @@
+"""Does the scenarios of `tests/scenarios`, whose README says what the steps mean, with threads or with asyncio."""
+
+import inspect
+import threading
+from collections.abc import Awaitable
+from dataclasses import asdict
+from typing import Literal, TypedDict, TypeVar
+
+import nats_bridge
+from nats_bridge import Error, GiveUp, Message, Published, Received, RetryPolicy, Settled, aio
+from server import NatsServer
+
+__all__ = ["Scenario", "World"]
+
+T = TypeVar("T")
+PATIENCE_MS = 15_000
+
+
+class Options(TypedDict, total=False):
+    subjects: list[str]
+    retention: Literal["work_queue"]
+    unbounded: bool
+    retry: RetryPolicy
+
+
+class Given(TypedDict, total=False):
+    subject: str
+    payload: str
+    id: str
+    headers: dict[str, list[str]]
+
+
+class Step(Given, total=False):
+    do: str
+    name: str
+    stream: str
+    options: Options
+    messages: list[Given]
+    subjects: list[str]
+    count: int
+    of: str
+    delivery: str
+    confirmed: bool
+    why: str
+    reason: Literal["schema", "expired"]
+    delay_ms: int
+    budget_ms: int
+    by: Literal["reason"]
+    sequence: int
+    filter: dict[Literal["reason"], str]
+    to: str
+    dry_run: bool
+    concurrency: int
+    key: str
+    fail_once: list[str]
+    give_up: list[str]
+    until: int
+    expect: object
+    error: object
+
+
+
+
+class Scenario(TypedDict):
+    promise: str
+    steps: list[Step]
+
+
+async def done(result: T | Awaitable[T]) -> T:
+    """What a call of either face gives."""
+    return await result if inspect.isawaitable(result) else result  # pyright: ignore[reportReturnType]
+
+
+def check(found: object, expected: object, step: Step) -> None:
+    """Everything that is expected must be so; what is not named is not looked at."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for name, wanted in expected.items():  # pyright: ignore[reportUnknownVariableType]
+            check(found[name], wanted, step)  # pyright: ignore[reportUnknownArgumentType]
+    elif isinstance(expected, list) and isinstance(found, list):
+        assert len(found) == len(expected), (step, found)  # pyright: ignore[reportUnknownArgumentType]
+        for one, wanted in zip(found, expected, strict=True):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            check(one, wanted, step)  # pyright: ignore[reportUnknownArgumentType]
+    else:
+        assert found == expected, step
+
+
+def failed(error: Error) -> dict[str, object]:
+    return {"code": error.code, "landed": error.landed}
+
+
+def stored(at: Published) -> dict[str, object]:
+    return {"stream": at.stream, "sequence": at.sequence, "duplicate": at.duplicate, "id": at.id, "landed": at.landed}
+
+
+def settled(end: Settled) -> dict[str, object]:
+    return {"outcome": end.outcome, "after_ms": end.after_ms, "stream": end.stream, "sequence": end.sequence}
+
+
+def received(message: Received) -> dict[str, object]:
+    return {
+        "subject": message.subject,
+        "payload": message.payload.decode(),
+        "id": message.id,
+        "attempt": message.attempt,
+        "sequence": message.sequence,
+        "headers": message.headers,
+    }
+
+
+class World:
+    """A server, a connection of one of the two faces, and what the steps have named."""
+
+    def __init__(self, server: NatsServer, bridge: nats_bridge.Bridge | aio.Bridge) -> None:
+        self.server = server
+        self.bridge = bridge
+        self.consumers: dict[str, nats_bridge.Consumer | aio.Consumer] = {}
+        self.deliveries: dict[str, nats_bridge.Delivery | aio.Delivery] = {}
+
+    async def run(self, scenario: Scenario) -> None:
+        for step in scenario["steps"]:
+            try:
+                found = await self.act(step, str(step.get("as", "")))
+            except Error as error:
+                assert "error" in step, f"{step}: {error}"
+                check(failed(error), step["error"], step)
+            else:
+                assert "error" not in step, f"{step}: an error was expected, not {found}"
+                if "expect" in step:
+                    check(found, step["expect"], step)
+
+    async def act(self, step: Step, name: str) -> object:
+        match step:
+            case {"do": "stream", "name": stream, "options": options}:
+                await done(
+                    self.bridge.ensure_stream(
+                        stream,
+                        subjects=options.get("subjects"),
+                        retention=options.get("retention"),
+                        unbounded=options.get("unbounded"),
+                    )
+                )
+            case {"do": "publish", "subject": subject, "payload": payload}:
+                sent = self.bridge.publish(subject, payload.encode(), id=step.get("id"), headers=step.get("headers"))
+                return stored(await done(sent))
+            case {"do": "publish_many", "messages": messages}:
+                many = [Message(one.get("subject", ""), one.get("payload", "").encode(), one.get("id")) for one in messages]
+                outcomes = await done(self.bridge.publish_many(many))
+                return [stored(outcome) if isinstance(outcome, Published) else failed(outcome) for outcome in outcomes]
+            case {"do": "publish_range", "subjects": subjects, "count": count}:
+                many = [Message(subjects[n % len(subjects)], str(n).encode(), f"n-{n}") for n in range(count)]
+                assert all(outcome.landed == "yes" for outcome in await done(self.bridge.publish_many(many)))
+            case {"do": "consume", "stream": stream, "name": durable, "options": options}:
+                retry = options.get("retry")
+                if isinstance(self.bridge, aio.Bridge):
+                    self.consumers[name] = await self.bridge.consume(stream, durable, retry=retry, heartbeat_ms=500)
+                else:
+                    self.consumers[name] = self.bridge.consume(stream, durable, retry=retry, heartbeat_ms=500)
+            case {"do": "next", "of": of}:
+                delivery = await done(self.consumers[of].next(PATIENCE_MS))
+                assert delivery is not None, f"{step}: nothing came"
+                self.deliveries[name] = delivery
+                return received(delivery)
+            case {"do": "none", "of": of}:
+                assert await done(self.consumers[of].next(100)) is None, step
+            case {"do": "collect", "of": of, "expect": expected}:
+                seen: list[str] = []
+                while sorted(seen) != expected:
+                    delivery = await done(self.consumers[of].next(PATIENCE_MS))
+                    assert delivery is not None, f"{step}: only {seen}"
+                    seen.append(delivery.payload.decode())
+                    await done(delivery.ack())
+                return sorted(seen)
+            case {"do": "ack", "delivery": delivery}:
+                return settled(await done(self.deliveries[delivery].ack(confirmed=step.get("confirmed", False))))
+            case {"do": "retry", "delivery": delivery, "why": why}:
+                return settled(await done(self.deliveries[delivery].retry(why, delay_ms=step.get("delay_ms"))))
+            case {"do": "dead_letter", "delivery": delivery, "why": why, "reason": reason}:
+                return settled(await done(self.deliveries[delivery].dead_letter(why, reason=reason)))
+            case {"do": "run", "of": of}:
+                return await self.handle(step, self.consumers[of])
+            case {"do": "drain", "of": of}:
+                await done(self.consumers[of].drain(step.get("budget_ms", PATIENCE_MS)))
+            case {"do": "state", "of": of}:
+                return self.consumers[of].state
+            case {"do": "kill_server"}:
+                self.server.stop()
+            case {"do": "start_server"}:
+                self.server.start()
+            case _:
+                return await self.letters(step)
+        return None
+
+    async def letters(self, step: Step) -> object:
+        letters = await done(self.bridge.dead_letters(step.get("stream", "")))
+        reason = step.get("filter", {}).get("reason")
+        match step:
+            case {"do": "count"}:
+                return await done(letters.count())
+            case {"do": "groups", "by": by}:
+                return [asdict(group) for group in await done(letters.list(by))]
+            case {"do": "show", "sequence": sequence}:
+                letter = await done(letters.show(sequence))
+                return asdict(letter) | {"payload": letter.payload.decode()}
+            case {"do": "park"}:
+                return await done(letters.park(reason=reason))
+            case {"do": "redrive"}:
+                return asdict(await done(letters.redrive(to=step.get("to"), dry_run=step.get("dry_run", False))))
+            case _:
+                raise AssertionError(f"no such step: {step}")
+
+    async def handle(self, step: Step, consumer: nats_bridge.Consumer | aio.Consumer) -> dict[str, list[str]]:
+        handled: dict[str, list[str]] = {}
+        ended = 0
+        lock = threading.Lock()
+        assert step.get("key") == "subject"
+
+        def work(message: Received) -> None:
+            nonlocal ended
+            payload = message.payload.decode()
+            if payload in step.get("fail_once", []) and message.attempt == 1:
+                raise ValueError("not yet")
+            with lock:
+                ended += 1
+                if ended == step.get("until"):
+                    consumer.begin_to_drain()
+                if payload in step.get("give_up", []):
+                    raise GiveUp("never")
+                handled.setdefault(message.subject, []).append(payload)
+
+        await done(consumer.run(work, concurrency=step.get("concurrency", 1), key=lambda message: message.subject))
+        return handled

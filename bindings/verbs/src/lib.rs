@@ -1,0 +1,106 @@
+//! What the language bindings share: verbs of the core whose arguments and answers are data, crossing as JSON, so that a
+//! language adds types and nothing else. Names and checks are the core's own; a field that does not exist is refused.
+//!
+//! - [`ask`]: streams, consumers, buckets, manifests, dead letters.
+//! - [`stats`]: the connection as it is now.
+//! - [`health`]: what a health check requires and finds.
+//! - [`metrics`]: all that the core counts, as Prometheus reads it.
+
+mod dead_letters;
+pub mod health;
+pub mod metrics;
+mod read;
+
+use nats_bridge::provision::{BucketSpec, ConsumerSpec, StreamSpec};
+use nats_bridge::{Bridge, Error, Manifest};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub use read::read;
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub enum Fault {
+    /// An argument is wrong; the core was not asked.
+    Argument {
+        /// The argument.
+        field: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The core's error.
+    Core(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Fault::Core(error)
+    }
+}
+
+impl Fault {
+    fn argument(field: impl Into<String>, why: impl ToString) -> Self {
+        Fault::Argument { field: field.into(), why: why.to_string() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    manifest: String,
+}
+
+/// Does what `verb` says with `arguments`, an object of JSON, and gives the answer as JSON. What goes on for long is asked now and
+/// then whether it is `wanted` still.
+///
+/// # Errors
+/// See [`Fault`].
+pub async fn ask(
+    core: Bridge,
+    verb: String,
+    arguments: String,
+    wanted: impl Fn() -> bool + Send + Sync,
+) -> Result<String, Fault> {
+    let answer = match verb.as_str() {
+        "ensure_stream" => {
+            core.ensure_stream(&read::<StreamSpec>(&arguments)?).await?;
+            Value::Null
+        }
+        "ensure_consumer" => {
+            core.ensure_consumer(&read::<ConsumerSpec>(&arguments)?).await?;
+            Value::Null
+        }
+        "ensure_bucket" => {
+            core.ensure_bucket(&read::<BucketSpec>(&arguments)?).await?;
+            Value::Null
+        }
+        "plan" => json!(core.plan(&manifest(&arguments)?).await?),
+        "apply" => json!(core.apply(&manifest(&arguments)?).await?),
+        _ => match verb.strip_prefix("dead_letters.") {
+            Some(verb) => dead_letters::ask(&core, verb, &arguments, wanted).await?,
+            None => return Err(Fault::argument("verb", format!("there is no verb '{verb}'"))),
+        },
+    };
+    Ok(answer.to_string())
+}
+
+fn manifest(arguments: &str) -> Result<Manifest, Fault> {
+    Ok(Manifest::from_toml(&read::<Text>(arguments)?.manifest)?)
+}
+
+/// A connection as it is now, as JSON.
+pub fn stats(core: &Bridge) -> String {
+    let connection = *core.connection().borrow();
+    let breaker = *core.breaker().borrow();
+    json!({
+        "connected": connection.connected,
+        "connects": connection.connects,
+        "disconnects": connection.disconnects,
+        "closed": connection.closed,
+        "outstanding": core.outstanding(),
+        "breaker": breaker.name(),
+        "server_version": core.server_version(),
+        "api_level": core.api_level(),
+    })
+    .to_string()
+}

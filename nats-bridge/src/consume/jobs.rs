@@ -1,0 +1,108 @@
+//! Handlers that run outside of this crate, such as in another language: their work is taken as jobs, and answered.
+
+use std::future::Future;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::consumer::{Consumer, ConsumerHandle};
+use super::delivery::Received;
+use crate::dead_letter::Failure;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The work of a handler over one consumer; see [`Consumer::jobs`]. Dropping it drains the consumer without waiting, and what
+/// is not answered counts as failed (class `dropped`).
+#[derive(Debug)]
+pub struct Jobs {
+    work: mpsc::Receiver<Job>,
+    run: Option<JoinHandle<Result<()>>>,
+    handle: ConsumerHandle,
+}
+
+/// A piece of work.
+#[derive(Debug)]
+pub enum Job {
+    /// To say which key this message has. Until it is answered, no further key is asked for.
+    Key(Received, Answer<String>),
+    /// To handle this message.
+    Handle(Received, Answer<()>),
+}
+
+/// What is to be said about one message. Dropped without a word, the message counts as failed (class `dropped`).
+#[derive(Debug)]
+pub struct Answer<T>(oneshot::Sender<Result<T, Failure>>);
+
+impl<T> Answer<T> {
+    /// Gives the answer: a failure follows the retry policy.
+    pub fn give(self, answer: Result<T, Failure>) {
+        // Nobody waits for it when the runtime is shutting down.
+        let _ = self.0.send(answer);
+    }
+}
+
+impl Consumer {
+    /// As [`Consumer::run`], or, when `keyed`, as [`Consumer::run_keyed`], for a handler that something else runs: what is to be
+    /// done comes as [`Job`]s, at most `concurrency` messages at a time, until the consumer was drained.
+    pub fn jobs(self, concurrency: usize, keyed: bool) -> Jobs {
+        let handle = self.handle();
+        let (asks, work) = mpsc::channel(concurrency.clamp(1, 1024));
+        let handler = {
+            let asks = asks.clone();
+            move |received| asked(asks.clone(), received, Job::Handle)
+        };
+        let run = match keyed {
+            true => {
+                let key = move |received| asked(asks.clone(), received, Job::Key);
+                tokio::spawn(self.in_lanes(concurrency, key, handler))
+            }
+            false => {
+                drop(asks);
+                tokio::spawn(self.run(concurrency, handler))
+            }
+        };
+        Jobs { work, run: Some(run), handle }
+    }
+}
+
+fn asked<T>(
+    asks: mpsc::Sender<Job>,
+    received: Received,
+    job: impl FnOnce(Received, Answer<T>) -> Job,
+) -> impl Future<Output = Result<T, Failure>> {
+    let (answer, answered) = oneshot::channel();
+    let job = job(received, Answer(answer));
+    async move {
+        // Sent or not, whoever has the job tells, or drops it.
+        let _ = asks.send(job).await;
+        answered.await.unwrap_or_else(|_| Err(Failure::of("dropped", "nobody said what became of it")))
+    }
+}
+
+impl Jobs {
+    /// Waits for the next piece of work; none when the consumer was drained and everything is answered.
+    ///
+    /// # Errors
+    /// As [`Consumer::next`]. After an error, and after none, there is nothing more.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: no work is lost.
+    pub async fn next(&mut self) -> Result<Option<Job>> {
+        if let Some(job) = self.work.recv().await {
+            return Ok(Some(job));
+        }
+        let Some(run) = &mut self.run else { return Ok(None) };
+        let ended = run.await;
+        self.run = None;
+        match ended {
+            Ok(ended) => ended.map(|()| None),
+            // The runtime is shutting down.
+            Err(error) => Err(Error::new(ErrorKind::Closed).because(error)),
+        }
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.handle.begin_to_drain();
+    }
+}
