@@ -202,6 +202,7 @@ fn consume(queue: &str, tag: &str, credit: u32) -> Consume {
         exclusive: false,
         no_ack: false,
         credit,
+        prefetch: u16::try_from(credit).unwrap_or(u16::MAX),
         no_limit: false,
         arguments: FieldTable::default(),
     }

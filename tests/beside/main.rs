@@ -3,3 +3,4 @@
 
 mod consistent_hash;
 mod servers;
+mod streams;

@@ -50,6 +50,7 @@ async fn rabbit() -> (String, String) {
 
 /// One connection; a channel that failed is followed by another.
 pub struct Client {
+    url: String,
     connection: Connection,
 }
 
@@ -57,7 +58,12 @@ pub type Failure = (u16, String);
 
 impl Client {
     pub async fn connect(url: &str) -> Client {
-        Client { connection: Connection::connect(url, Default::default()).await.expect("connected") }
+        let connection = Connection::connect(url, Default::default()).await.expect("connected");
+        Client { url: url.to_owned(), connection }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     pub async fn channel(&self) -> Channel {

@@ -260,6 +260,8 @@ pub struct Consume {
     pub no_ack: bool,
     /// How many deliveries it may get at first.
     pub credit: u32,
+    /// The consumer's own prefetch limit; 0 for none. For information: the credit follows from it.
+    pub prefetch: u16,
     /// Whether the client set no prefetch limit, and will acknowledge: the credit is then a window that is given back as
     /// deliveries are written, not as they are settled, and any number of them may be unsettled.
     pub no_limit: bool,

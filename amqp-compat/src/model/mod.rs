@@ -8,6 +8,7 @@
 //! - [`delay`]: exchanges that keep messages for a while.
 //! - [`dead_letter`]: what becomes of a message that a queue dead-letters.
 //! - [`ready`]: what counts against a queue's length limit.
+//! - [`stream`]: stream queues' ages and offsets.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
 //! - [`features`]: the one list of what is honoured and what is refused.
 
@@ -22,5 +23,6 @@ pub mod headers;
 pub mod policy;
 pub mod queue;
 pub mod ready;
+pub mod stream;
 pub mod topic;
 pub mod vhost;

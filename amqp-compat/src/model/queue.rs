@@ -6,6 +6,7 @@ use amq_protocol::types::{AMQPValue, FieldTable};
 
 use super::arguments::{integer, invalid, invalid_type, same_arguments, same_flag, text, type_name};
 use super::features::{self, Area};
+use super::stream;
 use crate::backend::QueueDeclare;
 use crate::error::{AmqpError, ReplyCode};
 
@@ -24,8 +25,19 @@ pub enum QueueKind {
     Classic,
     /// A replicated queue.
     Quorum,
-    /// An append-only log.
+    /// An append-only log, from which nothing is taken.
     Stream,
+}
+
+impl QueueKind {
+    /// Its name in RabbitMQ's texts.
+    pub fn module(self) -> &'static str {
+        match self {
+            QueueKind::Classic => "rabbit_classic_queue",
+            QueueKind::Quorum => "rabbit_quorum_queue",
+            QueueKind::Stream => "rabbit_stream_queue",
+        }
+    }
 }
 
 /// What happens to a publish when a queue is full.
@@ -61,6 +73,8 @@ pub struct QueueArguments {
     pub overflow: Overflow,
     /// `x-max-priority`.
     pub max_priority: Option<u8>,
+    /// `x-max-age` of a stream queue, in seconds.
+    pub max_age_seconds: Option<u64>,
     /// `x-single-active-consumer`.
     pub single_active_consumer: bool,
     /// `x-delivery-limit`.
@@ -136,6 +150,28 @@ const NOT_QUORUM: &[&str] = &[
     "x-initial-cluster-size",
 ];
 
+const NOT_STREAM: &[&str] = &[
+    "x-max-length",
+    "x-expires",
+    "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-dead-letter-strategy",
+    "x-overflow",
+    "x-max-priority",
+    "x-single-active-consumer",
+    "x-delivery-limit",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-quorum-initial-group-size",
+    "x-queue-master-locator",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+];
+
+/// The largest segment that RabbitMQ makes of a stream, in bytes.
+const MAX_SEGMENT: u64 = 3_000_000_000;
+
 impl QueueArguments {
     /// Whether what comes back is first in the queue, in the order in which it came back: so in quorum queues with a
     /// delivery limit. Elsewhere it returns to its place.
@@ -191,23 +227,20 @@ impl QueueArguments {
         let kind = match words("x-queue-type")? {
             None | Some("classic") => QueueKind::Classic,
             Some("quorum") => QueueKind::Quorum,
-            Some("stream") => {
-                features::check(Area::Queue, "stream", what)?;
-                QueueKind::Classic
-            }
+            Some("stream") => QueueKind::Stream,
             Some(other) => {
                 return Err(invalid("x-queue-type", what, &format!("\"unsupported queue type '{other}'\"")));
             }
         };
-        let (unsuited, module) = match kind {
-            QueueKind::Classic => (NOT_CLASSIC, "rabbit_classic_queue"),
-            QueueKind::Quorum => (NOT_QUORUM, "rabbit_quorum_queue"),
-            QueueKind::Stream => (&[][..], "rabbit_stream_queue"),
+        let unsuited = match kind {
+            QueueKind::Classic => NOT_CLASSIC,
+            QueueKind::Quorum => NOT_QUORUM,
+            QueueKind::Stream => NOT_STREAM,
         };
         if let Some(name) = unsuited.iter().find(|name| table.contains_key(**name)) {
             return Err(AmqpError::new(
                 ReplyCode::PreconditionFailed,
-                format!("invalid arg '{name}' for {what} of queue type {module}"),
+                format!("invalid arg '{name}' for {what} of queue type {}", kind.module()),
             ));
         }
         let expires_ms = milliseconds("x-expires")?;
@@ -255,6 +288,19 @@ impl QueueArguments {
                 return Err(invalid("x-single-active-consumer", what, &reason));
             }
         };
+        let max_age_seconds = stream::max_age(arguments, what)?;
+        if not_negative("x-stream-max-segment-size-bytes")?.is_some_and(|bytes| bytes > MAX_SEGMENT) {
+            return Err(AmqpError::new(
+                ReplyCode::PreconditionFailed,
+                "Exceeded max value for x-stream-max-segment-size-bytes",
+            ));
+        }
+        not_negative("x-initial-cluster-size")?;
+        if let Some(locator) = words("x-queue-leader-locator")?
+            && !["client-local", "random", "least-leaders", "balanced"].contains(&locator)
+        {
+            return Err(invalid("x-queue-leader-locator", what, "invalid_queue_locator_arg"));
+        }
         let read = Self {
             kind,
             expires_ms,
@@ -265,6 +311,7 @@ impl QueueArguments {
             max_length_bytes: not_negative("x-max-length-bytes")?,
             overflow,
             max_priority,
+            max_age_seconds,
             single_active_consumer,
             // RabbitMQ checks nothing here: what is no number is no limit, and a negative one is passed at once.
             delivery_limit: table.get("x-delivery-limit").and_then(integer).map(|limit| limit.max(0).unsigned_abs()),
@@ -297,11 +344,11 @@ impl QueueDefinition {
     /// The definition that a declaration by `owner` asks for, under `name`.
     ///
     /// # Errors
-    /// As [`QueueArguments::read`]; `PreconditionFailed` for a quorum queue that is transient, exclusive or auto-delete.
+    /// As [`QueueArguments::read`]; `PreconditionFailed` for a quorum or stream queue that is transient, exclusive or auto-delete.
     pub fn from_declare(vhost: &str, name: &str, declare: &QueueDeclare, owner: Owner) -> Result<Self, AmqpError> {
         let what = display(vhost, name);
         let settings = QueueArguments::read(&declare.arguments, &what)?;
-        if settings.kind == QueueKind::Quorum {
+        if settings.kind != QueueKind::Classic {
             let wrong = [
                 (declare.auto_delete, "auto-delete"),
                 (declare.exclusive, "exclusive-owner"),

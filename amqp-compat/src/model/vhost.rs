@@ -86,7 +86,7 @@ pub enum QueuePlan {
     /// The queue is there, in this slot.
     Exists(u32),
     /// The queue is to be made.
-    Create(QueueDefinition),
+    Create(Box<QueueDefinition>),
 }
 
 /// One virtual host.
@@ -293,7 +293,8 @@ impl Vhost {
                 "Cannot declare a server-named queue for type rabbit_quorum_queue",
             ));
         }
-        QueueDefinition::from_declare(&self.name, &given, declare, by).map(QueuePlan::Create)
+        QueueDefinition::from_declare(&self.name, &given, declare, by)
+            .map(|definition| QueuePlan::Create(definition.into()))
     }
 
     /// What deleting a queue means for its bindings and for exchanges that go with the last binding.

@@ -189,6 +189,7 @@ impl Client {
             exclusive: false,
             no_ack: false,
             credit,
+            prefetch: u16::try_from(credit).unwrap_or(u16::MAX),
             no_limit: false,
             arguments: FieldTable::default(),
         }

@@ -15,6 +15,7 @@ mod priorities;
 mod publishing;
 mod queues;
 mod replies;
+mod streams;
 mod turns;
 
 use std::sync::Arc;

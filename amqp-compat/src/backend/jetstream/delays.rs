@@ -70,6 +70,11 @@ pub(crate) fn queue(
     Queue::new(vhost, (definition, settings), name::stream(vhost, NAME), bridge, config, topology)
 }
 
+/// Whether a queue stands for delayed messages.
+pub(crate) fn is_store(queue: &Queue) -> bool {
+    queue.name() == NAME
+}
+
 /// The exchanges that delay a message, as a header's value; `None` when that is the one that it was published to.
 pub(crate) fn through(exchanges: &[Arc<str>], published_to: &str) -> Option<String> {
     if matches!(exchanges, [only] if **only == *published_to) || exchanges.is_empty() {

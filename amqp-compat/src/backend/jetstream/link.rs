@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::dead_letters::{self, Routed, hide};
 use super::delays::through;
+use super::log;
 use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
@@ -189,6 +190,7 @@ impl LinkActor {
                 self.release(Some(channel)).await;
                 self.replies.close(channel);
                 self.consumers.retain(|(other, _), _| *other != channel);
+                self.forget_readers();
                 self.failed.remove(&channel);
                 self.reply(channel, Ok(Reply::Done)).await;
             }
@@ -199,9 +201,15 @@ impl LinkActor {
             }
             Command::Publish(publish) => self.publish(*publish).await,
             Command::Settle { channel, deliveries, outcome } => {
-                if !self.failed.contains(&channel) {
-                    self.settle(&deliveries, outcome);
+                if self.failed.contains(&channel) {
+                    return;
                 }
+                if let Some(error) = self.refuse_outcome(&deliveries, outcome) {
+                    self.failed.insert(channel);
+                    let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
+                    return;
+                }
+                self.settle(&deliveries, outcome);
             }
             Command::Credit { channel, consumer_tag, amount } => {
                 if let Some(Consumer { id, attachment }) = self.consumers.get(&(channel, consumer_tag))
@@ -379,6 +387,28 @@ impl LinkActor {
         Ok(())
     }
 
+    /// 540 for what cannot be done with a message of a stream queue. One of a consumer that is gone goes by itself: the
+    /// session gives back what came too late for a cancelled one.
+    fn refuse_outcome(&self, deliveries: &[DeliveryId], outcome: Outcome) -> Option<AmqpError> {
+        if outcome == Outcome::Ack {
+            return None;
+        }
+        let attached = |id: &DeliveryId| self.attached.get(usize::try_from(id.0 >> SEQUENCE_BITS).ok()?)?.as_ref();
+        let attached = deliveries.iter().filter_map(attached).find(|attached| attached.queue.is_log())?;
+        Some(log::not_supported("basic.nack and basic.reject", &attached.queue))
+    }
+
+    /// Forgets the attachments of consumers of stream queues that are gone.
+    fn forget_readers(&mut self) {
+        let (attached, consumers) = (&mut self.attached, &self.consumers);
+        for (index, attached) in attached.iter_mut().enumerate() {
+            let is_log = attached.as_ref().is_some_and(|attached| attached.queue.is_log());
+            if is_log && !consumers.values().any(|consumer| consumer.attachment == index) {
+                *attached = None;
+            }
+        }
+    }
+
     fn settle(&mut self, deliveries: &[DeliveryId], outcome: Outcome) {
         for DeliveryId(id) in deliveries {
             let attachment = usize::try_from(id >> SEQUENCE_BITS).unwrap_or(usize::MAX);
@@ -391,7 +421,15 @@ impl LinkActor {
     async fn consume(&mut self, channel: ChannelId, consume: Consume) -> Result<(Consumer, u32), AmqpError> {
         let queue = self.vhost.queue_for(consume.queue.as_str(), self.owner)?;
         let what = display(&queue.vhost, queue.name());
-        let ConsumerArguments { priority } = ConsumerArguments::read(&consume.arguments, &what)?;
+        if queue.is_log() && consume.prefetch == 0 {
+            let text = format!("consumer prefetch count is not set for '{what}'");
+            return Err(AmqpError::new(ReplyCode::PreconditionFailed, text));
+        }
+        if queue.is_log() && consume.no_ack {
+            return Err(log::not_supported("automatic acknowledgement", &queue));
+        }
+        let kind = queue.definition.settings.kind;
+        let ConsumerArguments { priority, offset } = ConsumerArguments::read(&consume.arguments, kind, &what)?;
         let attachment = self.attach(queue).await?;
         let id = NEXT_CONSUMER.fetch_add(1, Ordering::Relaxed);
         let consumer = NewConsumer {
@@ -401,10 +439,15 @@ impl LinkActor {
             tag: consume.consumer_tag.clone(),
             exclusive: consume.exclusive,
             priority,
+            offset,
             base: (attachment as u64) << SEQUENCE_BITS,
             events: self.events.clone(),
         };
-        self.ask(attachment, |answer| PumpCommand::Consume { consumer, answer }).await.ok_or_else(gone)??;
+        let started = self.ask(attachment, |answer| PumpCommand::Consume { consumer, answer }).await;
+        if !matches!(started, Some(Ok(()))) {
+            self.forget_readers();
+        }
+        started.ok_or_else(gone)??;
         self.consumers.insert((channel, consume.consumer_tag), Consumer { id, attachment });
         Ok((Consumer { id, attachment }, consume.credit))
     }
@@ -418,10 +461,14 @@ impl LinkActor {
         if last == Some(LastGone(true)) {
             self.last_consumer_gone(attachment).await;
         }
+        self.forget_readers();
     }
 
     async fn get(&mut self, channel: ChannelId, queue: &str) -> Result<Reply, AmqpError> {
         let queue = self.vhost.queue_for(queue, self.owner)?;
+        if queue.is_log() {
+            return Err(log::not_supported("basic.get", &queue));
+        }
         let settings = &queue.definition.settings;
         if settings.single_active_consumer && settings.kind == QueueKind::Quorum {
             return Err(AmqpError::new(
@@ -456,7 +503,8 @@ impl LinkActor {
     /// The link's attachment to a queue, made when there is none.
     async fn attach(&mut self, queue: Arc<Queue>) -> Result<usize, AmqpError> {
         let known = self.attached.iter().position(|a| a.as_ref().is_some_and(|a| Arc::ptr_eq(&a.queue, &queue)));
-        if let Some(known) = known {
+        // Every consumer of a stream queue has its own, so that it is known whose delivery a name is.
+        if let Some(known) = known.filter(|_| !queue.is_log()) {
             return Ok(known);
         }
         if self.attached.len() >= MAX_ATTACHMENTS {

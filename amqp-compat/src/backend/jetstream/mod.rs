@@ -7,6 +7,7 @@
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `policies`: settings that apply to queues and exchanges by their names.
 //! - `survey`: what there is, for those who look at it.
+//! - `log`: stream queues.
 //! - `delays`: what delayed exchanges keep.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
 //! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
@@ -32,6 +33,7 @@ mod delays;
 pub mod lease;
 mod levels;
 mod link;
+mod log;
 mod memory;
 mod message;
 mod policies;

@@ -13,7 +13,9 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 
 use super::api::{self, ApiError};
 use super::config::JetStreamConfig;
+use super::delays;
 use super::levels::Levels;
+use super::log;
 use super::memory::Memory;
 use super::pump::{self, Cancelled, PumpCommand};
 use super::vhost::State;
@@ -31,6 +33,9 @@ pub(crate) const META_VHOST: &str = "amqp-vhost";
 pub(crate) const META_QUEUE: &str = "amqp-queue";
 /// Metadata of a queue's stream: `durable`, or `gateway` when it goes with the gateway that made it.
 pub(crate) const META_LIFETIME: &str = "amqp-lifetime";
+
+/// How many consumers may read a stream queue at a time.
+const MAX_READERS: u32 = 10_000;
 
 /// How long the server is given to remove a deleted stream's files before the name is used again.
 const DELETION: Duration = Duration::from_secs(1);
@@ -313,10 +318,10 @@ impl Queue {
         }
         match self.create_stream(self.replicas()).await {
             Ok(()) => {}
-            Err(error) if error.too_few_servers() && self.definition.settings.kind == QueueKind::Quorum => {
+            Err(error) if error.too_few_servers() && self.definition.settings.kind != QueueKind::Classic => {
                 if !self.config.quorum_fallback {
                     return Err(AmqpError::not_implemented(format!(
-                        "quorum {}: the NATS servers cannot hold {} replicas",
+                        "replicated {}: the NATS servers cannot hold {} replicas",
                         display(&self.vhost, self.name()),
                         self.replicas()
                     )));
@@ -325,7 +330,7 @@ impl Queue {
                     queue = self.name(),
                     wanted = self.replicas(),
                     replicas = self.config.replicas,
-                    "a quorum queue is made with fewer replicas: the NATS servers cannot hold more"
+                    "a replicated queue is made with fewer replicas: the NATS servers cannot hold more"
                 );
                 self.create_stream(self.config.replicas).await?;
             }
@@ -370,6 +375,13 @@ impl Queue {
         }
         tracing::warn!(stream = self.stream, "the stream of a queue holds messages and is kept with its own settings");
         Ok(())
+    }
+
+    /// Gives the stream the bounds that are in force now.
+    pub(crate) async fn update_stream(&self) -> Result<(), ApiError> {
+        let replicas = self.stream_info().await?["config"]["num_replicas"].as_u64().unwrap_or(1);
+        let config = self.stream_config(usize::try_from(replicas).unwrap_or(1));
+        api::call(&self.bridge, &format!("STREAM.UPDATE.{}", self.stream), &config).await.map(drop)
     }
 
     /// Makes the consumer of a priority, or finds it there; gives what the server says of it.
@@ -451,6 +463,9 @@ impl Queue {
                 return counts;
             }
         }
+        if self.is_log() {
+            return Ok(Counts { ready: self.stored_messages().await?, ..Counts::default() });
+        }
         let Pending { pending, unsettled, .. } = self.pending(0).await?;
         Ok(Counts { ready: pending + unsettled, ..Counts::default() })
     }
@@ -464,7 +479,9 @@ impl Queue {
 
     /// The actor that feeds the queue's consumers, started when it is first needed.
     pub(crate) async fn pump(self: &Arc<Self>) -> &mpsc::Sender<PumpCommand> {
-        self.pump.get_or_init(|| async { pump::start(self.clone()) }).await
+        self.pump
+            .get_or_init(|| async { if self.is_log() { log::start(self.clone()) } else { pump::start(self.clone()) } })
+            .await
     }
 
     /// Makes sure that messages expire though nobody consumes.
@@ -529,8 +546,9 @@ impl Queue {
     fn replicas(&self) -> usize {
         match (self.is_in_memory(), self.definition.settings.kind) {
             (true, _) => 1,
-            (false, QueueKind::Quorum) => self.config.quorum_replicas,
-            (false, QueueKind::Classic | QueueKind::Stream) => self.config.replicas,
+            (false, QueueKind::Stream) if delays::is_store(self) => self.config.replicas,
+            (false, QueueKind::Quorum | QueueKind::Stream) => self.config.quorum_replicas,
+            (false, QueueKind::Classic) => self.config.replicas,
         }
     }
 
@@ -561,9 +579,18 @@ impl Queue {
             },
         });
         if self.is_log() {
-            let settings = &self.definition.settings;
+            let settings = self.settings();
             config["retention"] = json!("limits");
             config["max_msgs"] = settings.max_length.map_or(json!(-1), |max| json!(max));
+            config["max_bytes"] = settings.max_length_bytes.map_or(json!(-1), |max| json!(max));
+            config["max_consumers"] = json!(MAX_READERS);
+            if let Some(seconds) = settings.max_age_seconds {
+                let age = Duration::from_secs(seconds);
+                config["max_age"] = json!(nanoseconds(age));
+                // It may not be longer than the messages live.
+                let window = self.config.dedup_window.max(Duration::from_millis(100)).min(age);
+                config["duplicate_window"] = json!(nanoseconds(window));
+            }
             config["discard"] = json!(if settings.overflow == Overflow::DropHead { "old" } else { "new" });
         }
         if self.bridge.api_level() >= 1 {

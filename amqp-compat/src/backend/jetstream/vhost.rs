@@ -23,7 +23,7 @@ use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
 use crate::model::delay::delay_of;
 use crate::model::exchange::{self, ExchangeDefinition, ExchangeKind};
-use crate::model::queue::{Owner, check_expiration, display};
+use crate::model::queue::{Owner, QueueKind, check_expiration, display};
 use crate::model::vhost::{Change, Destination, QueuePlan, Route, Vhost, extra_keys, no_queue, without_line_ends};
 
 /// A vhost that runs.
@@ -165,7 +165,7 @@ impl VhostRuntime {
                     Some(queue) => Ok(queue.clone()),
                     None => return Err(no_queue(&self.name, &given)),
                 },
-                QueuePlan::Create(definition) => Err(definition),
+                QueuePlan::Create(definition) => Err(*definition),
             })
         };
         if let Ok(queue) = find()? {
@@ -182,10 +182,15 @@ impl VhostRuntime {
                 Ok((queue, counts))
             }
             Err(definition) => {
-                // Each of two brokers would have an active consumer of its own.
-                if self.config.behind_rabbitmq && definition.settings.single_active_consumer {
+                // Each of two brokers would have an active consumer, or offsets, of its own.
+                let unsuited = match &definition.settings {
+                    settings if settings.single_active_consumer => Some("argument 'x-single-active-consumer'"),
+                    settings if settings.kind == QueueKind::Stream => Some("type 'stream'"),
+                    _ => None,
+                };
+                if let Some(unsuited) = unsuited.filter(|_| self.config.behind_rabbitmq) {
                     return Err(AmqpError::not_implemented(format!(
-                        "argument 'x-single-active-consumer' of {} is not implemented beside RabbitMQ; see docs/mapping.md of \
+                        "{unsuited} of {} is not implemented beside RabbitMQ; see docs/mapping.md of \
                          nats-bridge",
                         display(&self.name, &definition.name)
                     )));

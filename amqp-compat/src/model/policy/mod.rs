@@ -205,6 +205,11 @@ impl Policies {
 fn effective(queue: &QueueDefinition, policy: &Settings) -> QueueArguments {
     let declared = &queue.settings;
     let lower = |own: Option<u64>, name| own.into_iter().chain(definition::number(policy, name)).min();
+    if declared.kind == QueueKind::Stream {
+        // Of what a policy can set, a stream queue knows only this.
+        let max_length_bytes = lower(declared.max_length_bytes, "max-length-bytes");
+        return QueueArguments { max_length_bytes, ..declared.clone() };
+    }
     let own_or = |own: &Option<String>, name| own.clone().or_else(|| definition::text(policy, name).map(str::to_owned));
     let overflow = match definition::text(policy, "overflow") {
         Some(_) if queue.arguments.inner().contains_key("x-overflow") => declared.overflow,
@@ -224,6 +229,7 @@ fn effective(queue: &QueueDefinition, policy: &Settings) -> QueueArguments {
         max_length_bytes: lower(declared.max_length_bytes, "max-length-bytes"),
         overflow,
         max_priority: declared.max_priority,
+        max_age_seconds: declared.max_age_seconds,
         single_active_consumer: declared.single_active_consumer,
         delivery_limit: match declared.kind {
             QueueKind::Quorum => lower(declared.delivery_limit, "delivery-limit"),

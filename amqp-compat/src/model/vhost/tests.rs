@@ -39,7 +39,7 @@ impl Vhost {
     fn with_queue(&mut self, declare: QueueDeclare) -> u32 {
         match self.plan_queue_declare(&declare, declare.queue.as_str(), ME).expect("declared") {
             QueuePlan::Exists(slot) => slot,
-            QueuePlan::Create(definition) => self.apply(&Change::PutQueue(definition)).expect("a slot"),
+            QueuePlan::Create(definition) => self.apply(&Change::PutQueue(*definition)).expect("a slot"),
         }
     }
 
@@ -292,7 +292,7 @@ fn invalid_arguments_are_refused_with_rabbitmqs_texts() {
         (
             "x-queue-type",
             long("stream"),
-            "NOT_IMPLEMENTED - type 'stream' of queue 'q' in vhost '/' is not implemented; see docs/mapping.md of nats-bridge",
+            "PRECONDITION_FAILED - invalid property 'non-durable' for queue 'q' in vhost '/'",
         ),
     ] {
         let mut declare = queue_declare("q");

@@ -25,6 +25,7 @@ impl Channel {
             exclusive: consume.exclusive,
             no_ack: consume.no_ack,
             credit,
+            prefetch: self.consumers.next_prefetch,
             no_limit: self.consumers.is_unlimited(key),
             arguments: consume.arguments,
         };

@@ -77,6 +77,7 @@ fn consume() -> Command {
         exclusive: false,
         no_ack: false,
         credit: 10,
+        prefetch: 0,
         no_limit: false,
         arguments: FieldTable::default(),
     };

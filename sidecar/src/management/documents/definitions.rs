@@ -228,7 +228,7 @@ impl Import<'_> {
         let Some((vhost, scratch)) = self.vhost(fields, &what)? else { return Ok(()) };
         let tried = scratch.plan_queue_declare(&asked, asked.queue.as_str(), NOBODY).map(|planned| {
             if let QueuePlan::Create(definition) = planned {
-                scratch.apply(&Change::PutQueue(definition));
+                scratch.apply(&Change::PutQueue(*definition));
             }
         });
         self.step(vhost, what, Topology::QueueDeclare(asked), tried);

@@ -12,9 +12,10 @@ use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 use crate::backend::{ChannelId, Event};
+use crate::model::stream::Offset;
 
 /// A consumer to add.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct NewConsumer {
     /// Its number, unique in the process and growing.
     pub(crate) id: u64,
@@ -28,6 +29,8 @@ pub(crate) struct NewConsumer {
     pub(crate) exclusive: bool,
     /// Its `x-priority`.
     pub(crate) priority: i64,
+    /// Where it begins, in a stream queue.
+    pub(crate) offset: Offset,
     /// The upper bits of its delivery ids; the lower ones are the stream sequence.
     pub(crate) base: u64,
     /// Where its deliveries go.
@@ -211,7 +214,17 @@ mod tests {
 
     fn consumer(id: u64, priority: i64) -> NewConsumer {
         let (events, _) = mpsc::channel(1);
-        NewConsumer { id, link: 1, channel: 1, tag: "".into(), exclusive: false, priority, base: 0, events }
+        NewConsumer {
+            id,
+            link: 1,
+            channel: 1,
+            tag: "".into(),
+            exclusive: false,
+            priority,
+            offset: Offset::Next,
+            base: 0,
+            events,
+        }
     }
 
     fn with(succession: Succession, consumers: &[(u64, i64, u64)]) -> Consumers {

@@ -25,6 +25,11 @@ pub(crate) struct Cancelled {
 }
 
 impl Cancelled {
+    pub(crate) fn new(consumer: NewConsumer) -> Self {
+        let NewConsumer { channel, tag, events, .. } = consumer;
+        Self { channel, tag, events }
+    }
+
     /// Tells the consumer's link, without waiting for it.
     pub(crate) fn tell(self) {
         let event = Event::ConsumerCancelled { channel: self.channel, consumer_tag: self.tag };
@@ -154,10 +159,7 @@ impl Pump {
     pub(super) fn end_consumers(&mut self) -> Vec<Cancelled> {
         self.queue.set_consumers(0);
         let mut cancelled = Vec::with_capacity(self.consumers.len());
-        let told = |consumer: Consumer| {
-            let NewConsumer { channel, tag, events, .. } = consumer.new;
-            cancelled.push(Cancelled { channel, tag, events });
-        };
+        let told = |consumer: Consumer| cancelled.push(Cancelled::new(consumer.new));
         self.consumers.remove(|_| true, told);
         cancelled
     }
