@@ -8,6 +8,8 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use crate::gate::{Faults, Number, Reason, Severity, Verdict};
+
 /// The running cutover, as the HTTP surface drives it.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
@@ -21,6 +23,15 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// [`Refused`], with the state left as it was.
     async fn change(&self, request: Change) -> Result<Adopted, Refused>;
+
+    /// May the cutover go on?
+    async fn gate(&self) -> Verdict;
+
+    /// Rates and latencies over time.
+    async fn history(&self) -> History;
+
+    /// The last changes, newest first.
+    async fn changes(&self) -> Vec<ChangeRecord>;
 }
 
 /// A phase of the cutover.
@@ -143,6 +154,76 @@ pub struct Status {
     pub warnings: Vec<Warning>,
     /// Copies in the standby stream that nothing has been compared with yet.
     pub standby_lag: u64,
+    /// What the sidecar found wrong in messages that JetStream owns, since JetStream last owned nothing.
+    #[serde(default)]
+    pub faults: Faults,
+    /// Why the sidecar has rolled back by itself, if that was the last thing that happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<String>,
+}
+
+/// Rates and latencies over time; the answer of `GET /history`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct History {
+    /// How far samples are apart.
+    pub every_seconds: u64,
+    /// Oldest first; at most an hour.
+    pub samples: Vec<Sample>,
+}
+
+/// What happened between two moments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The end of it, in seconds since 1970.
+    pub unix: u64,
+    /// The weight then.
+    pub weight_percent: f64,
+    /// RabbitMQ.
+    pub rabbit: SideSample,
+    /// NATS JetStream.
+    pub nats: SideSample,
+    /// Copies that were on their way to be compared.
+    pub unread: u64,
+    /// Messages that differed so far.
+    pub differences: u64,
+    /// Messages that were compared so far.
+    pub compared: u64,
+    /// Faults of messages that JetStream owns so far.
+    pub faults: u64,
+}
+
+/// What one broker did between two moments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SideSample {
+    /// Messages that it took as their owner, in a second.
+    pub published_per_s: f64,
+    /// Messages of it that were delivered, in a second.
+    pub delivered_per_s: f64,
+    /// From a publish to its confirm: half of them were faster.
+    pub confirm_p50_ms: Option<f64>,
+    /// From a publish to its confirm: 99 of 100 were faster.
+    pub confirm_p99_ms: Option<f64>,
+}
+
+/// One change of phase or weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRecord {
+    /// The epoch that it brought.
+    pub epoch: u64,
+    /// When, as RFC 3339 in UTC.
+    pub at: String,
+    /// The phase since.
+    pub phase: Phase,
+    /// The weight since.
+    pub weight_percent: Weight,
+    /// Who made it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Whether it was made against the gate's no.
+    pub forced: bool,
+    /// Whether the sidecar made it by itself.
+    pub automatic: bool,
 }
 
 /// Both brokers.
@@ -173,6 +254,15 @@ pub struct Side {
     pub delivered: u64,
     /// Deliveries of it that are not settled.
     pub unsettled: u64,
+    /// Deliveries of it that were rejected for good since the sidecar started: dead-lettered or dropped.
+    #[serde(default)]
+    pub rejected: u64,
+    /// Publishes that it refused or lost since the sidecar started.
+    #[serde(default)]
+    pub failed: u64,
+    /// Connections to which it says that it takes no publishes for now.
+    #[serde(default)]
+    pub blocked: u64,
 }
 
 /// One queue on both sides.
@@ -281,6 +371,42 @@ pub struct ParityCounts {
     pub pending: u64,
 }
 
+impl ParityCounts {
+    /// How many were compared.
+    pub fn compared(&self) -> u64 {
+        self.matched + self.mismatched_payload + self.mismatched_properties + self.mismatched_routing
+    }
+
+    /// How many differ, or are on one side only.
+    pub fn differences(&self) -> u64 {
+        self.mismatched_payload + self.mismatched_properties + self.mismatched_routing + self.missing + self.extra
+    }
+
+    /// Both together.
+    pub fn plus(&self, other: &Self) -> Self {
+        self.each(other, |a, b| a + b)
+    }
+
+    /// What is in `self` and was not in `before`.
+    pub fn since(&self, before: &Self) -> Self {
+        self.each(before, u64::saturating_sub)
+    }
+
+    fn each(&self, other: &Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            matched: of(self.matched, other.matched),
+            mismatched_payload: of(self.mismatched_payload, other.mismatched_payload),
+            mismatched_properties: of(self.mismatched_properties, other.mismatched_properties),
+            mismatched_routing: of(self.mismatched_routing, other.mismatched_routing),
+            missing: of(self.missing, other.missing),
+            extra: of(self.extra, other.extra),
+            late: of(self.late, other.late),
+            unverified: of(self.unverified, other.unverified),
+            pending: of(self.pending, other.pending),
+        }
+    }
+}
+
 /// Something that JetStream refused to take over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unmapped {
@@ -314,6 +440,9 @@ pub struct Change {
     pub by: String,
     /// Why.
     pub reason: String,
+    /// Raise the weight although the gate says no.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Where a change leads.
@@ -354,7 +483,7 @@ pub struct Adopted {
 }
 
 /// A change that was not made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("{reason}; {fix}")]
 pub struct Refused {
     /// Why, for programs.
@@ -366,17 +495,29 @@ pub struct Refused {
     pub reason: String,
     /// What to do next.
     pub fix: String,
+    /// The gate's reasons, when it says no.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gate: Vec<Reason>,
 }
 
 impl Refused {
     /// A refusal that no single field is at fault for.
     pub fn new(code: RefusedCode, reason: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { code, field: None, reason: reason.into(), fix: fix.into() }
+        Self { code, field: None, reason: reason.into(), fix: fix.into(), gate: Vec::new() }
+    }
+
+    /// The gate says no to more weight.
+    pub fn gate(verdict: Verdict) -> Self {
+        let reason = format!("the gate says no: {}", verdict.because());
+        let fix =
+            "`nats-bridge gate` says what to do about each reason; --force raises the weight nevertheless".to_owned();
+        Self { code: RefusedCode::Gate, field: None, reason, fix, gate: verdict.reasons }
     }
 
     /// A request that makes no sense by itself, because of this field.
     pub fn invalid(field: &str, reason: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { code: RefusedCode::Invalid, field: Some(field.to_owned()), reason: reason.into(), fix: fix.into() }
+        let (field, gate) = (Some(field.to_owned()), Vec::new());
+        Self { code: RefusedCode::Invalid, field, reason: reason.into(), fix: fix.into(), gate }
     }
 }
 
@@ -393,6 +534,8 @@ pub enum RefusedCode {
     WrongPhase,
     /// JetStream refused part of the topology (HTTP 409).
     Unmapped,
+    /// The gate says no to more weight (HTTP 409).
+    Gate,
     /// RabbitMQ's queues still hold messages (HTTP 409).
     NotDrained,
     /// Somebody else changed the state meanwhile (HTTP 409).

@@ -4,6 +4,10 @@
 //! extra or unverified. A match is only what was compared: copy and delivery were both seen, and their digests are equal.
 //! What could not be compared is unverified, with the reason.
 //!
+//! That half of a message has not come says nothing while the comparison is behind: a delivery is missing its copy only when
+//! every copy that was taken before it has been read back or given up ([`Parity::tick`] is told), and a copy is extra only when its
+//! queue was seen empty twice, a while later. A comparison that does not finish in time ends as unverified, never as a difference.
+//!
 //! The table is bounded ([`Limits::entries`]). At the bound the oldest entry is given up: one that waits for its other
 //! half is counted as unverified, and its other half, should it come, is then not counted as missing or extra.
 
@@ -25,8 +29,12 @@ use crate::control_api::{ParityClass, ParityCounts, ParitySample, QueueParity};
 pub struct Limits {
     /// How long after a delivery its copy may come before it is missing. Default 5 s.
     pub window: Duration,
-    /// How long after that a copy still turns a missing into a late match or mismatch. Default 60 s.
+    /// How long after that a comparison that is behind is waited for, and a copy or delivery that comes still turns a missing or extra
+    /// into a late match or mismatch. Default 60 s.
     pub grace: Duration,
+    /// How old a copy is that RabbitMQ has not delivered, although its queue is empty, when that is first held against it. Default
+    /// 30 s: deliveries may lie in the sockets of a sidecar that does not keep up.
+    pub unclaimed: Duration,
     /// How many messages are kept at most, over all queues. Default 100 000 (about 20 MB).
     pub entries: usize,
     /// How many queues are told apart; what comes for further ones is unverified, under one name. Default 10 000.
@@ -35,7 +43,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { window: Duration::from_secs(5), grace: Duration::from_secs(60), entries: 100_000, queues: 10_000 }
+        Self {
+            window: Duration::from_secs(5),
+            grace: Duration::from_secs(60),
+            unclaimed: Duration::from_secs(30),
+            entries: 100_000,
+            queues: 10_000,
+        }
     }
 }
 
@@ -66,6 +80,10 @@ pub enum Unverified {
     OutsideShadow,
     /// JetStream had not caught up with the topology when it was published.
     TopologyBehind,
+    /// RabbitMQ refused the publish, or nobody knows what became of it.
+    PublishFailed,
+    /// The copy was not read back in time: the sidecar or JetStream did not keep up.
+    NotReadBack,
 }
 
 impl Unverified {
@@ -82,8 +100,48 @@ impl Unverified {
             Unverified::Redelivered => "redelivered",
             Unverified::OutsideShadow => "outside_shadow",
             Unverified::TopologyBehind => "topology_behind",
+            Unverified::PublishFailed => "publish_failed",
+            Unverified::NotReadBack => "not_read_back",
         }
     }
+
+    const ALL: [Unverified; 12] = [
+        Unverified::CopyQueueFull,
+        Unverified::CopyFailed,
+        Unverified::NotCarried,
+        Unverified::TableFull,
+        Unverified::TooManyQueues,
+        Unverified::Discarded,
+        Unverified::DeadLettered,
+        Unverified::Redelivered,
+        Unverified::OutsideShadow,
+        Unverified::TopologyBehind,
+        Unverified::PublishFailed,
+        Unverified::NotReadBack,
+    ];
+
+    /// Whether it should have been compared: the comparison itself did not manage.
+    pub fn is_left_out(self) -> bool {
+        match self {
+            Unverified::CopyQueueFull
+            | Unverified::CopyFailed
+            | Unverified::TableFull
+            | Unverified::TooManyQueues
+            | Unverified::NotReadBack => true,
+            Unverified::NotCarried
+            | Unverified::Discarded
+            | Unverified::DeadLettered
+            | Unverified::Redelivered
+            | Unverified::OutsideShadow
+            | Unverified::TopologyBehind
+            | Unverified::PublishFailed => false,
+        }
+    }
+}
+
+/// How many messages of these counts by reason should have been compared, and were not.
+pub fn left_out(by: &BTreeMap<String, u64>) -> u64 {
+    Unverified::ALL.iter().filter(|why| why.is_left_out()).filter_map(|why| by.get(why.name())).sum()
 }
 
 /// The comparison of all queues. `now` is the time since any fixed moment, the same for all calls, and never goes back.
@@ -110,6 +168,8 @@ struct Queue {
     counts: ParityCounts,
     reasons: BTreeMap<Unverified, u64>,
     samples: VecDeque<ParitySample>,
+    // Messages of it may expire or be dropped by a limit.
+    loses: bool,
     // Entries given up whose other half may still come. It is counted already.
     untracked: u64,
 }
@@ -122,16 +182,26 @@ struct Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// A copy that RabbitMQ has not delivered yet, since when.
-    Copied(Digest, Duration),
-    /// A delivery whose copy has not come yet, until when it may.
-    Delivered(Digest, Duration),
+    /// A copy that RabbitMQ has not delivered yet.
+    Copied(Copied),
+    /// A delivery whose copy has not come yet: when it was, and when it is looked at next.
+    Delivered(Digest, Duration, Duration),
     /// A delivery that was counted as missing, and until when it may still be late.
     Missing(Digest, Duration),
-    /// RabbitMQ refused the publish; until when a copy is waited for.
-    Refused(Duration),
+    /// A copy that was counted as extra, and until when it may still be delivered.
+    Extra(Digest, Duration),
     /// Counted; kept so that a redelivery is not counted again. True: its other half was not seen.
     Closed(bool),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Copied {
+    digest: Digest,
+    since: Duration,
+    /// Its message has a time to live.
+    expires: bool,
+    /// Its queue was seen empty once when it should have been delivered.
+    doubted: bool,
 }
 
 /// The number of samples kept for each queue.
@@ -167,27 +237,32 @@ impl Parity {
             counts: ParityCounts::default(),
             reasons: BTreeMap::new(),
             samples: VecDeque::new(),
+            loses: false,
             untracked: 0,
         });
         queue
     }
 
-    /// A copy was read back from the standby stream.
-    pub fn copy_stored(&mut self, queue: QueueId, id: u128, digest: Digest, now: Duration) {
+    /// Whether messages of a queue may expire or be dropped by a limit: then a copy that is not delivered says nothing.
+    pub fn loses(&mut self, queue: QueueId, loses: bool) {
+        self.queue_mut(queue).loses = loses;
+    }
+
+    /// A copy was read back from the standby stream. `expires`: its message has a time to live.
+    pub fn copy_stored(&mut self, queue: QueueId, id: u128, digest: Digest, expires: bool, now: Duration) {
         let key = (queue, id);
         match self.entries.get(&key).map(|entry| entry.state) {
-            None => self.open(key, State::Copied(digest, now)),
-            Some(State::Delivered(delivered, _)) => self.compared(key, digest, delivered, false),
+            None => self.open(key, State::Copied(Copied { digest, since: now, expires, doubted: false })),
+            Some(State::Delivered(delivered, at, _)) => {
+                let late = at + self.limits.window < now;
+                self.compared(key, digest, delivered, late);
+            }
             Some(State::Missing(delivered, _)) => {
                 self.queue_mut(queue).counts.missing -= 1;
                 self.compared(key, digest, delivered, true);
             }
-            Some(State::Refused(_)) => {
-                self.count(key, ParityClass::Extra);
-                self.close(key, false);
-            }
             // Read back a second time.
-            Some(State::Copied(..) | State::Closed(_)) => {}
+            Some(State::Copied(..) | State::Extra(..) | State::Closed(_)) => {}
         }
     }
 
@@ -195,12 +270,16 @@ impl Parity {
     pub fn delivered(&mut self, queue: QueueId, id: u128, digest: Digest, redelivered: bool, now: Duration) {
         let key = (queue, id);
         match self.entries.get(&key).map(|entry| entry.state) {
-            Some(State::Copied(copy, _)) => self.compared(key, copy, digest, false),
+            Some(State::Copied(copy)) => self.compared(key, copy.digest, digest, false),
+            Some(State::Extra(copy, _)) => {
+                self.queue_mut(queue).counts.extra -= 1;
+                self.compared(key, copy, digest, true);
+            }
             Some(State::Closed(true)) => self.close(key, false),
             // Delivered before; it was or will be compared once.
-            Some(State::Delivered(..) | State::Missing(..) | State::Refused(_) | State::Closed(false)) => {}
+            Some(State::Delivered(..) | State::Missing(..) | State::Closed(false)) => {}
             None if redelivered => self.unverified(queue, id, Unverified::Redelivered),
-            None => self.open(key, State::Delivered(digest, now + self.limits.window)),
+            None => self.open(key, State::Delivered(digest, now, now + self.limits.window)),
         }
     }
 
@@ -208,20 +287,6 @@ impl Parity {
     pub fn settled(&mut self, queue: QueueId, id: u128) {
         if matches!(self.entries.get(&(queue, id)), Some(Entry { state: State::Closed(false), .. })) {
             self.remove((queue, id));
-        }
-    }
-
-    /// RabbitMQ refused the publish (`basic.nack`): a copy of it is one too many.
-    pub fn refused(&mut self, queue: QueueId, id: u128, now: Duration) {
-        let key = (queue, id);
-        match self.entries.get(&key).map(|entry| entry.state) {
-            None => self.open(key, State::Refused(now + self.limits.window + self.limits.grace)),
-            Some(State::Copied(..)) => {
-                self.count(key, ParityClass::Extra);
-                self.close(key, false);
-            }
-            // Delivered nevertheless, or counted already.
-            Some(State::Delivered(..) | State::Missing(..) | State::Refused(_) | State::Closed(_)) => {}
         }
     }
 
@@ -234,7 +299,11 @@ impl Parity {
                 self.queue_mut(queue).counts.missing -= 1;
                 false
             }
-            Some(State::Copied(..) | State::Delivered(..) | State::Refused(_)) => false,
+            Some(State::Extra(..)) => {
+                self.queue_mut(queue).counts.extra -= 1;
+                false
+            }
+            Some(State::Copied(..) | State::Delivered(..)) => false,
             // Delivered again, it is not expected a third time; else the delivery may still come.
             None => reason != Unverified::Redelivered && reason != Unverified::DeadLettered,
         };
@@ -242,19 +311,24 @@ impl Parity {
         self.close(key, other_half);
     }
 
-    /// RabbitMQ's queue holds nothing any more, unsettled deliveries included: copies that are older than the window and
-    /// were never delivered are extra.
+    /// RabbitMQ's queue holds nothing any more, unsettled deliveries included: copies that are old, were never delivered, and
+    /// were there when it was seen empty before are extra.
     pub fn emptied(&mut self, queue: QueueId, now: Duration) {
-        let window = self.limits.window;
-        let left = self.keys_of(queue, |state| matches!(state, State::Copied(_, since) if since + window <= now));
-        for key in left {
+        let (unclaimed, grace) = (self.limits.unclaimed, self.limits.grace);
+        let old = |state| matches!(state, State::Copied(copy) if copy.since + unclaimed <= now);
+        for key in self.keys_of(queue, old) {
+            let Some(State::Copied(copy)) = self.entries.get(&key).map(|entry| entry.state) else { continue };
             let queue = self.queue_mut(queue);
             if queue.untracked > 0 {
                 queue.untracked -= 1;
                 self.remove(key);
+            } else if copy.expires || queue.loses {
+                self.unverified(key.0, key.1, Unverified::Discarded);
+            } else if !copy.doubted {
+                self.change(key, State::Copied(Copied { doubted: true, ..copy }));
             } else {
                 self.count(key, ParityClass::Extra);
-                self.close(key, false);
+                self.change(key, State::Extra(copy.digest, now + grace));
             }
         }
     }
@@ -284,25 +358,30 @@ impl Parity {
         }
     }
 
-    /// Lets time pass: deliveries whose copy did not come in time are missing.
-    pub fn tick(&mut self, now: Duration) {
-        while let Some((at, key)) = self.deadlines.first().copied()
-            && at <= now
+    /// Lets time pass. Every copy that was taken before `complete` has been read back or is unverified: a delivery from before it
+    /// whose copy has not come is missing. A later one is waited for, and then unverified.
+    pub fn tick(&mut self, now: Duration, complete: Duration) {
+        while let Some((due, key)) = self.deadlines.first().copied()
+            && due <= now
         {
             match self.entries[&key].state {
-                State::Delivered(digest, until) => {
+                State::Delivered(digest, at, _) => {
                     let queue = self.queue_mut(key.0);
                     if queue.untracked > 0 {
                         // Its copy may be the one that was given up, and that is counted.
                         queue.untracked -= 1;
                         self.remove(key);
-                    } else {
+                    } else if at <= complete {
                         self.count(key, ParityClass::Missing);
-                        self.change(key, State::Missing(digest, until + self.limits.grace));
+                        self.change(key, State::Missing(digest, now + self.limits.grace));
+                    } else if at + self.limits.window + self.limits.grace <= now {
+                        self.unverified(key.0, key.1, Unverified::NotReadBack);
+                    } else {
+                        self.change(key, State::Delivered(digest, at, now + AGAIN));
                     }
                 }
-                State::Missing(..) => self.close(key, true),
-                State::Refused(_) | State::Copied(..) | State::Closed(_) => self.remove(key),
+                State::Missing(..) | State::Extra(..) => self.close(key, true),
+                State::Copied(..) | State::Closed(_) => self.remove(key),
             }
         }
     }
@@ -443,7 +522,7 @@ impl Parity {
             }
             State::Closed(other_half) => self.queue_mut(key.0).untracked += u64::from(other_half),
             // Counted; a copy that comes for it waits until its queue is empty.
-            State::Missing(..) | State::Refused(_) => self.queue_mut(key.0).untracked += 1,
+            State::Missing(..) | State::Extra(..) => self.queue_mut(key.0).untracked += 1,
         }
         self.remove(key);
     }
@@ -453,12 +532,15 @@ impl Parity {
     }
 }
 
+/// How soon a delivery is looked at again while the comparison is behind.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The queue that stands for all above [`Limits::queues`].
 const MORE: &str = "(more)";
 
 fn deadline(state: State) -> Option<Duration> {
     match state {
-        State::Delivered(_, until) | State::Missing(_, until) | State::Refused(until) => Some(until),
+        State::Delivered(_, _, until) | State::Missing(_, until) | State::Extra(_, until) => Some(until),
         State::Copied(..) | State::Closed(_) => None,
     }
 }

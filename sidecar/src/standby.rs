@@ -2,16 +2,21 @@
 //! RabbitMQ delivers.
 //!
 //! Each vhost has a stream `AQS_<vhost>` with a subject `as.<vhost>.<queue>` for every queue: at most an hour and 256 MiB of
-//! copies. The copy of a delivery that is settled is removed. Nothing here makes RabbitMQ's path wait: copies pass through
-//! a bounded queue, and what does not fit is counted as unverified.
+//! copies. A copy is removed once it was read back and its delivery is settled. Nothing here makes RabbitMQ's path wait: copies pass
+//! through a bounded queue, and what does not fit is counted as unverified.
+//!
+//! Each copy has a ticket from the moment it leaves that queue until it is read back or given up. The oldest ticket tells up to when
+//! the comparison is complete: only for deliveries from before that is a copy that did not come missing.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use amqp_compat::backend::Message;
+use amqp_compat::error::ReplyCode;
 use amqp_compat::mapping::name;
 use amqp_compat::mapping::properties::{self, HeaderSink, HeaderSource};
 use async_nats::HeaderMap;
@@ -39,8 +44,10 @@ const ID: &str = "Amqp-Bridge-Id";
 const WAITING: usize = 16_384;
 /// Copies that are sent and not confirmed.
 const IN_FLIGHT: usize = 1_024;
-/// Messages whose queues are remembered, in case RabbitMQ refuses one.
+/// Messages whose queues are remembered, in case RabbitMQ refuses one; and settlements that came before their copy.
 const RECENT: usize = 16_384;
+/// Copies that are not both read back and settled; the oldest are given up beyond it.
+const KEPT: usize = 100_000;
 const MAX_AGE: Duration = Duration::from_secs(3600);
 const MAX_BYTES: i64 = 256 << 20;
 const TICK: Duration = Duration::from_secs(1);
@@ -50,6 +57,8 @@ pub struct Standby {
     bridge: Bridge,
     routes: Arc<dyn Routes>,
     copies: mpsc::Sender<Copy>,
+    /// Copies that were put into the queue, or were about to be.
+    taken: AtomicU64,
     table: Mutex<Table>,
     started: Instant,
     tasks: Mutex<JoinSet<()>>,
@@ -58,6 +67,10 @@ pub struct Standby {
 struct Copy {
     vhost: Arc<str>,
     id: u128,
+    epoch: u64,
+    taken: Duration,
+    /// Where JetStream's topology led when it was published: a moment later it may lead elsewhere.
+    queues: Vec<QueueName>,
     message: Message,
 }
 
@@ -69,23 +82,46 @@ struct Table {
     run: u64,
     queues: HashMap<QueueName, QueueId>,
     subjects: HashMap<String, QueueId>,
-    /// Where the copies are that are not settled.
-    kept: HashMap<(QueueId, u128), u64>,
-    /// The same, by queue and place, and whether some have gone since the last purge.
+    /// Copies that are not both read back and settled; ids grow, so that the oldest is first.
+    kept: BTreeMap<(u128, QueueId), Kept>,
+    /// Copies that left the queue, in order, until they are read back or given up.
+    tickets: BTreeMap<u64, Ticket>,
+    /// How many copies left the queue, and when the last of them was put into it.
+    ticketed: u64,
+    received: Duration,
+    /// Where the copies of a queue are, and whether some have gone since the last purge.
     places: HashMap<QueueId, Places>,
-    /// Settled before the copy was confirmed.
-    early: HashSet<(QueueId, u128)>,
+    /// Settled before the copy left the queue; the oldest are forgotten first.
+    early: HashSet<(u128, QueueId)>,
+    early_order: VecDeque<(u128, QueueId)>,
     recent: VecDeque<(u128, Vec<QueueId>)>,
-    /// Published while JetStream was behind with the topology; the oldest are forgotten first.
-    uncopied: HashSet<u128>,
+    /// What has no copy, and why; the oldest are forgotten first.
+    uncopied: HashMap<u128, Unverified>,
     uncopied_order: VecDeque<u128>,
+}
+
+/// A copy that is not both read back and settled.
+struct Kept {
+    ticket: u64,
+    /// Where it is in its stream, once it was read back.
+    place: Option<u64>,
+    settled: bool,
+}
+
+/// The copies of one message that are on their way.
+struct Ticket {
+    taken: Duration,
+    id: u128,
+    left: Vec<QueueId>,
 }
 
 #[derive(Default)]
 struct Places {
     vhost: String,
     subject: String,
+    /// Read back and not settled.
     open: BTreeSet<u64>,
+    /// The last that was read back: what lies behind it is never purged.
     last: u64,
     gone: bool,
 }
@@ -94,24 +130,12 @@ impl Standby {
     /// Begins to take copies. `routes` says which queues a message goes to.
     pub fn start(bridge: Bridge, routes: Arc<dyn Routes>) -> Arc<Self> {
         let (copies, waiting) = mpsc::channel(WAITING);
-        let table = Table {
-            parity: Parity::new(Limits::default()),
-            since: None,
-            run: 0,
-            queues: HashMap::new(),
-            subjects: HashMap::new(),
-            kept: HashMap::new(),
-            places: HashMap::new(),
-            early: HashSet::new(),
-            recent: VecDeque::new(),
-            uncopied: HashSet::new(),
-            uncopied_order: VecDeque::new(),
-        };
         let standby = Arc::new(Self {
             bridge,
             routes,
             copies,
-            table: Mutex::new(table),
+            taken: AtomicU64::new(0),
+            table: Mutex::new(Table::new()),
             started: Instant::now(),
             tasks: Mutex::default(),
         });
@@ -137,13 +161,37 @@ impl Standby {
         self.started.elapsed()
     }
 
-    fn queues_of(&self, vhost: &Arc<str>, message: &Message) -> Vec<QueueName> {
-        let queues = self.routes.route(vhost, message).unwrap_or_default();
-        queues.iter().map(|queue| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() }).collect()
+    /// Up to when every copy that was taken has been read back or given up. `now` was read before.
+    fn complete(&self, table: &Table, now: Duration) -> Duration {
+        match table.tickets.first_key_value() {
+            Some((_, ticket)) => ticket.taken.saturating_sub(Duration::from_nanos(1)),
+            None if self.taken.load(Ordering::SeqCst) == table.ticketed => now,
+            None => table.received,
+        }
     }
 }
 
 impl Table {
+    fn new() -> Self {
+        Self {
+            parity: Parity::new(Limits::default()),
+            since: None,
+            run: 0,
+            queues: HashMap::new(),
+            subjects: HashMap::new(),
+            kept: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            ticketed: 0,
+            received: Duration::ZERO,
+            places: HashMap::new(),
+            early: HashSet::new(),
+            early_order: VecDeque::new(),
+            recent: VecDeque::new(),
+            uncopied: HashMap::new(),
+            uncopied_order: VecDeque::new(),
+        }
+    }
+
     fn queue(&mut self, name: &QueueName) -> QueueId {
         if let Some(id) = self.queues.get(name) {
             return *id;
@@ -158,36 +206,141 @@ impl Table {
         id
     }
 
-    /// A copy is stored at this place of the stream.
-    fn stored(&mut self, queue: QueueId, id: u128, place: u64) {
+    /// A copy left the queue: answers where it is to be stored.
+    fn leaves(&mut self, copy: &Copy) -> Vec<(QueueName, QueueId)> {
+        self.ticketed += 1;
+        self.received = copy.taken;
+        if self.since.is_none_or(|since| copy.epoch < since) {
+            // Of an earlier shadow: what it would be compared with is not looked at any more.
+            return Vec::new();
+        }
+        let mut queues: Vec<_> = copy.queues.iter().map(|name| (name.clone(), self.queue(name))).collect();
+        if let Some(why) = self.uncopied.get(&copy.id).copied() {
+            // Its publish failed while it waited.
+            queues.iter().for_each(|(_, queue)| self.parity.unverified(*queue, copy.id, why));
+            return Vec::new();
+        }
+        // Of queues beyond the bound nothing is read back.
+        queues.retain(|(_, queue)| {
+            let known = self.places.contains_key(queue);
+            if !known {
+                self.parity.unverified(*queue, copy.id, Unverified::TooManyQueues);
+            }
+            known
+        });
+        let left: Vec<QueueId> = queues.iter().map(|(_, queue)| *queue).collect();
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((copy.id, left.clone()));
+        let ticket = self.ticketed;
+        for queue in &left {
+            while self.kept.len() >= KEPT
+                && let Some((id, queue)) = self.kept.first_key_value().map(|(key, _)| *key)
+            {
+                self.give_up(queue, id, Unverified::TableFull);
+            }
+            let settled = self.early.remove(&(copy.id, *queue));
+            self.kept.insert((copy.id, *queue), Kept { ticket, place: None, settled });
+        }
+        if !left.is_empty() {
+            self.tickets.insert(ticket, Ticket { taken: copy.taken, id: copy.id, left });
+        }
+        queues
+    }
+
+    /// A copy was read back, at this place of its stream.
+    fn arrived(&mut self, queue: QueueId, id: u128, place: u64) {
         let Some(places) = self.places.get_mut(&queue) else { return };
         places.last = places.last.max(place);
-        if self.early.remove(&(queue, id)) {
+        let Some(kept) = self.kept.get_mut(&(id, queue)) else { return };
+        let ticket = kept.ticket;
+        if kept.settled {
             places.gone = true;
-        } else if self.kept.len() < Limits::default().entries {
-            self.kept.insert((queue, id), place);
+            self.kept.remove(&(id, queue));
+        } else {
             places.open.insert(place);
+            kept.place = Some(place);
+        }
+        self.off_ticket(ticket, queue);
+    }
+
+    /// A copy is not waited for any more.
+    fn give_up(&mut self, queue: QueueId, id: u128, why: Unverified) {
+        let Some(kept) = self.kept.remove(&(id, queue)) else { return };
+        match (kept.place, self.places.get_mut(&queue)) {
+            (Some(place), Some(places)) => {
+                places.open.remove(&place);
+                places.gone = true;
+            }
+            (Some(_), None) => {}
+            (None, _) => {
+                self.parity.unverified(queue, id, why);
+                self.off_ticket(kept.ticket, queue);
+            }
+        }
+    }
+
+    fn off_ticket(&mut self, number: u64, queue: QueueId) {
+        let Some(ticket) = self.tickets.get_mut(&number) else { return };
+        ticket.left.retain(|left| *left != queue);
+        if ticket.left.is_empty() {
+            self.tickets.remove(&number);
+        }
+    }
+
+    /// Gives up the copies that have been on their way since before `since`.
+    fn expire(&mut self, since: Duration) {
+        while let Some(ticket) = self.tickets.first_entry().filter(|ticket| ticket.get().taken <= since) {
+            let Ticket { id, left, .. } = ticket.remove();
+            for queue in left {
+                self.give_up(queue, id, Unverified::NotReadBack);
+            }
         }
     }
 
     /// Its message needs no copy any more.
     fn done(&mut self, queue: QueueId, id: u128) {
-        let Some(places) = self.places.get_mut(&queue) else { return };
-        match self.kept.remove(&(queue, id)) {
-            Some(place) => {
-                places.open.remove(&place);
-                places.gone = true;
+        match self.kept.get_mut(&(id, queue)) {
+            Some(Kept { place: Some(place), .. }) => {
+                let place = *place;
+                self.kept.remove(&(id, queue));
+                if let Some(places) = self.places.get_mut(&queue) {
+                    places.open.remove(&place);
+                    places.gone = true;
+                }
             }
-            None if self.early.len() < RECENT => {
-                self.early.insert((queue, id));
+            // Not before it is read back: it has yet to be compared.
+            Some(kept) => kept.settled = true,
+            None => {
+                if self.early_order.len() == RECENT
+                    && let Some(oldest) = self.early_order.pop_front()
+                {
+                    self.early.remove(&oldest);
+                }
+                if self.early.insert((id, queue)) {
+                    self.early_order.push_back((id, queue));
+                }
             }
-            None => {}
+        }
+    }
+
+    fn has_no_copy(&mut self, id: u128, why: Unverified) {
+        if self.uncopied_order.len() == RECENT
+            && let Some(oldest) = self.uncopied_order.pop_front()
+        {
+            self.uncopied.remove(&oldest);
+        }
+        if self.uncopied.insert(id, why).is_none() {
+            self.uncopied_order.push_back(id);
         }
     }
 
     fn forget_copies(&mut self) {
         self.kept.clear();
+        self.tickets.clear();
         self.early.clear();
+        self.early_order.clear();
         self.recent.clear();
         self.uncopied.clear();
         self.uncopied_order.clear();
@@ -213,23 +366,28 @@ impl Shadow for Standby {
         }
     }
 
-    fn published(&self, vhost: &Arc<str>, id: u128, message: &Message, behind: bool) {
+    fn published(&self, vhost: &Arc<str>, id: u128, epoch: u64, message: &Message, behind: bool) {
         if behind {
-            let mut table = self.table();
-            if table.uncopied.len() == RECENT
-                && let Some(oldest) = table.uncopied_order.pop_front()
-            {
-                table.uncopied.remove(&oldest);
-            }
-            table.uncopied.insert(id);
-            table.uncopied_order.push_back(id);
+            return self.table().has_no_copy(id, Unverified::TopologyBehind);
+        }
+        let queues = match self.routes.route(vhost, message) {
+            Ok(queues) => queues,
+            // What RabbitMQ routes through an exchange that JetStream does not have is missing there.
+            Err(error) if error.code == ReplyCode::NotFound => return,
+            Err(_) => return self.table().has_no_copy(id, Unverified::NotCarried),
+        };
+        if queues.is_empty() {
             return;
         }
-        let copy = Copy { vhost: vhost.clone(), id, message: message.clone() };
+        let name =
+            |queue: &amq_protocol::types::ShortString| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() };
+        let queues = queues.iter().map(name).collect();
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        let copy = Copy { vhost: vhost.clone(), id, epoch, taken: self.now(), queues, message: message.clone() };
         if let Err(full) = self.copies.try_send(copy) {
-            let Copy { vhost, id, message } = full.into_inner();
-            let queues = self.queues_of(&vhost, &message);
+            let Copy { id, queues, .. } = full.into_inner();
             let mut table = self.table();
+            table.ticketed += 1;
             for queue in queues {
                 let queue = table.queue(&queue);
                 table.parity.unverified(queue, id, Unverified::CopyQueueFull);
@@ -238,14 +396,20 @@ impl Shadow for Standby {
     }
 
     fn failed(&self, id: u128) {
-        let now = self.now();
         let mut table = self.table();
         // The last ones are the likely ones.
         let queues = table.recent.iter().rev().find(|(recent, _)| *recent == id).map(|(_, queues)| queues.clone());
         for queue in queues.unwrap_or_default() {
-            table.parity.refused(queue, id, now);
+            table.parity.unverified(queue, id, Unverified::PublishFailed);
             table.done(queue, id);
         }
+        table.has_no_copy(id, Unverified::PublishFailed);
+    }
+
+    fn declared(&self, queue: &QueueName, loses: bool) {
+        let mut table = self.table();
+        let queue = table.queue(queue);
+        table.parity.loses(queue, loses);
     }
 
     fn delivered(&self, queue: &QueueName, id: u128, epoch: u64, message: &Message, redelivered: bool) {
@@ -259,9 +423,9 @@ impl Shadow for Standby {
             table.parity.unverified(queue, id, Unverified::OutsideShadow);
         } else if dead {
             table.parity.unverified(queue, id, Unverified::DeadLettered);
-        } else if table.uncopied.contains(&id) {
+        } else if let Some(why) = table.uncopied.get(&id).copied() {
             if !redelivered {
-                table.parity.unverified(queue, id, Unverified::TopologyBehind);
+                table.parity.unverified(queue, id, why);
             }
         } else {
             table.parity.delivered(queue, id, digest, redelivered, now);
@@ -284,7 +448,10 @@ impl Shadow for Standby {
         }
         let queue = table.queue(queue);
         table.parity.discarded(queue);
-        table.kept.retain(|(of, _), _| *of != queue);
+        let gone: Vec<u128> = table.kept.keys().filter(|(_, of)| *of == queue).map(|(id, _)| *id).collect();
+        for id in gone {
+            table.give_up(queue, id, Unverified::Discarded);
+        }
         if let Some(places) = table.places.get_mut(&queue) {
             places.open.clear();
             places.gone = true;
@@ -309,6 +476,11 @@ impl ShadowReport for Standby {
     fn lag(&self) -> u64 {
         let pending: u64 = self.table().parity.snapshot().iter().map(|queue| queue.counts.pending).sum();
         pending + (WAITING - self.copies.capacity()) as u64
+    }
+
+    fn unread(&self) -> u64 {
+        let table = self.table();
+        table.tickets.len() as u64 + self.taken.load(Ordering::SeqCst).saturating_sub(table.ticketed)
     }
 }
 
@@ -338,15 +510,12 @@ async fn copy_all(standby: Arc<Standby>, mut copies: mpsc::Receiver<Copy>) {
                 store(&standby, &publisher, &mut streams, &mut sending, copy).await;
             }
             Some((queue, id, stored)) = sending.next() => {
-                let mut table = standby.table();
-                match stored {
-                    Ok(published) => table.stored(queue, id, published.sequence),
-                    Err(error) => {
-                        tracing::debug!(%error, "a copy was not stored");
-                        let too_large = error.kind() == ErrorKind::Rejected;
-                        let why = if too_large { Unverified::NotCarried } else { Unverified::CopyFailed };
-                        table.parity.unverified(queue, id, why);
-                    }
+                // One that is stored is waited for by its reader.
+                if let Err(error) = stored {
+                    tracing::debug!(%error, "a copy was not stored");
+                    let too_large = error.kind() == ErrorKind::Rejected;
+                    let why = if too_large { Unverified::NotCarried } else { Unverified::CopyFailed };
+                    standby.table().give_up(queue, id, why);
                 }
             }
         }
@@ -361,17 +530,8 @@ async fn store(
     sending: &mut FuturesUnordered<Sending>,
     copy: Copy,
 ) {
-    let Copy { vhost, id, message } = copy;
-    let names = standby.queues_of(&vhost, &message);
-    let queues: Vec<QueueId> = {
-        let mut table = standby.table();
-        let queues: Vec<_> = names.iter().map(|name| table.queue(name)).collect();
-        if table.recent.len() == RECENT {
-            table.recent.pop_front();
-        }
-        table.recent.push_back((id, queues.clone()));
-        queues
-    };
+    let queues = standby.table().leaves(&copy);
+    let Copy { vhost, id, message, .. } = copy;
     if !queues.is_empty() && !streams.contains_key(&vhost) {
         match ensure(&standby.bridge, &vhost).await {
             Ok(()) => {
@@ -381,7 +541,7 @@ async fn store(
             Err(error) => tracing::warn!(error, %vhost, "copies cannot be stored yet"),
         }
     }
-    for (name, queue) in names.iter().zip(queues) {
+    for (name, queue) in queues {
         let subject = subject(&name.vhost, &name.queue);
         let text = Ulid(id).to_string();
         let mut sink = Sink(nats_bridge::Message::new(subject, message.body.clone()).id(format!("{text}.{queue:?}")));
@@ -440,13 +600,17 @@ async fn read(standby: &Standby, vhost: &str) -> Result<(), String> {
         let message = message.map_err(|e| e.to_string())?;
         let headers = message.headers.clone().unwrap_or_default();
         let Some(id) = headers.get(ID).and_then(|text| Ulid::from_str(text.as_str()).ok()) else { continue };
+        let place = message.info().map_err(|e| e.to_string())?.stream_sequence;
         let copy = decode(&headers, message.payload.clone(), &message.subject);
-        let (digest, now) = (digest(&copy), standby.now());
+        let (digest, expires) = (digest(&copy), copy.properties.expiration().is_some());
+        let now = standby.now();
         let mut table = standby.table();
-        if table.since.is_some()
-            && let Some(queue) = table.subjects.get(message.subject.as_str()).copied()
-        {
-            table.parity.copy_stored(queue, id.0, digest, now);
+        if let Some(queue) = table.subjects.get(message.subject.as_str()).copied() {
+            // Of an earlier shadow, or given up: nobody waits for it.
+            if table.since.is_some() && table.kept.contains_key(&(id.0, queue)) {
+                table.parity.copy_stored(queue, id.0, digest, expires, now);
+            }
+            table.arrived(queue, id.0, place);
         }
     }
     Err("the consumer ended".to_owned())
@@ -460,7 +624,10 @@ async fn keep_time(standby: Arc<Standby>) {
         let now = standby.now();
         let settled: Vec<(String, String, u64)> = {
             let mut table = standby.table();
-            table.parity.tick(now);
+            let Limits { window, grace, .. } = Limits::default();
+            table.expire(now.saturating_sub(window + grace));
+            let complete = standby.complete(&table, now);
+            table.parity.tick(now, complete);
             // All up to the first that is open: queues are settled in order, but for a few.
             let mut settled = Vec::new();
             for p in table.places.values_mut().filter(|p| p.gone) {
@@ -525,29 +692,62 @@ fn decode(headers: &HeaderMap, body: Bytes, subject: &str) -> Message {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_settled_copy_is_removed_whichever_comes_first_the_confirm_or_the_settlement() {
-        let mut table = Table {
-            parity: Parity::new(Limits::default()),
-            since: Some(1),
-            run: 0,
-            queues: HashMap::new(),
-            subjects: HashMap::new(),
-            kept: HashMap::new(),
-            places: HashMap::new(),
-            early: HashSet::new(),
-            recent: VecDeque::new(),
-            uncopied: HashSet::new(),
-            uncopied_order: VecDeque::new(),
+    fn copy(id: u128, epoch: u64) -> Copy {
+        let message = Message {
+            exchange: "x".into(),
+            routing_key: "k".into(),
+            properties: Default::default(),
+            body: Bytes::new(),
         };
+        let queues = vec![QueueName { vhost: "/".into(), queue: "q".into() }];
+        Copy { vhost: "/".into(), id, epoch, taken: Duration::from_secs(id as u64), queues, message }
+    }
+
+    fn shadowing() -> (Table, QueueId) {
+        let mut table = Table::new();
+        table.since = Some(5);
         let queue = table.queue(&QueueName { vhost: "/".into(), queue: "q".into() });
-        table.stored(queue, 1, 10);
-        table.stored(queue, 2, 11);
+        (table, queue)
+    }
+
+    #[test]
+    fn a_copy_is_removed_once_it_was_read_back_and_settled_whichever_comes_first() {
+        let (mut table, queue) = shadowing();
+        // Settled before it left the queue, before it was read back, and after.
         table.done(queue, 1);
+        for id in 1..=4 {
+            table.leaves(&copy(id, 5));
+        }
+        table.done(queue, 2);
+        assert!(!table.places[&queue].gone, "nothing is purged that was not read back");
+        for id in 1..=3 {
+            table.arrived(queue, id, 10 + id as u64);
+        }
         table.done(queue, 3);
-        table.stored(queue, 3, 12);
         let places = &table.places[&queue];
-        assert_eq!((places.open.iter().copied().collect::<Vec<_>>(), places.last, places.gone), (vec![11], 12, true));
-        assert!(table.early.is_empty());
+        assert_eq!((places.open.len(), places.last, places.gone), (0, 13, true));
+        assert_eq!((table.kept.len(), table.tickets.len(), table.early.len()), (1, 1, 0));
+        // The one that is left lies behind what is purged.
+        table.arrived(queue, 4, 14);
+        assert_eq!(table.places[&queue].open.first(), Some(&14));
+    }
+
+    #[test]
+    fn a_copy_that_is_not_read_back_in_time_is_unverified_and_one_of_an_earlier_shadow_is_not_stored() {
+        let (mut table, queue) = shadowing();
+        assert!(table.leaves(&copy(1, 4)).is_empty());
+        assert_eq!((table.kept.len(), table.tickets.len(), table.ticketed), (0, 0, 1));
+        table.leaves(&copy(2, 5));
+        table.leaves(&copy(3, 6));
+        table.parity.delivered(queue, 2, parity_digest(), false, Duration::from_secs(2));
+        table.expire(Duration::from_secs(2));
+        assert_eq!((table.kept.len(), table.tickets.len()), (1, 1));
+        let counts = table.parity.snapshot()[0].counts;
+        assert_eq!((counts.unverified, counts.missing, counts.pending), (1, 0, 0));
+        assert_eq!(table.parity.snapshot()[0].unverified_by["not_read_back"], 1);
+    }
+
+    fn parity_digest() -> crate::parity::Digest {
+        crate::parity::Digest { payload: 1, properties: 1, routing: 1 }
     }
 }

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 struct Played {
     status: Mutex<Status>,
     refuse: Option<Refused>,
+    /// What the gate has against going on.
+    against: Vec<Reason>,
     told: Mutex<Vec<Change>>,
 }
 
@@ -52,8 +54,10 @@ impl Played {
             unmapped: Vec::new(),
             warnings: vec![Warning { code: "hold_timed_out".to_owned(), count: 2, text: "orders".to_owned() }],
             standby_lag: 9,
+            faults: Faults::default(),
+            rolled_back: None,
         };
-        Self { status: Mutex::new(status), refuse: None, told: Mutex::default() }
+        Self { status: Mutex::new(status), refuse: None, against: Vec::new(), told: Mutex::default() }
     }
 
     fn refusing(refused: Refused) -> Self {
@@ -92,6 +96,40 @@ impl Control for Played {
         }
         let Status { epoch, by, reason, at, .. } = status.clone();
         Ok(Adopted { changed, phase, weight_percent: weight, epoch, by, reason, at, took_ms: 7 })
+    }
+
+    async fn gate(&self) -> Verdict {
+        let status = self.now();
+        let reasons = self.against.clone();
+        Verdict {
+            may_go_on: reasons.is_empty(),
+            phase: status.phase,
+            weight_percent: status.weight_percent,
+            next: Some("`nats-bridge weight 5`".to_owned()),
+            summary: "so it is".to_owned(),
+            reasons,
+        }
+    }
+
+    async fn history(&self) -> History {
+        let side =
+            SideSample { published_per_s: 2.5, delivered_per_s: 2.0, confirm_p50_ms: Some(1.0), confirm_p99_ms: None };
+        let sample = Sample {
+            unix: 1_900_000_000,
+            weight_percent: 5.0,
+            rabbit: side.clone(),
+            nats: side,
+            unread: 0,
+            differences: 0,
+            compared: 12,
+            faults: 0,
+        };
+        History { every_seconds: 5, samples: vec![sample] }
+    }
+
+    async fn changes(&self) -> Vec<ChangeRecord> {
+        let Status { phase, weight_percent, epoch, by, reason, at, .. } = self.now().clone();
+        vec![ChangeRecord { epoch, at, phase, weight_percent, by, reason, forced: false, automatic: false }]
     }
 }
 
@@ -183,7 +221,7 @@ async fn a_change_is_asked_for_as_it_was_sent_and_answered_with_what_is_in_force
         assert_eq!((status, &body["phase"]), (200, &json!(phase)), "{path}");
     }
     let five = Target::Weight(Weight::from_percent(5.0).expect("valid"));
-    assert_eq!(running.told()[0], Change { to: five, by: "ann".to_owned(), reason: "canary".to_owned() });
+    assert_eq!(running.told()[0], Change { to: five, by: "ann".to_owned(), reason: "canary".to_owned(), force: false });
     let told: Vec<Target> = running.told().iter().map(|change| change.to).collect();
     assert_eq!(told, [five, Target::Rollback, Target::Observe, Target::Shadow, Target::Detach]);
 }
@@ -282,6 +320,8 @@ async fn metrics_are_what_prometheus_reads_and_carry_no_queue_names() {
         "natsbridge_shadow_compared_total{result=\"unverified\"} 1",
         "natsbridge_warnings_total{code=\"hold_timed_out\"} 2",
         "natsbridge_standby_lag 9",
+        "natsbridge_gate_may_go_on 1",
+        "natsbridge_nats_faults{fault=\"dropped\"} 0",
     ] {
         assert!(text.lines().any(|is| is == line), "{line} is not in\n{text}");
     }
@@ -294,7 +334,8 @@ async fn verbs_make_the_change_and_say_what_is_in_force() {
     let (code, out, err) = running.verb(&["shadow", "--reason", "first look"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(out, "phase:   shadow\nweight:  0 %\nepoch:   2\nchange:  in force after 7 ms\n");
-    let by_tester = Change { to: Target::Shadow, by: "tester".to_owned(), reason: "first look".to_owned() };
+    let by_tester =
+        Change { to: Target::Shadow, by: "tester".to_owned(), reason: "first look".to_owned(), force: false };
     assert_eq!(running.told(), [by_tester]);
 
     let (_, out, _) = running.verb(&["weight", "0.25", "--by", "ann", "--json"]).await;
@@ -311,6 +352,134 @@ async fn verbs_make_the_change_and_say_what_is_in_force() {
     assert!(out.starts_with("phase:       native\n"), "{out}");
     let (_, out, _) = running.verb(&["status", "--json"]).await;
     assert_eq!(serde_json::from_str::<Status>(&out).expect("one JSON object"), *running.played.now());
+}
+
+fn reason(code: &str, severity: Severity) -> Reason {
+    let numbers = [("messages".to_owned(), Number::Count(2))].into();
+    Reason { code: code.to_owned(), severity, text: "it is so".to_owned(), fix: "do this".to_owned(), numbers }
+}
+
+#[tokio::test]
+async fn the_gate_is_asked_by_verb_and_by_http_and_its_exit_code_is_the_answer() {
+    let yes = serve(Played::new(), |_| ()).await;
+    let (code, out, err) = yes.verb(&["gate"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("may I go on?  yes\n"), "{out}");
+
+    let against = vec![reason("missing", Severity::Block)];
+    let no = serve(Played { against: against.clone(), ..Played::new() }, |_| ()).await;
+    let (code, out, _) = no.verb(&["gate"]).await;
+    assert_eq!(code, 1);
+    assert!(out.contains("NO") && out.contains("BLOCK  missing  it is so") && out.contains("-> do this"), "{out}");
+    let (code, out, _) = no.verb(&["gate", "--json"]).await;
+    let verdict: Verdict = serde_json::from_str(&out).expect("one JSON object");
+    assert_eq!((code, verdict.may_go_on, verdict.reasons), (1, false, against));
+    let (status, body) = no.get("/gate").await;
+    assert_eq!((status, &body["reasons"][0]["numbers"]["messages"]), (200, &json!(2)));
+}
+
+#[tokio::test]
+async fn a_weight_that_the_gate_refuses_is_printed_with_its_reasons_and_force_is_sent() {
+    let refused =
+        Refused { gate: vec![reason("too_few", Severity::Wait)], ..Refused::new(RefusedCode::Gate, "no", "fix") };
+    let running = serve(Played::refusing(refused.clone()), |_| ()).await;
+    assert_eq!(running.post("/weight", json!({ "percent": 5 })).await.0, 409);
+    let (code, out, err) = running.verb(&["weight", "5"]).await;
+    assert_eq!(code, 1);
+    assert!(out.contains("wait   too_few  it is so") && err.contains("no; fix"), "{out}{err}");
+    let (_, out, _) = running.verb(&["weight", "5", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Refused>(&out).expect("one JSON object"), refused);
+    running.verb(&["weight", "5", "--force"]).await;
+    assert_eq!(running.told().iter().map(|change| change.force).collect::<Vec<_>>(), [false, false, false, true]);
+}
+
+#[tokio::test]
+async fn history_changes_and_the_page_are_served_and_the_page_may_load_nothing_else() {
+    let running = serve(Played::new(), |_| ()).await;
+    let (status, body) = running.get("/history").await;
+    assert_eq!((status, &body["samples"][0]["nats"]["published_per_s"]), (200, &json!(2.5)));
+    let (status, body) = running.get("/changes").await;
+    assert_eq!((status, &body[0]["by"]), (200, &json!("start")));
+    let mut socket = TcpStream::connect(running.address).await.expect("connected");
+    socket.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("answered");
+    let (head, page) = answer.split_once("\r\n\r\n").expect("a head");
+    let head = head.to_lowercase();
+    for line in ["200 ok", "default-src 'none'", "frame-ancestors 'none'", "connect-src 'self'", "no-store", "nosniff"]
+    {
+        assert!(head.contains(line), "{line} is not in {head}");
+    }
+    assert!(page.starts_with("<!doctype html>"), "{page}");
+}
+
+#[tokio::test]
+async fn a_caller_is_told_whether_it_may_change_something() {
+    let open = serve(Played::new(), |_| ()).await;
+    assert_eq!(open.get("/access").await, (200, json!({ "changes": true, "token": false })));
+    let (_, body) = open.request("GET", "/access", "Origin: http://evil.example\r\n", "").await;
+    assert_eq!((&body["changes"], &body["token"]), (&json!(false), &json!(false)));
+    let own = "Origin: http://127.0.0.1:8222\r\nHost: 127.0.0.1:8222\r\n";
+    assert_eq!(open.request("POST", "/shadow", own, "").await.0, 200, "its own page may");
+
+    let closed = serve(Played::new(), |options| options.token = Some("secret".to_owned())).await;
+    assert_eq!(closed.get("/access").await.1["changes"], json!(false));
+    assert_eq!(closed.request("POST", "/shadow", own, "").await.0, 401, "not even its own page");
+    let (_, body) = closed.request("GET", "/access", "Authorization: Bearer secret\r\n", "").await;
+    assert_eq!(body, json!({ "changes": true, "token": true }));
+    let file = tempfile::NamedTempFile::new().expect("created");
+    std::fs::write(file.path(), "secret\n").expect("written");
+    let name = file.path().to_str().expect("text");
+    assert_eq!(closed.verb(&["shadow", "--token-file", name]).await.0, 0);
+}
+
+#[tokio::test]
+async fn promote_goes_through_its_steps_and_stops_where_the_gate_says_no() {
+    let up = || {
+        let played = Played::new();
+        played.now().phase = Phase::Shadow;
+        played
+    };
+    let running = serve(up(), |_| ()).await;
+    let (code, out, err) = running.verb(&["promote", "--auto", "--steps", "5,25,100", "--soak", "0s"]).await;
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    let told: Vec<Target> = running.told().iter().map(|change| change.to).collect();
+    let weight = |percent| Target::Weight(Weight::from_percent(percent).expect("valid"));
+    assert_eq!(told, [weight(5.0), weight(25.0), weight(100.0)]);
+    assert!(running.told().iter().all(|change| !change.force && change.reason == "promote"));
+    assert!(out.contains("25 % in force after 7 ms\n") && out.ends_with("at 100 %: done\n"), "{out}");
+
+    // One step without --auto.
+    let running = serve(up(), |_| ()).await;
+    let (code, out, _) = running.verb(&["promote", "--soak", "0s", "--json"]).await;
+    let ended: Value = serde_json::from_str(&out).expect("one JSON object");
+    assert_eq!((code, &ended["arrived"], &ended["weight_percent"]), (0, &json!(true), &json!(5)));
+    assert_eq!(running.told().len(), 1);
+
+    // A no at a weight: back, or stay.
+    for (on_no, told) in [("rollback", 1), ("stop", 0)] {
+        let played = Played { against: vec![reason("missing", Severity::Block)], ..up() };
+        played.now().weight_percent = Weight::from_percent(5.0).expect("valid");
+        played.now().phase = Phase::Canary;
+        let running = serve(played, |_| ()).await;
+        let (code, out, err) = running.verb(&["promote", "--auto", "--soak", "0s", "--on-no", on_no, "--json"]).await;
+        let ended: Value = serde_json::from_str(&out).expect("one JSON object");
+        assert_eq!((code, &ended["arrived"], &ended["rolled_back"]), (1, &json!(false), &json!(told == 1)));
+        assert!(err.contains("it is so (missing)"), "{err}");
+        assert_eq!(running.told().len(), told);
+        assert!(running.told().iter().all(|c| c.to == Target::Rollback && c.reason == "promote: it is so (missing)"));
+    }
+
+    // What is only not there yet is waited for, and not for ever.
+    let running = serve(Played { against: vec![reason("too_few", Severity::Wait)], ..up() }, |_| ()).await;
+    let (code, _, err) = running.verb(&["promote", "--auto", "--soak", "0s", "--patience", "0s"]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("stopped at 0 %: not within 0 s: it is so (too_few)"), "{err}");
+    assert!(running.told().is_empty());
+    assert_eq!(serve(Played::new(), |_| ()).await.verb(&["promote"]).await.0, 1, "nothing was compared in observe");
+    for bad in [&["--steps", "25,5"][..], &["--steps", "0"], &["--soak", "5"], &["--steps", "101"]] {
+        assert_eq!(running.verb(&[&["promote"], bad].concat()).await.0, 2, "{bad:?}");
+    }
 }
 
 #[tokio::test]
@@ -357,7 +526,7 @@ async fn a_verb_that_cannot_run_ends_with_2_and_says_why() {
 
 #[tokio::test]
 async fn every_verb_has_an_example_in_its_help() {
-    for verb in ["status", "observe", "shadow", "weight", "rollback", "detach"] {
+    for verb in ["status", "observe", "shadow", "weight", "rollback", "detach", "gate", "promote"] {
         let (code, out, _) = run(&[verb, "--help"]).await;
         assert_eq!(code, 0);
         assert!(out.contains(&format!("Example:\n  nats-bridge {verb}")), "{out}");

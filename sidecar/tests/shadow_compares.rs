@@ -2,14 +2,17 @@
 
 mod bed;
 
-use bed::{Ends, declare};
+use std::time::{Duration, Instant};
+
+use bed::{Ends, Likeness, Sidecar, declare};
 use futures::StreamExt;
 use lapin::BasicProperties;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions, QueueBindOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+    ConfirmSelectOptions, QueueBindOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use sidecar::control_api::Target;
+use sidecar::control_api::{Change, Control, ParityCounts, Phase, RefusedCode, Target, Weight};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
@@ -58,6 +61,85 @@ async fn every_message_is_copied_compared_and_its_copy_removed_once_it_is_settle
     .await;
     connection.close(200, "done".into()).await.expect("closed");
     sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_does_not_keep_up_finds_no_difference_and_catches_up() {
+    let nats = NatsServer::start();
+    let ends = Ends::new(RabbitMq::shared(), &nats);
+    let limits = sidecar::gate::Limits { soak: Duration::ZERO, messages: 100, ..Default::default() };
+    let sidecar = ends.sidecar_like(Likeness { gate: limits, ..Likeness::default() }).await;
+    let connection = sidecar.connect().await;
+    let channel = connection.create_channel().await.expect("channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    declare(&channel, "orders", "orders.all").await;
+    sidecar.change(Target::Shadow).await.expect("shadow");
+    publish(&channel, 50).await;
+    consume(&channel, "orders.all", 50).await;
+    // Copies go nowhere for longer than one may take; RabbitMQ's messages are delivered and settled meanwhile.
+    nats.pause();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(8) {
+        publish(&channel, 10).await;
+        consume(&channel, "orders.all", 10).await;
+        let counts = parity(&sidecar).await;
+        assert_eq!(counts.differences(), 0, "{counts:?} after {:?}", began.elapsed());
+    }
+    nats.resume();
+    eventually_true("every comparison has ended", || async { parity(&sidecar).await.pending == 0 }).await;
+    publish(&channel, 100).await;
+    consume(&channel, "orders.all", 100).await;
+    eventually_true("it compares again", || async {
+        let counts = parity(&sidecar).await;
+        assert_eq!(counts.differences(), 0, "{counts:?}");
+        counts.matched >= 150 && counts.pending == 0
+    })
+    .await;
+    let gate = sidecar.cutover.gate().await;
+    assert!(!gate.blocks(), "what was not compared is no difference: {gate:?}");
+    connection.close(200, "done".into()).await.expect("closed");
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gate_says_yes_once_enough_was_compared_and_the_weight_follows_it() {
+    let nats = NatsServer::start();
+    let ends = Ends::new(RabbitMq::shared(), &nats);
+    let limits = sidecar::gate::Limits { soak: Duration::ZERO, messages: 100, ..Default::default() };
+    let sidecar = ends.sidecar_like(Likeness { gate: limits, ..Likeness::default() }).await;
+    let connection = sidecar.connect().await;
+    let channel = connection.create_channel().await.expect("channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    declare(&channel, "orders", "orders.all").await;
+    sidecar.change(Target::Shadow).await.expect("shadow");
+    let raise = |percent: f64| {
+        let to = Target::Weight(Weight::from_percent(percent).expect("a weight"));
+        sidecar.cutover.change(Change { to, by: "test".into(), reason: String::new(), force: false })
+    };
+    let refused = raise(5.0).await.expect_err("nothing was compared");
+    assert_eq!(refused.code, RefusedCode::Gate);
+    assert_eq!(refused.gate.iter().map(|r| r.code.as_str()).collect::<Vec<_>>(), ["too_few"]);
+    publish(&channel, 120).await;
+    consume(&channel, "orders.all", 120).await;
+    eventually_true("the gate says yes", || async { sidecar.cutover.gate().await.may_go_on }).await;
+    let adopted = raise(100.0).await.expect("allowed");
+    assert_eq!(adopted.phase, Phase::Cutover);
+    // The measure begins anew with each weight.
+    let gate = sidecar.cutover.gate().await;
+    assert_eq!(gate.reasons.iter().map(|r| r.code.as_str()).collect::<Vec<_>>(), ["too_few"], "{gate:?}");
+    publish(&channel, 120).await;
+    consume(&channel, "orders.all", 120).await;
+    eventually_true("the gate says yes", || async { sidecar.cutover.gate().await.may_go_on }).await;
+    let changes = sidecar.cutover.changes().await;
+    let by: Vec<_> = changes.iter().map(|c| (c.phase, c.forced)).collect();
+    assert_eq!(by, [(Phase::Cutover, false), (Phase::Shadow, false), (Phase::Observe, false)]);
+    connection.close(200, "done".into()).await.expect("closed");
+    sidecar.stop().await;
+}
+
+async fn parity(sidecar: &Sidecar) -> ParityCounts {
+    let status = sidecar.status().await;
+    status.parity.iter().fold(ParityCounts::default(), |sum, queue| sum.plus(&queue.counts))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,4 +202,6 @@ async fn consume(channel: &lapin::Channel, queue: &str, count: usize) {
     while let Some(delivery) = consumer.next().await {
         delivery.expect("delivered").ack(BasicAckOptions::default()).await.expect("acked");
     }
+    let tag = consumer.get_ref().tag();
+    channel.basic_cancel(tag, BasicCancelOptions::default()).await.expect("cancelled");
 }

@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files that never await, read no clock and know no runtime: `docs/architecture.md`, "Map".
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "amqp-compat/src/model",
     "amqp-compat/src/session",
     "amqp-compat/src/mapping",
     "nats-bridge/src/retry.rs",
     "sidecar/src/phase.rs",
-    "sidecar/src/ledger.rs",
+    "sidecar/src/gate.rs",
+    "sidecar/src/integrity.rs",
     "sidecar/src/ownership.rs",
     "sidecar/src/fence.rs",
     "sidecar/src/parity.rs",

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::request::Asked;
 use super::{Control, Failure, request};
 
 /// Arguments of `detach`.
@@ -21,5 +22,6 @@ pub struct DetachArgs {
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: DetachArgs) -> Result<(), Failure> {
-    request::change(&args.control, "/detach", &args.reason, None).await
+    let asked = Asked { reason: &args.reason, ..Asked::default() };
+    request::change(&args.control, "/detach", asked).await
 }

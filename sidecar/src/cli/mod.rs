@@ -4,10 +4,12 @@
 
 mod detach;
 mod dlq;
+mod gate;
 mod lease;
 mod logging;
 mod native;
 mod observe;
+mod promote;
 mod provision;
 mod rabbit_gate;
 mod remedy;
@@ -90,6 +92,10 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Give JetStream this share of the traffic, in percent.
     Weight(weight::WeightArgs),
+    /// May I go on? Yes or no, and why.
+    Gate(gate::GateArgs),
+    /// Raise the weight step by step while the gate says yes, and roll back when it says no.
+    Promote(promote::PromoteArgs),
     /// Give all traffic back to RabbitMQ.
     Rollback(rollback::RollbackArgs),
     /// Copy all traffic to JetStream and compare, while RabbitMQ stays the owner.
@@ -112,6 +118,8 @@ impl Command {
             Command::Sidecar(args) => sidecar::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Weight(args) => weight::run(args).await,
+            Command::Gate(args) => gate::run(args).await,
+            Command::Promote(args) => promote::run(args).await,
             Command::Rollback(args) => rollback::run(args).await,
             Command::Shadow(args) => shadow::run(args).await,
             Command::Observe(args) => observe::run(args).await,
@@ -134,12 +142,40 @@ pub struct Control {
     /// The token the sidecar was started with, if it was.
     #[arg(long, env = "NATS_BRIDGE_HTTP_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub token: Option<String>,
+    /// The file that the sidecar's token is in, instead of --token.
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
     /// Who makes the change; default: $USER.
     #[arg(long, value_name = "NAME")]
     pub by: Option<String>,
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A time such as `500ms`, `60s`, `5m` or `1h`.
+pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a number with ms, s, m or h is expected, such as 60s".to_owned()),
+    };
+    let number: u64 = number.parse().map_err(|_| "a number with ms, s, m or h is expected, such as 60s".to_owned())?;
+    number.checked_mul(ms).map(std::time::Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
+}
+
+/// The token in a file; what surrounds it is not part of it.
+pub(crate) fn token_in(file: &std::path::Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(format!("{}: one token is expected, without spaces", file.display()));
+    }
+    Ok(token.to_owned())
 }
 
 /// Why a verb did not succeed: what is printed, and the exit code.
@@ -170,3 +206,30 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        for (text, ms) in [("0s", 0), ("500ms", 500), ("60s", 60_000), ("5m", 300_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)));
+        }
+        for bad in ["", "60", "s", "1 s", "-1s", "1.5s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_file_has_one_token() {
+        let file = tempfile::NamedTempFile::new().expect("created");
+        for (text, token) in [("secret\n", Some("secret")), ("  s3 cret", None), ("\n", None)] {
+            std::fs::write(file.path(), text).expect("written");
+            assert_eq!(token_in(file.path()).ok().as_deref(), token);
+        }
+        assert!(token_in(std::path::Path::new("/does/not/exist")).expect_err("not there").contains("/does/not/exist"));
+    }
+}

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::request::Asked;
 use super::{Control, Failure, request};
 
 /// Arguments of `observe`.
@@ -21,5 +22,6 @@ pub struct ObserveArgs {
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: ObserveArgs) -> Result<(), Failure> {
-    request::change(&args.control, "/observe", &args.reason, None).await
+    let asked = Asked { reason: &args.reason, ..Asked::default() };
+    request::change(&args.control, "/observe", asked).await
 }

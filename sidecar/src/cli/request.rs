@@ -19,24 +19,68 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// `refused` with the sidecar's own words, or `cannot_run` when no sidecar answers.
 pub(super) async fn get<T: DeserializeOwned>(control: &Control, path: &str) -> Result<T, Failure> {
-    send(control, "GET", path, "").await
+    match send(control, "GET", path, "").await? {
+        Ok(value) => Ok(value),
+        Err(refused) => {
+            if control.json {
+                print_json(&refused)?;
+            }
+            Err(Failure::refused(refused))
+        }
+    }
+}
+
+/// What a change says besides its path.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asked<'a> {
+    /// Why.
+    pub reason: &'a str,
+    /// The weight, for `/weight`.
+    pub percent: Option<f64>,
+    /// Whether the gate's no is passed over.
+    pub force: bool,
+}
+
+/// Asks for a change.
+///
+/// # Errors
+/// `cannot_run` when no sidecar answers.
+pub(super) async fn post<T: DeserializeOwned>(
+    control: &Control,
+    path: &str,
+    asked: Asked<'_>,
+) -> Result<Result<T, Refused>, Failure> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        percent: Option<f64>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
+        by: &'a str,
+        reason: &'a str,
+    }
+    let Asked { reason, percent, force } = asked;
+    let by = control.by.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "command line".to_owned());
+    let body = serde_json::to_string(&Body { percent, force, by: &by, reason }).map_err(Failure::cannot_run)?;
+    send(control, "POST", path, &body).await
 }
 
 /// Asks for a change, and prints what is in force afterwards.
 ///
 /// # Errors
 /// `refused` with the sidecar's own words, or `cannot_run` when no sidecar answers.
-pub(super) async fn change(control: &Control, path: &str, reason: &str, percent: Option<f64>) -> Result<(), Failure> {
-    #[derive(Serialize)]
-    struct Body<'a> {
-        #[serde(skip_serializing_if = "Option::is_none")]
-        percent: Option<f64>,
-        by: &'a str,
-        reason: &'a str,
-    }
-    let by = control.by.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "command line".to_owned());
-    let body = serde_json::to_string(&Body { percent, by: &by, reason }).map_err(Failure::cannot_run)?;
-    let adopted: Adopted = send(control, "POST", path, &body).await?;
+pub(super) async fn change(control: &Control, path: &str, asked: Asked<'_>) -> Result<(), Failure> {
+    let adopted: Adopted = match post(control, path, asked).await? {
+        Ok(adopted) => adopted,
+        Err(refused) => {
+            if control.json {
+                print_json(&refused)?;
+            } else if !refused.gate.is_empty() {
+                print(&super::gate::reasons(&refused.gate));
+            }
+            return Err(Failure::refused(refused));
+        }
+    };
     if control.json {
         return print_json(&adopted);
     }
@@ -65,9 +109,18 @@ pub(super) fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-async fn send<T: DeserializeOwned>(control: &Control, method: &str, path: &str, body: &str) -> Result<T, Failure> {
+async fn send<T: DeserializeOwned>(
+    control: &Control,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Result<Result<T, Refused>, Failure> {
     let address = address(control)?;
-    let token = control.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let token = match &control.token_file {
+        Some(file) => Some(super::token_in(file).map_err(|why| Failure::cannot_run(format!("--token-file {why}")))?),
+        None => control.token.clone(),
+    };
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
         "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\n{token}Content-Length: {}\r\n\r\n{body}",
         body.len()
@@ -86,17 +139,14 @@ async fn send<T: DeserializeOwned>(control: &Control, method: &str, path: &str, 
         Failure::cannot_run(format!("what answers at {address} is not a sidecar: --http names its HTTP address"))
     })?;
     if status == 200 {
-        return serde_json::from_slice(body).map_err(|error| {
+        return serde_json::from_slice(body).map(Ok).map_err(|error| {
             Failure::cannot_run(format!("the answer of {address}{path} was not understood: {error}"))
         });
     }
     let refused: Refused = serde_json::from_slice(body).map_err(|_| {
         Failure::cannot_run(format!("{address}{path} answered with HTTP status {status}: is it a sidecar?"))
     })?;
-    if control.json {
-        print_json(&refused)?;
-    }
-    Err(Failure::refused(refused))
+    Ok(Err(refused))
 }
 
 /// `HOST:PORT` of the sidecar.
@@ -122,7 +172,7 @@ mod tests {
     use super::*;
 
     fn control(http: &str) -> Control {
-        Control { http: http.to_owned(), ready_file: None, token: None, by: None, json: false }
+        Control { http: http.to_owned(), ready_file: None, token: None, token_file: None, by: None, json: false }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::request::Asked;
 use super::{Control, Failure, request};
 
 /// Arguments of `shadow`.
@@ -21,5 +22,6 @@ pub struct ShadowArgs {
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: ShadowArgs) -> Result<(), Failure> {
-    request::change(&args.control, "/shadow", &args.reason, None).await
+    let asked = Asked { reason: &args.reason, ..Asked::default() };
+    request::change(&args.control, "/shadow", asked).await
 }

@@ -20,7 +20,9 @@ use super::{Failure, rabbit_gate, remedy, signals};
 use crate::control::{Audit, Cutover, Management, Parts};
 use crate::control_api::Control;
 use crate::dual::vhosts::JetStreamVhosts;
+use crate::gate;
 use crate::http::{self, Surface};
+use crate::integrity;
 use crate::ready;
 use crate::standby::Standby;
 
@@ -70,6 +72,40 @@ pub struct SidecarArgs {
     /// change anything.
     #[arg(long, env = "NATS_BRIDGE_HTTP_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     pub http_token: Option<String>,
+    /// The same token, from a file; what is written on no command line nobody reads there. The page then shows, and changes only
+    /// for whoever gives the token.
+    #[arg(long, value_name = "FILE", conflicts_with = "http_token")]
+    pub http_token_file: Option<PathBuf>,
+    /// What the gate asks for, and when the sidecar rolls back by itself.
+    #[command(flatten)]
+    pub gate: GateLimits,
+}
+
+/// What `nats-bridge gate` asks for before it says yes.
+#[derive(Debug, Args)]
+pub struct GateLimits {
+    /// How long a phase or weight has to be in force before the gate says yes.
+    #[arg(long, value_parser = super::duration, default_value = "60s", value_name = "TIME")]
+    pub gate_soak: Duration,
+    /// How many messages have to be compared in shadow, or confirmed by JetStream at a weight, before the gate says yes.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    pub gate_messages: u64,
+    /// How many times RabbitMQ's 99th percentile of confirm times JetStream's may be.
+    #[arg(long, default_value_t = 1.5, value_parser = factor, value_name = "FACTOR")]
+    pub gate_latency_factor: f64,
+    /// How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself.
+    #[arg(long, value_parser = super::duration, default_value = "10s", value_name = "TIME")]
+    pub rollback_after: Duration,
+    /// Never roll back by itself, neither for a silent JetStream nor for messages that it corrupts, drops, reorders or duplicates.
+    #[arg(long)]
+    pub no_auto_rollback: bool,
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(factor) if (1.0..=1_000.0).contains(&factor) => Ok(factor),
+        _ => Err("a number from 1 to 1000 is expected".to_owned()),
+    }
 }
 
 /// What a ready file says.
@@ -95,6 +131,10 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         Some(url) => Audit::Management(Management::from_url(url).map_err(at("--rabbit-management"))?),
         None if args.trust_declared => Audit::Trusted,
         None => Audit::Unknown,
+    };
+    let token = match &args.http_token_file {
+        Some(file) => Some(super::token_in(file).map_err(at("--http-token-file"))?),
+        None => args.http_token.clone(),
     };
     let (rabbit_shown, user) = (rabbit.to_string(), operator.user.clone());
     let shutdown = CancellationToken::new();
@@ -128,6 +168,14 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         shadow: Some(standby.clone()),
         users,
         fence_limit: Duration::from_millis(args.fence_timeout_ms),
+        gate: gate::Limits {
+            soak: args.gate.gate_soak,
+            messages: args.gate.gate_messages,
+            latency_factor: args.gate.gate_latency_factor,
+            ..gate::Limits::default()
+        },
+        rollback_after: (!args.gate.no_auto_rollback).then_some(args.gate.rollback_after),
+        integrity: integrity::Limits::default(),
     })
     .await
     .map_err(at("--nats"))?;
@@ -137,7 +185,7 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         return Err(failure);
     }
     let control: Arc<dyn Control> = cutover.clone();
-    let options = http::Options { control, token: args.http_token, metrics: Some(metrics) };
+    let options = http::Options { control, token, metrics: Some(metrics) };
     let serving_http = tokio::spawn(surface.run(options, shutdown.clone()));
     let serving = tokio::spawn(listener.run(cutover.backend(), shutdown.clone()));
     if let Some(file) = &args.ready_file {
@@ -148,7 +196,7 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
             .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
     }
     println!(
-        "nats-bridge {}: AMQP clients connect to {listen}; status and control at http://{http}/status",
+        "nats-bridge {}: AMQP clients connect to {listen}; page, status and control at http://{http}/",
         env!("CARGO_PKG_VERSION")
     );
     if let Some(tls) = tls {

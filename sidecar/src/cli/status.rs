@@ -55,6 +55,12 @@ fn text(status: &Status) -> String {
     line("rabbit", side(&status.sides.rabbit));
     line("nats", side(&status.sides.nats));
     line("connections", status.connections.to_string());
+    if let Some(why) = &status.rolled_back {
+        line("ROLLED BACK", format!("by itself: {why}"));
+    }
+    if let Some(faults) = status.faults.words() {
+        line("FAULTS", format!("messages of nats: {faults}"));
+    }
     if status.standby_lag > 0 {
         line("standby lag", format!("{} copies", status.standby_lag));
     }

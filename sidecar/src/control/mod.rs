@@ -1,7 +1,9 @@
 //! The running cutover: its state in NATS, the changes of phase and weight, and what it tells an operator.
 
 pub mod audit;
+mod history;
 mod store;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,8 +23,8 @@ pub use audit::{Audit, Management};
 pub use store::{BUCKET, State, Store, WriteError};
 
 use crate::control_api::{
-    Adopted, Change, Control, DETACHED, Phase, QueueParity, QueueStatus, Refused, RefusedCode, Side as SideStatus,
-    Sides, Status, Target, Unmapped, Weight,
+    Adopted, Change, ChangeRecord, Control, DETACHED, History, Phase, QueueParity, QueueStatus, Refused, RefusedCode,
+    Side as SideStatus, Sides, Status, Target, Unmapped, Verdict, Weight,
 };
 use crate::dual::DualBackend;
 use crate::dual::logins::{Accepted, Logins};
@@ -30,6 +32,8 @@ use crate::dual::operator::{Operator, publish_fences};
 use crate::dual::shared::{Routes, Shadow, Shared};
 use crate::dual::stamp::Ids;
 use crate::fence::{Fences, QueueName, Shift};
+use crate::gate;
+use crate::integrity;
 use crate::ownership::Side;
 use crate::phase::{self, Facts, Position};
 
@@ -58,6 +62,13 @@ pub struct Parts {
     pub users: Vec<Login>,
     /// How long a hold may keep something waiting. Default of the command line: 30 s.
     pub fence_limit: Duration,
+    /// What the gate asks for.
+    pub gate: gate::Limits,
+    /// How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself, as it does at once when
+    /// messages are corrupted, dropped, reordered or duplicated. `None`: never.
+    pub rollback_after: Option<Duration>,
+    /// How much is remembered of the messages that JetStream owns.
+    pub integrity: integrity::Limits,
 }
 
 /// What `shadow` compared.
@@ -68,6 +79,8 @@ pub trait ShadowReport: Shadow {
     fn parity(&self) -> Vec<QueueParity>;
     /// Copies that nothing has been compared with yet.
     fn lag(&self) -> u64;
+    /// Copies that are taken and not read back yet.
+    fn unread(&self) -> u64;
 }
 
 /// The running cutover of one sidecar.
@@ -87,6 +100,8 @@ pub struct Cutover {
     /// The changes of what is unmapped that are in the bucket.
     unmapped_kept: AtomicU64,
     tasks: std::sync::Mutex<JoinSet<()>>,
+    limits: gate::Limits,
+    watch: watch::Watch,
 }
 
 /// The state in force, and whether it is in the bucket.
@@ -127,6 +142,8 @@ impl Cutover {
             at: now(),
             nats_may_hold: false,
             shift: None,
+            forced: false,
+            rolled_back: None,
         };
         let (state, revision) = store.load(first).await?;
         let mut fences = Fences::new(ids.run(), state.epoch, state.weight_percent, parts.fence_limit);
@@ -134,6 +151,7 @@ impl Cutover {
             fences.resume(shift, Duration::ZERO);
         }
         let mut shared = Shared::new(ids, state.salt(), state.position(), fences, state.nats_may_hold);
+        shared.remember(parts.integrity);
         shared.routes = parts.routes;
         shared.shadow = parts.shadow.clone().map(|shadow| shadow as Arc<dyn Shadow>);
         if let Some(shadow) = &shared.shadow {
@@ -189,8 +207,15 @@ impl Cutover {
             draining: AtomicBool::new(false),
             unmapped_kept: AtomicU64::new(0),
             tasks: std::sync::Mutex::new(JoinSet::new()),
+            limits: parts.gate,
+            watch: watch::Watch::default(),
         });
-        cutover.spawn(new_logins);
+        match cutover.store.history().await {
+            Ok(states) => states.iter().for_each(|state| cutover.watch.note(state)),
+            Err(error) => tracing::warn!(error, "earlier changes are not listed"),
+        }
+        cutover.stage_began(&cutover.state.lock().await.state);
+        cutover.spawn(new_logins, parts.rollback_after);
         Ok(cutover)
     }
 
@@ -226,7 +251,7 @@ impl Cutover {
         self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).abort_all();
     }
 
-    fn spawn(self: &Arc<Self>, mut new_logins: mpsc::Receiver<Accepted>) {
+    fn spawn(self: &Arc<Self>, mut new_logins: mpsc::Receiver<Accepted>, rollback_after: Option<Duration>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for operator in &self.operators {
             tasks.spawn(publish_fences(Arc::clone(&self.shared), Arc::clone(operator)));
@@ -257,6 +282,19 @@ impl Cutover {
                 cutover.look_for_empty_queues().await;
             }
         });
+        let sampler = Arc::downgrade(self);
+        tasks.spawn(async move {
+            let mut tick = tokio::time::interval(history::EVERY);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                let Some(cutover) = sampler.upgrade() else { return };
+                cutover.sample().await;
+            }
+        });
+        if let Some(silence) = rollback_after {
+            tasks.spawn(Self::guard(Arc::downgrade(self), silence));
+        }
         let auditor = Arc::downgrade(self);
         tasks.spawn(async move {
             loop {
@@ -361,6 +399,7 @@ impl Cutover {
         if newer {
             tracing::info!(phase = %state.phase, weight = %state.weight_percent, by = state.by, "adopts a change");
             self.shared.adopt(state.epoch, state.position());
+            self.stage_began(&state);
         }
     }
 
@@ -385,6 +424,12 @@ impl Cutover {
 
     /// Refuses when RabbitMQ routes what JetStream would not, or when that cannot be known.
     async fn routes_alike(&self) -> Result<(), Refused> {
+        let answer = self.compare_routes().await;
+        self.watch.routes_were(answer.as_ref().err().map(|refused| refused.reason.clone()));
+        answer
+    }
+
+    async fn compare_routes(&self) -> Result<(), Refused> {
         let (management, routes) = match (&self.audit, &self.shared.routes) {
             (Audit::Management(management), Some(routes)) => (management, routes),
             (Audit::Trusted, _) | (_, None) => return Ok(()),
@@ -498,6 +543,7 @@ impl Cutover {
         };
         self.shared.act(actions);
         self.shared.queue_gone(&queue.vhost, &queue.queue);
+        self.shared.integrity().discarded(queue);
     }
 
     async fn side(&self, side: Side, unsettled: u64, deadline: Deadline) -> SideStatus {
@@ -509,7 +555,11 @@ impl Cutover {
                 Err(_) => Err("no answer in time".to_owned()),
             },
         };
+        let totals = self.shared.meters.totals(&self.shared.delivered);
         SideStatus {
+            rejected: totals.rejected[side.index()],
+            failed: totals.failed[side.index()],
+            blocked: self.shared.meters.blocked_now()[side.index()],
             connected: answer.is_ok(),
             url: self.urls[side.index()].clone(),
             error: answer.err(),
@@ -572,10 +622,32 @@ impl Control for Cutover {
             unmapped: self.shared.all_unmapped(),
             warnings: self.shared.warnings(),
             standby_lag: self.shadow.as_ref().map_or(0, |s| s.lag()),
+            faults: self.faults(),
+            rolled_back: saved.rolled_back,
         }
     }
 
     async fn change(&self, request: Change) -> Result<Adopted, Refused> {
+        self.make(request, None).await
+    }
+
+    async fn gate(&self) -> Verdict {
+        let state = self.state.lock().await.state.clone();
+        self.verdict(&state).await
+    }
+
+    async fn history(&self) -> History {
+        self.watch.history()
+    }
+
+    async fn changes(&self) -> Vec<ChangeRecord> {
+        self.watch.changes()
+    }
+}
+
+impl Cutover {
+    /// Makes a change; `itself` is why the sidecar makes it by itself.
+    async fn make(&self, request: Change, itself: Option<String>) -> Result<Adopted, Refused> {
         let began = Instant::now();
         if self.draining.load(Ordering::Relaxed) {
             let fix = "change the state through the sidecar that takes its place";
@@ -590,6 +662,18 @@ impl Control for Cutover {
         // Only once NATS has caught up: what it has yet to be told is not missing.
         if next.weight > at.weight {
             self.routes_alike().await?;
+        }
+        let mut forced = false;
+        if next.weight > at.weight {
+            let verdict = self.verdict(&saved.state).await;
+            forced = !verdict.may_go_on;
+            if forced && !request.force {
+                return Err(Refused::gate(verdict));
+            }
+            if forced {
+                let because = verdict.because();
+                tracing::warn!(because, by = request.by, to = %next.weight, "the weight is raised against the gate's no");
+            }
         }
         let moves = next.weight != at.weight;
         if moves && !self.fences_are_sent(Instant::now() + BEFORE).await {
@@ -612,6 +696,13 @@ impl Control for Cutover {
             at: now(),
             nats_may_hold: saved.state.nats_may_hold || next.weight > Weight::NONE,
             shift: if moves { Some(Shift { epoch, from: at.weight, to: next.weight }) } else { saved.state.shift },
+            forced,
+            rolled_back: match itself {
+                Some(why) => Some(why),
+                // Looked into: everything is compared anew, or somebody takes it on himself.
+                None if next.phase == Phase::Observe || next.weight > at.weight => None,
+                None => saved.state.rolled_back.clone(),
+            },
             salt: saved.state.salt.clone(),
         };
         match self.store.save(&state, saved.revision).await {
@@ -634,6 +725,7 @@ impl Control for Cutover {
         }
         self.shared.adopt(epoch, next);
         let state = saved.state.clone();
+        self.stage_began(&state);
         if moves {
             self.fences_are_sent(began + AFTER).await;
         }

@@ -23,6 +23,8 @@ const UNMAPPED: &str = "unmapped";
 const LOGINS: &str = "login";
 /// The longest that a write may take: a change is to be in force within a second.
 const WRITE: Duration = Duration::from_millis(600);
+/// The longest that reading the history may take.
+const READ: Duration = Duration::from_secs(5);
 
 /// What survives a restart of the sidecar.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +47,12 @@ pub struct State {
     pub nats_may_hold: bool,
     /// The last change of weight, until the losing side is known to be drained of what moved.
     pub shift: Option<Shift>,
+    /// Whether the last change was made against the gate's no.
+    #[serde(default)]
+    pub forced: bool,
+    /// Why the sidecar has rolled back by itself, until somebody looks into it (`observe`) or forces more weight.
+    #[serde(default)]
+    pub rolled_back: Option<String>,
 }
 
 impl State {
@@ -140,6 +148,31 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// The states so far, oldest first, as far as the bucket has kept them.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn history(&self) -> Result<Vec<State>, String> {
+        let read = async {
+            let mut entries = self.bucket.history(STATE).await.map_err(|e| e.to_string())?;
+            let mut states = Vec::new();
+            while let Some(entry) = entries.next().await {
+                let entry = entry.map_err(|e| e.to_string())?;
+                states.extend(serde_json::from_slice::<State>(&entry.value).ok());
+            }
+            Ok(states)
+        };
+        timeout(READ, read).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    }
+
+    /// Asks JetStream for something that is there.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn sign_of_life(&self) -> Result<(), String> {
+        self.bucket.entry(STATE).await.map(|_| ()).map_err(|e| e.to_string())
     }
 
     /// What was known to be unmapped in earlier runs.

@@ -28,6 +28,8 @@ pub struct InFlight {
     pub stamp: Option<Stamp>,
     /// Its id.
     pub id: u128,
+    /// When it was taken.
+    pub since: Duration,
     /// Its exchange, when JetStream does not have it; it is missed there if RabbitMQ does.
     pub missed: Option<ShortString>,
 }

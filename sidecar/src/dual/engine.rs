@@ -4,6 +4,7 @@
 //! attached: its answers are the client's answers. What `observe` and `shadow` tell NATS is told without waiting for it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::reply_to::ReplyConsumers;
 use amqp_compat::backend::{
-    ChannelId, Command, Delivery, DeliveryId, Event, Outcome, Publish, PublishOutcome, Reply, Topology,
+    ChannelId, Command, Delivery, DeliveryId, Event, Message, Outcome, Publish, PublishOutcome, Reply, Topology,
 };
 use amqp_compat::error::{AmqpError, ReplyCode};
 use smallvec::SmallVec;
@@ -22,7 +23,9 @@ use super::shared::{Shared, Why};
 use super::stamp;
 use crate::control_api::Phase;
 use crate::fence::{MessageKey, QueueName};
+use crate::integrity::Seen;
 use crate::ownership::Side;
+use crate::parity;
 
 /// One AMQP connection over both sides.
 pub struct Engine {
@@ -239,14 +242,18 @@ impl Engine {
                     && let Some(shadow) = &shared.shadow
                 {
                     let behind = shared.behind.load(Ordering::Relaxed) > 0;
-                    shadow.published(&self.vhost, id, &publish.message, behind);
+                    shadow.published(&self.vhost, id, taken.epoch, &publish.message, behind);
+                }
+                if taken.owner == Side::Nats {
+                    self.remember(id, channel, &publish.message);
                 }
                 stamp::stamp(&mut publish.message, id, taken.epoch);
                 taken.owner
             }
         };
         if let Some(open) = self.channels.get_mut(&channel) {
-            open.publishes.insert(seq, InFlight { stamp: taken.map(|(_, stamp)| stamp), id, missed });
+            let since = shared.now();
+            open.publishes.insert(seq, InFlight { stamp: taken.map(|(_, stamp)| stamp), id, since, missed });
             self.in_flight += 1;
         }
         let half = self.half_mut(owner);
@@ -259,6 +266,13 @@ impl Engine {
 
     fn confirmed(&mut self, channel: ChannelId, seq: u64, outcome: PublishOutcome) {
         let Some(in_flight) = self.channels.get_mut(&channel).and_then(|c| c.publishes.remove(&seq)) else { return };
+        let owner = in_flight.stamp.map_or(Side::Nats, |stamp| stamp.owner);
+        match outcome {
+            PublishOutcome::Stored => {
+                self.shared.meters.confirmed(owner, self.shared.now().saturating_sub(in_flight.since));
+            }
+            PublishOutcome::Failed => self.shared.meters.failed(owner),
+        }
         self.publish_ended(in_flight, outcome);
         self.events.push_back(Event::Confirm { channel, seq, outcome });
     }
@@ -269,6 +283,10 @@ impl Engine {
         if let Some(stamp) = in_flight.stamp {
             let actions = self.shared.order().fences.published(stamp);
             self.shared.act(actions);
+            if stamp.owner == Side::Nats {
+                let stored = outcome == PublishOutcome::Stored;
+                self.shared.integrity().confirmed(in_flight.id, stored, self.shared.now());
+            }
         }
         if outcome == PublishOutcome::Stored
             && let Some(exchange) = &in_flight.missed
@@ -325,13 +343,7 @@ impl Engine {
     }
 
     /// What was received, without its stamp.
-    pub(super) fn item(
-        &self,
-        side: Side,
-        inner: DeliveryId,
-        redelivered: bool,
-        mut message: amqp_compat::backend::Message,
-    ) -> Item {
+    pub(super) fn item(&self, side: Side, inner: DeliveryId, redelivered: bool, mut message: Message) -> Item {
         let read = stamp::unstamp(&mut message);
         let bucket = self.shared.bucket(&message);
         let generation = self.half(side).generation;
@@ -381,6 +393,10 @@ impl Engine {
             };
             self.unsettled.insert(id.0, open);
             self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
+            if let (Side::Nats, MessageKey::Stamped(id)) = (side, item.key) {
+                let only = Reader { link: self.link, channel, tag: Some(tag) };
+                look_at(&self.shared, &consumer.queue, id, item.redelivered, &item.message, only);
+            }
             let delivery = Box::new(Delivery { id, redelivered: item.redelivered, message: item.message });
             self.events.push_back(Event::Delivery { channel, consumer_tag: tag.clone(), delivery });
         }
@@ -396,6 +412,7 @@ impl Engine {
         let mut run: Option<(Side, SmallVec<[DeliveryId; 1]>)> = None;
         let mut touched: SmallVec<[ShortString; 2]> = SmallVec::new();
         let mut actions = Vec::new();
+        let mut rejected = [0, 0];
         for id in deliveries {
             let Some(open) = self.unsettled.remove(&id.0) else { continue };
             if let Some(tag) = open.tag {
@@ -411,6 +428,7 @@ impl Engine {
                 // Its side was lost meanwhile and has it back in its queue: it will come again, as redelivered.
                 continue;
             }
+            rejected[open.side.index()] += u64::from(outcome == Outcome::Reject);
             if outcome != Outcome::Requeue
                 && open.side == Side::Rabbit
                 && let (Some(shadow), MessageKey::Stamped(id)) = (&self.shared.shadow, open.key)
@@ -437,6 +455,9 @@ impl Engine {
             self.half_mut(side).tell(Command::Settle { channel, deliveries, outcome });
         }
         self.shared.act(actions);
+        for side in Side::BOTH.into_iter().filter(|side| rejected[side.index()] > 0) {
+            self.shared.meters.rejected(side, rejected[side.index()]);
+        }
         for tag in touched {
             self.release(channel, &tag);
             self.pump(channel, &tag);
@@ -454,7 +475,10 @@ impl Engine {
             return;
         }
         let was = self.halves.iter().any(|h| h.blocked);
-        self.half_mut(side).blocked = reason.is_some();
+        let before = std::mem::replace(&mut self.half_mut(side).blocked, reason.is_some());
+        if before != reason.is_some() {
+            self.shared.meters.blocked(side, !before);
+        }
         let is = self.halves.iter().any(|h| h.blocked);
         match (was, is) {
             (false, true) => self.events.push_back(Event::Blocked { reason: reason.unwrap_or_default() }),
@@ -486,10 +510,53 @@ impl Engine {
         }
     }
 
+    /// Remembers what is given to JetStream, to be looked at when it comes back.
+    fn remember(&self, id: u128, channel: ChannelId, message: &Message) {
+        let queues = self.shared.queues_of(&self.vhost, message);
+        if queues.is_empty() {
+            return;
+        }
+        let mut flow = DefaultHasher::new();
+        (self.link, channel, message.exchange.as_str(), message.routing_key.as_str()).hash(&mut flow);
+        message.properties.priority().hash(&mut flow);
+        let (digest, expires) = (parity::digest(message), message.properties.expiration().is_some());
+        self.shared.integrity().published(id, digest, flow.finish(), &queues, expires);
+    }
+
     /// Tells the client the answer to its request.
     pub(super) fn answer(&mut self, channel: ChannelId, reply: Result<Reply, AmqpError>) {
         self.events.push_back(Event::Reply { channel, reply });
     }
+}
+
+/// Who got a delivery.
+pub(super) struct Reader<'a> {
+    pub link: u64,
+    pub channel: ChannelId,
+    /// `None` for a get.
+    pub tag: Option<&'a ShortString>,
+}
+
+/// Looks at a message that JetStream gave back.
+pub(super) fn look_at(
+    shared: &Shared,
+    queue: &QueueName,
+    id: u128,
+    redelivered: bool,
+    message: &Message,
+    reader: Reader<'_>,
+) {
+    if message.properties.headers().as_ref().is_some_and(|table| table.contains_key("x-death")) {
+        return shared.integrity().not_judged(queue, id);
+    }
+    let digest = parity::digest(message);
+    let alone = shared.order().consumers.get(queue).is_some_and(|consumers| *consumers == 1);
+    let consumer = reader.tag.filter(|_| alone).map(|tag| {
+        let mut name = DefaultHasher::new();
+        (reader.link, reader.channel, tag.as_str()).hash(&mut name);
+        name.finish()
+    });
+    shared.integrity().delivered(queue, Seen { id, digest, redelivered, consumer });
 }
 
 /// Whether a side answers a request like this only because its link has ended. JetStream refuses a request with

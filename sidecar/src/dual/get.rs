@@ -8,7 +8,7 @@ use amqp_compat::backend::{ChannelId, Command, Delivery, DeliveryId, Got, Outcom
 use amqp_compat::error::AmqpError;
 
 use super::channel::{Asked, Open, Request};
-use super::engine::Engine;
+use super::engine::{Engine, Reader, look_at};
 use super::lane::Purpose;
 use super::stamp;
 use crate::control_api::Phase;
@@ -102,6 +102,10 @@ impl Engine {
             return None;
         }
         self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
+        if let (Side::Nats, MessageKey::Stamped(id)) = (side, item.key) {
+            let reader = Reader { link: self.link, channel, tag: None };
+            look_at(&self.shared, queue, id, item.redelivered, &item.message, reader);
+        }
         self.next_delivery += 1;
         let id = DeliveryId(self.next_delivery);
         let (inner, generation, key) = (item.inner, item.generation, item.key);

@@ -96,6 +96,7 @@ impl Engine {
         }
         failed.sort_by_key(|(channel, seq, _)| (*channel, *seq));
         for (channel, seq, publish) in failed {
+            self.shared.meters.failed(side);
             self.publish_ended(publish, PublishOutcome::Failed);
             self.events.push_back(Event::Confirm { channel, seq, outcome: PublishOutcome::Failed });
         }
@@ -294,6 +295,10 @@ impl Engine {
     pub fn client_gone(&mut self) {
         self.ended = true;
         self.replies.end();
+        for half in self.halves.iter_mut().filter(|half| half.blocked) {
+            half.blocked = false;
+            self.shared.meters.blocked(half.side, false);
+        }
         let now = self.shared.now();
         let mut actions = Vec::new();
         for (_, open) in self.unsettled.drain() {
@@ -312,6 +317,7 @@ impl Engine {
             let actions = self.shared.order().fences.forget(&name);
             self.shared.act(actions);
             self.shared.queue_gone(&self.vhost, queue.as_str());
+            self.shared.integrity().discarded(&name);
         }
         self.report_behind();
     }

@@ -14,6 +14,7 @@ mod link;
 pub mod logins;
 mod loss;
 pub mod merge;
+pub mod meters;
 pub mod operator;
 mod replies;
 mod request;

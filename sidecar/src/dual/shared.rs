@@ -12,9 +12,11 @@ use amqp_compat::model::vhost::BindingDefinition;
 use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
+use super::meters::Meters;
 use super::stamp::Ids;
 use crate::control_api::{Phase, Unmapped, Warning};
 use crate::fence::{Action, FenceId, Fences, QueueName, Stamp};
+use crate::integrity::{Integrity, Limits};
 use crate::ownership::{Bucket, Side};
 use crate::phase::Position;
 
@@ -42,9 +44,9 @@ pub trait Routes: Send + Sync + 'static {
 pub trait Shadow: Send + Sync + 'static {
     /// This phase is in force from this epoch on. `run` is the upper half of the ids that this run of the sidecar gives.
     fn phase(&self, phase: Phase, epoch: u64, run: u64);
-    /// A message was given to RabbitMQ, which has not confirmed it yet. `behind`: JetStream may not have all the topology
-    /// that RabbitMQ has routed it by.
-    fn published(&self, vhost: &Arc<str>, id: u128, message: &Message, behind: bool);
+    /// A message of this epoch is about to be given to RabbitMQ. `behind`: JetStream may not have all the topology that RabbitMQ
+    /// has routed it by.
+    fn published(&self, vhost: &Arc<str>, id: u128, epoch: u64, message: &Message, behind: bool);
     /// RabbitMQ refused a publish, or its fate is unknown.
     fn failed(&self, id: u128);
     /// RabbitMQ delivered a message of this epoch.
@@ -53,6 +55,8 @@ pub trait Shadow: Send + Sync + 'static {
     fn settled(&self, queue: &QueueName, id: u128);
     /// A queue was purged or deleted.
     fn discarded(&self, queue: &QueueName);
+    /// A queue was declared; `loses`: its messages may expire or be dropped by a limit.
+    fn declared(&self, queue: &QueueName, loses: bool);
 }
 
 /// Why only RabbitMQ can take a publish.
@@ -91,6 +95,9 @@ pub struct Shared {
     pub published: [AtomicU64; 2],
     /// Messages of each side that were delivered, RabbitMQ first.
     pub delivered: [AtomicU64; 2],
+    /// Confirms, failures, latencies.
+    pub meters: Meters,
+    integrity: Mutex<Integrity>,
     /// Open connections.
     pub connections: AtomicU64,
     /// Open connections that have lost their link to NATS, or have not caught up with it.
@@ -136,6 +143,8 @@ impl Shared {
             shadow: None,
             published: Default::default(),
             delivered: Default::default(),
+            meters: Meters::default(),
+            integrity: Mutex::new(Integrity::new(Limits::default())),
             connections: AtomicU64::new(0),
             behind: AtomicU64::new(0),
         }
@@ -166,6 +175,38 @@ impl Shared {
     /// The lock over epochs and holds. Held for a few map operations, never across an await.
     pub fn order(&self) -> MutexGuard<'_, Order> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bounds what is remembered of the messages that JetStream owns.
+    pub fn remember(&mut self, limits: Limits) {
+        self.integrity = Mutex::new(Integrity::new(limits));
+    }
+
+    /// What is known of the messages that JetStream owns. Held for a few map operations, never across an await.
+    pub fn integrity(&self) -> MutexGuard<'_, Integrity> {
+        self.integrity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queues that JetStream would put a message into.
+    pub fn queues_of(&self, vhost: &Arc<str>, message: &Message) -> Vec<QueueName> {
+        let routed = self.routes.as_ref().and_then(|routes| routes.route(vhost, message).ok()).unwrap_or_default();
+        routed.iter().map(|queue| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() }).collect()
+    }
+
+    /// A queue was declared; `loses`: its messages may expire or be dropped by a limit.
+    pub fn declared(&self, queue: &QueueName, loses: bool) {
+        self.integrity().declared(queue, !loses);
+        if let Some(shadow) = &self.shadow {
+            shadow.declared(queue, loses);
+        }
+    }
+
+    /// A queue was purged or deleted: nothing that it had is waited for.
+    pub fn discarded(&self, queue: &QueueName) {
+        self.integrity().discarded(queue);
+        if let Some(shadow) = &self.shadow {
+            shadow.discarded(queue);
+        }
     }
 
     /// The bucket of a message. Its ordering key is its routing key.

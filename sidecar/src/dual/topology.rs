@@ -116,6 +116,9 @@ impl Engine {
             Topology::QueueDeclare(declare) => {
                 let name = self.queue_name(&declare.queue);
                 self.register(&name, now);
+                if !declare.passive {
+                    self.shared.declared(&name, may_lose(declare));
+                }
                 if (declare.exclusive || declare.auto_delete) && !declare.passive {
                     if declare.exclusive {
                         self.own_queues.insert(declare.queue.clone());
@@ -135,6 +138,9 @@ impl Engine {
                 self.own.push((channel, topology.clone()));
             }
             Topology::QueueUnbind(binding) => {
+                // What is on its way may have been routed before or after.
+                let name = self.queue_name(&binding.destination);
+                self.shared.integrity().discarded(&name);
                 self.own.retain(|(_, t)| !matches!(t, Topology::QueueBind(b) if b == binding));
             }
             Topology::QueueDelete { queue, .. } => {
@@ -142,9 +148,7 @@ impl Engine {
                 let actions = self.shared.order().fences.forget(&name);
                 self.shared.act(actions);
                 self.shared.queue_gone(&self.vhost, queue.as_str());
-                if let Some(shadow) = &self.shared.shadow {
-                    shadow.discarded(&name);
-                }
+                self.shared.discarded(&name);
                 self.own_queues.remove(queue);
                 self.own.retain(|(_, t)| match t {
                     Topology::QueueDeclare(d) => d.queue != *queue,
@@ -160,9 +164,7 @@ impl Engine {
                     order.fences.purged(&name, consumed)
                 };
                 self.shared.act(actions);
-                if let Some(shadow) = &self.shared.shadow {
-                    shadow.discarded(&name);
-                }
+                self.shared.discarded(&name);
             }
             Topology::ExchangeDelete { exchange, .. } => {
                 self.shared.mapped(&self.vhost, "exchange", exchange.as_str());
@@ -206,6 +208,13 @@ impl Engine {
         tracing::warn!(vhost = %self.vhost, kind, name, reason, "JetStream does not have it");
         self.shared.unmapped(&self.vhost, kind, &name, reason);
     }
+}
+
+/// Whether messages of a queue may go without having been delivered.
+fn may_lose(declare: &QueueDeclare) -> bool {
+    ["x-message-ttl", "x-expires", "x-max-length", "x-max-length-bytes", "x-delivery-limit"]
+        .iter()
+        .any(|name| declare.arguments.contains_key(name))
 }
 
 /// Whether it only takes something away: when it is not there, that is done.

@@ -1,11 +1,12 @@
 //! Who may change something.
 //!
 //! With a token: whoever sends it. Without: callers on this machine, except web pages, which a browser here might have
-//! loaded from anywhere; browsers name the page in `Origin`.
+//! loaded from anywhere; browsers name the page in `Origin`. The sidecar's own page may, when it was opened by an address of this
+//! machine: a name could be anybody's, and lead here.
 
 use std::net::SocketAddr;
 
-use axum::http::header::{AUTHORIZATION, ORIGIN};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::{HeaderMap, StatusCode};
 
 use crate::control_api::{Refused, RefusedCode};
@@ -37,17 +38,25 @@ pub(super) fn check(token: Option<&str>, peer: SocketAddr, headers: &HeaderMap) 
         return refused(
             StatusCode::FORBIDDEN,
             "changes are taken from this machine only",
-            "run the command where the sidecar runs, or start the sidecar with --http-token",
+            "run the command where the sidecar runs, or start the sidecar with --http-token-file",
         );
     }
-    if headers.contains_key(ORIGIN) {
+    if headers.contains_key(ORIGIN) && !is_own_page(headers) {
         return refused(
             StatusCode::FORBIDDEN,
             "changes are not taken from web pages",
-            "use the command line, or start the sidecar with --http-token",
+            "use the command line, or open the page by http://127.0.0.1, or start the sidecar with --http-token-file",
         );
     }
     Ok(())
+}
+
+/// Whether the page that asks was loaded from this sidecar, by an address of this machine.
+fn is_own_page(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let (Some(origin), Some(host)) = (text(ORIGIN), text(HOST)) else { return false };
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.contains(']') { host } else { name });
+    matches!(name, "127.0.0.1" | "[::1]" | "localhost") && origin.strip_prefix("http://") == Some(host)
 }
 
 /// Compares in a time that does not depend on where the first difference is.
@@ -80,6 +89,27 @@ mod tests {
         assert_eq!(status(None, "[::ffff:127.0.0.1]:1", &[]), 200);
         assert_eq!(status(None, "10.0.0.1:1", &[]), 403);
         assert_eq!(status(None, "127.0.0.1:1", &[("origin", "http://127.0.0.1:8222")]), 403);
+    }
+
+    #[test]
+    fn the_sidecars_own_page_may_when_an_address_of_this_machine_led_to_it() {
+        fn asked(peer: &str, origin: &str, host: &str) -> u16 {
+            status(None, peer, &[("origin", origin), ("host", host)])
+        }
+        for host in ["127.0.0.1:8222", "[::1]:8222", "localhost:8222", "localhost", "[::1]"] {
+            assert_eq!(asked("127.0.0.1:1", &format!("http://{host}"), host), 200, "{host}");
+            assert_eq!(asked("10.0.0.1:1", &format!("http://{host}"), host), 403, "{host}");
+        }
+        for (origin, host) in [
+            ("http://evil.example", "127.0.0.1:8222"),
+            ("http://127.0.0.1:9", "127.0.0.1:8222"),
+            ("https://127.0.0.1:8222", "127.0.0.1:8222"),
+            ("null", "127.0.0.1:8222"),
+            // A name of somebody else's that leads to this machine.
+            ("http://evil.example:8222", "evil.example:8222"),
+        ] {
+            assert_eq!(asked("127.0.0.1:1", origin, host), 403, "{origin}");
+        }
     }
 
     #[test]

@@ -18,12 +18,13 @@ pub(super) fn change(target: Option<Target>, body: &[u8]) -> Result<Change, Refu
         Some(target) => target,
         None => Target::Weight(percent(fields.remove("percent"))?),
     };
+    let force = if target.is_none() { flag(fields.remove("force"))? } else { false };
     let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
     let reason = text(&mut fields, "reason")?.unwrap_or_default();
     match fields.keys().next() {
-        None => Ok(Change { to, by, reason }),
+        None => Ok(Change { to, by, reason, force }),
         Some(field) => {
-            let known = if target.is_none() { "percent, by and reason" } else { "by and reason" };
+            let known = if target.is_none() { "percent, force, by and reason" } else { "by and reason" };
             Err(Refused::invalid(field, format!("the field `{field}` is not known"), format!("the fields are {known}")))
         }
     }
@@ -53,6 +54,14 @@ fn percent(value: Option<Value>) -> Result<Weight, Refused> {
     }
 }
 
+fn flag(value: Option<Value>) -> Result<bool, Refused> {
+    match value {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(other) => Err(Refused::invalid("force", format!("`force` is {other}"), "send true or false")),
+    }
+}
+
 fn text(fields: &mut Map<String, Value>, name: &str) -> Result<Option<String>, Refused> {
     match fields.remove(name) {
         None | Some(Value::Null) => Ok(None),
@@ -75,9 +84,9 @@ mod tests {
             let change = change(Some(Target::Rollback), body).expect("valid");
             assert_eq!((change.to, change.by.as_str(), change.reason.as_str()), (Target::Rollback, "http", ""));
         }
-        let said = change(None, br#"{"percent": 0.25, "by": "me", "reason": "why"}"#).expect("valid");
+        let said = change(None, br#"{"percent": 0.25, "by": "me", "reason": "why", "force": true}"#).expect("valid");
         let weight = Weight::from_buckets(25).expect("valid");
-        assert_eq!(said, Change { to: Target::Weight(weight), by: "me".into(), reason: "why".into() });
+        assert_eq!(said, Change { to: Target::Weight(weight), by: "me".into(), reason: "why".into(), force: true });
     }
 
     #[test]
@@ -90,6 +99,8 @@ mod tests {
             (None, r#"{"percent":0.001}"#, "percent"),
             (None, r#"{"percent":"5"}"#, "percent"),
             (None, r#"{"percent":5,"weight":5}"#, "weight"),
+            (None, r#"{"percent":5,"force":"yes"}"#, "force"),
+            (Some(Target::Shadow), r#"{"force":true}"#, "force"),
             (Some(Target::Shadow), r#"{"percent":5}"#, "percent"),
             (Some(Target::Shadow), r#"{"by":5}"#, "by"),
             (Some(Target::Shadow), &long, "reason"),

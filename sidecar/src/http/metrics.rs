@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
-use crate::control_api::{ParityCounts, Phase, Status};
+use crate::control_api::{Faults, ParityCounts, Phase, Status, Verdict};
 
 /// Makes Prometheus the recorder of this process.
 ///
@@ -50,6 +50,9 @@ pub(super) fn observe(status: &Status) {
     gauge!("natsbridge_queues").set(status.queues.len() as f64);
     gauge!("natsbridge_unmapped").set(status.unmapped.len() as f64);
     gauge!("natsbridge_standby_lag").set(status.standby_lag as f64);
+    for (fault, count) in Faults::NAMES.into_iter().zip(status.faults.counts()) {
+        gauge!("natsbridge_nats_faults", "fault" => fault).set(count as f64);
+    }
     for warning in &status.warnings {
         counter!("natsbridge_warnings_total", "code" => warning.code.clone()).absolute(warning.count);
     }
@@ -70,7 +73,17 @@ pub(super) fn observe(status: &Status) {
     counter!("natsbridge_shadow_late_total").absolute(sum(&|counts| counts.late));
 }
 
+/// Sets the gauges of the gate to this verdict.
+pub(super) fn observe_gate(verdict: &Verdict) {
+    gauge!("natsbridge_gate_may_go_on").set(if verdict.may_go_on { 1.0 } else { 0.0 });
+    gauge!("natsbridge_gate_reasons").set(verdict.against().count() as f64);
+}
+
 fn describe() {
+    describe_gauge!("natsbridge_gate_may_go_on", "Whether the gate lets the cutover go on");
+    describe_gauge!("natsbridge_gate_reasons", "Reasons of the gate that block or wait");
+    describe_gauge!("natsbridge_nats_faults", "Messages of JetStream that were not as they should be, by fault");
+    describe_counter!("natsbridge_automatic_rollbacks_total", "Rollbacks that the sidecar made by itself");
     describe_gauge!("natsbridge_cutover_weight_percent", "Share of the ordering keys that NATS owns");
     describe_gauge!("natsbridge_cutover_epoch", "Grows by one with every change of phase or weight");
     describe_gauge!("natsbridge_cutover_phase", "1 for the phase in force");

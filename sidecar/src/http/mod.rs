@@ -2,9 +2,15 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /` | 200, the page for people |
 //! | `GET /status` | 200, [`Status`](crate::control_api::Status) |
 //! | `POST /observe`, `/shadow`, `/rollback`, `/detach` `{by, reason}` | 200, [`Adopted`](crate::control_api::Adopted) |
 //! | `POST /weight` `{percent, by, reason}` | 200, [`Adopted`](crate::control_api::Adopted) |
+//! | `POST /weight` `{.., "force": true}` | raises the weight against the gate's no |
+//! | `GET /gate` | 200, [`Verdict`](crate::control_api::Verdict): may I go on? |
+//! | `GET /history` | 200, [`History`](crate::control_api::History): the last hour |
+//! | `GET /changes` | 200, the last [`ChangeRecord`](crate::control_api::ChangeRecord)s, newest first |
+//! | `GET /access` | 200, whether this caller may change something |
 //! | `GET /livez` | 200 while the process serves |
 //! | `GET /readyz` | 200, or 503 with the reasons |
 //! | `GET /metrics` | 200, Prometheus text format |
@@ -16,6 +22,7 @@ mod access;
 pub(crate) mod ask;
 mod body;
 pub mod metrics;
+mod page;
 mod probes;
 mod routes;
 

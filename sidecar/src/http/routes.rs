@@ -14,8 +14,8 @@ use serde_json::json;
 use tracing::info;
 
 use super::probes::{Readiness, readiness};
-use super::{Options, access, body, metrics};
-use crate::control_api::{Control, Refused, RefusedCode, Status, Target};
+use super::{Options, access, body, metrics, page};
+use crate::control_api::{ChangeRecord, Control, History, Refused, RefusedCode, Status, Target, Verdict};
 
 /// The largest body of a request, in bytes.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -33,7 +33,12 @@ pub(super) fn router(options: Options) -> Router {
         })
     };
     Router::new()
+        .route("/", get(page::page))
         .route("/status", get(status))
+        .route("/gate", get(gate))
+        .route("/history", get(history))
+        .route("/changes", get(changes))
+        .route("/access", get(may_change))
         .route("/observe", change(Some(Target::Observe)))
         .route("/shadow", change(Some(Target::Shadow)))
         .route("/weight", change(None))
@@ -52,6 +57,28 @@ async fn status(State(options): Shared) -> Json<Status> {
     Json(options.control.status().await)
 }
 
+async fn gate(State(options): Shared) -> Json<Verdict> {
+    Json(options.control.gate().await)
+}
+
+async fn history(State(options): Shared) -> Json<History> {
+    Json(options.control.history().await)
+}
+
+async fn changes(State(options): Shared) -> Json<Vec<ChangeRecord>> {
+    Json(options.control.changes().await)
+}
+
+/// Whether this caller may change something, and whether that takes a token.
+async fn may_change(State(options): Shared, ConnectInfo(peer): Caller, headers: HeaderMap) -> Response {
+    let token = options.token.is_some();
+    Json(match access::check(options.token.as_deref(), peer, &headers) {
+        Ok(()) => json!({ "changes": true, "token": token }),
+        Err((_, refused)) => json!({ "changes": false, "token": token, "reason": refused.reason, "fix": refused.fix }),
+    })
+    .into_response()
+}
+
 async fn ready(State(options): Shared) -> Response {
     let readiness = match in_time(&*options.control).await {
         Some(status) => readiness(&status),
@@ -66,6 +93,9 @@ async fn render(State(options): Shared) -> Response {
     // Without it the gauges keep their last values; what the crates count is shown in any case.
     if let Some(status) = in_time(&*options.control).await {
         metrics::observe(&status);
+    }
+    if let Ok(verdict) = tokio::time::timeout(STATUS_TIMEOUT, options.control.gate()).await {
+        metrics::observe_gate(&verdict);
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render()).into_response()
 }
@@ -93,15 +123,15 @@ async fn answer(
     // A caller that goes away does not leave a change half made.
     let control = Arc::clone(&options.control);
     let changed = tokio::spawn(async move { control.change(change).await }).await;
-    let (to, by, why) = (asked.to, asked.by, asked.reason);
+    let (to, by, why, force) = (asked.to, asked.by, asked.reason, asked.force);
     match changed {
         Ok(Ok(adopted)) => {
             let (epoch, took_ms) = (adopted.epoch, adopted.took_ms);
-            info!(?to, by, why, %peer, changed = adopted.changed, epoch, took_ms, "a change was asked for and is in force");
+            info!(?to, by, why, force, %peer, changed = adopted.changed, epoch, took_ms, "a change was asked for and is in force");
             Json(adopted).into_response()
         }
         Ok(Err(refused)) => {
-            info!(?to, by, why, %peer, code = ?refused.code, reason = refused.reason, "a change was refused");
+            info!(?to, by, why, force, %peer, code = ?refused.code, reason = refused.reason, "a change was refused");
             refusal(refused)
         }
         Err(error) => {
@@ -117,16 +147,18 @@ fn refusal(refused: Refused) -> Response {
     let code = match refused.code {
         RefusedCode::Invalid => StatusCode::BAD_REQUEST,
         RefusedCode::Forbidden => StatusCode::FORBIDDEN,
-        RefusedCode::WrongPhase | RefusedCode::Unmapped | RefusedCode::NotDrained | RefusedCode::Conflict => {
-            StatusCode::CONFLICT
-        }
+        RefusedCode::WrongPhase
+        | RefusedCode::Unmapped
+        | RefusedCode::Gate
+        | RefusedCode::NotDrained
+        | RefusedCode::Conflict => StatusCode::CONFLICT,
         RefusedCode::SideDown | RefusedCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
     };
     (code, Json(refused)).into_response()
 }
 
 fn not_found(what: &str) -> Response {
-    let fix = "see GET /status, /livez, /readyz, /metrics and POST /observe, /shadow, /weight, /rollback, /detach";
+    let fix = "see GET /, /status, /gate, /history, /changes, /access, /livez, /readyz, /metrics and POST /observe, /shadow, /weight, /rollback, /detach";
     (StatusCode::NOT_FOUND, Json(Refused::new(RefusedCode::Invalid, what, fix))).into_response()
 }
 

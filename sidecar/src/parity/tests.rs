@@ -21,7 +21,7 @@ struct One {
 
 impl One {
     fn new() -> Self {
-        Self::with(Limits { window: s(5), grace: s(60), entries: 1000, queues: 10 })
+        Self::with(Limits { unclaimed: s(10), entries: 1000, queues: 10, ..Limits::default() })
     }
 
     fn with(limits: Limits) -> Self {
@@ -31,7 +31,7 @@ impl One {
     }
 
     fn copy(&mut self, id: u128, digest: Digest, at: u64) -> &mut Self {
-        self.parity.copy_stored(self.queue, id, digest, s(at));
+        self.parity.copy_stored(self.queue, id, digest, false, s(at));
         self
     }
 
@@ -45,8 +45,19 @@ impl One {
         self
     }
 
+    /// Time passes, and every copy that was taken so far has been read back.
     fn tick(&mut self, at: u64) -> &mut Self {
-        self.parity.tick(s(at));
+        self.tick_behind(at, at)
+    }
+
+    /// Time passes, and only copies that were taken before `complete` have been read back.
+    fn tick_behind(&mut self, at: u64, complete: u64) -> &mut Self {
+        self.parity.tick(s(at), s(complete));
+        self
+    }
+
+    fn empty(&mut self, at: u64) -> &mut Self {
+        self.parity.emptied(self.queue, s(at));
         self
     }
 
@@ -109,27 +120,65 @@ fn a_redelivery_is_not_compared_again() {
 }
 
 #[test]
-fn a_copy_of_a_refused_publish_is_extra_whichever_comes_first() {
+fn a_comparison_that_is_behind_is_waited_for_and_is_never_a_difference() {
     let mut one = One::new();
-    one.copy(1, A, 0);
-    one.parity.refused(one.queue, 1, s(0));
-    one.parity.refused(one.queue, 2, s(0));
-    one.copy(2, A, 1);
-    one.check(ParityCounts { extra: 2, ..none() });
-    // Refused on both sides: nothing to report.
-    one.parity.refused(one.queue, 3, s(1));
-    one.tick(100);
-    one.check(ParityCounts { extra: 2, ..none() });
+    // The copies lie in a queue that nobody has had time for.
+    for id in 1..=100 {
+        one.delivered(id, A, 10);
+    }
+    one.tick_behind(15, 9).tick_behind(16, 9).tick_behind(40, 9);
+    one.check(ParityCounts { pending: 100, ..none() });
+    for id in 1..=90 {
+        one.copy(id, A, 41);
+    }
+    one.check(ParityCounts { matched: 90, late: 90, pending: 10, ..none() });
+    // Nine more never come, and the comparison does not catch up: they are not compared.
+    one.copy(91, A, 42).tick_behind(76, 9);
+    one.check(ParityCounts { matched: 91, late: 91, unverified: 9, ..none() });
+    assert_eq!(one.parity.snapshot()[0].unverified_by, [("not_read_back".to_owned(), 9)].into());
+    // Had it caught up, one that is still not there would be missing.
+    one.delivered(200, A, 80).tick_behind(85, 79).tick_behind(87, 80);
+    one.check(ParityCounts { matched: 91, late: 91, unverified: 9, missing: 1, ..none() });
+    // What comes after all takes it back.
+    one.copy(200, A, 90).copy(92, A, 90);
+    one.check(ParityCounts { matched: 92, late: 92, unverified: 9, ..none() });
 }
 
 #[test]
-fn a_copy_that_an_emptied_queue_never_delivered_is_extra() {
+fn a_copy_that_an_emptied_queue_never_delivered_is_extra_until_it_is_delivered() {
     let mut one = One::new();
-    one.copy(1, A, 0).copy(2, A, 8);
-    one.parity.emptied(one.queue, s(10));
+    one.copy(1, A, 0).copy(2, A, 8).empty(9).empty(9);
+    one.check(ParityCounts { pending: 2, ..none() });
+    one.empty(10);
+    one.check(ParityCounts { pending: 2, ..none() });
+    one.empty(12);
     one.check(ParityCounts { extra: 1, pending: 1, ..none() });
+    one.delivered(1, A, 20);
+    one.check(ParityCounts { matched: 1, late: 1, pending: 1, ..none() });
     one.parity.discarded(one.queue);
-    one.check(ParityCounts { extra: 1, unverified: 1, ..none() });
+    one.check(ParityCounts { matched: 1, late: 1, unverified: 1, ..none() });
+}
+
+#[test]
+fn a_copy_that_rabbitmq_may_have_dropped_is_not_extra() {
+    let mut one = One::new();
+    one.parity.copy_stored(one.queue, 1, A, true, s(0));
+    one.empty(10).empty(20);
+    one.check(ParityCounts { unverified: 1, ..none() });
+    one.parity.loses(one.queue, true);
+    one.copy(2, A, 20).empty(30).empty(40);
+    one.check(ParityCounts { unverified: 2, ..none() });
+}
+
+#[test]
+fn a_publish_that_failed_is_unverified_whichever_half_comes() {
+    let mut one = One::new();
+    one.copy(1, A, 0);
+    for id in 1..=3 {
+        one.parity.unverified(one.queue, id, Unverified::PublishFailed);
+    }
+    one.copy(2, A, 1).delivered(3, A, 1).tick(100).empty(200).empty(300);
+    one.check(ParityCounts { unverified: 3, ..none() });
 }
 
 #[test]
@@ -146,7 +195,7 @@ fn what_has_no_copy_is_unverified_and_its_delivery_is_not_missing() {
 
 #[test]
 fn what_is_given_up_at_the_bound_is_unverified_and_its_other_half_is_not_counted() {
-    let mut one = One::with(Limits { window: s(5), grace: s(60), entries: 2, queues: 1 });
+    let mut one = One::with(Limits { entries: 2, queues: 1, ..Limits::default() });
     one.copy(1, A, 0).copy(2, A, 0).copy(3, A, 0);
     assert_eq!(one.parity.len(), 2);
     one.check(ParityCounts { unverified: 1, pending: 2, ..none() });
@@ -161,7 +210,7 @@ fn queues_above_the_bound_share_a_name_and_are_unverified() {
     assert_eq!(one.parity.queue("/", "q"), one.queue);
     let more = one.parity.queue("/", "another");
     assert_eq!(one.parity.queue("v", "third"), more);
-    one.parity.copy_stored(more, 1, A, s(0));
+    one.parity.copy_stored(more, 1, A, false, s(0));
     one.parity.delivered(more, 1, A, false, s(0));
     let snapshot = one.parity.snapshot();
     assert_eq!(
@@ -187,10 +236,10 @@ enum Step {
     Delivered(u8),
     Redelivered(u8),
     Settled(u8),
-    Refused(u8),
     Unverified(u8),
     Emptied,
     Pass(u8),
+    PassBehind(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -201,10 +250,10 @@ fn step() -> impl Strategy<Value = Step> {
         4 => id.clone().prop_map(Step::Delivered),
         1 => id.clone().prop_map(Step::Redelivered),
         2 => id.clone().prop_map(Step::Settled),
-        1 => id.clone().prop_map(Step::Refused),
         1 => id.prop_map(Step::Unverified),
         1 => Just(Step::Emptied),
         2 => (0..4_u8).prop_map(Step::Pass),
+        1 => (0..30_u8).prop_map(Step::PassBehind),
     ]
 }
 
@@ -222,9 +271,11 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..400),
         entries in prop_oneof![Just(3_usize), Just(10), Just(1000)],
     ) {
-        let mut one = One::with(Limits { window: s(5), grace: s(20), entries, queues: 1 });
+        let mut one = One::with(Limits { grace: s(20), unclaimed: s(5), entries, queues: 1, ..Limits::default() });
         let mut truth: BTreeMap<u128, Truth> = BTreeMap::new();
-        let mut now = 0;
+        // Time begins at 1: what is complete up to 0 is nothing.
+        let mut now = 1;
+        let steps_are_behind = !steps.iter().any(|step| matches!(step, Step::Pass(_)));
         for step in steps {
             match step {
                 // A message is copied once, and not after it was settled.
@@ -255,12 +306,15 @@ proptest! {
                         one.parity.settled(one.queue, id.into());
                     }
                 }
-                Step::Refused(id) => one.parity.refused(one.queue, id.into(), s(now)),
                 Step::Unverified(id) => one.parity.unverified(one.queue, id.into(), Unverified::CopyFailed),
                 Step::Emptied => one.parity.emptied(one.queue, s(now)),
                 Step::Pass(seconds) => {
                     now += u64::from(seconds);
                     one.tick(now);
+                }
+                Step::PassBehind(seconds) => {
+                    now += u64::from(seconds);
+                    one.tick_behind(now, 0);
                 }
             }
             prop_assert!(one.parity.len() <= entries);
@@ -273,6 +327,9 @@ proptest! {
         let differ = truth.values().filter(|t| t.delivered && t.copy == Some(OTHER_PAYLOAD)).count() as u64;
         prop_assert!(counts.matched <= equal, "{} matches of {}", counts.matched, equal);
         prop_assert!(counts.mismatched_payload <= differ);
+        if steps_are_behind {
+            prop_assert_eq!(counts.missing, 0, "nothing is missing while the comparison is behind");
+        }
         one.tick(now + 1000);
         one.parity.stop();
         prop_assert!(one.parity.is_empty());

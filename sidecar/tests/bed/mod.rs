@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses its part of it")]
 
+pub mod tampering;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +25,7 @@ use sidecar::control::{Audit, Cutover, Management, Parts};
 use sidecar::control_api::{Adopted, Change, Control, Refused, Status, Target, Weight};
 use sidecar::dual::vhosts::JetStreamVhosts;
 use sidecar::standby::Standby;
+use sidecar::{gate, integrity};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
@@ -41,6 +44,25 @@ pub struct Ends {
     pub nats_url: String,
     /// All sidecars of a test are in one process, which has one lease. `tests/lease.rs` is about two.
     lease: OnceCell<Lease>,
+}
+
+/// What one sidecar does otherwise than the others.
+pub struct Likeness {
+    pub fence_limit: Duration,
+    pub gate: gate::Limits,
+    pub rollback_after: Option<Duration>,
+    /// How long a message may be neither delivered nor in its queue.
+    pub patience: Duration,
+    /// What is done to JetStream's deliveries, once it is armed.
+    pub tampering: Option<Arc<tampering::Fault>>,
+}
+
+impl Default for Likeness {
+    fn default() -> Self {
+        let patience = integrity::Limits::default().patience;
+        let (gate, fence_limit) = (gate::Limits::default(), Duration::from_secs(30));
+        Self { fence_limit, gate, rollback_after: Some(Duration::from_secs(10)), patience, tampering: None }
+    }
 }
 
 /// A running sidecar.
@@ -68,6 +90,10 @@ impl Ends {
     }
 
     pub async fn sidecar_with(&self, fence_limit: Duration) -> Sidecar {
+        self.sidecar_like(Likeness { fence_limit, ..Likeness::default() }).await
+    }
+
+    pub async fn sidecar_like(&self, like: Likeness) -> Sidecar {
         let bridge = Bridge::connect(&self.nats_url).await.expect("NATS answers");
         let config = RabbitMqConfig::from_url(&self.rabbit_url).expect("a URL");
         let lease = self.lease.get_or_init(async || Lease::acquire(&bridge).await.expect("free")).await.clone();
@@ -84,14 +110,20 @@ impl Ends {
                 client_properties: FieldTable::default(),
                 peer: "sidecar".into(),
             },
-            nats: nats.clone(),
+            nats: match like.tampering {
+                Some(fault) => Arc::new(tampering::Tampering::new(nats.clone(), fault)),
+                None => nats.clone(),
+            },
             nats_url: self.nats_url.clone(),
             bridge,
             routes: Some(nats),
             audit: Audit::Management(Management::from_url(&self.management_url).expect("a URL")),
             shadow: Some(standby.clone()),
             users: Vec::new(),
-            fence_limit,
+            fence_limit: like.fence_limit,
+            gate: like.gate,
+            rollback_after: like.rollback_after,
+            integrity: integrity::Limits { patience: like.patience, ..integrity::Limits::default() },
         };
         let cutover = Cutover::start(parts).await.expect("started");
         let listener = Listener::bind("127.0.0.1:0").await.expect("bound");
@@ -105,7 +137,7 @@ impl Ends {
 
 impl Sidecar {
     pub async fn change(&self, to: Target) -> Result<Adopted, Refused> {
-        self.cutover.change(Change { to, by: "test".into(), reason: "test".into() }).await
+        self.cutover.change(Change { to, by: "test".into(), reason: "test".into(), force: true }).await
     }
 
     pub async fn weight(&self, percent: f64) -> Adopted {
@@ -259,4 +291,34 @@ pub async fn delivered(ledger: &Ledger, count: u64) {
 pub async fn confirmed(ledger: &Ledger, count: u64) {
     let until = ledger.confirmed.load(Ordering::Relaxed) + count;
     eventually_true("traffic goes on", || async { ledger.confirmed.load(Ordering::Relaxed) >= until }).await;
+}
+
+/// Messages of two queues that flow through whatever listens there, until it is told to stop.
+pub async fn traffic(amqp: String, stop: Arc<AtomicBool>) {
+    let connection = Connection::connect(&amqp, ConnectionProperties::default()).await.expect("connected");
+    let channel = connection.create_channel().await.expect("channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    channel.basic_qos(20, BasicQosOptions::default()).await.expect("qos");
+    for queue in ["orders.all", "orders.audit"] {
+        declare(&channel, "orders", queue).await;
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
+        let mut consumer = consumer.expect("consuming");
+        tokio::spawn(async move {
+            while let Some(Ok(delivery)) = consumer.next().await {
+                let _ = delivery.ack(BasicAckOptions::default()).await;
+            }
+        });
+    }
+    for n in 0_u64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+        let key = format!("customer.{}", n % 50);
+        let publish = channel.basic_publish("orders".into(), key.into(), options, b"an order", properties);
+        publish.await.expect("published").await.expect("confirmed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let _ = connection.close(200, "done".into()).await;
 }

@@ -42,11 +42,17 @@ pub struct Passed {
 }
 
 impl Journey {
-    /// Starts both brokers and, with a binary, the sidecar in front of them.
+    /// Starts both brokers and, with a binary, the sidecar in front of them. `killed`: programs are killed on the way.
     ///
     /// # Errors
     /// When one of them does not come up, with the end of its log.
-    pub fn prepare(dir: &Path, python: &Path, nats_server: &Path, binary: Option<&Path>) -> Result<Self, Failure> {
+    pub fn prepare(
+        dir: &Path,
+        python: &Path,
+        nats_server: &Path,
+        binary: Option<&Path>,
+        killed: bool,
+    ) -> Result<Self, Failure> {
         let start = Instant::now();
         let starting = thread::spawn(RabbitMq::try_start);
         let nats = NatsServer::builder().binary(nats_server).dir(dir.join("nats")).try_start().map_err(Failure::new)?;
@@ -55,14 +61,15 @@ impl Journey {
         eprintln!("RabbitMQ           {}  (both up after {:.1} s)", rabbit.url(), start.elapsed().as_secs_f64());
         let sidecar = match binary {
             Some(binary) => {
-                let brokers = Brokers { rabbit: rabbit.url(), management: rabbit.management_url(), nats: nats.url() };
+                let (management, nats) = (rabbit.management_url(), nats.url());
+                let brokers = Brokers { rabbit: rabbit.url(), management, nats, killed };
                 Some(Sidecar::start(binary, dir, brokers)?)
             }
             None => None,
         };
         let url = match &sidecar {
             Some(sidecar) => {
-                eprintln!("nats-bridge        {}  status {}", sidecar.amqp_url(), sidecar.http_url());
+                eprintln!("nats-bridge        {}  page {}", sidecar.amqp_url(), sidecar.http_url());
                 sidecar.amqp_url()
             }
             None => rabbit.url(),
@@ -248,7 +255,7 @@ impl Journey {
         let mut urls = vec![("nats-server", self.nats.url()), ("its monitoring", self.nats.monitor_url())];
         if let Some(sidecar) = &self.sidecar {
             urls.push(("AMQP (nats-bridge)", sidecar.amqp_url()));
-            urls.push(("status", format!("{}/status", sidecar.http_url())));
+            urls.push(("page", format!("{}/", sidecar.http_url())));
         } else {
             urls.push(("AMQP (RabbitMQ)", self.rabbit.url()));
             urls.push(("its management", self.rabbit.management_url()));

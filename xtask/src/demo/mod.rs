@@ -90,7 +90,8 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let messages = args.messages.unwrap_or(if args.quick { 20_000 } else { 60_000 });
 
     let start = Instant::now();
-    let mut journey = Journey::prepare(&dir, &python, &nats_server, (!args.direct).then_some(binary.as_path()))?;
+    let mut journey =
+        Journey::prepare(&dir, &python, &nats_server, (!args.direct).then_some(binary.as_path()), args.chaos)?;
     let travelled = journey.travel(&steps, messages.div_ceil(steps.len() as u64), args.rate, seed);
     let mut wrong: Vec<String> = travelled.err().map(|failure| failure.to_string()).into_iter().collect();
     wrong.extend(journey.finish_apps().err().map(|failure| failure.to_string()));

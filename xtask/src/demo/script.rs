@@ -33,18 +33,19 @@ pub enum Victim {
     Sidecar,
 }
 
-/// The whole way from RabbitMQ to JetStream, with a rollback on it.
+/// The whole way from RabbitMQ to JetStream, with a rollback on it. A step is over in seconds, which is too soon for the gate: the
+/// judge here is the ledger.
 pub fn whole_way() -> Vec<Step> {
     let step = |name, change| Step { name, change, kill: None };
     vec![
         step("observe", Change::Verb(&["observe"])),
         step("shadow", Change::Verb(&["shadow"])),
-        step("5 %", Change::Verb(&["weight", "5"])),
-        step("25 %", Change::Verb(&["weight", "25"])),
-        step("50 %", Change::Verb(&["weight", "50"])),
-        step("100 %", Change::Verb(&["weight", "100"])),
+        step("5 %", Change::Verb(&["weight", "5", "--force"])),
+        step("25 %", Change::Verb(&["weight", "25", "--force"])),
+        step("50 %", Change::Verb(&["weight", "50", "--force"])),
+        step("100 %", Change::Verb(&["weight", "100", "--force"])),
         step("rollback to 0", Change::Verb(&["rollback"])),
-        step("100 % again", Change::Verb(&["weight", "100"])),
+        step("100 % again", Change::Verb(&["weight", "100", "--force"])),
         step("detached", Change::Verb(&["detach"])),
         step("RabbitMQ stopped", Change::StopRabbit),
     ]
@@ -61,7 +62,7 @@ pub fn baseline() -> Vec<Step> {
 /// server in one in which it owns messages.
 pub fn with_kills(mut steps: Vec<Step>, seed: u64) -> Vec<Step> {
     let mut random = Random::new(seed);
-    let owns = |step: &Step| matches!(step.change, Change::Verb(["weight", _] | ["detach"]));
+    let owns = |step: &Step| matches!(step.change, Change::Verb(["weight", ..] | ["detach"]));
     let of_nats: Vec<usize> = (0..steps.len()).filter(|index| owns(&steps[*index])).collect();
     let nats = of_nats[random.below(of_nats.len() as u64) as usize];
     let others: Vec<usize> = (0..steps.len()).filter(|index| *index != nats).collect();

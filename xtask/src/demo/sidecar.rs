@@ -29,6 +29,8 @@ pub struct Brokers {
     pub management: String,
     /// NATS.
     pub nats: String,
+    /// Whether one of them or the sidecar is killed on the way: a rollback by itself would then be in the way of the steps.
+    pub killed: bool,
 }
 
 /// What the ready file says.
@@ -216,6 +218,9 @@ fn spawn(binary: &Path, dir: &Path, brokers: &Brokers, addresses: &Addresses) ->
         .arg(&ready)
         .stdout(log.try_clone().doing("cannot share the sidecar's log")?)
         .stderr(log);
+    if brokers.killed {
+        command.arg("--no-auto-rollback");
+    }
     let mut running = Running::start("nats-bridge sidecar", command)?;
     let start = Instant::now();
     loop {

@@ -1,0 +1,157 @@
+//! At a weight above 0 the sidecar gives everything back to RabbitMQ when JetStream does what no message may suffer, and says why.
+
+mod bed;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bed::tampering::{Deed, Fault};
+use bed::{Ends, Ledger, Likeness, Sidecar, confirmed, consume, declare, delivered, produce};
+use futures::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection};
+use sidecar::control_api::{Control, Phase, RefusedCode, Target, Weight};
+use test_support::eventually::{eventually_some, eventually_true};
+use test_support::nats::NatsServer;
+use test_support::rabbit::RabbitMq;
+
+/// Acknowledges whatever comes, for as long as its connection lives.
+async fn consume_all(connection: Connection, queue: &'static str) {
+    let channel = connection.create_channel().await.expect("channel");
+    channel.basic_qos(10, BasicQosOptions::default()).await.expect("qos");
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
+    let mut consumer = consumer.expect("consuming");
+    while let Some(Ok(delivery)) = consumer.next().await {
+        // One that came twice is settled twice: the channel may end with it, and what is judged is over then.
+        let _ = delivery.ack(BasicAckOptions::default()).await;
+    }
+}
+
+async fn publish(channel: &Channel, count: u64) {
+    for n in 0..count {
+        let body = format!("message {n}");
+        let publish = channel.basic_publish(
+            "orders".into(),
+            "one key".into(),
+            BasicPublishOptions::default(),
+            body.as_bytes(),
+            BasicProperties::default(),
+        );
+        assert!(publish.await.expect("published").await.expect("confirmed").is_ack());
+    }
+}
+
+/// What the change log says of the last change, once the sidecar has rolled back.
+async fn rolled_back(sidecar: &Sidecar) -> String {
+    eventually_true("it has rolled back", || async { sidecar.status().await.phase == Phase::Shadow }).await;
+    let status = sidecar.status().await;
+    let why = status.rolled_back.clone().expect("a reason in the status");
+    assert_eq!((status.weight_percent, status.by.as_str()), (Weight::NONE, "nats-bridge"));
+    assert_eq!(status.reason, format!("automatic rollback: {why}"));
+    let change = sidecar.cutover.changes().await.swap_remove(0);
+    assert!(change.automatic && change.reason == status.reason && change.epoch == status.epoch, "{change:?}");
+    assert!(status.warnings.iter().any(|w| w.code == "rolled_back" && w.text == why), "{:?}", status.warnings);
+    // The way up is closed until somebody has looked.
+    let gate = sidecar.cutover.gate().await;
+    assert!(gate.blocks() && gate.reasons.iter().any(|r| r.code == "rolled_back"), "{gate:?}");
+    why
+}
+
+async fn a_fault_rolls_back(deed: Deed, word: &str) {
+    let nats = NatsServer::start();
+    let ends = Ends::new(RabbitMq::shared(), &nats);
+    let fault = Fault::new(deed);
+    let like =
+        Likeness { tampering: Some(Arc::clone(&fault)), patience: Duration::from_millis(500), ..Likeness::default() };
+    let sidecar = ends.sidecar_like(like).await;
+    let connection = sidecar.connect().await;
+    let channel = connection.create_channel().await.expect("channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    declare(&channel, "orders", "orders.all").await;
+    let consumer = tokio::spawn(consume_all(sidecar.connect().await, "orders.all"));
+    sidecar.change(Target::Shadow).await.expect("shadow");
+    sidecar.weight(100.0).await;
+    publish(&channel, 100).await;
+    eventually_true("all has come", || async { sidecar.status().await.sides.nats.delivered == 100 }).await;
+    assert_eq!(sidecar.status().await.faults.words(), None, "nothing has happened yet");
+    fault.arm();
+    // Together, so that there is one to be overtaken by.
+    publish(&channel, 2).await;
+    eventually_true("it has happened", || async { fault.done() }).await;
+    publish(&channel, 2).await;
+    let why = rolled_back(&sidecar).await;
+    assert_eq!(why, format!("messages of JetStream were not as they should be: 1 {word}"));
+    // The applications go on, over RabbitMQ.
+    let before = sidecar.status().await.sides.rabbit.published;
+    publish(&channel, 10).await;
+    assert_eq!(sidecar.status().await.sides.rabbit.published, before + 10);
+    consumer.abort();
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrupted_payload_rolls_back() {
+    a_fault_rolls_back(Deed::Corrupt, "corrupted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_delivered_twice_rolls_back() {
+    a_fault_rolls_back(Deed::Duplicate, "duplicated").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_was_overtaken_rolls_back() {
+    a_fault_rolls_back(Deed::Reorder, "reordered").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_message_that_never_comes_rolls_back() {
+    a_fault_rolls_back(Deed::Drop, "dropped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jetstream_that_does_not_answer_rolls_back_and_a_human_opens_the_way_again() {
+    let nats = NatsServer::start();
+    let ends = Ends::new(RabbitMq::shared(), &nats);
+    let like = Likeness { rollback_after: Some(Duration::from_secs(1)), ..Likeness::default() };
+    let sidecar = ends.sidecar_like(like).await;
+    let setup = sidecar.connect().await;
+    declare(&setup.create_channel().await.expect("channel"), "orders", "orders.all").await;
+    let ledger = Arc::new(Ledger::default());
+    let consumer = tokio::spawn(consume(sidecar.connect().await, "orders.all", 20, ledger.clone()));
+    let pace = Duration::from_millis(1);
+    let producer = tokio::spawn(produce(sidecar.connect().await, "orders", 20, pace, ledger.clone()));
+    sidecar.change(Target::Shadow).await.expect("shadow");
+    delivered(&ledger, 50).await;
+    sidecar.weight(50.0).await;
+    delivered(&ledger, 50).await;
+    nats.pause();
+    let why = eventually_some("it has rolled back", || async { sidecar.status().await.rolled_back }).await;
+    assert!(why.starts_with("JetStream has not answered for "), "{why}");
+    nats.resume();
+    rolled_back(&sidecar).await;
+    confirmed(&ledger, 100).await;
+    delivered(&ledger, 100).await;
+    let five = Weight::from_percent(5.0).expect("a weight");
+    let change = |to, force| {
+        let change = sidecar::control_api::Change { to, by: "ann".into(), reason: "looked into".into(), force };
+        sidecar.cutover.change(change)
+    };
+    let refused = change(Target::Weight(five), false).await.expect_err("refused");
+    assert_eq!(refused.code, RefusedCode::Gate);
+    assert!(refused.gate.iter().any(|reason| reason.code == "rolled_back"), "{refused:?}");
+    change(Target::Observe, false).await.expect("observe");
+    change(Target::Shadow, false).await.expect("shadow");
+    let gate = sidecar.cutover.gate().await;
+    assert!(gate.reasons.iter().all(|reason| reason.code != "rolled_back"), "{gate:?}");
+    ledger.stop.store(true, Ordering::Relaxed);
+    for task in [producer, consumer] {
+        tokio::time::timeout(Duration::from_secs(15), task).await.expect("in time").expect("ended well");
+    }
+    sidecar.stop().await;
+}
