@@ -127,6 +127,29 @@ fn a_gateway_that_stood_still_is_followed_and_ends_when_it_wakes_up() {
 }
 
 #[test]
+fn gateways_that_share_the_account_serve_it_together_and_one_that_does_not_is_refused() {
+    let (nats, dir) = (NatsServer::start(), tempfile::tempdir().expect("a directory"));
+    let shared = ["serve", "--shared", "--nats", &nats.url()];
+    let first = Gateway::start(dir.path(), "first", &shared).ready();
+    let mut second = Gateway::start(dir.path(), "second", &shared).ready();
+    assert!(first.log().contains("this gateway leads"), "{}", first.log());
+    let mut alone = Gateway::serve(dir.path(), "alone", &nats);
+    assert_eq!(alone.ended(), Some(2), "{}", alone.log());
+    let said = format!("another gateway serves this NATS account: process {} on ", first.child.id());
+    assert!(alone.log().contains(&said), "{}", alone.log());
+    first.signal("KILL");
+    second.until("it leads", |second| second.log().contains("this gateway leads"));
+    let mut third = Gateway::start(dir.path(), "third", &shared).ready();
+    third.signal("TERM");
+    assert_eq!(third.ended(), Some(0), "{}", third.log());
+    second.signal("TERM");
+    assert_eq!(second.ended(), Some(0), "{}", second.log());
+    // Everything was given back.
+    let next = Gateway::serve(dir.path(), "next", &nats).ready();
+    assert!(!next.log().contains("another gateway"), "{}", next.log());
+}
+
+#[test]
 fn a_sidecar_that_rabbitmq_does_not_let_in_ends_before_it_is_ready_and_names_the_flag() {
     let (nats, dir) = (NatsServer::start(), tempfile::tempdir().expect("a directory"));
     let rabbit = RabbitMq::shared();

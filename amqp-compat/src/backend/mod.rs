@@ -23,6 +23,7 @@ use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::{FieldTable, ShortString};
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
@@ -281,7 +282,7 @@ pub struct Delivery {
 }
 
 /// A read or change of exchanges, queues or bindings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Topology {
     /// `exchange.declare`; answered by [`Reply::Done`].
     ExchangeDeclare(ExchangeDeclare),
@@ -319,7 +320,7 @@ pub enum Topology {
 }
 
 /// The fields of `exchange.declare`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExchangeDeclare {
     /// Its name.
     pub exchange: ShortString,
@@ -334,11 +335,12 @@ pub struct ExchangeDeclare {
     /// Cannot be published to by clients.
     pub internal: bool,
     /// Its arguments, such as `alternate-exchange`.
+    #[serde(with = "crate::mapping::table::as_base64")]
     pub arguments: FieldTable,
 }
 
 /// The fields of `queue.declare`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QueueDeclare {
     /// Its name; empty asks the broker for one.
     pub queue: ShortString,
@@ -351,11 +353,12 @@ pub struct QueueDeclare {
     /// Deleted when the last consumer goes.
     pub auto_delete: bool,
     /// Its arguments, such as `x-message-ttl`.
+    #[serde(with = "crate::mapping::table::as_base64")]
     pub arguments: FieldTable,
 }
 
 /// A binding from an exchange to a queue or an exchange.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Binding {
     /// The exchange that messages come from.
     pub source: ShortString,
@@ -364,6 +367,7 @@ pub struct Binding {
     /// The binding key.
     pub routing_key: ShortString,
     /// Its arguments, such as `x-match`.
+    #[serde(with = "crate::mapping::table::as_base64")]
     pub arguments: FieldTable,
 }
 

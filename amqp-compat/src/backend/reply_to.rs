@@ -40,11 +40,18 @@ pub fn is_own_name(name: &str) -> bool {
     name.starts_with(OWN)
 }
 
+/// The number of the gateway whose client waits for answers under this name, where several gateways share an account.
+pub fn gateway_of(name: &str) -> Option<u32> {
+    name.strip_prefix(OWN)?.split_once('-')?.0.parse().ok()
+}
+
 /// Who waits for answers, over all links.
 #[derive(Debug, Default)]
 pub struct Replies {
     waiting: Mutex<HashMap<ShortString, Waiting>>,
     count: AtomicUsize,
+    /// Among several gateways: the number of this one, and where answers for clients of others go.
+    among: Option<(u32, mpsc::Sender<(String, Message)>)>,
 }
 
 #[derive(Debug)]
@@ -57,6 +64,20 @@ struct Waiting {
 }
 
 impl Replies {
+    /// Those of the gateway with this number, among several; `elsewhere` takes answers for clients of others. What it has no
+    /// room for is dropped.
+    pub fn among(number: u32, elsewhere: mpsc::Sender<(String, Message)>) -> Self {
+        Self { among: Some((number, elsewhere)), ..Self::default() }
+    }
+
+    /// A name that cannot be guessed: whoever knows it can answer.
+    fn make_name(&self) -> ShortString {
+        match &self.among {
+            Some((number, _)) => ShortString::from(format!("{OWN}{number}-{}", ulid::Ulid::new())),
+            None => ShortString::from(format!("{OWN}{}", ulid::Ulid::new())),
+        }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, HashMap<ShortString, Waiting>> {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -64,7 +85,8 @@ impl Replies {
     /// Hands a message to those whose names are among its keys. It is published all the same: what it is worth to queues,
     /// to `mandatory` and to confirms does not change.
     pub fn deliver(&self, message: &Message) {
-        if self.count.load(Ordering::Acquire) == 0 || !message.exchange.as_str().is_empty() {
+        let nobody_waits = self.count.load(Ordering::Acquire) == 0 && self.among.is_none();
+        if nobody_waits || !message.exchange.as_str().is_empty() {
             return;
         }
         // Headers that are no lists were refused before.
@@ -78,13 +100,22 @@ impl Replies {
         }
     }
 
-    fn hand(&self, name: &str, message: &Message) {
-        let mut waiting = self.waiting();
-        let Some(one) = waiting.get_mut(name) else { return };
+    /// Hands a message to who waits under this name.
+    pub(crate) fn hand(&self, name: &str, message: &Message) {
         let mut message = message.clone();
         if let Some((properties, _)) = split_bcc(&message.properties) {
             message.properties = properties;
         }
+        let mut waiting = self.waiting();
+        let Some(one) = waiting.get_mut(name) else {
+            if let Some((number, elsewhere)) = &self.among
+                && gateway_of(name).is_some_and(|other| other != *number)
+                && elsewhere.try_send((name.to_owned(), message)).is_err()
+            {
+                tracing::warn!("direct replies to clients of other gateways are dropped: they are too many");
+            }
+            return;
+        };
         let delivery = Delivery { id: DeliveryId::DIRECT, redelivered: false, message };
         let (channel, consumer_tag) = (one.channel, one.tag.clone());
         let event = Event::Delivery { channel, consumer_tag, delivery: Box::new(delivery) };
@@ -95,7 +126,7 @@ impl Replies {
         }
     }
 
-    fn is_waiting(&self, name: &str) -> bool {
+    pub(crate) fn is_waiting(&self, name: &str) -> bool {
         self.waiting().contains_key(name)
     }
 
@@ -141,8 +172,7 @@ impl ReplyConsumers {
             return refuse("reply consumer already set");
         }
         let Some(events) = self.events.clone() else { return Ok(()) };
-        // Whoever knows the name can answer; it cannot be guessed.
-        let name = ShortString::from(format!("{OWN}{}", ulid::Ulid::new()));
+        let name = self.replies.make_name();
         let tag = consume.consumer_tag.clone();
         let one = Waiting { channel, tag: tag.clone(), events, has_missed: false };
         self.replies.add(name.clone(), one);

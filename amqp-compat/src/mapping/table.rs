@@ -38,6 +38,29 @@ pub fn from_base64(text: &str) -> Option<FieldTable> {
     from_bytes(&STANDARD.decode(text).ok()?)
 }
 
+/// A table as [`to_base64`] in what serde reads and writes.
+pub mod as_base64 {
+    use amq_protocol::types::FieldTable;
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    /// Writes a table.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(table: &FieldTable, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::to_base64(table))
+    }
+
+    /// Reads a table.
+    ///
+    /// # Errors
+    /// For a text that is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<FieldTable, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::from_base64(&text).ok_or_else(|| de::Error::custom("not a table in base64"))
+    }
+}
+
 /// Walks the table without recursion and without building it.
 fn depth_is_bounded(bytes: &[u8]) -> bool {
     walk(bytes).is_some()

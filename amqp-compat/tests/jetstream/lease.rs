@@ -8,7 +8,7 @@ use nats_bridge::Bridge;
 use test_support::nats::NatsServer;
 
 use crate::client::{CAP, Client, login, queue};
-use crate::{backend, backend_with};
+use crate::{alone, backend_with};
 
 /// Long enough for a crowded machine, short enough to wait for.
 const LEASE: Duration = Duration::from_secs(3);
@@ -36,7 +36,7 @@ async fn a_second_gateway_is_refused_while_the_first_lives_and_free_once_it_stop
 #[tokio::test]
 async fn the_backend_takes_the_lease_and_gives_it_back_with_its_last_link() {
     let server = NatsServer::start();
-    let backend = backend(&server).await;
+    let backend = alone(&server).await;
     let client = Client::open(&*backend).await;
     let config = JetStreamConfig::default();
     let error = JetStreamBackend::connect(bridge(&server).await, config.clone()).await.expect_err("held");

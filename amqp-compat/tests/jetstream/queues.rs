@@ -2,8 +2,8 @@ use amqp_compat::ReplyCode;
 use amqp_compat::backend::{Backend, Command, Event, Login, Outcome, QueueDeclare, Reply, Topology};
 use test_support::nats::NatsServer;
 
-use crate::backend;
 use crate::client::{Client, body, exchange, login, queue};
+use crate::{alone, backend};
 
 fn delete(name: &str, if_unused: bool, if_empty: bool) -> Topology {
     Topology::QueueDelete { queue: name.into(), if_unused, if_empty }
@@ -23,7 +23,7 @@ async fn a_wrong_password_and_an_unknown_vhost_are_refused_with_rabbitmqs_codes(
 async fn durable_topology_and_messages_survive_a_new_gateway_and_the_rest_does_not() {
     let server = NatsServer::start();
     {
-        let backend = backend(&server).await;
+        let backend = alone(&server).await;
         let mut client = Client::open(&*backend).await;
         client.topology(Topology::ExchangeDeclare(exchange("x", "topic"))).await.expect("declared");
         client.declare(queue("d.1")).await;
@@ -32,7 +32,7 @@ async fn durable_topology_and_messages_survive_a_new_gateway_and_the_rest_does_n
         client.bind("x", "t", "a.#").await;
         client.store("x", "a.b", "kept").await;
     }
-    let backend = backend(&server).await;
+    let backend = alone(&server).await;
     let mut client = Client::open(&*backend).await;
     assert_eq!(client.counts("d.1").await, (1, 0));
     let passive = Topology::QueueDeclare(QueueDeclare { passive: true, ..queue("t") });

@@ -37,9 +37,10 @@ impl Rejection {
     /// Whether the same publish may be stored a little later: no leader, the server is busy or short of resources.
     ///
     /// Codes from the server's `errors.json`: 10008 cluster not available, 10009 not leader, 10023 insufficient
-    /// resources, 10167 too many requests; and 429.
+    /// resources, 10158 the same id is being stored (a resend that came before the first one's end), 10167 too many
+    /// requests; and 429.
     pub fn is_temporary(&self) -> bool {
-        self.no_responders() || self.code == 429 || matches!(self.err_code, 10008 | 10009 | 10023 | 10167)
+        self.no_responders() || self.code == 429 || matches!(self.err_code, 10008 | 10009 | 10023 | 10158 | 10167)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::lease::take_lease;
+use super::lease::Place;
 use super::tls::TlsArgs;
 use super::{Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
@@ -42,6 +42,10 @@ pub struct ServeArgs {
     /// where there are three, whatever this says.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5), conflicts_with = "embedded")]
     pub replicas: u8,
+    /// Serve the NATS account together with other gateways that say so too: clients of all of them share exchanges, queues
+    /// and messages. Without it a second gateway is refused. New; docs/mapping.md says what is promised.
+    #[arg(long, conflicts_with = "embedded")]
+    pub shared: bool,
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5672", value_name = "HOST:PORT")]
     pub listen: String,
@@ -150,14 +154,9 @@ async fn serve(
     let login = users.first().map_or("guest:guest".to_owned(), |user| format!("{}:PASSWORD", user.name));
     let defaults = JetStreamConfig::default();
     let users = if users.is_empty() { defaults.users } else { users };
-    let Some(lease) = take_lease(&bridge, nats, &shutdown).await? else { return Ok(()) };
-    let config = JetStreamConfig {
-        users,
-        vhosts: args.vhosts,
-        replicas: args.replicas.into(),
-        lease: Some(lease.clone()),
-        ..defaults
-    };
+    let Some(place) = Place::take(args.shared, &bridge, nats, &shutdown).await? else { return Ok(()) };
+    let config = JetStreamConfig { users, vhosts: args.vhosts, replicas: args.replicas.into(), ..defaults };
+    let config = place.settle(config);
     let backend = JetStreamBackend::connect(bridge, config)
         .await
         .map_err(|error| Failure::cannot_run(format!("--nats {}: {error}", remedy::without_password(nats))))?;
@@ -188,7 +187,7 @@ async fn serve(
     info!(%address, nats = shown, max_message_bytes = limits.max_message, "accepting AMQP connections");
     let outcome = tokio::select! {
         ended = &mut served => ended.map_err(|error| Failure::cannot_run(format!("the listener failed: {error}"))),
-        error = lease.lost() => {
+        error = place.lost() => {
             // At once: the other gateway serves already, and is not to be disturbed by last words.
             served.abort();
             managing.iter().for_each(JoinHandle::abort);
@@ -199,7 +198,7 @@ async fn serve(
         // The last answers; a caller that keeps its connection open does not hold the stop up.
         let _ = tokio::time::timeout(LAST_ANSWERS, managing).await;
     }
-    lease.release().await;
+    place.release().await;
     if let Some(file) = &args.ready_file {
         // It speaks of a server that is gone; whether it can be removed is of no interest any more.
         let _ = std::fs::remove_file(file);

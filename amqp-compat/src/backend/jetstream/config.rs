@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::gateways::Gateways;
 use super::lease::Lease;
 use super::memory::MemoryLimit;
 use crate::error::AmqpError;
@@ -15,6 +16,9 @@ pub struct JetStreamConfig {
     pub vhosts: Vec<String>,
     /// The lease on the NATS account that the backend serves under; `None` takes one of its own. Default `None`.
     pub lease: Option<Lease>,
+    /// Its place among several gateways that share the NATS account; then `lease` is not looked at. Default `None`: this
+    /// gateway serves the account alone.
+    pub gateways: Option<Gateways>,
     /// Whether a RabbitMQ before it answers every login and makes up the names of queues, as in a sidecar: any login is
     /// then let in, and a queue may be declared under a name that begins with `amq.gen-`. A queue with a single active
     /// consumer is refused, since each of two brokers would have one. Default false.
@@ -56,6 +60,7 @@ impl Default for JetStreamConfig {
             users: vec![User { name: "guest".into(), password: "guest".into() }],
             vhosts: vec!["/".into()],
             lease: None,
+            gateways: None,
             behind_rabbitmq: false,
             replicas: 1,
             quorum_replicas: 3,
@@ -75,15 +80,19 @@ impl Default for JetStreamConfig {
 impl JetStreamConfig {
     /// Waits until the lease is lost, for ever where there is none or it is kept.
     pub(crate) async fn lease_lost(&self) -> AmqpError {
-        match &self.lease {
-            Some(lease) => lease.lost().await,
-            None => std::future::pending().await,
+        match (&self.gateways, &self.lease) {
+            (Some(gateways), _) => gateways.lost().await,
+            (None, Some(lease)) => lease.lost().await,
+            (None, None) => std::future::pending().await,
         }
     }
 
     /// Whether another gateway serves the account now, so that nothing may be touched any more.
     pub(crate) fn is_overtaken(&self) -> bool {
-        self.lease.as_ref().is_some_and(Lease::is_lost)
+        match &self.gateways {
+            Some(gateways) => gateways.is_lost(),
+            None => self.lease.as_ref().is_some_and(Lease::is_lost),
+        }
     }
 }
 

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use amq_protocol::types::ShortString;
 use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
 use smallvec::SmallVec;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dead_letters::{self, Routed, hide};
 use super::delays::through;
+use super::gateways::Gateways;
 use super::log;
 use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
-use super::vhost::VhostRuntime;
+use super::vhost::{VhostRuntime, not_shared};
 use crate::backend::reply_to::{self, ReplyConsumers};
 use crate::backend::{
     ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Message, Outcome, Publish, PublishOutcome,
@@ -31,6 +32,11 @@ use crate::model::vhost::Route;
 static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
 static NEXT_CONSUMER: AtomicU64 = AtomicU64::new(1);
 
+/// A consumer's number: unique in the process and growing.
+pub(crate) fn next_consumer() -> u64 {
+    NEXT_CONSUMER.fetch_add(1, Ordering::Relaxed)
+}
+
 const BATCH: usize = 256;
 const CONFIRMS: usize = 1024;
 const TICK: Duration = Duration::from_millis(100);
@@ -42,6 +48,8 @@ const MAX_ATTACHMENTS: usize = 1 << (64 - SEQUENCE_BITS);
 
 struct LinkActor {
     owner: Owner,
+    /// Whether messages may be routed, where several gateways share the topology.
+    routes: Option<watch::Receiver<bool>>,
     user: String,
     vhost: Arc<VhostRuntime>,
     commands: mpsc::Receiver<Command>,
@@ -78,8 +86,12 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox,
     let (event_sender, events) = mpsc::channel(LINK_CAPACITY);
     let publisher = Publisher::new(inbox, vhost.config.clone());
     let replies = ReplyConsumers::new(vhost.replies.clone(), event_sender.clone());
+    let number = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
+    let owner = vhost.config.gateways.as_ref().map_or(Owner(number), |gateways| gateways.owner(number));
+    let routes = vhost.config.gateways.as_ref().map(Gateways::routes);
     let actor = LinkActor {
-        owner: Owner(NEXT_LINK.fetch_add(1, Ordering::Relaxed)),
+        owner,
+        routes,
         user,
         vhost,
         commands: command_receiver,
@@ -143,6 +155,7 @@ impl LinkActor {
                         self.report(settled).await;
                     }
                 }
+                () = may_route_again(&mut self.routes) => {}
                 _ = tick.tick(), if self.publisher.is_outstanding(None) => {
                     let settled = self.publisher.resend(false, Instant::now()).await;
                     self.report(settled).await;
@@ -166,7 +179,7 @@ impl LinkActor {
         while let Some(command) = self.queued.pop_front() {
             // What was published on a channel is in its queues before a request on it looks at them.
             let must_wait = match &command {
-                Command::Publish(_) => !self.publisher.has_room(),
+                Command::Publish(_) => !self.publisher.has_room() || !self.may_route(),
                 command if command.is_request() => self.publisher.is_outstanding(Some(command.channel())),
                 _ => false,
             };
@@ -253,39 +266,28 @@ impl LinkActor {
         }
     }
 
+    /// Whether the topology that is here is in force.
+    fn may_route(&self) -> bool {
+        self.routes.as_ref().is_none_or(|routes| *routes.borrow())
+    }
+
     async fn topology(&mut self, request: Topology) -> Result<Reply, AmqpError> {
-        let (vhost, owner) = (&self.vhost, self.owner);
-        match request {
-            Topology::ExchangeDeclare(declare) => vhost.declare_exchange(&declare).await?,
-            Topology::ExchangeDelete { exchange, if_unused } => {
-                vhost.delete_exchange(exchange.as_str(), if_unused).await?;
+        if let Topology::QueueDeclare(declare) = &request {
+            if let Some(gateways) = &self.vhost.config.gateways
+                && let Some(reply) = gateways.declare_reply_name(&self.vhost, declare.queue.as_str()).await
+            {
+                return reply;
             }
-            Topology::ExchangeBind(binding) => vhost.bind(&binding, false, owner).await?,
-            Topology::ExchangeUnbind(binding) => vhost.unbind(&binding, false, owner).await?,
-            Topology::QueueBind(binding) => vhost.bind(&binding, true, owner).await?,
-            Topology::QueueUnbind(binding) => vhost.unbind(&binding, true, owner).await?,
-            Topology::QueueDeclare(declare) => {
-                if let Some(reply) = self.replies.declare(&vhost.name, declare.queue.as_str()) {
-                    return reply;
-                }
-                let (queue, counts) = vhost.declare_queue(&declare, owner).await?;
-                return Ok(Reply::Queue {
-                    queue: ShortString::try_new(queue.name()).unwrap_or_default(),
-                    message_count: u32::try_from(counts.ready).unwrap_or(u32::MAX),
-                    consumer_count: counts.consumers,
-                });
-            }
-            Topology::QueuePurge { queue } => {
-                let purged = vhost.queue_for(queue.as_str(), owner)?.purge().await?;
-                return Ok(Reply::MessageCount(u32::try_from(purged).unwrap_or(u32::MAX)));
-            }
-            Topology::QueueDelete { queue, if_unused, if_empty } => {
-                let (count, cancelled) = vhost.delete_queue(queue.as_str(), if_unused, if_empty, owner).await?;
-                self.cancelled.extend(cancelled);
-                return Ok(Reply::MessageCount(u32::try_from(count).unwrap_or(u32::MAX)));
+            if let Some(reply) = self.replies.declare(&self.vhost.name, declare.queue.as_str()) {
+                return reply;
             }
         }
-        Ok(Reply::Done)
+        let (reply, cancelled) = match &self.vhost.config.gateways {
+            Some(gateways) => gateways.change(&self.vhost, request, self.owner).await?,
+            None => self.vhost.change(request, self.owner).await?,
+        };
+        self.cancelled.extend(cancelled);
+        Ok(reply)
     }
 
     async fn publish(&mut self, publish: Publish) {
@@ -421,6 +423,9 @@ impl LinkActor {
     async fn consume(&mut self, channel: ChannelId, consume: Consume) -> Result<(Consumer, u32), AmqpError> {
         let queue = self.vhost.queue_for(consume.queue.as_str(), self.owner)?;
         let what = display(&queue.vhost, queue.name());
+        if queue.is_log() && self.vhost.config.gateways.is_some() {
+            return Err(not_shared(&queue.vhost, queue.name()));
+        }
         if queue.is_log() && consume.prefetch == 0 {
             let text = format!("consumer prefetch count is not set for '{what}'");
             return Err(AmqpError::new(ReplyCode::PreconditionFailed, text));
@@ -431,7 +436,7 @@ impl LinkActor {
         let kind = queue.definition.settings.kind;
         let ConsumerArguments { priority, offset } = ConsumerArguments::read(&consume.arguments, kind, &what)?;
         let attachment = self.attach(queue).await?;
-        let id = NEXT_CONSUMER.fetch_add(1, Ordering::Relaxed);
+        let id = next_consumer();
         let consumer = NewConsumer {
             id,
             link: self.owner.0,
@@ -490,7 +495,10 @@ impl LinkActor {
     async fn last_consumer_gone(&mut self, attachment: usize) {
         let Some(Some(attached)) = self.attached.get(attachment) else { return };
         if attached.queue.definition.auto_delete {
-            self.discard(attached.queue.clone()).await;
+            match &self.vhost.config.gateways {
+                Some(gateways) => gateways.last_consumer_gone(&attached.queue).await,
+                None => self.discard(attached.queue.clone()).await,
+            }
         }
     }
 
@@ -600,6 +608,17 @@ impl LinkActor {
         for queue in self.vhost.queues_of(self.owner) {
             self.discard(queue).await;
         }
+    }
+}
+
+/// Waits until what may be routed changes; for ever where nobody else changes the topology.
+async fn may_route_again(routes: &mut Option<watch::Receiver<bool>>) {
+    let changed = match routes {
+        Some(routes) => routes.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
     }
 }
 

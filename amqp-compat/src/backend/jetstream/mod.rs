@@ -6,11 +6,13 @@
 //! - `dead_letters`: where a message goes that its queue dead-letters.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `policies`: settings that apply to queues and exchanges by their names.
+//! - `topology`: the topology as gateways tell it to each other.
 //! - `survey`: what there is, for those who look at it.
 //! - `log`: stream queues.
 //! - `delays`: what delayed exchanges keep.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
 //! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
+//! - `gateways`: several that share an account, one of which leads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,6 +32,7 @@ mod bucket;
 mod config;
 mod dead_letters;
 mod delays;
+mod gateways;
 pub mod lease;
 mod levels;
 mod link;
@@ -43,10 +46,12 @@ mod pump;
 mod queue;
 mod store;
 mod survey;
+mod topology;
 mod vhost;
 
 pub use bucket::open_bucket;
 pub use config::{JetStreamConfig, User};
+pub use gateways::Gateways;
 pub use lease::Lease;
 pub use memory::MemoryLimit;
 pub use policies::Applied;
@@ -71,13 +76,21 @@ impl JetStreamBackend {
     /// `ResourceLocked` when another gateway serves this NATS account; `InternalError` when JetStream does not answer or
     /// refuses what is needed.
     pub async fn connect(bridge: Bridge, mut config: JetStreamConfig) -> Result<Arc<Self>, AmqpError> {
-        if config.lease.is_none() {
+        if config.lease.is_none() && config.gateways.is_none() {
             config.lease = Some(Lease::acquire(&bridge).await?);
         }
         let config = Arc::new(config);
+        let follows = config.gateways.as_ref().is_some_and(|gateways| !gateways.runs_queues());
         let mut vhosts = HashMap::new();
         for name in &config.vhosts {
-            vhosts.insert(name.clone(), VhostRuntime::load(name, &bridge, &config).await?);
+            let vhost = match follows {
+                true => VhostRuntime::empty(name, &bridge, &config).await?,
+                false => VhostRuntime::load(name, &bridge, &config).await?,
+            };
+            vhosts.insert(name.clone(), vhost);
+        }
+        if let Some(gateways) = &config.gateways {
+            gateways.start(&vhosts).await?;
         }
         Ok(Arc::new(Self { bridge, config, vhosts }))
     }
@@ -150,8 +163,8 @@ impl Backend for JetStreamBackend {
 
     async fn open(&self, login: Login) -> Result<Link, AmqpError> {
         self.authenticate(&login).await?;
-        if let Some(lease) = self.config.lease.as_ref().filter(|lease| lease.is_lost()) {
-            return Err(lease.lost().await);
+        if self.config.is_overtaken() {
+            return Err(self.config.lease_lost().await);
         }
         let Some(vhost) = self.vhosts.get(&login.vhost) else {
             return Err(AmqpError::new(ReplyCode::NotAllowed, format!("vhost '{}' not found", login.vhost)));

@@ -68,8 +68,8 @@ impl JetStreamBackend {
     }
 
     async fn runtime(&self, vhost: &str) -> Result<&Arc<VhostRuntime>, AmqpError> {
-        if let Some(lease) = self.config.lease.as_ref().filter(|lease| lease.is_lost()) {
-            return Err(lease.lost().await);
+        if self.config.is_overtaken() {
+            return Err(self.config.lease_lost().await);
         }
         let missing = || AmqpError::new(ReplyCode::NotFound, format!("vhost '{vhost}' not found"));
         self.vhosts.get(vhost).ok_or_else(missing)
@@ -79,6 +79,19 @@ impl JetStreamBackend {
 impl VhostRuntime {
     /// Says whether a policy of this name was there.
     async fn change_policy(&self, scope: Scope, name: &str, policy: Option<Policy>) -> Result<bool, AmqpError> {
+        match &self.config.gateways {
+            Some(gateways) => gateways.change_policy(self, scope, name, policy).await,
+            None => self.change_policy_here(scope, name, policy).await,
+        }
+    }
+
+    /// [`Self::change_policy`] by the gateway that changes the topology.
+    pub(crate) async fn change_policy_here(
+        &self,
+        scope: Scope,
+        name: &str,
+        policy: Option<Policy>,
+    ) -> Result<bool, AmqpError> {
         let _changing = self.changing.lock().await;
         let was_there = self.state().model.policies().get(scope, name).is_some();
         let change = match policy {
@@ -87,6 +100,12 @@ impl VhostRuntime {
             None => return Ok(false),
         };
         self.make(&[change]).await?;
+        self.apply_policies().await?;
+        Ok(was_there)
+    }
+
+    /// Every queue does as the policies say that are in force now.
+    pub(crate) async fn apply_policies(&self) -> Result<(), AmqpError> {
         // Also queues that a change before this one did not reach.
         let changed: Vec<(Arc<Queue>, QueueArguments)> = {
             let state = self.state();
@@ -96,6 +115,6 @@ impl VhostRuntime {
         for (queue, settings) in changed {
             queue.apply(settings).await?;
         }
-        Ok(was_there)
+        Ok(())
     }
 }

@@ -262,7 +262,7 @@ impl Publisher {
         }
         let headers = (!headers.is_empty()).then_some(headers);
         let body = publish.message.body.clone();
-        let subject = copy.queue.levels.subject(copy.queue.levels.of(&publish.message.properties)).clone();
+        let subject = copy.queue.destination(&publish.message.properties);
         match self.inbox.publish(token, subject, headers, body).await {
             Err(error) if error.kind() == ErrorKind::TooLarge => Err(AmqpError::new(
                 ReplyCode::PreconditionFailed,

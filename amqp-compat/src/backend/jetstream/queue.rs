@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::basic::AMQPProperties;
+use async_nats::Subject;
 use nats_bridge::Bridge;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TrySendError;
@@ -14,6 +15,7 @@ use tokio::sync::{OnceCell, mpsc, oneshot};
 use super::api::{self, ApiError};
 use super::config::JetStreamConfig;
 use super::delays;
+use super::gateways::{Gateways, start_relay};
 use super::levels::Levels;
 use super::log;
 use super::memory::Memory;
@@ -112,7 +114,8 @@ impl Queue {
     ) -> Self {
         let subject = name::subject(vhost, &definition.name);
         let highest = settings.max_priority.unwrap_or(0);
-        let memory = definition.owner.is_some().then(|| Memory::new(config.memory.clone()));
+        let is_mine = |owner| config.gateways.as_ref().is_none_or(|gateways| gateways.is_mine(owner));
+        let memory = definition.owner.is_some_and(is_mine).then(|| Memory::new(config.memory.clone()));
         let ready = Ready::new(settings.max_length, settings.max_length_bytes, highest);
         Self {
             stream,
@@ -140,6 +143,51 @@ impl Queue {
 
     pub(crate) fn name(&self) -> &str {
         &self.definition.name
+    }
+
+    fn gateways(&self) -> Option<&Gateways> {
+        self.config.gateways.as_ref()
+    }
+
+    /// Whether it has a stream: an exclusive queue lives in the memory of its connection's gateway.
+    pub(crate) fn has_stream(&self) -> bool {
+        self.definition.owner.is_none()
+    }
+
+    /// Whether its actor runs in this gateway.
+    pub(crate) fn is_here(&self) -> bool {
+        match (self.gateways(), self.definition.owner) {
+            (None, _) => true,
+            (Some(gateways), Some(owner)) => gateways.is_mine(owner),
+            (Some(gateways), None) => gateways.runs_queues(),
+        }
+    }
+
+    /// Whether it is the exclusive queue of another gateway's client.
+    pub(crate) fn is_foreign(&self) -> bool {
+        !self.has_stream() && !self.is_here()
+    }
+
+    /// Whether others than this gateway may store into its stream.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.gateways().is_some() && self.has_stream()
+    }
+
+    /// Where messages with these properties are sent: to its stream, or to the gateway that has to take them in.
+    pub(crate) fn destination(&self, properties: &AMQPProperties) -> Subject {
+        match self.gateways() {
+            Some(gateways)
+                if !self.is_here() && (!self.has_stream() || self.is_limited() || self.levels.highest() > 0) =>
+            {
+                gateways.put_subject(&self.vhost, self.name(), self.definition.owner)
+            }
+            _ => self.levels.subject(self.levels.of(properties)).clone(),
+        }
+    }
+
+    /// Whether it has consumers.
+    pub(crate) fn has_consumers(&self) -> bool {
+        self.consumers.load(Ordering::Acquire) > 0
     }
 
     /// Whether it was deleted: nothing is to be stored, delivered or made again for it.
@@ -191,8 +239,18 @@ impl Queue {
     /// Other policies are in force: does from now on as they say.
     pub(crate) async fn apply(self: &Arc<Self>, settings: QueueArguments) -> Result<(), AmqpError> {
         self.stamp.store(stamp(&self.definition, &settings), Ordering::Release);
+        let is_counted = is_counted(&settings);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         self.touch();
+        if !self.is_here() {
+            self.is_limited.store(is_counted, Ordering::Release);
+            return Ok(());
+        }
+        self.apply_here().await
+    }
+
+    /// Its actor does as its settings say.
+    async fn apply_here(self: &Arc<Self>) -> Result<(), AmqpError> {
         let (answer, applied) = oneshot::channel();
         // An actor that has ended belongs to a queue that was deleted.
         if self.pump().await.send(PumpCommand::Apply { answer }).await.is_ok() {
@@ -233,6 +291,10 @@ impl Queue {
 
     /// Takes room for a message; false when the queue is full and refuses.
     pub(crate) fn admit(&self, size: usize) -> bool {
+        // Whoever runs it takes messages in.
+        if !self.is_here() {
+            return true;
+        }
         let Some(mut ready) = self.ready() else { return true };
         if ready.refuses(size as u64) && self.settings().overflow != Overflow::DropHead {
             return false;
@@ -251,6 +313,9 @@ impl Queue {
         let priority = self.levels.of(properties);
         if let Some(sequence) = stored {
             self.levels.stored(priority, sequence);
+        }
+        if !self.is_here() {
+            return;
         }
         let Some(mut ready) = self.ready() else { return };
         match stored {
@@ -313,7 +378,7 @@ impl Queue {
 
     /// Makes the stream and its consumer, or finds them there; an exclusive queue has none.
     pub(crate) async fn ensure(&self) -> Result<(), AmqpError> {
-        if self.memory.is_some() {
+        if !self.has_stream() {
             return Ok(());
         }
         match self.create_stream(self.replicas()).await {
@@ -451,8 +516,11 @@ impl Queue {
 
     /// Messages that are ready, and consumers.
     pub(crate) async fn counts(self: &Arc<Self>) -> Result<Counts, AmqpError> {
+        if self.is_foreign() {
+            return Ok(Counts::default());
+        }
         let pump = match self.levels.highest() {
-            0 if self.memory.is_none() => self.pump.get(),
+            0 if self.memory.is_none() && self.is_here() => self.pump.get(),
             _ => Some(self.pump().await),
         };
         if let Some(pump) = pump {
@@ -466,8 +534,52 @@ impl Queue {
         if self.is_log() {
             return Ok(Counts { ready: self.stored_messages().await?, ..Counts::default() });
         }
+        self.learn_last().await?;
         let Pending { pending, unsettled, .. } = self.pending(0).await?;
         Ok(Counts { ready: pending + unsettled, ..Counts::default() })
+    }
+
+    /// Learns what other gateways have stored: their confirms are not heard here.
+    pub(crate) async fn learn_last(&self) -> Result<(), ApiError> {
+        if self.is_shared() && self.levels.highest() == 0 {
+            let last = self.stream_info().await?["state"]["last_seq"].as_u64().unwrap_or_default();
+            self.levels.stored(0, last);
+        }
+        Ok(())
+    }
+
+    /// Its actor runs here from now on: it does what it would have done since its gateway's start.
+    pub(crate) async fn begin(self: &Arc<Self>) -> Result<(), AmqpError> {
+        if self.settings().message_ttl_ms.is_some() {
+            self.watch_expiry().await;
+        }
+        if is_counted(&self.settings()) {
+            // Everything is read once, as when a limit comes by policy.
+            self.count_no_more();
+            self.apply_here().await?;
+        }
+        Ok(())
+    }
+
+    /// The gateway that changes the topology has deleted it. Its consumers are told.
+    pub(crate) async fn forget(&self) {
+        self.is_going.store(true, Ordering::Release);
+        self.deleted.store(true, Ordering::Release);
+        let Some(pump) = self.pump.get() else { return };
+        let (answer, done) = oneshot::channel();
+        if pump.send(PumpCommand::Stop { answer }).await.is_ok() {
+            done.await.unwrap_or_default().into_iter().for_each(Cancelled::tell);
+        }
+    }
+
+    /// Waits until what links have settled has been said to the gateway that runs it.
+    pub(crate) async fn sync(&self) {
+        let Some(pump) = self.pump.get() else { return };
+        let (answer, done) = oneshot::channel();
+        // An actor that has ended belongs to a queue that was deleted.
+        if pump.send(PumpCommand::Sync { answer }).await.is_ok() {
+            let _ = done.await;
+        }
     }
 
     /// Removes every ready message and says how many they were.
@@ -479,14 +591,20 @@ impl Queue {
 
     /// The actor that feeds the queue's consumers, started when it is first needed.
     pub(crate) async fn pump(self: &Arc<Self>) -> &mpsc::Sender<PumpCommand> {
-        self.pump
-            .get_or_init(|| async { if self.is_log() { log::start(self.clone()) } else { pump::start(self.clone()) } })
-            .await
+        let start = || async {
+            match self.gateways() {
+                Some(gateways) if !self.is_here() => start_relay(self.clone(), gateways.clone()),
+                _ if self.is_log() => log::start(self.clone()),
+                _ => pump::start(self.clone()),
+            }
+        };
+        self.pump.get_or_init(start).await
     }
 
     /// Makes sure that messages expire though nobody consumes.
     pub(crate) async fn watch_expiry(self: &Arc<Self>) {
-        if !self.is_log() && !self.watches_expiry.swap(true, Ordering::AcqRel) {
+        // The gateway of an exclusive queue watches it when it takes the message in.
+        if !self.is_log() && !self.is_foreign() && !self.watches_expiry.swap(true, Ordering::AcqRel) {
             // An actor that has ended belongs to a queue that was deleted.
             let _ = self.pump().await.send(PumpCommand::WatchExpiry).await;
         }
@@ -494,6 +612,9 @@ impl Queue {
 
     /// Starts what has to go on while nobody uses the queue: messages expire, and a length limit knows what is there.
     pub(crate) async fn watch(self: &Arc<Self>) -> Result<(), AmqpError> {
+        if !self.is_here() {
+            return Ok(());
+        }
         if self.settings().message_ttl_ms.is_some() {
             self.watch_expiry().await;
         }
@@ -524,7 +645,7 @@ impl Queue {
     }
 
     pub(crate) async fn delete_stream(&self) -> Result<(), ApiError> {
-        if self.memory.is_some() {
+        if !self.has_stream() {
             return Ok(());
         }
         match api::call(&self.bridge, &format!("STREAM.DELETE.{}", self.stream), &Value::Null).await {

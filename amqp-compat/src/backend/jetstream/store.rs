@@ -18,7 +18,7 @@ use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::{name, table};
 use crate::model::exchange::{ExchangeDefinition, ExchangeKind};
 use crate::model::policy::{ApplyTo, Policy, PolicyValue, Scope};
-use crate::model::queue::{QueueArguments, QueueDefinition, display};
+use crate::model::queue::{Owner, QueueArguments, QueueDefinition, display};
 use crate::model::vhost::{BindingDefinition, Change, Destination};
 
 /// A vhost's bucket.
@@ -115,7 +115,7 @@ impl Store {
         while let Some(entry) = entries.next().await {
             let (key, value) = entry.map_err(|error| failed("read the topology", &error))?;
             let Some(value) = value else { continue };
-            match self.read(&key, &value) {
+            match read(&self.vhost, &key, &value) {
                 Some(change) => changes.push(change),
                 None => tracing::error!(vhost = self.vhost, key, "a topology entry cannot be read and is left out"),
             }
@@ -137,53 +137,135 @@ impl Store {
             None => self.bucket.purge(&key).await.map_err(|e| failed("store the topology", &e)),
         }
     }
+}
 
-    fn read(&self, key: &str, value: &[u8]) -> Option<(Change, Option<String>)> {
-        let mut stream = None;
-        let change = match key.split('.').next()? {
-            "x" => {
-                let document: ExchangeDocument = serde_json::from_slice(value).ok()?;
-                Change::PutExchange(ExchangeDefinition {
-                    name: document.name.into(),
-                    kind: ExchangeKind::from_name(&document.kind).ok()?,
-                    durable: document.durable,
-                    auto_delete: document.auto_delete,
-                    internal: document.internal,
-                    arguments: table::from_base64(&document.arguments)?,
-                })
-            }
-            "q" => {
-                let document: QueueDocument = serde_json::from_slice(value).ok()?;
-                let arguments = table::from_base64(&document.arguments)?;
-                let settings = QueueArguments::read(&arguments, &display(&self.vhost, &document.name)).ok()?;
-                stream = Some(document.stream);
-                Change::PutQueue(QueueDefinition {
-                    name: document.name.into(),
-                    durable: document.durable,
-                    owner: None,
-                    auto_delete: document.auto_delete,
-                    arguments,
-                    settings,
-                })
-            }
-            "b" => {
-                let document: BindingDocument = serde_json::from_slice(value).ok()?;
-                Change::Bind(BindingDefinition {
-                    source: document.source.into(),
-                    destination: match document.to_queue {
-                        true => Destination::Queue(document.destination.into()),
-                        false => Destination::Exchange(document.destination.into()),
-                    },
-                    routing_key: document.routing_key.into(),
-                    arguments: table::from_base64(&document.arguments)?,
-                })
-            }
-            "p" => Change::PutPolicy(read_policy(Scope::User, value)?),
-            "o" => Change::PutPolicy(read_policy(Scope::Operator, value)?),
-            _ => return None,
-        };
-        Some((change, stream))
+/// A change as one gateway tells it to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Wire {
+    /// Something is there: its key and document as in the bucket, and for an exclusive queue who it belongs to.
+    Put {
+        key: String,
+        document: String,
+        owner: Option<u64>,
+    },
+    /// A binding is gone: its document.
+    Unbind {
+        key: String,
+        document: String,
+    },
+    DropExchange(String),
+    DropQueue(String),
+    DropPolicy {
+        is_operator: bool,
+        name: String,
+    },
+}
+
+impl Wire {
+    /// The key of what is there; empty for what is gone.
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Wire::Put { key, .. } => key,
+            _ => "",
+        }
     }
+
+    /// `stream` is the stream of a queue that is put.
+    pub(crate) fn of(change: &Change, stream: &str) -> Self {
+        let text = |document: Option<Bytes>| {
+            // What serde has written is UTF-8.
+            String::from_utf8(document.map(|bytes| bytes.to_vec()).unwrap_or_default()).unwrap_or_default()
+        };
+        match change {
+            Change::DropExchange(name) => Wire::DropExchange(name.to_string()),
+            Change::DropQueue(name) => Wire::DropQueue(name.to_string()),
+            Change::DropPolicy(scope, name) => {
+                Wire::DropPolicy { is_operator: *scope == Scope::Operator, name: name.to_string() }
+            }
+            Change::Unbind(binding) => {
+                let (key, document) = entry(&Change::Bind(binding.clone()), stream);
+                Wire::Unbind { key, document: text(document) }
+            }
+            put => {
+                let (key, document) = entry(put, stream);
+                let owner = match put {
+                    Change::PutQueue(queue) => queue.owner.map(|owner| owner.0),
+                    _ => None,
+                };
+                Wire::Put { key, document: text(document), owner }
+            }
+        }
+    }
+
+    /// The change and, for a queue that is put, its stream; `None` for what cannot be read.
+    pub(crate) fn change(&self, vhost: &str) -> Option<(Change, Option<String>)> {
+        Some(match self {
+            Wire::Put { key, document, owner } => {
+                let (mut change, stream) = read(vhost, key, document.as_bytes())?;
+                if let Change::PutQueue(queue) = &mut change {
+                    queue.owner = owner.map(Owner);
+                }
+                (change, stream)
+            }
+            Wire::Unbind { key, document } => match read(vhost, key, document.as_bytes())? {
+                (Change::Bind(binding), _) => (Change::Unbind(binding), None),
+                _ => return None,
+            },
+            Wire::DropExchange(name) => (Change::DropExchange(name.as_str().into()), None),
+            Wire::DropQueue(name) => (Change::DropQueue(name.as_str().into()), None),
+            Wire::DropPolicy { is_operator, name } => {
+                let scope = if *is_operator { Scope::Operator } else { Scope::User };
+                (Change::DropPolicy(scope, name.as_str().into()), None)
+            }
+        })
+    }
+}
+
+fn read(vhost: &str, key: &str, value: &[u8]) -> Option<(Change, Option<String>)> {
+    let mut stream = None;
+    let change = match key.split('.').next()? {
+        "x" => {
+            let document: ExchangeDocument = serde_json::from_slice(value).ok()?;
+            Change::PutExchange(ExchangeDefinition {
+                name: document.name.into(),
+                kind: ExchangeKind::from_name(&document.kind).ok()?,
+                durable: document.durable,
+                auto_delete: document.auto_delete,
+                internal: document.internal,
+                arguments: table::from_base64(&document.arguments)?,
+            })
+        }
+        "q" => {
+            let document: QueueDocument = serde_json::from_slice(value).ok()?;
+            let arguments = table::from_base64(&document.arguments)?;
+            let settings = QueueArguments::read(&arguments, &display(vhost, &document.name)).ok()?;
+            stream = Some(document.stream);
+            Change::PutQueue(QueueDefinition {
+                name: document.name.into(),
+                durable: document.durable,
+                owner: None,
+                auto_delete: document.auto_delete,
+                arguments,
+                settings,
+            })
+        }
+        "b" => {
+            let document: BindingDocument = serde_json::from_slice(value).ok()?;
+            Change::Bind(BindingDefinition {
+                source: document.source.into(),
+                destination: match document.to_queue {
+                    true => Destination::Queue(document.destination.into()),
+                    false => Destination::Exchange(document.destination.into()),
+                },
+                routing_key: document.routing_key.into(),
+                arguments: table::from_base64(&document.arguments)?,
+            })
+        }
+        "p" => Change::PutPolicy(read_policy(Scope::User, value)?),
+        "o" => Change::PutPolicy(read_policy(Scope::Operator, value)?),
+        _ => return None,
+    };
+    Some((change, stream))
 }
 
 /// The key of what a change is about, and its document; `None` for what goes.
@@ -303,6 +385,37 @@ fn failed(what: &str, error: &dyn std::fmt::Display) -> AmqpError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_gateway_hears_every_change_as_it_is() {
+        let binding = BindingDefinition {
+            source: "x".into(),
+            destination: Destination::Exchange("y".into()),
+            routing_key: "k".into(),
+            arguments: FieldTable::default(),
+        };
+        let exclusive = QueueDefinition {
+            name: "q".into(),
+            durable: false,
+            owner: Some(Owner(7 << 32)),
+            auto_delete: true,
+            arguments: FieldTable::default(),
+            settings: QueueArguments::default(),
+        };
+        for change in [
+            Change::PutQueue(exclusive),
+            Change::Bind(binding.clone()),
+            Change::Unbind(binding),
+            Change::DropQueue("a.b".into()),
+            Change::DropExchange("x".into()),
+            Change::DropPolicy(Scope::Operator, "p".into()),
+        ] {
+            let wire = serde_json::to_vec(&Wire::of(&change, "S")).expect("written");
+            let wire: Wire = serde_json::from_slice(&wire).expect("read");
+            let stream = matches!(change, Change::PutQueue(_)).then(|| "S".to_owned());
+            assert_eq!(wire.change("/"), Some((change, stream)));
+        }
+    }
 
     #[test]
     fn binding_keys_tell_bindings_apart() {

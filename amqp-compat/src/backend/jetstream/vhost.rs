@@ -13,12 +13,13 @@ use tokio::sync::Mutex;
 use super::api;
 use super::config::JetStreamConfig;
 use super::delays;
+use super::gateways::Gateways;
 use super::memory::now_ns;
 use super::pump::Cancelled;
 use super::queue::{Counts, META_LIFETIME, META_QUEUE, META_VHOST, Queue};
-use super::store::Store;
+use super::store::{Store, Wire};
 use crate::backend::reply_to::Replies;
-use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
+use crate::backend::{Binding, ExchangeDeclare, QueueDeclare, Reply, Topology};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
 use crate::model::delay::delay_of;
@@ -34,8 +35,8 @@ pub(crate) struct VhostRuntime {
     pub(crate) config: Arc<JetStreamConfig>,
     /// Who waits for direct replies.
     pub(crate) replies: Arc<Replies>,
-    store: Store,
-    state: Arc<RwLock<State>>,
+    pub(super) store: Store,
+    pub(super) state: Arc<RwLock<State>>,
     /// Held while the topology changes, so that one change is stored and made before the next is checked.
     pub(crate) changing: Mutex<()>,
     /// When queues were deleted lately, by name.
@@ -55,7 +56,7 @@ const DELETED_SWEEP: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) model: Vhost,
-    queues: Vec<Option<Arc<Queue>>>,
+    pub(super) queues: Vec<Option<Arc<Queue>>>,
     /// What delayed exchanges keep, once there is one.
     pub(crate) delays: Option<Arc<Queue>>,
 }
@@ -108,7 +109,7 @@ impl VhostRuntime {
             name: vhost,
             bridge: bridge.clone(),
             config: config.clone(),
-            replies: Arc::default(),
+            replies: replies(config),
             store,
             state,
             changing: Mutex::new(()),
@@ -122,12 +123,32 @@ impl VhostRuntime {
         Ok(vhost)
     }
 
+    /// A vhost whose topology another gateway is about to tell.
+    pub(crate) async fn empty(
+        name: &str,
+        bridge: &Bridge,
+        config: &Arc<JetStreamConfig>,
+    ) -> Result<Arc<Self>, AmqpError> {
+        let vhost = Arc::new(Self {
+            name: name.into(),
+            bridge: bridge.clone(),
+            config: config.clone(),
+            replies: replies(config),
+            store: Store::open(bridge, name).await?,
+            state: Arc::new(RwLock::new(State { model: Vhost::new(name), queues: Vec::new(), delays: None })),
+            changing: Mutex::new(()),
+            deleted: std::sync::Mutex::default(),
+        });
+        tokio::spawn(expire_queues(Arc::downgrade(&vhost)));
+        Ok(vhost)
+    }
+
     /// The topology as it is now. Never held across an await.
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -142,6 +163,38 @@ impl VhostRuntime {
     pub(crate) fn queue_named(&self, name: &str) -> Option<Arc<Queue>> {
         let state = self.state();
         state.queue(state.model.queue_slot(name)?).cloned()
+    }
+
+    /// Does a client's request for the topology; gives who is to be told that their queue is gone.
+    pub(crate) async fn change(&self, request: Topology, owner: Owner) -> Result<(Reply, Vec<Cancelled>), AmqpError> {
+        match request {
+            Topology::ExchangeDeclare(declare) => self.declare_exchange(&declare).await?,
+            Topology::ExchangeDelete { exchange, if_unused } => {
+                self.delete_exchange(exchange.as_str(), if_unused).await?;
+            }
+            Topology::ExchangeBind(binding) => self.bind(&binding, false, owner).await?,
+            Topology::ExchangeUnbind(binding) => self.unbind(&binding, false, owner).await?,
+            Topology::QueueBind(binding) => self.bind(&binding, true, owner).await?,
+            Topology::QueueUnbind(binding) => self.unbind(&binding, true, owner).await?,
+            Topology::QueueDeclare(declare) => {
+                let (queue, counts) = self.declare_queue(&declare, owner).await?;
+                let reply = Reply::Queue {
+                    queue: ShortString::try_new(queue.name()).unwrap_or_default(),
+                    message_count: u32::try_from(counts.ready).unwrap_or(u32::MAX),
+                    consumer_count: counts.consumers,
+                };
+                return Ok((reply, Vec::new()));
+            }
+            Topology::QueuePurge { queue } => {
+                let purged = self.queue_for(queue.as_str(), owner)?.purge().await?;
+                return Ok((Reply::MessageCount(u32::try_from(purged).unwrap_or(u32::MAX)), Vec::new()));
+            }
+            Topology::QueueDelete { queue, if_unused, if_empty } => {
+                let (count, cancelled) = self.delete_queue(queue.as_str(), if_unused, if_empty, owner).await?;
+                return Ok((Reply::MessageCount(u32::try_from(count).unwrap_or(u32::MAX)), cancelled));
+            }
+        }
+        Ok((Reply::Done, Vec::new()))
     }
 
     /// Declares a queue, and counts what is in it.
@@ -182,6 +235,9 @@ impl VhostRuntime {
                 Ok((queue, counts))
             }
             Err(definition) => {
+                if self.config.gateways.is_some() && definition.settings.kind == QueueKind::Stream {
+                    return Err(not_shared(&self.name, &definition.name));
+                }
                 // Each of two brokers would have an active consumer, or offsets, of its own.
                 let unsuited = match &definition.settings {
                     settings if settings.single_active_consumer => Some("argument 'x-single-active-consumer'"),
@@ -218,6 +274,15 @@ impl VhostRuntime {
         if let Some(slot) = state.model.apply(change) {
             put(&mut state.queues, slot, queue.clone());
         }
+        drop(state);
+        self.announce(std::slice::from_ref(change), &queue.stream);
+    }
+
+    /// Tells other gateways of changes.
+    fn announce(&self, changes: &[Change], stream: &str) {
+        if let Some(gateways) = &self.config.gateways {
+            gateways.announce(&self.name, changes.iter().map(|change| Wire::of(change, stream)).collect());
+        }
     }
 
     /// Deletes a queue for a client; says how many messages were ready in it, and which consumers are to be told.
@@ -235,9 +300,20 @@ impl VhostRuntime {
             Err(error) if error.code == ReplyCode::NotFound => return Ok((0, Vec::new())),
             Err(error) => return Err(error),
         };
+        let counts = self.check_delete(&queue, if_unused, if_empty).await?;
+        Ok((counts.ready, self.remove_queue(&queue).await?))
+    }
+
+    /// Whether a client may delete a queue; gives what is in it.
+    pub(crate) async fn check_delete(
+        &self,
+        queue: &Arc<Queue>,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<Counts, AmqpError> {
         let counts = queue.counts().await?;
         let refuse = |why| {
-            let what = display(&self.name, &name);
+            let what = display(&self.name, queue.name());
             Err(AmqpError::new(ReplyCode::PreconditionFailed, format!("{what} {why}")))
         };
         if if_unused && counts.consumers > 0 {
@@ -246,11 +322,19 @@ impl VhostRuntime {
         if if_empty && counts.ready > 0 {
             return refuse("not empty");
         }
-        Ok((counts.ready, self.remove_queue(&queue).await?))
+        Ok(counts)
     }
 
     /// Deletes this queue, not a later one of its name: its connection closed, or its last consumer went.
     pub(crate) async fn discard_queue(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
+        match &self.config.gateways {
+            Some(gateways) => gateways.discard(self, queue).await,
+            None => self.discard_here(queue).await,
+        }
+    }
+
+    /// [`Self::discard_queue`] by the gateway that changes the topology.
+    pub(crate) async fn discard_here(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
         let _changing = self.changing.lock().await;
         match self.queue_named(queue.name()) {
             Some(current) if Arc::ptr_eq(&current, queue) => {
@@ -276,7 +360,7 @@ impl VhostRuntime {
         }
     }
 
-    fn note_deleted(&self, queue: &str) {
+    pub(super) fn note_deleted(&self, queue: &str) {
         let mut deleted = self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if deleted.len() >= DELETED_SWEEP && deleted.len().is_power_of_two() {
             deleted.retain(|_, at| at.elapsed() < REUSE_AFTER);
@@ -311,7 +395,7 @@ impl VhostRuntime {
         self.make(change.as_slice()).await
     }
 
-    fn delays(&self) -> Queue {
+    pub(super) fn delays(&self) -> Queue {
         delays::queue(&self.name, &self.bridge, &self.config, &self.state)
     }
 
@@ -421,8 +505,22 @@ impl VhostRuntime {
                 state.queues[slot as usize] = None;
             }
         }
+        drop(state);
+        self.announce(changes, "");
         Ok(())
     }
+}
+
+/// 540 for a stream queue where several gateways share an account: its readers would each be of one gateway alone.
+pub(crate) fn not_shared(vhost: &str, queue: &str) -> AmqpError {
+    AmqpError::not_implemented(format!(
+        "stream {} is not implemented where several gateways share an account; see docs/mapping.md of nats-bridge",
+        display(vhost, queue)
+    ))
+}
+
+fn replies(config: &JetStreamConfig) -> Arc<Replies> {
+    Arc::new(config.gateways.as_ref().map_or_else(Replies::default, Gateways::replies))
 }
 
 /// Deletes queues that nobody has used for their `x-expires`, for as long as the vhost lives.
@@ -431,8 +529,14 @@ async fn expire_queues(vhost: Weak<VhostRuntime>) {
     loop {
         tick.tick().await;
         let Some(vhost) = vhost.upgrade().filter(|vhost| !vhost.config.is_overtaken()) else { return };
-        let expired: Vec<Arc<Queue>> =
-            vhost.state().queues.iter().flatten().filter(|queue| queue.has_expired()).cloned().collect();
+        let expired: Vec<Arc<Queue>> = vhost
+            .state()
+            .queues
+            .iter()
+            .flatten()
+            .filter(|queue| queue.is_here() && queue.has_expired())
+            .cloned()
+            .collect();
         for queue in expired {
             match vhost.discard_queue(&queue).await {
                 Ok(()) => tracing::debug!(vhost = &*vhost.name, queue = queue.name(), "a queue expired"),
@@ -442,7 +546,7 @@ async fn expire_queues(vhost: Weak<VhostRuntime>) {
     }
 }
 
-fn is_durable(model: &Vhost, change: &Change) -> bool {
+pub(super) fn is_durable(model: &Vhost, change: &Change) -> bool {
     match change {
         Change::PutExchange(exchange) => exchange.durable,
         Change::DropExchange(name) => model.exchange(name).is_some_and(|exchange| exchange.durable),
@@ -458,7 +562,7 @@ fn is_durable(model: &Vhost, change: &Change) -> bool {
     }
 }
 
-fn put(queues: &mut Vec<Option<Arc<Queue>>>, slot: u32, queue: Arc<Queue>) {
+pub(super) fn put(queues: &mut Vec<Option<Arc<Queue>>>, slot: u32, queue: Arc<Queue>) {
     let slot = slot as usize;
     if queues.len() <= slot {
         queues.resize(slot + 1, None);

@@ -24,11 +24,14 @@ pub struct Holder {
     /// When the process was started, in clock ticks since that boot; tells it from a later one of the same id.
     #[serde(default)]
     pub started: u64,
+    /// Whether it shares the account with other gateways.
+    #[serde(default)]
+    pub shares: bool,
 }
 
 impl Holder {
-    /// This process, from now on.
-    pub(super) fn here() -> Self {
+    /// This process, from now on; whether it shares the account.
+    pub(crate) fn here(shares: bool) -> Self {
         let pid = std::process::id();
         Self {
             id: ulid::Ulid::new().to_string(),
@@ -37,6 +40,7 @@ impl Holder {
             since: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
             place: place(),
             started: started(pid).unwrap_or_default(),
+            shares,
         }
     }
 
@@ -87,7 +91,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_process_that_has_ended_is_dead_and_nothing_else_is() {
-        let here = Holder::here();
+        let here = Holder::here(false);
         assert!(!here.is_dead(&here), "{here:?}");
         let mut child = std::process::Command::new("sleep").arg("600").spawn().expect("sleep starts");
         let pid = child.id();

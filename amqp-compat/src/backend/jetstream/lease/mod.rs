@@ -98,9 +98,32 @@ impl Lease {
     /// # Cancel safety
     /// A dropped future may leave a lease behind that runs out by itself.
     pub async fn acquire_for(bridge: &Bridge, lease: Duration) -> Result<Self, LeaseError> {
+        Self::contend(bridge, lease, Holder::here(false), None).await.map(|(lease, _)| lease)
+    }
+
+    /// Takes the lease as one of several gateways that share an account: while another one of them has it, `leads` is told
+    /// who, and this one waits. Says also whether it was taken from a holder that had not given it back.
+    ///
+    /// # Errors
+    /// `Held` when a gateway has it that does not share; `Nats` when NATS does not answer and nobody was seen to have it.
+    pub(super) async fn share(
+        bridge: &Bridge,
+        lease: Duration,
+        here: Holder,
+        leads: &watch::Sender<Option<Holder>>,
+    ) -> Result<(Self, bool), LeaseError> {
+        Self::contend(bridge, lease, here, Some(leads)).await
+    }
+
+    async fn contend(
+        bridge: &Bridge,
+        lease: Duration,
+        here: Holder,
+        leads: Option<&watch::Sender<Option<Holder>>>,
+    ) -> Result<(Self, bool), LeaseError> {
         let terms = Terms { lease };
         let bucket = open(bridge).await?;
-        let here = Holder::here();
+        let mut overtakes = false;
         let document = Bytes::from(serde_json::to_vec(&here).map_err(|e| LeaseError::Nats(e.to_string()))?);
         let start = Instant::now();
         let mut candidate = Candidate::new(terms, Duration::ZERO);
@@ -117,6 +140,16 @@ impl Lease {
                 Err(_) => (Seen::Nothing, Holder::default(), "no answer".to_owned()),
             };
             let sent = start.elapsed();
+            let is_shared = matches!(seen, Seen::Held { .. }) && holder.shares && holder.id != here.id;
+            if let Some(leads) = leads.filter(|_| is_shared) {
+                leads.send_if_modified(|known| {
+                    let is_new = known.as_ref() != Some(&holder);
+                    if is_new {
+                        *known = Some(holder.clone());
+                    }
+                    is_new
+                });
+            }
             let taken = match candidate.look(seen, sent) {
                 Step::Take => match timeout(terms.renew(), bucket.create(KEY, document.clone())).await {
                     Ok(Ok(revision)) => revision,
@@ -126,6 +159,7 @@ impl Lease {
                     Err(_) => continue,
                 },
                 Step::TakeOver(revision) => {
+                    overtakes = true;
                     tracing::info!(%holder, "taking over from a gateway that ended without a word");
                     match timeout(terms.renew(), bucket.update(KEY, document.clone(), revision)).await {
                         Ok(Ok(revision)) => revision,
@@ -139,8 +173,16 @@ impl Lease {
                     Seen::Held { revision, .. } => revision,
                     Seen::Free | Seen::Nothing => continue,
                 },
+                // Whoever follows goes on waiting.
+                Step::GiveUp
+                    if leads.is_some_and(|leads| is_shared || leads.borrow().is_some() && seen == Seen::Nothing) =>
+                {
+                    candidate = Candidate::new(terms, sent);
+                    tokio::time::sleep(LOOK).await;
+                    continue;
+                }
                 Step::Wait => {
-                    if !waits && seen != Seen::Nothing {
+                    if !waits && seen != Seen::Nothing && !(is_shared && leads.is_some()) {
                         waits = true;
                         let seconds = lease.as_secs();
                         tracing::warn!(
@@ -160,7 +202,7 @@ impl Lease {
             let keeper = Keeper { bucket, document, here, start, terms, holding };
             tokio::spawn(keeper.keep(let_go.clone(), tell));
             let guard = let_go.clone().drop_guard();
-            return Ok(Self(Arc::new(Held { standing, let_go, _guard: guard })));
+            return Ok((Self(Arc::new(Held { standing, let_go, _guard: guard })), overtakes));
         }
     }
 

@@ -86,6 +86,7 @@ impl Log {
             }
             PumpCommand::Get { answer, .. } => drop(answer.send(Err(not_supported("basic.get", &self.queue)))),
             PumpCommand::Purge { answer } => drop(answer.send(Err(not_supported("queue.purge", &self.queue)))),
+            PumpCommand::Sync { answer } => drop(answer.send(())),
             PumpCommand::Counts { answer } => {
                 let consumers = u32::try_from(self.readers.len()).unwrap_or(u32::MAX);
                 let ready = self.queue.stored_messages().await;

@@ -93,6 +93,9 @@ impl Pump {
         // Priorities that the server has just said to be empty, from the highest on.
         let mut empty = 0;
         self.open_levels().await?;
+        if self.backlog.is_empty() && !self.queue.is_limited() {
+            self.queue.learn_last().await?;
+        }
         loop {
             if expires {
                 self.drop_expired().await;
@@ -313,6 +316,7 @@ impl Pump {
             tokio::time::sleep(ARRIVAL).await;
         }
         self.trim().await?;
+        self.queue.learn_last().await?;
         let unsent = self.unsent().await?;
         Ok(Counts {
             ready: unsent + self.backlog.len() as u64,

@@ -173,6 +173,7 @@ impl Pump {
         let level = self.level(priority);
         level.is_open = true;
         level.left = info["num_pending"].as_u64();
+        level.received = info["delivered"]["consumer_seq"].as_u64().unwrap_or_default();
         self.queue.levels.set_open(priority);
         Ok(info)
     }

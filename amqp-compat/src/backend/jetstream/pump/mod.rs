@@ -59,6 +59,8 @@ pub(crate) enum PumpCommand {
     Release { link: u64, channel: Option<ChannelId>, answer: oneshot::Sender<LastGone> },
     /// Takes one message.
     Get { link: u64, channel: ChannelId, base: u64, answer: oneshot::Sender<Result<Option<Got>, AmqpError>> },
+    /// Answers when everything before it was done.
+    Sync { answer: oneshot::Sender<()> },
     /// Counts.
     Counts { answer: oneshot::Sender<Result<Counts, AmqpError>> },
     /// Removes every ready message.
@@ -102,7 +104,7 @@ const BATCH: usize = 256;
 /// life of one queue. The upper ones name the link's attachment to the queue.
 pub(crate) const SEQUENCE_BITS: u32 = 44;
 
-const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
+pub(crate) const SEQUENCE_MASK: u64 = (1 << SEQUENCE_BITS) - 1;
 
 struct Pump {
     queue: Arc<Queue>,
@@ -323,6 +325,7 @@ impl Pump {
                     self.settle(sequence, Outcome::Requeue).await;
                 }
             }
+            PumpCommand::Sync { answer } => drop(answer.send(())),
             PumpCommand::Counts { answer } => {
                 let _ = answer.send(self.counts().await);
             }

@@ -88,6 +88,13 @@ impl Pump {
         let priority = self.priority_of(&message.subject);
         let reply = message.reply?;
         let level = self.level(priority);
+        if consumer_sequence > level.received.saturating_add(1) {
+            // Deliveries before it are lost, with a server that was killed on their way: what lies behind them waits until
+            // they have come again.
+            tracing::debug!(queue = self.queue.name(), "deliveries were lost on their way");
+            self.recover_at = Some(Instant::now());
+            return None;
+        }
         if consumer_sequence >= level.received {
             level.received = consumer_sequence;
             level.left = Some(pending);
