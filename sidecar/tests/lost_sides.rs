@@ -58,6 +58,18 @@ async fn rabbitmq_is_let_go_and_stopped_and_nobody_notices() {
     sidecar.stop().await;
 }
 
+// A RabbitMQ that is killed was seen to come back without a binding, about once in thirty times; here it always does.
+fn forget_a_binding(rabbit: &RabbitMq, vhost: &str) {
+    let list = format!("/api/bindings/{vhost}/e/orders/q/orders.all");
+    let (_, bindings) = rabbit.api("GET", &list, "").expect("answers");
+    let bindings: serde_json::Value = serde_json::from_str(&bindings).expect("JSON");
+    for binding in bindings.as_array().expect("a list") {
+        let key = binding["properties_key"].as_str().expect("a key");
+        let (status, text) = rabbit.api("DELETE", &format!("{list}/{key}"), "").expect("answers");
+        assert_eq!(status, 204, "{text}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_dies_at_full_weight_drops_no_connection_and_is_taken_back_when_it_returns() {
     let nats = NatsServer::start();
@@ -88,8 +100,10 @@ async fn a_rabbitmq_that_dies_at_full_weight_drops_no_connection_and_is_taken_ba
     // Nothing is given back to a RabbitMQ that does not answer.
     let refused = sidecar.change(Target::Rollback).await.expect_err("refused");
     assert_eq!(refused.code, RefusedCode::SideDown);
+    let vhost = ends.vhost.clone();
     let _rabbit = tokio::task::spawn_blocking(move || {
         rabbit.restart();
+        forget_a_binding(&rabbit, &vhost);
         rabbit
     })
     .await

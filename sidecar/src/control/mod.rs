@@ -458,6 +458,32 @@ impl Cutover {
         ))
     }
 
+    /// Makes the bindings of a RabbitMQ again that was away, before it gets keys back. One that is killed was seen to forget
+    /// a binding, and to confirm what it then dropped; its applications, which noticed nothing, do not declare it again.
+    async fn bind_again(&self) -> Result<(), Refused> {
+        let Some(routes) = &self.shared.routes else { return Ok(()) };
+        if !self.shared.rabbit_was_lost.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        for vhost in self.logins.vhosts() {
+            let bindings = match routes.bindings(&vhost).await {
+                Ok(bindings) => bindings,
+                // The way out is not refused for what NATS does not say.
+                Err(error) => {
+                    self.shared
+                        .warn("bindings_unknown", format!("vhost {vhost}: RabbitMQ's may be incomplete: {error}"));
+                    continue;
+                }
+            };
+            if let Err(error) = self.operators[Side::Rabbit.index()].bind(&vhost.as_str().into(), &bindings).await {
+                self.shared.rabbit_was_lost.store(true, Ordering::Release);
+                let what = format!("RabbitMQ has not taken the bindings of vhost {vhost} again: {error}");
+                return Err(Refused::new(RefusedCode::SideDown, what, "try again once RabbitMQ answers"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether NATS is connected and every link has caught up with it; links get a moment to.
     async fn nats_is_ready(&self) -> bool {
         let deadline = Instant::now() + BEFORE;
@@ -674,6 +700,9 @@ impl Cutover {
                 let because = verdict.because();
                 tracing::warn!(because, by = request.by, to = %next.weight, "the weight is raised against the gate's no");
             }
+        }
+        if next.weight < at.weight {
+            self.bind_again().await?;
         }
         let moves = next.weight != at.weight;
         if moves && !self.fences_are_sent(Instant::now() + BEFORE).await {

@@ -1,6 +1,7 @@
 //! A side that is lost and comes back, and the end of a link.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome, QueueDeclare, Reply, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
@@ -43,6 +44,9 @@ impl Engine {
 
     /// Takes a side for lost, to be attached again. Nothing of the client's fails but what this side had in hand.
     pub(super) fn lose(&mut self, side: Side) {
+        if side == Side::Rabbit {
+            self.shared.rabbit_was_lost.store(true, Ordering::Release);
+        }
         // It will not say that it takes publishes again.
         self.blocked(side, None);
         let half = self.half_mut(side);

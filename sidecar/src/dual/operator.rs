@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use amq_protocol::types::{FieldTable, ShortString};
 use amqp_compat::backend::{
-    Backend, Command, Event, Link, Login, Message, Publish, PublishOutcome, QueueDeclare, Reply, Topology,
+    Backend, Binding, Command, Event, Link, Login, Message, Publish, PublishOutcome, QueueDeclare, Reply, Topology,
 };
 use amqp_compat::error::{AmqpError, ReplyCode};
+use amqp_compat::model::vhost::{BindingDefinition, Destination};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -98,16 +99,47 @@ impl Operator {
                     Ok(Some(Depth { ready: message_count.into(), consumers: consumer_count.into() }))
                 }
                 Ok(_) => Ok(None),
-                // The error has closed the channel.
-                Err(error) if !error.code.closes_connection() => {
-                    talk.ask(Command::CloseChannel { channel: CHANNEL }).await?;
-                    talk.ask(Command::OpenChannel { channel: CHANNEL }).await?;
+                Err(error) => {
+                    talk.mend_channel(&error).await?;
                     if error.code == ReplyCode::NotFound { Ok(None) } else { Err(error) }
                 }
-                Err(error) => Err(error),
             }
         })
         .await
+    }
+
+    /// Makes bindings; those that are there stay as they are. One whose end is not there, or belongs to one connection, is
+    /// left to the link that declared it.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer; some may have been made.
+    pub async fn bind(&self, vhost: &Arc<str>, bindings: &[BindingDefinition]) -> Result<(), AmqpError> {
+        for definition in bindings {
+            let (to_queue, destination) = match &definition.destination {
+                Destination::Queue(name) => (true, name),
+                Destination::Exchange(name) => (false, name),
+            };
+            let binding = Binding {
+                source: (&*definition.source).into(),
+                destination: (&**destination).into(),
+                routing_key: (&*definition.routing_key).into(),
+                arguments: definition.arguments.clone(),
+            };
+            let request = if to_queue { Topology::QueueBind(binding) } else { Topology::ExchangeBind(binding) };
+            let did =
+                self.with(vhost, async |talk| match talk.ask(Command::Topology { channel: CHANNEL, request }).await {
+                    Ok(_) => Ok(()),
+                    Err(error) => {
+                        talk.mend_channel(&error).await?;
+                        match error.code {
+                            ReplyCode::NotFound | ReplyCode::ResourceLocked => Ok(()),
+                            _ => Err(error),
+                        }
+                    }
+                });
+            did.await?;
+        }
+        Ok(())
     }
 
     /// Publishes a message to a queue, and waits until it is stored.
@@ -173,6 +205,16 @@ impl Talk {
                 return reply;
             }
         }
+    }
+
+    /// Opens the channel again that an error has closed; one that closed the connection is given back.
+    async fn mend_channel(&mut self, error: &AmqpError) -> Result<(), AmqpError> {
+        if error.code.closes_connection() {
+            return Err(error.clone());
+        }
+        self.ask(Command::CloseChannel { channel: CHANNEL }).await?;
+        self.ask(Command::OpenChannel { channel: CHANNEL }).await?;
+        Ok(())
     }
 
     async fn publish(&mut self, message: Message) -> Result<Sent, AmqpError> {

@@ -1,7 +1,7 @@
 //! What all links of a sidecar share: the order keeper, the position in force, what is unmapped, and counters.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -100,6 +100,8 @@ pub struct Shared {
     integrity: Mutex<Integrity>,
     /// Open connections.
     pub connections: AtomicU64,
+    /// Whether RabbitMQ may have been away since its bindings were last made sure of.
+    pub rabbit_was_lost: AtomicBool,
     /// Open connections that have lost their link to NATS, or have not caught up with it.
     pub behind: AtomicU64,
 }
@@ -146,6 +148,7 @@ impl Shared {
             meters: Meters::default(),
             integrity: Mutex::new(Integrity::new(Limits::default())),
             connections: AtomicU64::new(0),
+            rabbit_was_lost: AtomicBool::new(true),
             behind: AtomicU64::new(0),
         }
     }
