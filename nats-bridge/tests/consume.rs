@@ -491,3 +491,23 @@ async fn retries_come_when_the_policy_says() {
     over.sort();
     assert!(over[over.len() / 2] <= Duration::from_millis(50), "{over:?}");
 }
+
+#[tokio::test]
+async fn of_many_that_came_at_once_none_is_passed_over() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    publish(&bridge, 2_000).await;
+    let mut consumer = bridge.consume(ConsumeConfig { max_messages: 1_000, ..quick() }).await.unwrap();
+    let sent = async || {
+        let stream = bridge.jetstream().get_stream("ORDERS").await.unwrap();
+        let mut billing: async_nats::jetstream::consumer::PullConsumer = stream.get_consumer("billing").await.unwrap();
+        billing.info().await.unwrap().num_ack_pending
+    };
+    eventually_true("the whole credit was sent", || async { sent().await == 1_000 }).await;
+    for i in 0..2_000 {
+        // As a language's own thread asks for it, where Tokio's budget for one task does not end a read.
+        let delivery = tokio::task::unconstrained(next(&mut consumer)).await;
+        assert_eq!((number(&delivery), delivery.attempt()), (i, 1));
+        delivery.ack().await.unwrap();
+    }
+}

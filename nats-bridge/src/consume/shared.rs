@@ -151,16 +151,19 @@ impl Shared {
 
     /// As [`Shared::poll_intake`], for a subscription in hand.
     pub fn poll_subscriber(&self, subscriber: &mut Subscriber, cx: &mut Context<'_>) -> Poll<()> {
-        let mut next = subscriber.poll_next_unpin(cx);
-        if next.is_pending() {
+        let first = subscriber.poll_next_unpin(cx);
+        if first.is_pending() {
             return Poll::Pending;
         }
+        let mut first = Some(first);
         let now = Instant::now();
         let attempts = u64::from(self.config.retry.attempts);
         let (mut fresh, mut again, mut for_supervisor) = (0, 0, false);
         let mut inner = self.lock();
         inner.heard = now;
         for _ in 0..BATCH {
+            // Asked for only where there is a turn to handle what comes: what is taken and let go is lost until `ack_wait` is over.
+            let next = first.take().unwrap_or_else(|| subscriber.poll_next_unpin(cx));
             let message = match next {
                 Poll::Pending => break,
                 Poll::Ready(None) => {
@@ -187,7 +190,6 @@ impl Shared {
                         inner.held.credit.settled(bytes);
                         inner.told_again.push((reply, known));
                         for_supervisor = true;
-                        next = subscriber.poll_next_unpin(cx);
                         continue;
                     }
                     place.delivered = inner.true_count(&place);
@@ -204,7 +206,6 @@ impl Shared {
                     }
                 }
             }
-            next = subscriber.poll_next_unpin(cx);
         }
         if fresh > 0 {
             inner.delivered = now;
