@@ -2,8 +2,8 @@ use amqp_compat::ReplyCode;
 use amqp_compat::backend::{Backend, Command, Event, Login, Outcome, QueueDeclare, Reply, Topology};
 use test_support::nats::NatsServer;
 
-use crate::client::{Client, body, exchange, login, queue};
-use crate::{alone, backend};
+use crate::client::{CAP, Client, body, exchange, login, queue};
+use crate::{alone, backend, backend_with, one_lease};
 
 fn delete(name: &str, if_unused: bool, if_empty: bool) -> Topology {
     Topology::QueueDelete { queue: name.into(), if_unused, if_empty }
@@ -40,6 +40,48 @@ async fn durable_topology_and_messages_survive_a_new_gateway_and_the_rest_does_n
     client.store("x", "a.c", "new").await;
     assert_eq!(client.counts("d.1").await, (2, 0));
     assert_eq!(body(&client.get("d.1").await.expect("a message").delivery), "kept");
+}
+
+#[tokio::test]
+async fn what_clients_had_says_so_after_a_restart_of_the_gateway_and_what_they_had_not_does_not() {
+    let server = NatsServer::start();
+    let config = one_lease(&server).await;
+    // Given back before the restart; held at the restart; given back while the consumer was being made anew.
+    for (queue_name, gives_back, loses_consumer) in
+        [("back", true, false), ("held", false, false), ("gone", true, true)]
+    {
+        {
+            let backend = backend_with(&server, config.clone()).await;
+            let mut client = Client::open(&*backend).await;
+            client.declare(queue(queue_name)).await;
+            for n in 0..4 {
+                client.store("", queue_name, n.to_string()).await;
+            }
+            for _ in 0..3 {
+                assert!(!client.get(queue_name).await.expect("a message").delivery.redelivered);
+            }
+            if gives_back {
+                client.close().await;
+                let mut other = Client::open(&*backend).await;
+                let back = async { while other.counts(queue_name).await.0 < 4 {} };
+                tokio::time::timeout(CAP, back).await.expect("they are back in time");
+            }
+        }
+        if loses_consumer {
+            let bridge = nats_bridge::Bridge::connect(server.url()).await.expect("connected");
+            let stream = bridge.jetstream().get_stream(format!("AQ_=2F_{queue_name}")).await.expect("a stream");
+            stream.delete_consumer("amqp").await.expect("deleted");
+        }
+        let backend = backend_with(&server, config.clone()).await;
+        let mut client = Client::open(&*backend).await;
+        for n in 0..4 {
+            let delivery = client.get(queue_name).await.expect("a message").delivery;
+            assert_eq!(body(&delivery), n.to_string());
+            assert_eq!(delivery.redelivered, n < 3 || loses_consumer, "{n} of {queue_name}");
+            client.settle(&[&delivery], Outcome::Ack).await;
+        }
+        assert_eq!(client.counts(queue_name).await.0, 0);
+    }
 }
 
 #[tokio::test]

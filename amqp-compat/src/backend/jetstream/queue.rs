@@ -36,6 +36,15 @@ pub(crate) const META_QUEUE: &str = "amqp-queue";
 /// Metadata of a queue's stream: `durable`, or `gateway` when it goes with the gateway that made it.
 pub(crate) const META_LIFETIME: &str = "amqp-lifetime";
 
+/// In a consumer's metadata: up to which sequence messages may have been handed to clients before it was made anew.
+const META_HANDED: &str = "amqp-handed";
+
+/// Up to which sequence messages may have been handed to clients.
+pub(crate) fn handed(consumer: &Value) -> u64 {
+    let before = consumer["config"]["metadata"][META_HANDED].as_str().and_then(|text| text.parse().ok());
+    consumer["delivered"]["stream_seq"].as_u64().unwrap_or_default().max(before.unwrap_or_default())
+}
+
 /// How many consumers may read a stream queue at a time.
 const MAX_READERS: u32 = 10_000;
 
@@ -405,7 +414,7 @@ impl Queue {
             }
         }
         if !self.is_log() {
-            self.create_consumer(0).await?;
+            self.ensure_consumer().await?;
         }
         Ok(())
     }
@@ -450,7 +459,35 @@ impl Queue {
     }
 
     /// Makes the consumer of a priority, or finds it there; gives what the server says of it.
+    async fn ensure_consumer(&self) -> Result<(), ApiError> {
+        let handed = match self.consumer_info(0).await {
+            Ok(info) => handed(&info),
+            // A gateway was killed while it made the consumer anew: anything may have been delivered.
+            Err(error) if error.not_found() => {
+                let state = &self.stream_info().await?["state"];
+                if state["messages"] == 0 { 0 } else { state["last_seq"].as_u64().unwrap_or_default() }
+            }
+            Err(error) => return Err(error),
+        };
+        let call = format!("CONSUMER.DURABLE.CREATE.{}.{}", self.stream, Self::consumer(0));
+        api::call_again(&self.bridge, &call, &self.consumer_request(0, handed)).await.map(drop)
+    }
+
+    /// Makes the consumer, or finds it there, with what it says was handed out.
     pub(crate) async fn create_consumer(&self, priority: u8) -> Result<Value, ApiError> {
+        let mut body = self.consumer_request(priority, 0);
+        body["action"] = json!("create");
+        let call = format!("CONSUMER.DURABLE.CREATE.{}.{}", self.stream, Self::consumer(priority));
+        let refused = match api::call_again(&self.bridge, &call, &body).await {
+            Err(error @ ApiError::Refused { .. }) => error,
+            other => return other,
+        };
+        // It is there with other settings, or has been made anew by `recreate_consumer`.
+        let Ok(info) = self.consumer_info(priority).await else { return Err(refused) };
+        api::call_again(&self.bridge, &call, &self.consumer_request(priority, handed(&info))).await
+    }
+
+    fn consumer_request(&self, priority: u8, handed: u64) -> Value {
         let name = Self::consumer(priority);
         let mut body = json!({
             "stream_name": self.stream,
@@ -468,18 +505,23 @@ impl Queue {
         if self.levels.highest() > 0 {
             body["config"]["filter_subject"] = json!(self.levels.subject(priority).as_str());
         }
-        api::call_again(&self.bridge, &format!("CONSUMER.DURABLE.CREATE.{}.{name}", self.stream), &body).await
+        if handed > 0 {
+            body["config"]["metadata"] = json!({ META_HANDED: handed.to_string() });
+        }
+        body
     }
 
     /// Deletes the consumer and makes it anew: all that was delivered and not acknowledged is ready again, at once and
-    /// in order. The server's delivery counts start again.
-    pub(crate) async fn recreate_consumer(&self, priority: u8) -> Result<Value, ApiError> {
+    /// in order. The server's delivery counts start again, so that the consumer says up to which sequence messages may
+    /// have been `handed` to clients: a gateway that starts later takes those for redelivered.
+    pub(crate) async fn recreate_consumer(&self, priority: u8, handed: u64) -> Result<Value, ApiError> {
         let call = format!("CONSUMER.DELETE.{}.{}", self.stream, Self::consumer(priority));
         match api::call(&self.bridge, &call, &Value::Null).await {
             Err(error) if !error.not_found() => return Err(error),
             _ => {}
         }
-        self.create_consumer(priority).await
+        let call = format!("CONSUMER.DURABLE.CREATE.{}.{}", self.stream, Self::consumer(priority));
+        api::call_again(&self.bridge, &call, &self.consumer_request(priority, handed)).await
     }
 
     pub(crate) async fn stream_is_there(&self) -> Result<bool, ApiError> {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::super::api::ApiError;
 use super::super::pull::Pulls;
-use super::super::queue::Queue;
+use super::super::queue::{Queue, handed};
 use super::Pump;
 
 /// How long a message waits for those of a higher priority before the server is asked about them.
@@ -192,7 +192,7 @@ impl Pump {
                 _ => self.open_level(priority).await?,
             };
             let level = self.level(priority);
-            level.highest = info["delivered"]["stream_seq"].as_u64().unwrap_or_default();
+            level.highest = handed(&info);
             level.received = info["delivered"]["consumer_seq"].as_u64().unwrap_or_default();
             level.left = info["num_pending"].as_u64();
             unsettled |= info["num_ack_pending"].as_u64() != Some(0);

@@ -284,7 +284,8 @@ impl Pump {
                 continue;
             }
             level.received = 0;
-            match self.queue.recreate_consumer(priority).await {
+            let handed = level.highest;
+            match self.queue.recreate_consumer(priority, handed).await {
                 Ok(info) => level.left = info["num_pending"].as_u64(),
                 Err(error) => {
                     // The stream of a queue that is being deleted goes first; one that is gone for good is told of in
