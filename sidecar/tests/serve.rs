@@ -153,12 +153,16 @@ async fn a_start_after_a_kill_takes_the_store_over_from_the_server_that_was_left
 async fn what_clients_are_refused_is_logged_with_its_name_and_a_way_out_and_repetitions_are_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(dir.path());
-    let stream = || FieldTable::from(BTreeMap::from([("x-queue-type".into(), AMQPValue::LongString("stream".into()))]));
+    let timeout = || FieldTable::from(BTreeMap::from([("x-consumer-timeout".into(), AMQPValue::LongInt(5))]));
     for _ in 0..3 {
         let (_connection, channel) = serve.channel().await;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let refused = channel.queue_declare("orders".into(), durable, stream()).await.expect_err("refused").to_string();
-        assert!(refused.contains("type 'stream' of queue 'orders' in vhost '/' is not implemented"), "{refused}");
+        let refused =
+            channel.queue_declare("orders".into(), durable, timeout()).await.expect_err("refused").to_string();
+        assert!(
+            refused.contains("argument 'x-consumer-timeout' of queue 'orders' in vhost '/' is not implemented"),
+            "{refused}"
+        );
         assert!(refused.contains("see docs/mapping.md"), "{refused}");
     }
     let (connection, _channel) = serve.channel().await;

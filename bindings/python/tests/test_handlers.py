@@ -255,7 +255,7 @@ async def test_a_delivery_that_came_for_nobody_does_not_hold_up_a_drain(server: 
             await delivery.ack()
         except asyncio.CancelledError:
             pass
-        await consumer.drain(3_000)
+        await consumer.drain(20_000)
         assert consumer.held == 0
 
 
