@@ -78,7 +78,7 @@ async fn a_rabbitmq_that_dies_at_full_weight_drops_no_connection_and_is_taken_ba
     let sidecar = ends.sidecar().await;
     let setup = sidecar.connect().await;
     declare(&setup.create_channel().await.expect("channel"), "orders", "orders.all").await;
-    let ledger = Arc::new(Ledger { forgets_acks: true.into(), ..Ledger::default() });
+    let ledger = Arc::new(Ledger { forgets_acks: true, ..Ledger::default() });
     let consumer = tokio::spawn(consume(sidecar.connect().await, "orders.all", 20, ledger.clone()));
     let producer = tokio::spawn(produce(sidecar.connect().await, "orders", 20, PACE, ledger.clone()));
     sidecar.change(Target::Shadow).await.expect("shadow");

@@ -63,10 +63,9 @@ async fn every_message_is_copied_compared_and_its_copy_removed_once_it_is_settle
     sidecar.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_comparison_that_does_not_keep_up_finds_no_difference_and_catches_up() {
-    let nats = NatsServer::start();
-    let ends = Ends::new(RabbitMq::shared(), &nats);
+/// A sidecar in `shadow` whose gate asks for 100 compared messages, and a channel with confirms on which a queue is declared.
+async fn gated_shadow(nats: &NatsServer) -> (Sidecar, lapin::Connection, lapin::Channel) {
+    let ends = Ends::new(RabbitMq::shared(), nats);
     let limits = sidecar::gate::Limits { soak: Duration::ZERO, messages: 100, ..Default::default() };
     let sidecar = ends.sidecar_like(Likeness { gate: limits, ..Likeness::default() }).await;
     let connection = sidecar.connect().await;
@@ -74,6 +73,13 @@ async fn a_comparison_that_does_not_keep_up_finds_no_difference_and_catches_up()
     channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
     declare(&channel, "orders", "orders.all").await;
     sidecar.change(Target::Shadow).await.expect("shadow");
+    (sidecar, connection, channel)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_does_not_keep_up_finds_no_difference_and_catches_up() {
+    let nats = NatsServer::start();
+    let (sidecar, connection, channel) = gated_shadow(&nats).await;
     publish(&channel, 50).await;
     consume(&channel, "orders.all", 50).await;
     // Copies go nowhere for longer than one may take; RabbitMQ's messages are delivered and settled meanwhile.
@@ -105,14 +111,7 @@ async fn a_comparison_that_does_not_keep_up_finds_no_difference_and_catches_up()
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gate_says_yes_once_enough_was_compared_and_the_weight_follows_it() {
     let nats = NatsServer::start();
-    let ends = Ends::new(RabbitMq::shared(), &nats);
-    let limits = sidecar::gate::Limits { soak: Duration::ZERO, messages: 100, ..Default::default() };
-    let sidecar = ends.sidecar_like(Likeness { gate: limits, ..Likeness::default() }).await;
-    let connection = sidecar.connect().await;
-    let channel = connection.create_channel().await.expect("channel");
-    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-    declare(&channel, "orders", "orders.all").await;
-    sidecar.change(Target::Shadow).await.expect("shadow");
+    let (sidecar, connection, channel) = gated_shadow(&nats).await;
     let raise = |percent: f64| {
         let to = Target::Weight(Weight::from_percent(percent).expect("a weight"));
         sidecar.cutover.change(Change { to, by: "test".into(), reason: String::new(), force: false })

@@ -59,6 +59,20 @@ pub enum Destination {
     Exchange(Arc<str>),
 }
 
+impl Destination {
+    /// Whether it is a queue.
+    pub fn is_queue(&self) -> bool {
+        matches!(self, Destination::Queue(_))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Destination::Queue(name) | Destination::Exchange(name) => name,
+        }
+    }
+}
+
 /// One change of what exists.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Change {

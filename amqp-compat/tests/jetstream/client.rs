@@ -252,3 +252,12 @@ impl Client {
         tokio::time::timeout(CAP, end).await.expect("the link ends");
     }
 }
+
+/// Waits until this is in a queue, and as many consumers.
+pub async fn until_counts(client: &mut Client, name: &str, counts: (u32, u32)) {
+    let deadline = tokio::time::Instant::now() + CAP;
+    while client.counts(name).await != counts {
+        assert!(tokio::time::Instant::now() < deadline, "{:?} in {name}", client.counts(name).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -13,7 +13,7 @@ use nats_bridge::Bridge;
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 
-use crate::client::{CAP, Client, body, exchange, login, queue, table, text};
+use crate::client::{CAP, Client, body, exchange, login, queue, table, text, until_counts};
 
 /// Long enough for a crowded machine, short enough to wait for.
 const LEASE: Duration = Duration::from_secs(4);
@@ -95,15 +95,6 @@ async fn until_gone(client: &mut Client, name: &str) {
     let deadline = tokio::time::Instant::now() + CAP;
     while missing(client, name).await != Some(ReplyCode::NotFound) {
         assert!(tokio::time::Instant::now() < deadline, "queue {name} is there still");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Waits until this is in a queue, and as many consumers.
-async fn until_counts(client: &mut Client, name: &str, counts: (u32, u32)) {
-    let deadline = tokio::time::Instant::now() + CAP;
-    while client.counts(name).await != counts {
-        assert!(tokio::time::Instant::now() < deadline, "{:?} in {name}", client.counts(name).await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -62,7 +62,7 @@ async fn with_a_server_killed_under_load_nothing_confirmed_is_lost_order_is_kept
     let mut cluster = NatsCluster::start();
     let near = connect(&cluster.urls()).await;
     if near.server_version().starts_with("2.10.") {
-        // A 2.10 that is killed was seen to end in refused publishes here (docs/mapping.md).
+        // A 2.10 that is killed was seen to end in refused publishes here: README.md says so.
         return eprintln!("not run: of three nats-servers 2.10, none is killed under several gateways");
     }
     let name = near.client().server_info().server_name;

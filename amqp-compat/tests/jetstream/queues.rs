@@ -2,7 +2,7 @@ use amqp_compat::ReplyCode;
 use amqp_compat::backend::{Backend, Command, Event, Login, Outcome, QueueDeclare, Reply, Topology};
 use test_support::nats::NatsServer;
 
-use crate::client::{CAP, Client, body, exchange, login, queue};
+use crate::client::{Client, body, exchange, login, queue, until_counts};
 use crate::{alone, backend, backend_with, one_lease};
 
 fn delete(name: &str, if_unused: bool, if_empty: bool) -> Topology {
@@ -63,8 +63,7 @@ async fn what_clients_had_says_so_after_a_restart_of_the_gateway_and_what_they_h
             if gives_back {
                 client.close().await;
                 let mut other = Client::open(&*backend).await;
-                let back = async { while other.counts(queue_name).await.0 < 4 {} };
-                tokio::time::timeout(CAP, back).await.expect("they are back in time");
+                until_counts(&mut other, queue_name, (4, 0)).await;
             }
         }
         if loses_consumer {

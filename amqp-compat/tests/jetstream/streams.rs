@@ -4,7 +4,7 @@ use amqp_compat::backend::{Command, Consume, Delivery, Event, Outcome, QueueDecl
 use amqp_compat::{AmqpError, ReplyCode};
 use test_support::nats::NatsServer;
 
-use crate::client::{Client, body, queue, table, text};
+use crate::client::{Client, body, queue, table, text, until_counts};
 use crate::{backend, backend_with, one_lease};
 
 fn stream(name: &str, more: &[(&str, AMQPValue)]) -> QueueDeclare {
@@ -156,9 +156,7 @@ async fn old_messages_go_by_size_and_by_age() {
     assert_eq!(offset(&delivery), AMQPValue::LongLongInt(first.into()), "offsets count what has gone");
     client.declare(stream("aged", &[("x-max-age", text("1s"))])).await;
     client.store("", "aged", "x").await;
-    while client.counts("aged").await.0 > 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    until_counts(&mut client, "aged", (0, 0)).await;
 }
 
 #[tokio::test]

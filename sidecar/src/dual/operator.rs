@@ -9,7 +9,7 @@ use amqp_compat::backend::{
     Backend, Binding, Command, Event, Link, Login, Message, Publish, PublishOutcome, QueueDeclare, Reply, Topology,
 };
 use amqp_compat::error::{AmqpError, ReplyCode};
-use amqp_compat::model::vhost::{BindingDefinition, Destination};
+use amqp_compat::model::vhost::BindingDefinition;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -115,17 +115,15 @@ impl Operator {
     /// What the side said, or that it did not answer; some may have been made.
     pub async fn bind(&self, vhost: &Arc<str>, bindings: &[BindingDefinition]) -> Result<(), AmqpError> {
         for definition in bindings {
-            let (to_queue, destination) = match &definition.destination {
-                Destination::Queue(name) => (true, name),
-                Destination::Exchange(name) => (false, name),
-            };
+            let destination = &definition.destination;
             let binding = Binding {
                 source: (&*definition.source).into(),
-                destination: (&**destination).into(),
+                destination: (&**destination.name()).into(),
                 routing_key: (&*definition.routing_key).into(),
                 arguments: definition.arguments.clone(),
             };
-            let request = if to_queue { Topology::QueueBind(binding) } else { Topology::ExchangeBind(binding) };
+            let request =
+                if destination.is_queue() { Topology::QueueBind(binding) } else { Topology::ExchangeBind(binding) };
             let did =
                 self.with(vhost, async |talk| match talk.ask(Command::Topology { channel: CHANNEL, request }).await {
                     Ok(_) => Ok(()),

@@ -193,7 +193,7 @@ pub struct Ledger {
     pub delivered: AtomicU64,
     pub duplicated: AtomicU64,
     /// Whether a broker is killed, so that what says `redelivered` is no duplicate.
-    pub forgets_acks: AtomicBool,
+    pub forgets_acks: bool,
     pub reordered: AtomicU64,
     pub stop: AtomicBool,
     /// The consumer stands still, so that a backlog grows.
@@ -272,7 +272,7 @@ pub async fn consume(connection: Connection, queue: &'static str, prefetch: u16,
         if number == *seen + 1 {
             *seen = number;
             ledger.delivered.fetch_add(1, Ordering::Relaxed);
-        } else if number <= *seen && delivery.redelivered && ledger.forgets_acks.load(Ordering::Relaxed) {
+        } else if number <= *seen && delivery.redelivered && ledger.forgets_acks {
             // Its ack went with the RabbitMQ that was killed.
         } else if number <= *seen {
             ledger.duplicated.fetch_add(1, Ordering::Relaxed);

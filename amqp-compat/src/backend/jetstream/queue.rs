@@ -458,7 +458,7 @@ impl Queue {
         api::call(&self.bridge, &format!("STREAM.UPDATE.{}", self.stream), &config).await.map(drop)
     }
 
-    /// Makes the consumer of a priority, or finds it there; gives what the server says of it.
+    /// Makes the consumer that every queue has, or finds it there. One that is missing where there are messages was lost.
     async fn ensure_consumer(&self) -> Result<(), ApiError> {
         let handed = match self.consumer_info(0).await {
             Ok(info) => handed(&info),
@@ -469,22 +469,26 @@ impl Queue {
             }
             Err(error) => return Err(error),
         };
-        let call = format!("CONSUMER.DURABLE.CREATE.{}.{}", self.stream, Self::consumer(0));
-        api::call_again(&self.bridge, &call, &self.consumer_request(0, handed)).await.map(drop)
+        self.put_consumer(0, self.consumer_request(0, handed)).await.map(drop)
     }
 
-    /// Makes the consumer, or finds it there, with what it says was handed out.
+    /// Makes the consumer of a priority, or finds it there, with what it says was handed out; gives what the server says of
+    /// it.
     pub(crate) async fn create_consumer(&self, priority: u8) -> Result<Value, ApiError> {
         let mut body = self.consumer_request(priority, 0);
         body["action"] = json!("create");
-        let call = format!("CONSUMER.DURABLE.CREATE.{}.{}", self.stream, Self::consumer(priority));
-        let refused = match api::call_again(&self.bridge, &call, &body).await {
+        let refused = match self.put_consumer(priority, body).await {
             Err(error @ ApiError::Refused { .. }) => error,
             other => return other,
         };
         // It is there with other settings, or has been made anew by `recreate_consumer`.
         let Ok(info) = self.consumer_info(priority).await else { return Err(refused) };
-        api::call_again(&self.bridge, &call, &self.consumer_request(priority, handed(&info))).await
+        self.put_consumer(priority, self.consumer_request(priority, handed(&info))).await
+    }
+
+    async fn put_consumer(&self, priority: u8, request: Value) -> Result<Value, ApiError> {
+        let call = format!("CONSUMER.DURABLE.CREATE.{}.{}", self.stream, Self::consumer(priority));
+        api::call_again(&self.bridge, &call, &request).await
     }
 
     fn consumer_request(&self, priority: u8, handed: u64) -> Value {
@@ -520,8 +524,7 @@ impl Queue {
             Err(error) if !error.not_found() => return Err(error),
             _ => {}
         }
-        let call = format!("CONSUMER.DURABLE.CREATE.{}.{}", self.stream, Self::consumer(priority));
-        api::call_again(&self.bridge, &call, &self.consumer_request(priority, handed)).await
+        self.put_consumer(priority, self.consumer_request(priority, handed)).await
     }
 
     pub(crate) async fn stream_is_there(&self) -> Result<bool, ApiError> {

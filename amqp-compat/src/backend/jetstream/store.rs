@@ -295,14 +295,10 @@ fn entry(change: &Change, stream: &str) -> (String, Option<Bytes>) {
         }
         Change::DropQueue(queue) => (format!("q.{}", token(queue)), None),
         Change::Bind(binding) => {
-            let (to_queue, destination) = match &binding.destination {
-                Destination::Queue(name) => (true, name),
-                Destination::Exchange(name) => (false, name),
-            };
             let document = BindingDocument {
                 source: binding.source.to_string(),
-                to_queue,
-                destination: destination.to_string(),
+                to_queue: binding.destination.is_queue(),
+                destination: binding.destination.name().to_string(),
                 routing_key: binding.routing_key.to_string(),
                 arguments: table::to_base64(&binding.arguments),
             };
@@ -354,12 +350,9 @@ fn policy_key(scope: Scope, name: &str) -> String {
 }
 
 fn binding_key(binding: &BindingDefinition) -> String {
-    let (kind, destination) = match &binding.destination {
-        Destination::Queue(name) => ('q', name),
-        Destination::Exchange(name) => ('e', name),
-    };
+    let kind = if binding.destination.is_queue() { 'q' } else { 'e' };
     let hash = hash(&binding.routing_key, &binding.arguments);
-    format!("b.{}.{kind}.{}.{hash:032x}", token(&binding.source), token(destination))
+    format!("b.{}.{kind}.{}.{hash:032x}", token(&binding.source), token(binding.destination.name()))
 }
 
 fn hash(routing_key: &str, arguments: &FieldTable) -> u128 {

@@ -17,17 +17,8 @@ ListenerState = Literal["new", "running", "draining", "stopped", "failed"]
 """``failed``: another gateway has taken the NATS account over."""
 
 
-class AmqpListener:
-    """An AMQP listener over JetStream in this process: what ``nats-bridge serve`` is, without a program of its own.
-
-    In a ``with`` block it gives the URL that clients connect to::
-
-        with AmqpListener(nats="nats://127.0.0.1:4222") as url:
-            connection = pika.BlockingConnection(pika.URLParameters(url))
-
-    One listener (or ``nats-bridge serve``) at a time serves a NATS account. It runs on threads of its own that never wait
-    for Python, and works in the process that started it: in a forked child every call raises `Forked`.
-    """
+class ListenerFacts:
+    """What a listener was asked for, and what it says of itself: the same for threads and for asyncio."""
 
     __slots__ = ("_native", "_options", "_servers")
 
@@ -37,34 +28,6 @@ class AmqpListener:
         self._servers = server_list(nats)
         self._options = options
         self._native: NativeListener | None = None
-
-    def start(self) -> Self:
-        """Starts it; when it returns, clients can connect. A listener is started once.
-
-        Raises:
-            InvalidConfig: an option is wrong; ``context["field"]`` names it.
-            Conflict: the address is taken, another gateway serves this NATS account, or it was started before.
-            Unreachable, Denied, Unsupported: as `nats_bridge.connect`.
-        """
-        if self._native is not None:
-            raise started_before()
-        self._native = NativeListener.start(self._servers, self._options)
-        return self
-
-    def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:
-        """Takes no more clients, answers what was published, and closes the connections of clients with 320
-        ``CONNECTION_FORCED``; those that have not ended after ``budget_ms`` are cut. Stopping twice is fine.
-        """
-        if self._native is not None:
-            self._native.stop(budget_ms)
-
-    def wait(self) -> None:
-        """Waits until it was stopped; Ctrl-C ends the wait.
-
-        Raises:
-            Closed: it ended by itself, because another gateway has taken the NATS account over.
-        """
-        running(self._native).wait()
 
     @property
     def url(self) -> str:
@@ -95,6 +58,49 @@ class AmqpListener:
     def trouble(self) -> str | None:
         """Why it ``failed``."""
         return None if self._native is None else self._native.state[1]
+
+
+class AmqpListener(ListenerFacts):
+    """An AMQP listener over JetStream in this process: what ``nats-bridge serve`` is, without a program of its own.
+
+    In a ``with`` block it gives the URL that clients connect to::
+
+        with AmqpListener(nats="nats://127.0.0.1:4222") as url:
+            connection = pika.BlockingConnection(pika.URLParameters(url))
+
+    One listener (or ``nats-bridge serve``) at a time serves a NATS account. It runs on threads of its own that never wait
+    for Python, and works in the process that started it: in a forked child every call raises `Forked`.
+    """
+
+    __slots__ = ()
+
+    def start(self) -> Self:
+        """Starts it; when it returns, clients can connect. A listener is started once.
+
+        Raises:
+            InvalidConfig: an option is wrong; ``context["field"]`` names it.
+            Conflict: the address is taken, another gateway serves this NATS account, or it was started before.
+            Unreachable, Denied, Unsupported: as `nats_bridge.connect`.
+        """
+        if self._native is not None:
+            raise started_before()
+        self._native = NativeListener.start(self._servers, self._options)
+        return self
+
+    def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:
+        """Takes no more clients, answers what was published, and closes the connections of clients with 320
+        ``CONNECTION_FORCED``; those that have not ended after ``budget_ms`` are cut. Stopping twice is fine.
+        """
+        if self._native is not None:
+            self._native.stop(budget_ms)
+
+    def wait(self) -> None:
+        """Waits until it was stopped; Ctrl-C ends the wait.
+
+        Raises:
+            Closed: it ended by itself, because another gateway has taken the NATS account over.
+        """
+        running(self._native).wait()
 
     def __enter__(self) -> str:
         return self.start().url

@@ -123,11 +123,9 @@ pub(super) async fn one(
 }
 
 fn has_ends(binding: &BindingDefinition, ends: &Ends) -> bool {
-    let (to_queue, destination) = match &binding.destination {
-        Destination::Queue(name) => (true, name),
-        Destination::Exchange(name) => (false, name),
-    };
-    *binding.source == *ends.source && to_queue == ends.to_queue && **destination == *ends.destination
+    let destination = &binding.destination;
+    let is_destination = destination.is_queue() == ends.to_queue && **destination.name() == *ends.destination;
+    *binding.source == *ends.source && is_destination
 }
 
 /// The documents of some of a vhost's bindings, in an order that stays.

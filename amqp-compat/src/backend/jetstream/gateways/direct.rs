@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use futures::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::wire::{self, Headers};
@@ -56,12 +55,7 @@ pub(super) async fn start(gateways: &Gateways) -> Result<(), AmqpError> {
     let mut subscriber = client.subscribe(format!("{PREFIX}.reply.{}.*", gateways.0.number)).await.map_err(failed)?;
     let gateways = gateways.clone();
     tokio::spawn(async move {
-        loop {
-            let message = tokio::select! {
-                () = gateways.0.stop.cancelled() => return,
-                message = subscriber.next() => message,
-            };
-            let Some(message) = message else { return };
+        while let Some(message) = gateways.next_of(&mut subscriber).await {
             let Some(name) = message.subject.rsplit('.').next().and_then(name::untoken) else { continue };
             let mut vhosts = gateways.vhosts();
             if let Some(reply) = message.reply {

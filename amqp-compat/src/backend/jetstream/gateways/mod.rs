@@ -25,9 +25,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use async_nats::Subject;
 use async_nats::jetstream::kv;
 use async_nats::jetstream::stream::StorageType;
+use async_nats::{Message as NatsMessage, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use nats_bridge::Bridge;
@@ -253,12 +253,7 @@ impl Gateways {
         let mut subscriber = self.0.bridge.client().subscribe(subject).await.map_err(failed)?;
         let gateways = self.clone();
         tokio::spawn(async move {
-            loop {
-                let message = tokio::select! {
-                    () = gateways.0.stop.cancelled() => return,
-                    message = subscriber.next() => message,
-                };
-                let Some(message) = message else { return };
+            while let Some(message) = gateways.next_of(&mut subscriber).await {
                 let (Some(raw), Some(session)) = (Raw::read(message.payload), message.subject.rsplit('.').next())
                 else {
                     continue;
@@ -267,6 +262,14 @@ impl Gateways {
             }
         });
         Ok(())
+    }
+
+    /// The next message of a subscription; nothing once this gateway stops.
+    async fn next_of(&self, subscriber: &mut Subscriber) -> Option<NatsMessage> {
+        tokio::select! {
+            () = self.0.stop.cancelled() => None,
+            message = subscriber.next() => message,
+        }
     }
 
     async fn hear(&self, session: &str, raw: Raw, reply: Option<Subject>) {

@@ -283,12 +283,7 @@ impl Pump {
             let Level { received, .. } = self.levels[0];
             // What the server has sent and we have not read yet is on neither side: it is taken in first.
             if deliveries > received && self.subscriber.is_some() && Instant::now() < until {
-                let mut messages = Vec::new();
-                let wait = next_messages(&mut self.subscriber, &mut messages);
-                let _ = tokio::time::timeout(LINGER, wait).await;
-                for message in messages {
-                    self.receive(message).await;
-                }
+                self.arrives().await;
                 continue;
             }
             let pending = pending.saturating_sub(self.levels[0].again());
