@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use amqp_compat::model::vhost::{BindingDefinition, Destination};
+use amqp_compat::model::vhost::BindingDefinition;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
@@ -139,11 +139,8 @@ fn unknown_bindings(vhost: &str, theirs: &[RabbitBinding], ours: &[BindingDefini
         *counts.entry((&binding.source, to_queue, &binding.destination, &binding.routing_key)).or_default() += 1;
     }
     for binding in ours {
-        let (to_queue, destination) = match &binding.destination {
-            Destination::Queue(name) => (true, name),
-            Destination::Exchange(name) => (false, name),
-        };
-        if let Some(count) = counts.get_mut(&(&*binding.source, to_queue, &**destination, &*binding.routing_key)) {
+        let (to_queue, destination) = (binding.destination.is_queue(), &**binding.destination.name());
+        if let Some(count) = counts.get_mut(&(&*binding.source, to_queue, destination, &*binding.routing_key)) {
             *count -= 1;
         }
     }
@@ -171,6 +168,7 @@ fn in_force(policy: &Policy) -> Option<Unmapped> {
 #[cfg(test)]
 mod tests {
     use amq_protocol::types::FieldTable;
+    use amqp_compat::model::vhost::Destination;
 
     use super::*;
 
