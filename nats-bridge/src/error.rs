@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Config,
     /// What exists on the server differs from what was asked for and cannot be changed in place.
     Conflict,
+    /// The message is not encrypted, was altered, or is not the one that was encrypted.
+    Decrypt,
     /// The server refuses this user the subject or the call.
     Denied,
     /// The message cannot be sent as it is: bad subject, reserved or illegal header, empty id.
@@ -47,6 +49,8 @@ pub enum ErrorKind {
     Timeout,
     /// Headers and payload exceed the server's `max_payload`.
     TooLarge,
+    /// The key-encryption key that the message names is not there; `key` says which one.
+    UnknownKey,
     /// No server could be reached, or nobody answers for this subject.
     Unreachable,
     /// The server is too old for what was asked.
@@ -122,12 +126,14 @@ impl ErrorKind {
             ErrorKind::Closed => "closed",
             ErrorKind::Config => "config",
             ErrorKind::Conflict => "conflict",
+            ErrorKind::Decrypt => "decrypt",
             ErrorKind::Denied => "denied",
             ErrorKind::InvalidMessage => "invalid_message",
             ErrorKind::NotFound => "not_found",
             ErrorKind::Rejected => "rejected",
             ErrorKind::Timeout => "timeout",
             ErrorKind::TooLarge => "too_large",
+            ErrorKind::UnknownKey => "unknown_key",
             ErrorKind::Unreachable => "unreachable",
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::WindowFull => "window_full",

@@ -7,6 +7,7 @@
 //! - [`dead_letter`]: what a dead letter says.
 //! - [`provision`]: streams and consumers as data.
 //! - [`health`]: whether what a service needs is there, and whether it keeps up.
+//! - [`encryption`]: payloads that only those read who have a key.
 //! - [`ledger`]: which messages were handled, for effects that must not happen twice.
 //! - [`order`]: messages of several regions in order; the last writer wins.
 //! - [`TraceContext`]: traces that go on through a message.
@@ -20,6 +21,7 @@ mod config;
 mod connection;
 pub mod consume;
 pub mod dead_letter;
+pub mod encryption;
 mod error;
 pub mod health;
 pub mod ledger;

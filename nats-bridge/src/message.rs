@@ -4,6 +4,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{HeaderMap, HeaderName, HeaderValue, Subject};
 use bytes::Bytes;
 
+use crate::encryption::ENCRYPTED;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message_id::MessageId;
 
@@ -19,12 +20,20 @@ pub struct Message {
     pub(crate) payload: Bytes,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) id: MessageId,
+    // It was stored before and goes as it was: it is not encrypted again.
+    pub(crate) stored_before: bool,
 }
 
 impl Message {
     /// A message without headers, with a generated id.
     pub fn new(subject: impl Into<Subject>, payload: impl Into<Bytes>) -> Message {
-        Message { subject: subject.into(), payload: payload.into(), headers: Vec::new(), id: MessageId::Generated }
+        Message {
+            subject: subject.into(),
+            payload: payload.into(),
+            headers: Vec::new(),
+            id: MessageId::Generated,
+            stored_before: false,
+        }
     }
 
     /// Gives the id that the stream recognises duplicates by.
@@ -75,6 +84,12 @@ impl Message {
         self.subject.len() + self.payload.len() + headers
     }
 
+    /// The same message, which was stored before and is published as it was.
+    pub(crate) fn stored_before(mut self) -> Message {
+        self.stored_before = true;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<()> {
         let invalid = |why: &'static str| Error::new(ErrorKind::InvalidMessage).with("why", why);
         if !is_publish_subject(&self.subject) {
@@ -92,6 +107,9 @@ impl Message {
             }
             if name.len() >= 5 && name.as_bytes()[..5].eq_ignore_ascii_case(b"nats-") {
                 return Err(invalid("headers that start with `Nats-` are the server's").with("header", name));
+            }
+            if !self.stored_before && name.eq_ignore_ascii_case(ENCRYPTED) {
+                return Err(invalid("this header is of messages that were encrypted here").with("header", name));
             }
             // nats-server 2.10 looks for the first place where the name stands in all headers, and takes the message
             // for one without an id when that is not a header's start: duplicates would be stored.
@@ -156,6 +174,7 @@ mod tests {
             ("a", "v\r\nb: c"),
             ("x-Nats-Msg-Id", "v"),
             ("a", "Nats-Msg-Id"),
+            ("encrypted", "v"),
         ] {
             assert!(Message::new("a", "x").header(name, value).check().is_err(), "{name:?}");
         }

@@ -1,14 +1,18 @@
 //! The steps with dead letters.
 
+use std::path::Path;
+
 use nats_bridge::dead_letter::{Filter, GroupBy, Redrive};
+use nats_bridge::encryption::Keyring;
 use nats_bridge::{Bridge, Result};
 use serde_json::{Map, Value, json};
+use test_support::eventually::eventually_true;
 
 use super::scenario::text;
 
 /// Does a step with dead letters.
-pub async fn act(bridge: &Bridge, verb: &str, step: &Value) -> Result<Value> {
-    assert!(["count", "groups", "show", "park", "redrive"].contains(&verb), "no such step: {step}");
+pub async fn act(bridge: &Bridge, keys: &Path, verb: &str, step: &Value) -> Result<Value> {
+    assert!(["count", "groups", "letters", "show", "park", "redrive"].contains(&verb), "no such step: {step}");
     let letters = bridge.dead_letters(text(step, "stream")).await?;
     let reason = step["filter"]["reason"].as_str().map(str::to_owned);
     let filter = Filter { reason, ..Filter::default() };
@@ -19,7 +23,10 @@ pub async fn act(bridge: &Bridge, verb: &str, step: &Value) -> Result<Value> {
             Ok(json!(letters.list(GroupBy::Reason, &filter).await?))
         }
         "show" => {
-            let letter = letters.show(step["sequence"].as_u64().unwrap()).await?;
+            let mut letter = letters.show(step["sequence"].as_u64().unwrap()).await?;
+            if let Some(name) = step["decrypt"].as_str() {
+                letter.payload = letter.decrypt(&Keyring::from_directory(keys.join(name))?.into()).await?;
+            }
             let mut headers = Map::new();
             for (name, value) in letter.original_headers() {
                 headers.entry(name).or_insert_with(|| json!([])).as_array_mut().unwrap().push(json!(value));
@@ -35,7 +42,14 @@ pub async fn act(bridge: &Bridge, verb: &str, step: &Value) -> Result<Value> {
                 "detail": letter.detail(),
                 "attempts": letter.attempts(),
                 "redrives": letter.redrives(),
+                "encrypted_with": letter.encrypted_with(),
             }))
+        }
+        "letters" => {
+            let wanted = step["count"].as_u64().unwrap();
+            eventually_true("there are so many letters", || async { letters.count().await.is_ok_and(|n| n == wanted) })
+                .await;
+            Ok(Value::Null)
         }
         "park" => Ok(json!(letters.park(&filter, |_| true).await?)),
         _ => {

@@ -31,6 +31,7 @@ scenarios! {
     dead_letter: "dead-letter.json";
     dedup: "dedup.json";
     drain: "drain.json";
+    encryption: "encryption.json";
     order_by_key: "order-by-key.json";
     publish: "publish.json";
     reconnect: "reconnect.json";

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nats_bridge::encryption::{Keyring, Keys};
 use nats_bridge::{
     Bridge, Config, ConsumeConfig, Consumer, ConsumerHandle, ConsumerState, Delivery, Error, Failure, Message,
     PublishConfig, Published, Reason, Received, Result, RetryPolicy, Settled, StreamSpec,
 };
 use serde_json::{Map, Value, json};
+use tempfile::TempDir;
 use test_support::nats::NatsServer;
 
 /// How long a step may wait for what must come.
@@ -16,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 struct World {
     server: NatsServer,
+    // Directories of keys.
+    keys: TempDir,
     bridge: Bridge,
     consumers: HashMap<String, (Option<Consumer>, ConsumerHandle)>,
     deliveries: HashMap<String, Option<Delivery>>,
@@ -25,14 +29,9 @@ struct World {
 pub async fn run(text: &str) {
     let scenario: Value = serde_json::from_str(text).unwrap();
     let server = NatsServer::start();
-    let config = Config {
-        servers: vec![server.url()],
-        reconnect_pause_max: Duration::from_millis(100),
-        publish: PublishConfig { no_stream_wait: Duration::from_millis(500), ..PublishConfig::default() },
-        ..Config::default()
-    };
-    let bridge = Bridge::connect_with(config).await.unwrap();
-    let mut world = World { server, bridge, consumers: HashMap::new(), deliveries: HashMap::new() };
+    let bridge = connect(&server, None).await.unwrap();
+    let keys = tempfile::tempdir().unwrap();
+    let mut world = World { server, keys, bridge, consumers: HashMap::new(), deliveries: HashMap::new() };
     for step in scenario["steps"].as_array().unwrap() {
         let outcome = world.act(step).await;
         match (&step["error"], outcome) {
@@ -44,6 +43,17 @@ pub async fn run(text: &str) {
             (_, Ok(found)) => panic!("{step}: an error was expected, not {found}"),
         }
     }
+}
+
+async fn connect(server: &NatsServer, encrypt: Option<Keys>) -> Result<Bridge> {
+    let no_stream_wait = Duration::from_millis(500);
+    let config = Config {
+        servers: vec![server.url()],
+        reconnect_pause_max: Duration::from_millis(100),
+        publish: PublishConfig { no_stream_wait, encrypt, ..PublishConfig::default() },
+        ..Config::default()
+    };
+    Bridge::connect_with(config).await
 }
 
 /// Everything that is expected must be so; what is not named is not looked at.
@@ -97,6 +107,7 @@ fn received(message: &Received) -> Value {
         "subject": message.subject(),
         "payload": payload(message),
         "id": message.id(),
+        "key_id": message.key_id(),
         "attempt": message.attempt(),
         "sequence": message.sequence(),
         "headers": headers,
@@ -147,6 +158,12 @@ impl World {
                 spec["name"] = step["name"].clone();
                 self.bridge.ensure_stream(&serde_json::from_value::<StreamSpec>(spec).unwrap()).await?;
             }
+            "key" => {
+                let directory = self.keys.path().join(text(step, "of"));
+                std::fs::create_dir_all(&directory).unwrap();
+                std::fs::write(directory.join(text(step, "name")), text(step, "key")).unwrap();
+            }
+            "connect" => self.bridge = connect(&self.server, self.keys(&step["encrypt"])?).await?,
             "publish" => return self.bridge.publish(message(step)).await.map(stored),
             "publish_many" => {
                 let messages: Vec<Message> = step["messages"].as_array().unwrap().iter().map(message).collect();
@@ -166,7 +183,10 @@ impl World {
                 }
             }
             "consume" => {
-                let consumer = self.bridge.consume(consume(step)).await?;
+                let decrypt = self.keys(&step["options"]["decrypt"])?;
+                let accept_unencrypted = step["options"]["accept_unencrypted"] == true;
+                let config = ConsumeConfig { decrypt, accept_unencrypted, ..consume(step) };
+                let consumer = self.bridge.consume(config).await?;
                 let handle = consumer.handle();
                 self.consumers.insert(text(step, "as"), (Some(consumer), handle));
             }
@@ -207,9 +227,14 @@ impl World {
             }
             "kill_server" => self.server.kill_9(),
             "start_server" => self.server.restart(),
-            _ => return super::letters::act(&self.bridge, &verb, step).await,
+            _ => return super::letters::act(&self.bridge, self.keys.path(), &verb, step).await,
         }
         Ok(Value::Null)
+    }
+
+    fn keys(&self, name: &Value) -> Result<Option<Keys>> {
+        let directory = name.as_str().map(|name| self.keys.path().join(name));
+        directory.map(|directory| Keyring::from_directory(directory).map(Keys::from)).transpose()
     }
 
     fn handle_of(&self, step: &Value) -> ConsumerHandle {

@@ -54,6 +54,8 @@ export interface DeadLetter {
   readonly host: string;
   /** How often it was redriven before. */
   readonly redrives: number;
+  /** The key that its payload is encrypted under; `null` when it is not encrypted. */
+  readonly encryptedWith: string | null;
 }
 
 /** Dead letters that have something in common. */
@@ -144,9 +146,12 @@ export class DeadLetters {
     return ((await this.#ask("peek", which, { limit })) as Crossed[]).map(letter);
   }
 
-  /** One letter by its sequence in this stream. Rejects with `not_found` when there is none. */
-  async show(sequence: number): Promise<DeadLetter> {
-    return letter((await this.#ask("show", {}, { sequence })) as Crossed);
+  /**
+   * One letter by its sequence in this stream; with the payload decrypted, if `decrypt` says where the keys are. Rejects with
+   * `not_found` when there is none, `unknown_key` or `decrypt` when it cannot be decrypted.
+   */
+  async show(sequence: number, { decrypt }: { readonly decrypt?: string } = {}): Promise<DeadLetter> {
+    return letter((await this.#ask("show", {}, { sequence, decrypt })) as Crossed);
   }
 
   /**

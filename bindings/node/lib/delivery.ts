@@ -40,10 +40,15 @@ export class Received {
     return this.#native.subject;
   }
 
-  /** The payload. */
+  /** The payload; decrypted, if the consumer does that. */
   get payload(): Buffer {
     this.#payload ??= this.#native.payload;
     return this.#payload;
+  }
+
+  /** The key that the payload was decrypted with; `undefined` when it was not encrypted, or the consumer does not decrypt. */
+  get keyId(): string | undefined {
+    return this.#native.keyId ?? undefined;
   }
 
   /** The id that it was published with. */

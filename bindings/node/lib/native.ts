@@ -20,6 +20,7 @@ export interface NativeDelivery {
   readonly payload: Buffer;
   readonly id: string | null;
   readonly headers: Record<string, string[]>;
+  readonly keyId: string | null;
   readonly attempt: number;
   readonly sequence: number;
   readonly storedAtMs: number;

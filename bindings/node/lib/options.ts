@@ -22,6 +22,8 @@ export interface PublishOptions {
   readonly noStreamWaitMs?: number;
   /** Fails at once while NATS confirms nothing; default none: publishing waits. */
   readonly breaker?: BreakerOptions;
+  /** Encrypts every payload under the current key of a directory with a file for each key, or of `env:NAME`; default none. */
+  readonly encrypt?: string;
 }
 
 /** How to reach NATS and how to behave when it is away. What is left out has its default. */
@@ -125,6 +127,13 @@ export interface ConsumeOptions {
   readonly stalledAfterMs?: number;
   /** How often the server gives a sign of life on a waiting pull; default 5 000. */
   readonly heartbeatMs?: number;
+  /**
+   * Decrypts payloads with the keys of a directory, or of `env:NAME`; default none: they are handed out as they are. What cannot
+   * be decrypted becomes a dead letter with reason `decrypt`.
+   */
+  readonly decrypt?: string;
+  /** With `decrypt`: hands out messages that are not encrypted, too; default false: they become dead letters. */
+  readonly acceptUnencrypted?: boolean;
 }
 
 /** What a stream should be. */
@@ -202,6 +211,7 @@ export const PUBLISH_OPTIONS: Names<PublishOptions> = {
   deadlineMs: true,
   noStreamWaitMs: true,
   breaker: true,
+  encrypt: true,
 };
 
 export const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: true, probeEveryMs: true };
@@ -258,6 +268,8 @@ export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
   advisories: true,
   stalledAfterMs: true,
   heartbeatMs: true,
+  decrypt: true,
+  acceptUnencrypted: true,
 };
 
 export const STREAM_OPTIONS: Names<StreamOptions> = {

@@ -12,7 +12,7 @@ use crate::delivery::Delivery;
 use crate::errors;
 use crate::held::Held;
 use crate::jobs::Jobs;
-use crate::options::{count, millis};
+use crate::options::{count, keys, millis};
 use crate::stop::Stop;
 
 /// A consumer.
@@ -72,6 +72,10 @@ pub struct ConsumeOptions {
     pub stalled_after_ms: Option<f64>,
     /// How often the server gives a sign of life on a waiting pull.
     pub heartbeat_ms: Option<f64>,
+    /// Where the keys are with which payloads are decrypted.
+    pub decrypt: Option<String>,
+    /// Hands out messages that are not encrypted, too.
+    pub accept_unencrypted: Option<bool>,
 }
 
 impl RetryOptions {
@@ -131,6 +135,8 @@ impl ConsumeOptions {
         if let Some(ms) = self.heartbeat_ms {
             config.heartbeat = millis("heartbeatMs", ms)?;
         }
+        config.decrypt = self.decrypt.as_deref().map(keys).transpose()?;
+        config.accept_unencrypted = self.accept_unencrypted.unwrap_or(false);
         Ok(config)
     }
 }

@@ -190,6 +190,12 @@ impl Delivery {
         self.received.header(&name).map(str::to_owned)
     }
 
+    /// The key that the payload was decrypted with.
+    #[napi(getter)]
+    pub fn key_id(&self) -> Option<String> {
+        self.received.key_id().map(str::to_owned)
+    }
+
     /// Which delivery of this message it is.
     #[napi(getter)]
     pub fn attempt(&self) -> f64 {

@@ -1,6 +1,8 @@
-//! Numbers of JavaScript as lengths of time and counts. Anything but a whole number in range is refused by name.
+//! Numbers of JavaScript as lengths of time and counts; texts as keys. What is not in range is refused by name.
 
 use std::time::Duration;
+
+use nats_bridge::encryption::Keys;
 
 use crate::errors;
 
@@ -16,6 +18,11 @@ pub fn count<T: TryFrom<u64>>(field: &str, number: f64) -> napi::Result<T> {
         return Err(refused());
     }
     T::try_from(number as u64).map_err(|_| refused())
+}
+
+/// The keys that a path, or `env:NAME`, says where to find.
+pub fn keys(source: &str) -> napi::Result<Keys> {
+    Keys::from_source(source).map_err(|error| errors::from_core(&error))
 }
 
 // `Number.MAX_SAFE_INTEGER`.

@@ -6,7 +6,7 @@ use napi_derive::napi;
 use nats_bridge::{BreakerConfig, Message, MessageId, PublishConfig};
 
 use crate::errors;
-use crate::options::{count, millis};
+use crate::options::{count, keys, millis};
 
 /// Where a published message is stored.
 #[napi(object)]
@@ -97,6 +97,8 @@ pub struct PublishOptions {
     pub no_stream_wait_ms: Option<f64>,
     /// Fails at once while NATS confirms nothing.
     pub breaker: Option<BreakerOptions>,
+    /// Where the keys are under which payloads are encrypted.
+    pub encrypt: Option<String>,
 }
 
 /// When a publisher stops taking messages.
@@ -141,6 +143,7 @@ impl PublishOptions {
             }
             config.breaker = Some(made);
         }
+        config.encrypt = self.encrypt.as_deref().map(keys).transpose()?;
         Ok(config)
     }
 }

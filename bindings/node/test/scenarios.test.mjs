@@ -1,9 +1,11 @@
 // The scenarios that every language does; `tests/scenarios/README.md` says what the steps mean.
 
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
 import { BridgeError, connect, GiveUp } from "nats-bridge";
@@ -17,7 +19,7 @@ import { NatsServer } from "./server.mjs";
  *   messages: Given[], subjects: string[], count: number, confirmed?: boolean, why: string,
  *   reason: import("nats-bridge").Reason, delay_ms?: number, budget_ms?: number, by: import("nats-bridge").GroupBy,
  *   sequence: number, filter?: { reason?: string }, to?: string, dry_run?: boolean, concurrency: number, key: string,
- *   fail_once: string[], give_up: string[], until: number, expect?: unknown, error?: unknown,
+ *   encrypt?: string, decrypt?: string, fail_once: string[], give_up: string[], until: number, expect?: unknown, error?: unknown,
  * }} Step
  */
 
@@ -81,10 +83,25 @@ class World {
   /**
    * @param {NatsServer} server
    * @param {import("nats-bridge").Bridge} bridge
+   * @param {string} keys
    */
-  constructor(server, bridge) {
+  constructor(server, bridge, keys) {
     this.server = server;
     this.bridge = bridge;
+    this.keys = keys;
+    /** @type {import("nats-bridge").Bridge[]} */
+    this.connected = [];
+  }
+
+  /**
+   * Goes on with another connection.
+   *
+   * @param {string | undefined} encrypt
+   */
+  async connect(encrypt) {
+    const publish = { noStreamWaitMs: 500, ...(encrypt && { encrypt: join(this.keys, encrypt) }) };
+    this.bridge = await connect(this.server.url, { reconnectPauseMaxMs: 100, publish });
+    this.connected.push(this.bridge);
   }
 
   /** @param {{ steps: Step[] }} scenario */
@@ -126,6 +143,12 @@ class World {
     switch (step.do) {
       case "stream":
         return this.bridge.ensureStream(step.name, /** @type {import("nats-bridge").StreamOptions} */ (camel(step.options)));
+      case "key":
+        mkdirSync(join(this.keys, step.of), { recursive: true });
+        writeFileSync(join(this.keys, step.of, step.name), step.key);
+        return;
+      case "connect":
+        return this.connect(step.encrypt);
       case "publish": {
         const { subject, payload, id, headers } = step;
         return this.bridge.publish(subject, payload, { ...(id && { id }), ...(headers && { headers }) });
@@ -145,16 +168,18 @@ class World {
         return;
       }
       case "consume": {
-        const options = /** @type {import("nats-bridge").ConsumeOptions} */ (camel(step.options));
-        this.consumers.set(step.as, await this.bridge.consume(step.stream, step.name, { ...options, heartbeatMs: 500 }));
+        const given = /** @type {import("nats-bridge").ConsumeOptions} */ (camel(step.options));
+        const { decrypt, ...rest } = given;
+        const options = { ...rest, ...(decrypt && { decrypt: join(this.keys, decrypt) }), heartbeatMs: 500 };
+        this.consumers.set(step.as, await this.bridge.consume(step.stream, step.name, options));
         return;
       }
       case "next": {
         const delivery = await this.consumer(step.of).next({ timeoutMs: PATIENCE });
         assert(delivery !== undefined, `${JSON.stringify(step)}: nothing came`);
         this.deliveries.set(step.as, delivery);
-        const { subject, payload, id, attempt, sequence, headers } = delivery;
-        return { subject, payload: payload.toString(), id, attempt, sequence, headers };
+        const { subject, payload, id, keyId = null, attempt, sequence, headers } = delivery;
+        return { subject, payload: payload.toString(), id, keyId, attempt, sequence, headers };
       }
       case "none":
         assert.equal(await this.consumer(step.of).next({ timeoutMs: 100 }), undefined);
@@ -204,8 +229,16 @@ class World {
       case "groups":
         return letters.list({ by: step.by });
       case "show": {
-        const letter = await letters.show(step.sequence);
+        const letter = await letters.show(step.sequence, step.decrypt ? { decrypt: join(this.keys, step.decrypt) } : {});
         return { ...letter, payload: letter.payload.toString() };
+      }
+      case "letters": {
+        const end = Date.now() + PATIENCE;
+        while ((await letters.count()) !== step.count) {
+          assert(Date.now() < end, JSON.stringify(step));
+          await setTimeout(10);
+        }
+        return;
       }
       case "park":
         return letters.park(step.filter);
@@ -246,6 +279,12 @@ for (const file of files) {
     const bridge = await connect(server.url, { reconnectPauseMaxMs: 100, publish: { noStreamWaitMs: 500 } });
     t.after(() => bridge.close({ budgetMs: 0 }).catch(() => {}));
     const scenario = /** @type {{ steps: Step[] }} */ (JSON.parse(readFileSync(join(folder, file), "utf8")));
-    await new World(server, bridge).run(scenario);
+    const keys = mkdtempSync(join(tmpdir(), "keys-"));
+    const world = new World(server, bridge, keys);
+    t.after(async () => {
+      await Promise.all(world.connected.map((bridge) => bridge.close({ budgetMs: 0 }).catch(() => {})));
+      rmSync(keys, { recursive: true });
+    });
+    await world.run(scenario);
   });
 }

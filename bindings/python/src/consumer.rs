@@ -206,6 +206,8 @@ pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyRe
             "advisories" => config.advisories = given.read()?,
             "stalled_after_ms" => config.stalled_after = given.millis()?,
             "heartbeat_ms" => config.heartbeat = given.millis()?,
+            "decrypt" => config.decrypt = Some(given.keys()?),
+            "accept_unencrypted" => config.accept_unencrypted = given.read()?,
             _ => return Ok(false),
         }
         Ok(true)

@@ -234,6 +234,12 @@ impl Delivery {
         self.received.header(name)
     }
 
+    /// The key that the payload was decrypted with.
+    #[getter]
+    fn key_id(&self) -> Option<&str> {
+        self.received.key_id()
+    }
+
     /// Which delivery of this message it is.
     #[getter]
     fn attempt(&self) -> u64 {

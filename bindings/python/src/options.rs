@@ -2,8 +2,10 @@
 //!
 //! A name that is not known is refused, never ignored; `None` leaves the core's default.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use nats_bridge::encryption::Keys;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -31,6 +33,13 @@ impl<'py> Given<'py> {
     /// A number of milliseconds that is not negative.
     pub fn millis(&self) -> PyResult<Duration> {
         Ok(Duration::from_millis(self.count()?))
+    }
+
+    /// The keys that a path, or `env:NAME`, says where to find.
+    pub fn keys(&self) -> PyResult<Keys> {
+        let source = self.read::<PathBuf>()?;
+        let source = source.to_str().ok_or_else(|| errors::invalid(&self.name, "it is not Unicode"))?;
+        Keys::from_source(source).map_err(|e| errors::from_core(&e))
     }
 
     /// A number that is not negative and fits `T`.

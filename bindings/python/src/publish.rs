@@ -177,6 +177,7 @@ pub fn config(options: &Bound<'_, PyDict>) -> PyResult<PublishConfig> {
             "deadline_ms" => config.deadline = given.millis()?,
             "breaker" => config.breaker = Some(breaker(&given.read()?)?),
             "no_stream_wait_ms" => config.no_stream_wait = given.millis()?,
+            "encrypt" => config.encrypt = Some(given.keys()?),
             _ => return Ok(false),
         }
         Ok(true)

@@ -1,13 +1,27 @@
 """Does the scenarios of `tests/scenarios`, whose README says what the steps mean, with threads or with asyncio."""
 
+import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Awaitable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Literal, TypedDict, TypeVar
 
 import nats_bridge
-from nats_bridge import Error, GiveUp, Message, Published, Received, RetryPolicy, Settled, aio
+from nats_bridge import (
+    ConsumeOptions,
+    Error,
+    GiveUp,
+    Message,
+    Published,
+    PublishOptions,
+    Received,
+    RetryPolicy,
+    Settled,
+    aio,
+)
 from server import NatsServer
 
 __all__ = ["Scenario", "World"]
@@ -21,6 +35,8 @@ class Options(TypedDict, total=False):
     retention: Literal["work_queue"]
     unbounded: bool
     retry: RetryPolicy
+    decrypt: str
+    accept_unencrypted: bool
 
 
 class Given(TypedDict, total=False):
@@ -51,10 +67,12 @@ class Step(Given, total=False):
     to: str
     dry_run: bool
     concurrency: int
-    key: str
     fail_once: list[str]
     give_up: list[str]
     until: int
+    key: str
+    encrypt: str
+    decrypt: str
     expect: object
     error: object
 
@@ -101,6 +119,7 @@ def received(message: Received) -> dict[str, object]:
         "subject": message.subject,
         "payload": message.payload.decode(),
         "id": message.id,
+        "key_id": message.key_id,
         "attempt": message.attempt,
         "sequence": message.sequence,
         "headers": message.headers,
@@ -110,9 +129,11 @@ def received(message: Received) -> dict[str, object]:
 class World:
     """A server, a connection of one of the two faces, and what the steps have named."""
 
-    def __init__(self, server: NatsServer, bridge: nats_bridge.Bridge | aio.Bridge) -> None:
+    def __init__(self, server: NatsServer, bridge: nats_bridge.Bridge | aio.Bridge, keys: Path) -> None:
         self.server = server
         self.bridge = bridge
+        self.keys = keys
+        self.connected: list[nats_bridge.Bridge | aio.Bridge] = []
         self.consumers: dict[str, nats_bridge.Consumer | aio.Consumer] = {}
         self.deliveries: dict[str, nats_bridge.Delivery | aio.Delivery] = {}
 
@@ -127,6 +148,17 @@ class World:
                 assert "error" not in step, f"{step}: an error was expected, not {found}"
                 if "expect" in step:
                     check(found, step["expect"], step)
+        for bridge in self.connected:
+            await done(bridge.close())
+
+    async def connect(self, encrypt: str | None) -> None:
+        """Goes on with another connection."""
+        publish: PublishOptions = {"no_stream_wait_ms": 500, "encrypt": None if encrypt is None else self.keys / encrypt}
+        if isinstance(self.bridge, aio.Bridge):
+            self.bridge = await aio.connect(self.server.url, publish=publish)
+        else:
+            self.bridge = nats_bridge.connect(self.server.url, publish=publish)
+        self.connected.append(self.bridge)
 
     async def act(self, step: Step, name: str) -> object:
         match step:
@@ -139,6 +171,11 @@ class World:
                         unbounded=options.get("unbounded"),
                     )
                 )
+            case {"do": "key", "of": keys, "key": key}:
+                (self.keys / keys).mkdir(exist_ok=True)
+                (self.keys / keys / step.get("name", "")).write_text(key)
+            case {"do": "connect"}:
+                await self.connect(step.get("encrypt"))
             case {"do": "publish", "subject": subject, "payload": payload}:
                 sent = self.bridge.publish(subject, payload.encode(), id=step.get("id"), headers=step.get("headers"))
                 return stored(await done(sent))
@@ -150,11 +187,14 @@ class World:
                 many = [Message(subjects[n % len(subjects)], str(n).encode(), f"n-{n}") for n in range(count)]
                 assert all(outcome.landed == "yes" for outcome in await done(self.bridge.publish_many(many)))
             case {"do": "consume", "stream": stream, "name": durable, "options": options}:
-                retry = options.get("retry")
+                consume: ConsumeOptions = {"retry": options.get("retry"), "heartbeat_ms": 500}
+                if "decrypt" in options:
+                    consume["decrypt"] = self.keys / options["decrypt"]
+                    consume["accept_unencrypted"] = options.get("accept_unencrypted")
                 if isinstance(self.bridge, aio.Bridge):
-                    self.consumers[name] = await self.bridge.consume(stream, durable, retry=retry, heartbeat_ms=500)
+                    self.consumers[name] = await self.bridge.consume(stream, durable, **consume)
                 else:
-                    self.consumers[name] = self.bridge.consume(stream, durable, retry=retry, heartbeat_ms=500)
+                    self.consumers[name] = self.bridge.consume(stream, durable, **consume)
             case {"do": "next", "of": of}:
                 delivery = await done(self.consumers[of].next(PATIENCE_MS))
                 assert delivery is not None, f"{step}: nothing came"
@@ -199,8 +239,15 @@ class World:
             case {"do": "groups", "by": by}:
                 return [asdict(group) for group in await done(letters.list(by))]
             case {"do": "show", "sequence": sequence}:
-                letter = await done(letters.show(sequence))
+                keys = self.keys / step["decrypt"] if "decrypt" in step else None
+                letter = await done(letters.show(sequence, decrypt=keys))
                 return asdict(letter) | {"payload": letter.payload.decode()}
+            case {"do": "letters", "count": count}:
+                end = time.monotonic() + PATIENCE_MS / 1000
+                while await done(letters.count()) != count:
+                    assert time.monotonic() < end, step
+                    await asyncio.sleep(0.01)
+                return None
             case {"do": "park"}:
                 return await done(letters.park(reason=reason))
             case {"do": "redrive"}:

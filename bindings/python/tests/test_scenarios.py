@@ -25,13 +25,13 @@ def test_there_are_scenarios() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_with_threads(server: NatsServer, file: Path) -> None:
+def test_with_threads(server: NatsServer, file: Path, tmp_path: Path) -> None:
     with nats_bridge.connect(server.url, **OPTIONS) as bridge:
         # The calls of this face wait; nothing else runs in the loop.
-        asyncio.run(World(server, bridge).run(read(file)))
+        asyncio.run(World(server, bridge, tmp_path).run(read(file)))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-async def test_with_asyncio(server: NatsServer, file: Path) -> None:
+async def test_with_asyncio(server: NatsServer, file: Path, tmp_path: Path) -> None:
     async with aio.connect(server.url, **OPTIONS) as bridge:
-        await World(server, bridge).run(read(file))
+        await World(server, bridge, tmp_path).run(read(file))

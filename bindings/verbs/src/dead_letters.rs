@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use nats_bridge::Bridge;
 use nats_bridge::dead_letter::{Filter, GroupBy, Letter, Redrive};
+use nats_bridge::encryption::Keys;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -24,6 +25,7 @@ struct Arguments {
     by: Option<By>,
     limit: Option<u64>,
     sequence: Option<u64>,
+    decrypt: Option<String>,
     to: Option<String>,
     rate_per_second: Option<f64>,
     dry_run: Option<bool>,
@@ -76,7 +78,11 @@ pub(crate) async fn ask(
         }
         "show" => {
             let sequence = given.sequence.ok_or_else(|| Fault::argument("sequence", "it is needed"))?;
-            letter(&letters.show(sequence).await?)
+            let mut found = letters.show(sequence).await?;
+            if let Some(source) = given.decrypt {
+                found.payload = found.decrypt(&Keys::from_source(&source)?).await?;
+            }
+            letter(&found)
         }
         "redrive" => {
             let default = Redrive::default();
@@ -138,6 +144,7 @@ fn letter(letter: &Letter) -> Value {
         "last_failed_at": letter.last_failed_at(),
         "host": letter.host(),
         "redrives": letter.redrives(),
+        "encrypted_with": letter.encrypted_with(),
         "headers": letter.original_headers(),
         "payload_base64": STANDARD.encode(&letter.payload),
     })

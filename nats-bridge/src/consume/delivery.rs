@@ -12,6 +12,7 @@ use super::held::Token;
 use super::place::Place;
 use super::shared::{ACK, Shared};
 use crate::dead_letter::{Failure, Reason};
+use crate::encryption::Decrypted;
 use crate::error::Result;
 use crate::retry::Next;
 
@@ -23,6 +24,8 @@ pub struct Received(Arc<Inner>);
 struct Inner {
     message: async_nats::Message,
     place: Place,
+    // None: it is handed out as it was stored.
+    decrypted: Option<Decrypted>,
 }
 
 /// A message to be settled exactly once: [`ack`](Delivery::ack), [`retry`](Delivery::retry),
@@ -67,7 +70,13 @@ pub enum Settled {
 
 impl Received {
     pub(super) fn new(message: async_nats::Message, place: Place) -> Self {
-        Received(Arc::new(Inner { message, place }))
+        Received(Arc::new(Inner { message, place, decrypted: None }))
+    }
+
+    /// The same message with the payload that it had before it was encrypted.
+    pub(super) fn decrypted(self, decrypted: Decrypted) -> Self {
+        let inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| shared.copy());
+        Received(Arc::new(Inner { decrypted: Some(decrypted), ..inner }))
     }
 
     /// The subject it was published to.
@@ -75,8 +84,18 @@ impl Received {
         &self.0.message.subject
     }
 
-    /// The payload.
+    /// The payload; decrypted, if the consumer does that.
     pub fn payload(&self) -> &Bytes {
+        self.0.decrypted.as_ref().map_or(&self.0.message.payload, |decrypted| &decrypted.payload)
+    }
+
+    /// The key that the payload was decrypted with; none when it was not encrypted, or the consumer does not decrypt.
+    pub fn key_id(&self) -> Option<&str> {
+        self.0.decrypted.as_ref()?.key_id.as_deref()
+    }
+
+    /// The payload as it lies in the stream.
+    pub(super) fn stored_payload(&self) -> &Bytes {
         &self.0.message.payload
     }
 
@@ -128,7 +147,7 @@ impl Received {
     /// The same message, one attempt later.
     pub(super) fn next_attempt(&self) -> Received {
         let place = Place { delivered: self.0.place.delivered + 1, ..self.0.place };
-        Received(Arc::new(Inner { message: self.0.message.clone(), place }))
+        Received(Arc::new(Inner { place, ..self.0.copy() }))
     }
 
     pub(super) fn stored_at_nanos(&self) -> i128 {
@@ -138,6 +157,12 @@ impl Received {
     pub(super) fn reply(&self) -> Subject {
         // Only messages with an ack subject become `Received`.
         self.0.message.reply.clone().unwrap_or_else(|| Subject::from_static("_"))
+    }
+}
+
+impl Inner {
+    fn copy(&self) -> Inner {
+        Inner { message: self.message.clone(), place: self.place, decrypted: self.decrypted.clone() }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod consumer;
 mod credit;
+mod decrypt;
 mod delivery;
 mod done;
 mod held;
@@ -26,6 +27,7 @@ pub use consumer::{Consumer, ConsumerHandle};
 pub use delivery::{Delivery, Received, Settled};
 pub use jobs::{Answer, Job, Jobs};
 
+use crate::encryption::Keys;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 
@@ -61,6 +63,12 @@ pub struct ConsumeConfig {
     pub stalled_after: Duration,
     /// How often the server gives a sign of life on a waiting pull; default 5 s. Two missed ones make the pull anew.
     pub heartbeat: Duration,
+    /// Decrypts payloads with these keys; default none: what is encrypted is handed out as it is. What cannot be decrypted
+    /// becomes a dead letter with reason `decrypt`. See [`encryption`](crate::encryption).
+    pub decrypt: Option<Keys>,
+    /// With [`decrypt`](ConsumeConfig::decrypt): hands out messages that are not encrypted, too, such as older ones; default
+    /// false: they become dead letters. As long as it is true, whoever may write to the stream can have anything handed out.
+    pub accept_unencrypted: bool,
 }
 
 /// How a consumer is.
@@ -69,10 +77,10 @@ pub struct ConsumeConfig {
 pub enum ConsumerState {
     /// It pulls and delivers.
     Running,
-    /// A message that was given up cannot be stored as a dead letter: nothing new is pulled or handed out until it can. Not
-    /// ready.
+    /// A message that was given up cannot be stored as a dead letter, or the keys for the next one cannot be asked for: nothing
+    /// new is pulled or handed out until they can. Not ready.
     Paused {
-        /// Why the dead-letter stream does not take it.
+        /// What is in the way.
         why: String,
     },
     /// It hands out nothing more and waits for what is being handled.
@@ -102,6 +110,8 @@ impl ConsumeConfig {
             advisories: true,
             stalled_after: Duration::from_secs(30),
             heartbeat: Duration::from_secs(5),
+            decrypt: None,
+            accept_unencrypted: false,
         }
     }
 
@@ -117,6 +127,9 @@ impl ConsumeConfig {
             }
             c if c.max_run.is_zero() || c.stalled_after.is_zero() => {
                 Err(wrong("max_run and stalled_after are above 0"))
+            }
+            c if c.accept_unencrypted && c.decrypt.is_none() => {
+                Err(wrong("accept_unencrypted means something with decrypt only"))
             }
             _ => Ok(()),
         }

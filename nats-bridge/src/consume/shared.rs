@@ -20,6 +20,7 @@ use super::outcomes::{Outcomes, Remembered};
 use super::place;
 use super::{ConsumeConfig, ConsumerState};
 use crate::dead_letter::{self, Facts, Failure, Reason};
+use crate::encryption::Decrypter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::publish::{Published, Publisher};
 use crate::pulse::Pulse;
@@ -47,11 +48,14 @@ pub(super) struct Shared {
     /// The supervisor ended.
     pub end: CancellationToken,
     pub paused: AtomicBool,
+    /// The first message that is ready waits for its key, and the others behind it.
+    pub fetching: AtomicBool,
     /// Where messages arrive; none while the supervisor has it in hand. Whoever waits for messages reads it: a hop through
     /// the supervisor for each of them would cost a wake-up of another thread.
     pub intake: Mutex<Option<Subscriber>>,
     /// Statuses that were read from the intake, for the supervisor. Bounded by the pulls that were made.
     pub statuses: mpsc::UnboundedSender<(u16, Message)>,
+    pub decrypter: Option<Decrypter>,
     inner: Mutex<Inner>,
 }
 
@@ -115,8 +119,10 @@ impl Shared {
             drain: CancellationToken::new(),
             end: CancellationToken::new(),
             paused: AtomicBool::new(false),
+            fetching: AtomicBool::new(false),
             intake: Mutex::new(None),
             statuses,
+            decrypter: config.decrypt.clone().map(Decrypter::new),
             inner: Mutex::new(Inner {
                 held,
                 outcomes: Outcomes::default(),
@@ -321,7 +327,7 @@ impl Shared {
             Err(stuck) => stuck,
         };
         let (error, received, why) = *stuck;
-        self.stuck(&error);
+        self.stuck(&error, "a dead letter cannot be stored");
         let shared = self.clone();
         tokio::spawn(async move { shared.hand_over_until_it_is_stored(received, token, why).await });
         Err(error)
@@ -341,7 +347,8 @@ impl Shared {
             last_failed: why.last,
             host: &self.host,
         };
-        let letter = dead_letter::letter(&self.letter_subject, &facts, received.headers(), received.payload().clone());
+        let letter =
+            dead_letter::letter(&self.letter_subject, &facts, received.headers(), received.stored_payload().clone());
         match self.letters.publish(letter).await {
             Ok(published) => {
                 tracing::warn!(
@@ -412,8 +419,9 @@ impl Shared {
         }
     }
 
-    fn stuck(&self, error: &Error) {
-        tracing::error!(%error, "a dead letter cannot be stored; the consumer pauses until it can");
+    /// Pauses the consumer until [`Shared::unstuck`] was said as often.
+    pub fn stuck(&self, error: &Error, what: &'static str) {
+        tracing::error!(%error, "the consumer pauses: {what}");
         self.lock().stuck += 1;
         self.paused.store(true, Ordering::Release);
         self.metrics.paused.set(1.0);
@@ -426,7 +434,7 @@ impl Shared {
         });
     }
 
-    fn unstuck(&self) {
+    pub fn unstuck(&self) {
         {
             let mut inner = self.lock();
             inner.stuck -= 1;
@@ -446,19 +454,6 @@ impl Shared {
         tracing::info!(stream = self.config.stream, consumer = self.config.name, "the consumer goes on");
         self.credit.notify_one();
         self.arrived.notify_one();
-    }
-
-    /// Takes the next message to hand out, unless nothing may be handed out.
-    pub fn take_ready(&self, now: Instant) -> Option<(Received, Token)> {
-        if self.paused.load(Ordering::Acquire) {
-            return None;
-        }
-        let mut inner = self.lock();
-        let (received, token) = inner.ready.pop_front()?;
-        if let Some(tenant) = inner.held.get_mut(token) {
-            tenant.started = Some(now);
-        }
-        Some((received, token))
     }
 
     fn describe(&self, error: Error, received: &Received) -> Error {

@@ -184,7 +184,7 @@ impl DeadLetters {
         let mut times = 0;
         loop {
             let id = if times == 0 { id.clone() } else { format!("{id}#i{times}") };
-            let mut message = Message::new(letter.subject.clone(), letter.payload.clone()).id(id);
+            let mut message = Message::new(letter.subject.clone(), letter.payload.clone()).id(id).stored_before();
             message.headers = plain_headers(letter);
             let at = self.bridge.publish(message).await?;
             if !at.duplicate || *at.stream != *self.name {

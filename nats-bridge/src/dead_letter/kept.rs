@@ -11,6 +11,8 @@ use super::{
     ATTEMPTS, CONSUMER, DETAIL, FINGERPRINT, FIRST_FAILED_AT, HOST, LAST_FAILED_AT, ORIGINAL_PREFIX, REASON, REDRIVES,
     SEQUENCE, STREAM, SUBJECT, original_name,
 };
+use crate::encryption::{self, Decrypter, ENCRYPTED, Keys, Parts};
+use crate::error::Result;
 
 /// A dead letter that is kept in a stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -148,20 +150,41 @@ impl Letter {
         self.headers.iter().filter_map(name_of).collect()
     }
 
+    /// The key that its payload is encrypted under; none when it is not encrypted.
+    pub fn encrypted_with(&self) -> Option<String> {
+        encryption::key_id(self.header(ENCRYPTED))
+    }
+
+    /// The payload as it was before it was encrypted.
+    ///
+    /// # Errors
+    /// `Decrypt`, `UnknownKey`, `Unreachable`: as a consumer would refuse it.
+    pub async fn decrypt(&self, keys: &Keys) -> Result<Bytes> {
+        let headers = self.original_headers();
+        let id = headers.iter().find(|(name, _)| name == "Nats-Msg-Id").map(|(_, id)| first_id(id, self.redrives()));
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let parts = Parts { subject: self.original_subject(), id, headers, payload: &self.payload };
+        let decrypted = Decrypter::new(keys.clone()).decrypt_now(&parts).await;
+        decrypted.map(|decrypted| decrypted.payload).map_err(|error| error.with("sequence", self.sequence))
+    }
+
     /// The id that the next redrive publishes with: the original's (or, if it had none, the dead letter's) and `#r1`, `#r2`
     /// and so on, since the stream would take a message with the original's own id for one that it has.
     pub fn redrive_id(&self) -> String {
         let original = self.header(&format!("{ORIGINAL_PREFIX}Nats_-Msg-Id"));
         let id = if original.is_empty() { self.header("Nats-Msg-Id") } else { original };
-        // A message that was redriven before has such an end already.
-        let id = match id.rsplit_once("#r") {
-            Some((first, n)) if self.redrives() > 0 && n.parse() == Ok(self.redrives()) => first,
-            _ => id,
-        };
-        match id {
+        match first_id(id, self.redrives()) {
             "" => format!("dlq:{}:{}#r{}", self.stream(), self.original_sequence(), self.redrives() + 1),
             id => format!("{id}#r{}", self.redrives() + 1),
         }
+    }
+}
+
+/// The id that a message had before it was redriven so many times.
+pub(crate) fn first_id(id: &str, redrives: u64) -> &str {
+    match id.rsplit_once("#r") {
+        Some((first, n)) if redrives > 0 && n.parse() == Ok(redrives) => first,
+        _ => id,
     }
 }
 

@@ -37,7 +37,8 @@ pub(crate) struct Facts<'a> {
 /// that this message is handed over.
 pub(crate) fn letter(to: &str, facts: &Facts<'_>, headers: Option<&HeaderMap>, payload: Bytes) -> Message {
     let Facts { stream, consumer, sequence, stored_at, .. } = facts;
-    let mut message = Message::new(to, payload).id(format!("dlq:{stream}:{consumer}:{sequence}:{stored_at}"));
+    let id = format!("dlq:{stream}:{consumer}:{sequence}:{stored_at}");
+    let mut message = Message::new(to, payload).id(id).stored_before();
     let mut redrives = "0".to_owned();
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
         let name: &str = name.as_ref();

@@ -16,6 +16,7 @@ mod text;
 use std::fmt;
 
 pub use file::Imported;
+pub(crate) use kept::first_id;
 pub use kept::{Filter, Group, GroupBy, Letter};
 pub use letter::original_name;
 pub(crate) use letter::{Facts, letter};

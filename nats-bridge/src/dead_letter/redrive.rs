@@ -69,7 +69,8 @@ impl DeadLetters {
     /// duplicate window.
     ///
     /// # Errors
-    /// `Config`: the rate is not above 0. Else as publishing or JetStream answers; the letters from that one on are
+    /// `Config`: the rate is not above 0. `Conflict`: a letter is encrypted, and is to go to another subject than that to which
+    /// it is bound. Else as publishing or JetStream answers; the letters from that one on are
     /// untouched.
     pub async fn redrive(&self, redrive: &Redrive, mut progress: impl FnMut(&Redriven) -> bool) -> Result<Redriven> {
         if !(redrive.rate_per_second > 0.0 && redrive.rate_per_second.is_finite()) {
@@ -83,11 +84,12 @@ impl DeadLetters {
         while redrive.limit.is_none_or(|limit| done.redriven < limit)
             && let Some(letter) = letters.next().await?
         {
+            let id = letter.redrive_id();
+            let message = message(&letter, redrive.to.as_deref(), &id)?;
             if !redrive.dry_run {
                 sleep_until(turn).await;
                 turn = turn.max(Instant::now() - between) + between;
-                let id = letter.redrive_id();
-                self.bridge.publish(message(&letter, redrive.to.as_deref(), &id)?).await?;
+                self.bridge.publish(message).await?;
                 self.remove(letter.sequence).await?;
                 metrics::counter!("natsbridge_dead_letters_redriven_total", "stream" => self.name.clone()).increment(1);
                 again.ids.insert(xxhash_rust::xxh3::xxh3_64(id.as_bytes()));
@@ -127,6 +129,7 @@ impl DeadLetters {
             let consumer = if letter.consumer().is_empty() { "unknown" } else { letter.consumer() };
             let mut message =
                 Message::new(format!("parked.{}.{consumer}", self.name), letter.payload.clone()).id(own_id(&letter));
+            message.stored_before = true;
             message.headers = plain_headers(&letter);
             self.bridge.publish(message).await?;
             self.remove(letter.sequence).await?;
@@ -174,7 +177,13 @@ fn message(letter: &Letter, to: Option<&str>, id: &str) -> Result<Message> {
             .with("sequence", letter.sequence)
             .with("why", "it does not say which subject it was published to; say where to redrive it"));
     }
-    let mut message = Message::new(subject.to_owned(), letter.payload.clone()).id(id);
+    if subject != letter.original_subject() && letter.encrypted_with().is_some() {
+        return Err(Error::new(ErrorKind::Conflict)
+            .with("sequence", letter.sequence)
+            .with("why", "it is encrypted and opens only under the subject that it was published to")
+            .with("subject", letter.original_subject()));
+    }
+    let mut message = Message::new(subject.to_owned(), letter.payload.clone()).id(id).stored_before();
     for (name, value) in letter.original_headers() {
         // The server's own are made anew; the id is ours.
         if !name.to_ascii_lowercase().starts_with("nats-") && name != REDRIVES {

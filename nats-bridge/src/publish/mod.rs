@@ -19,6 +19,7 @@ pub use confirm::{Rejection, Stored};
 pub use inbox::{Confirm, ConfirmInbox, Confirms};
 pub use publisher::{Pending, Publisher};
 
+use crate::encryption::Keys;
 use crate::retry::RetryPolicy;
 
 /// Where a published message is stored.
@@ -54,6 +55,9 @@ pub struct PublishConfig {
     pub no_stream_wait: Duration,
     /// Fails at once with `BreakerOpen` while NATS confirms nothing; default none: publishing waits, up to `deadline`.
     pub breaker: Option<BreakerConfig>,
+    /// Encrypts every payload under these keys; default none. See [`encryption`](crate::encryption). What is put back or moved
+    /// by the tools for dead letters goes as it is.
+    pub encrypt: Option<Keys>,
 }
 
 impl Default for PublishConfig {
@@ -66,6 +70,7 @@ impl Default for PublishConfig {
             deadline: Duration::from_secs(60),
             no_stream_wait: Duration::from_secs(5),
             breaker: None,
+            encrypt: None,
         }
     }
 }

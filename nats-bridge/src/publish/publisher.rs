@@ -18,6 +18,7 @@ use super::keeper::{Keeper, PublishMetrics};
 use super::window::{Outstanding, Window};
 use super::{BreakerState, PublishConfig, Published};
 use crate::connection::Events;
+use crate::encryption::Encrypter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, header_map};
 use crate::message_id::{Generator, MessageId};
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     pub pulse: Arc<Pulse>,
     pub breaker: Option<Mutex<Breaker>>,
     pub breaker_state: watch::Sender<BreakerState>,
+    encrypter: Option<Encrypter>,
 }
 
 /// A message that was handed over and is not confirmed yet; await it for the outcome.
@@ -70,6 +72,7 @@ impl Publisher {
             inbox,
             breaker: config.breaker.clone().map(|config| Mutex::new(Breaker::new(config, Instant::now()))),
             breaker_state: watch::Sender::new(BreakerState::Closed),
+            encrypter: config.encrypt.clone().map(Encrypter::new),
             pulse: pulse.clone(),
             slots: Semaphore::new(config.max_in_flight),
             bytes: Semaphore::new(config.max_in_flight_bytes),
@@ -93,6 +96,8 @@ impl Publisher {
     ///
     /// # Errors
     /// - `InvalidMessage`, `TooLarge`: it cannot be sent as it is. Nothing landed.
+    /// - `UnknownKey`, `Decrypt`: [`PublishConfig::encrypt`] is set and its provider has no current key, or refuses to use it.
+    ///   Nothing landed; nor does anything on `Unreachable` when the provider is away.
     /// - `Rejected`: JetStream refused it, such as a full stream with discard "new" (`err_code` 10077). Nothing landed,
     ///   unless an earlier attempt had no answer.
     /// - `Denied`: this user may not publish to the subject.
@@ -113,12 +118,12 @@ impl Publisher {
     /// calls, except around a resend.
     ///
     /// # Errors
-    /// `InvalidMessage`, `TooLarge`, `BreakerOpen`, `Closed`; nothing landed. All else comes from the [`Pending`].
+    /// `InvalidMessage`, `TooLarge`, `BreakerOpen`, `Closed`, and what encrypting says; nothing landed. All else comes from the [`Pending`].
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, nothing is sent.
     pub async fn publish_later(&self, message: Message) -> Result<Pending> {
-        let (message, id) = self.prepare(message)?;
+        let (message, id) = self.prepare(message).await?;
         let size = self.window_size(&message);
         self.shared.admit(&message, id.as_deref())?;
         let room = async {
@@ -162,11 +167,12 @@ impl Publisher {
     /// Hands one message over if there is room at once.
     ///
     /// # Errors
-    /// As [`Publisher::publish_later`], and `WindowFull`: the window, or the client's own queue, has no room. Nothing
-    /// landed.
+    /// As [`Publisher::publish_later`], and `WindowFull`: the window, or the client's own queue, has no room, or a key has to
+    /// be waited for. Nothing landed.
     pub fn try_publish(&self, message: Message) -> Result<Pending> {
         let full = || Error::new(ErrorKind::WindowFull);
-        let (message, id) = self.prepare(message)?;
+        let prepared = tokio::task::unconstrained(self.prepare(message)).now_or_never();
+        let (message, id) = prepared.unwrap_or_else(|| Err(full()))?;
         let size = self.window_size(&message);
         self.shared.admit(&message, id.as_deref())?;
         let slot = self.shared.slots.try_acquire().map_err(|_| full())?;
@@ -199,13 +205,16 @@ impl Publisher {
         self.shared.lock().len()
     }
 
-    fn prepare(&self, mut message: Message) -> Result<(Message, Option<String>)> {
+    async fn prepare(&self, mut message: Message) -> Result<(Message, Option<String>)> {
         message.check()?;
         let id = match std::mem::take(&mut message.id) {
             MessageId::Generated => Some(self.shared.ids.generate()),
             MessageId::Given(id) => Some(id),
             MessageId::None => None,
         };
+        if let Some(encrypter) = self.shared.encrypter.as_ref().filter(|_| !message.stored_before) {
+            encrypter.encrypt(&mut message, id.as_deref()).await?;
+        }
         Ok((message, id))
     }
 

@@ -52,6 +52,8 @@ class DeadLetter:
     """The host that gave it up."""
     redrives: int
     """How often it was redriven before."""
+    encrypted_with: str | None
+    """The key that its payload is encrypted under; ``None`` when it is not encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +131,15 @@ class DeadLetters:
         """The oldest letters, which stay where they are."""
         return read_letters(self._native.ask("dead_letters.peek", call(self._stream, which, limit=limit)))
 
-    def show(self, sequence: int) -> DeadLetter:
-        """One letter by its sequence in this stream.
+    def show(self, sequence: int, *, decrypt: str | PathLike[str] | None = None) -> DeadLetter:
+        """One letter by its sequence in this stream; with the payload decrypted, if ``decrypt`` says where the keys are.
 
         Raises:
             NotFound: there is no letter at that sequence.
+            UnknownKey, Decrypt: it cannot be decrypted.
         """
-        answer = self._native.ask("dead_letters.show", call(self._stream, {}, sequence=sequence))
+        keys = None if decrypt is None else fspath(decrypt)
+        answer = self._native.ask("dead_letters.show", call(self._stream, {}, sequence=sequence, decrypt=keys))
         return read_letters(f"[{answer}]")[0]
 
     def redrive(

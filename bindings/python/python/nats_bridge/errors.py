@@ -9,6 +9,7 @@ __all__ = [
     "Closed",
     "InvalidConfig",
     "Conflict",
+    "Decrypt",
     "Denied",
     "Error",
     "Forked",
@@ -18,6 +19,7 @@ __all__ = [
     "Rejected",
     "Timeout",
     "TooLarge",
+    "UnknownKey",
     "Unreachable",
     "Unsupported",
     "WindowFull",
@@ -89,6 +91,10 @@ class Conflict(Error, code="conflict"):
     """What exists on the server differs from what was asked for and cannot be changed in place."""
 
 
+class Decrypt(Error, code="decrypt"):
+    """The message is not encrypted, was altered, or is not the one that was encrypted."""
+
+
 class Denied(Error, code="denied"):
     """The server refuses this user the subject or the call."""
 
@@ -115,6 +121,10 @@ class Timeout(Error, code="timeout"):
 
 class TooLarge(Error, code="too_large"):
     """Headers and payload exceed the server's ``max_payload``."""
+
+
+class UnknownKey(Error, code="unknown_key"):
+    """The key-encryption key that the message names is not there; ``context["key"]`` says which one."""
 
 
 class Unreachable(Error, code="unreachable"):

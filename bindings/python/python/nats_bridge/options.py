@@ -44,6 +44,8 @@ class PublishOptions(TypedDict, total=False):
     """How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 000."""
     breaker: BreakerOptions | None
     """Fails at once while NATS confirms nothing; default none: publishing waits."""
+    encrypt: str | PathLike[str] | None
+    """Encrypts every payload under the current key of a directory with a file for each key, or of ``env:NAME``; default none."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -147,6 +149,11 @@ class ConsumeOptions(TypedDict, total=False):
     """When messages are pending and none came for this long, the pull is made anew; default 30 000."""
     heartbeat_ms: int | None
     """How often the server gives a sign of life on a waiting pull; default 5 000."""
+    decrypt: str | PathLike[str] | None
+    """Decrypts payloads with the keys of a directory, or of ``env:NAME``; default none: they are handed out as they are. What cannot
+    be decrypted becomes a dead letter with reason ``decrypt``."""
+    accept_unencrypted: bool | None
+    """With ``decrypt``: hands out messages that are not encrypted, too; default false: they become dead letters."""
 
 
 class StreamOptions(TypedDict, total=False):

@@ -40,8 +40,13 @@ class Received:
 
     @property
     def payload(self) -> bytes:
-        """The payload."""
+        """The payload; decrypted, if the consumer does that."""
         return self._native.payload
+
+    @property
+    def key_id(self) -> str | None:
+        """The key that the payload was decrypted with; ``None`` when it was not encrypted, or the consumer does not decrypt."""
+        return self._native.key_id
 
     @property
     def id(self) -> str | None:

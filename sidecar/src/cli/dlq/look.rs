@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use nats_bridge::Bridge;
 use nats_bridge::dead_letter::{GroupBy, Letter};
+use nats_bridge::encryption::Keys;
 use serde_json::json;
 
 use super::{Which, open};
@@ -54,6 +55,9 @@ pub struct ShowArgs {
     pub stream: String,
     /// The letter's sequence there, as `peek` shows it.
     pub sequence: u64,
+    /// Show the payload decrypted: the directory of the keys, or env:NAME.
+    #[arg(long, value_name = "KEYS")]
+    pub decrypt: Option<String>,
 }
 
 pub(super) async fn list(args: ListArgs, native: &Native, bridge: &Bridge) -> Result<(), Failure> {
@@ -124,14 +128,22 @@ pub(super) async fn peek(args: PeekArgs, native: &Native, bridge: &Bridge) -> Re
 pub(super) async fn show(args: ShowArgs, native: &Native, bridge: &Bridge) -> Result<(), Failure> {
     let letters = open(bridge, &args.stream).await?;
     let letter = letters.show(args.sequence).await.map_err(native::failure)?;
+    let key = letter.encrypted_with();
+    let letter = match &args.decrypt {
+        Some(source) => {
+            let keys = Keys::from_source(source).map_err(native::failure)?;
+            Letter { payload: letter.decrypt(&keys).await.map_err(native::failure)?, ..letter }
+        }
+        None => letter,
+    };
     match native.json {
         true => request::print(&format!("{}\n", letter.to_json())),
-        false => request::print(&text(&letter)),
+        false => request::print(&text(&letter, key.as_deref())),
     }
     Ok(())
 }
 
-fn text(letter: &Letter) -> String {
+fn text(letter: &Letter, key: Option<&str>) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(out, "{:<14}{value}", format!("{name}:"));
@@ -147,6 +159,9 @@ fn text(letter: &Letter) -> String {
     line("host", letter.host());
     line("origin", &format!("{} {} in {}", letter.original_subject(), letter.original_sequence(), letter.stream()));
     line("redriven", &format!("{} times", letter.redrives()));
+    if let Some(key) = key {
+        line("encrypted", &format!("under {key}"));
+    }
     for (name, value) in letter.original_headers() {
         line("header", &format!("{name}: {value}"));
     }

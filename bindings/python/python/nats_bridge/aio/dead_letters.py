@@ -47,9 +47,10 @@ class DeadLetters:
         """The oldest letters, which stay where they are."""
         return read_letters(await self._ask("peek", call(self._stream, which, limit=limit)))
 
-    async def show(self, sequence: int) -> DeadLetter:
-        """One letter by its sequence in this stream."""
-        return read_letters(f"[{await self._ask('show', call(self._stream, {}, sequence=sequence))}]")[0]
+    async def show(self, sequence: int, *, decrypt: str | PathLike[str] | None = None) -> DeadLetter:
+        """One letter by its sequence in this stream; see `nats_bridge.DeadLetters.show`."""
+        keys = None if decrypt is None else fspath(decrypt)
+        return read_letters(f"[{await self._ask('show', call(self._stream, {}, sequence=sequence, decrypt=keys))}]")[0]
 
     async def redrive(
         self,

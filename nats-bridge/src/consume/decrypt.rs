@@ -1,0 +1,121 @@
+//! Handing out what can be decrypted, in its order; giving up what cannot.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Instant, SystemTime};
+
+use super::delivery::Received;
+use super::held::Token;
+use super::shared::Shared;
+use crate::dead_letter::{Failure, REDRIVES, Reason, first_id};
+use crate::encryption::{Decrypter, ENCRYPTED, Parts, WrappedKey};
+use crate::error::Error;
+use crate::retry::RetryPolicy;
+
+impl Shared {
+    /// Takes the next message to hand out, decrypted where the consumer does that, unless nothing may be handed out.
+    pub fn take_ready(self: &Arc<Self>, now: Instant) -> Option<(Received, Token)> {
+        loop {
+            if self.paused.load(Ordering::Acquire) || self.fetching.load(Ordering::Acquire) {
+                return None;
+            }
+            let (received, token) = self.lock().ready.pop_front()?;
+            match self.decrypt(&received) {
+                Ok(opened) => {
+                    if let Some(tenant) = self.lock().held.get_mut(token) {
+                        tenant.started = Some(now);
+                    }
+                    return Some((opened.unwrap_or(received), token));
+                }
+                Err(Err(error)) => self.refuse(received, token, error),
+                // It stays the first one, and the others wait behind it.
+                Err(Ok(key)) => {
+                    self.fetching.store(true, Ordering::Release);
+                    self.lock().ready.push_front((received, token));
+                    tokio::spawn(self.clone().fetch(key, token));
+                    return None;
+                }
+            }
+        }
+    }
+
+    // None: it is handed out as it is.
+    fn decrypt(&self, received: &Received) -> Result<Option<Received>, Result<WrappedKey, Error>> {
+        let Some(decrypter) = &self.decrypter else { return Ok(None) };
+        if self.config.accept_unencrypted && received.header(ENCRYPTED).is_none() {
+            return Ok(None);
+        }
+        let redrives = received.header(REDRIVES).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let headers = received.headers().into_iter().flat_map(|headers| headers.iter());
+        let parts = Parts {
+            subject: received.subject(),
+            id: received.id().map(|id| first_id(id, redrives)),
+            headers: headers
+                .flat_map(|(name, values)| values.iter().map(move |value| (name.as_ref(), value.as_str())))
+                .collect(),
+            payload: received.stored_payload(),
+        };
+        decrypter.decrypt(&parts).map(|decrypted| Some(received.clone().decrypted(decrypted)))
+    }
+
+    // Has a key unwrapped for the first message. While the provider is away the consumer is paused.
+    async fn fetch(self: Arc<Self>, key: WrappedKey, token: Token) {
+        let Some(decrypter) = &self.decrypter else { return };
+        let fetched = tokio::select! {
+            fetched = self.fetch_until_it_is_known(decrypter, &key) => fetched,
+            // What is ready is given back to the server.
+            () = self.drain.cancelled() => Ok(()),
+            () = self.end.cancelled() => Ok(()),
+        };
+        if let Err(error) = fetched {
+            let first = {
+                let mut inner = self.lock();
+                let same = inner.ready.front().is_some_and(|(_, first)| *first == token);
+                same.then(|| inner.ready.pop_front()).flatten()
+            };
+            if let Some((received, token)) = first {
+                self.refuse(received, token, error);
+            }
+        }
+        self.fetching.store(false, Ordering::Release);
+        self.arrived.notify_one();
+        self.credit.notify_one();
+    }
+
+    async fn fetch_until_it_is_known(self: &Arc<Self>, decrypter: &Decrypter, key: &WrappedKey) -> Result<(), Error> {
+        let mut paused = None;
+        let pauses = RetryPolicy { max_pause: std::time::Duration::from_secs(15), ..RetryPolicy::default() };
+        for attempt in 1.. {
+            let error = match decrypter.fetch(key).await {
+                Err(error) if error.is_temporary() => error,
+                known => return known,
+            };
+            if paused.is_none() {
+                self.stuck(&error, "the keys of the next message cannot be asked for");
+                paused = Some(Paused(self.clone()));
+            }
+            tokio::time::sleep(pauses.full_pause(attempt).mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
+        }
+        Ok(())
+    }
+
+    // It becomes a dead letter as it was stored; no further attempt would help.
+    fn refuse(self: &Arc<Self>, received: Received, token: Token, error: Error) {
+        self.metrics.not_decrypted.increment(1);
+        let failure = Failure::of(error.kind().name(), error.to_string());
+        let (now, attempt) = (SystemTime::now(), received.attempt());
+        let why = self.lock().outcomes.failed(received.sequence(), attempt, Reason::Decrypt, failure, now);
+        let shared = self.clone();
+        // An error has paused the consumer and goes on being tried.
+        tokio::spawn(async move { shared.give_up(received, token, why).await.map(drop) });
+    }
+}
+
+/// The consumer's pause, which ends with it.
+struct Paused(Arc<Shared>);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        self.0.unstuck();
+    }
+}
