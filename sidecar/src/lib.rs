@@ -1,6 +1,7 @@
 //! What the `nats-bridge` binary is made of: the command line, the AMQP listener on JetStream alone (`serve`), and the
 //! sidecar that moves RabbitMQ traffic to JetStream and back.
 
+pub mod assess;
 pub mod cli;
 pub mod control;
 pub mod control_api;
@@ -14,5 +15,6 @@ pub mod management;
 pub mod ownership;
 pub mod parity;
 pub mod phase;
+pub mod plan;
 pub mod ready;
 pub mod standby;

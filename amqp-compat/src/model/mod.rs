@@ -10,9 +10,11 @@
 //! - [`ready`]: what counts against a queue's length limit.
 //! - [`stream`]: stream queues' ages and offsets.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
+//! - [`beside_rabbitmq`]: what is honoured only where there is no RabbitMQ beside.
 //! - [`features`]: the one list of what is honoured and what is refused.
 
 pub mod arguments;
+pub mod beside_rabbitmq;
 pub mod consistent_hash;
 pub mod consumer;
 pub mod dead_letter;

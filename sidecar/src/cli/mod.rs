@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done, 1 done but the answer is "no" (a refused change, for example), 2 could not run.
 
+mod apply;
+mod assess;
 mod detach;
 mod dlq;
 mod gate;
@@ -9,6 +11,7 @@ mod lease;
 mod logging;
 mod native;
 mod observe;
+mod plan;
 mod promote;
 mod provision;
 mod rabbit_gate;
@@ -19,8 +22,11 @@ pub mod serve;
 mod shadow;
 pub mod sidecar;
 mod signals;
+mod source;
 mod status;
 mod tls;
+mod topology;
+mod verify;
 mod weight;
 
 use std::fmt;
@@ -86,6 +92,14 @@ pub enum LogFormat {
 pub enum Command {
     /// Serve AMQP 0-9-1 clients on JetStream alone; no RabbitMQ anywhere.
     Serve(serve::ServeArgs),
+    /// Tell what of a RabbitMQ maps to JetStream, with a caveat or not, and whether the move can begin. Changes nothing.
+    Assess(assess::AssessArgs),
+    /// Write down what is to be declared on JetStream so that it has what RabbitMQ has. Changes nothing.
+    Plan(plan::PlanArgs),
+    /// Declare on JetStream what a plan says.
+    Apply(apply::ApplyArgs),
+    /// Compare what JetStream has with what RabbitMQ has. Changes nothing.
+    Verify(verify::VerifyArgs),
     /// Stand between AMQP clients and RabbitMQ, and move their traffic to JetStream step by step.
     Sidecar(sidecar::SidecarArgs),
     /// Show a sidecar's phase, weight, depths and parity.
@@ -115,6 +129,10 @@ impl Command {
     async fn run(self) -> Result<(), Failure> {
         match self {
             Command::Serve(args) => serve::run(args).await,
+            Command::Assess(args) => assess::run(args).await,
+            Command::Plan(args) => plan::run(args).await,
+            Command::Apply(args) => apply::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
             Command::Sidecar(args) => sidecar::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Weight(args) => weight::run(args).await,

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use amqp_compat::model::features::{self, Area, Support};
 use amqp_compat::model::vhost::BindingDefinition;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -40,19 +42,6 @@ pub struct Management {
 /// How long the management API may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Keys of a policy that change where or how RabbitMQ keeps a queue, and nothing that applications see.
-const HARMLESS: [&str; 9] = [
-    "ha-mode",
-    "ha-params",
-    "ha-sync-mode",
-    "ha-sync-batch-size",
-    "ha-promote-on-shutdown",
-    "ha-promote-on-failure",
-    "queue-mode",
-    "queue-version",
-    "queue-master-locator",
-];
-
 /// A binding as `GET /api/bindings` lists it.
 #[derive(Debug, Clone, Deserialize)]
 struct RabbitBinding {
@@ -69,6 +58,13 @@ struct Policy {
     vhost: String,
     name: String,
     definition: Map<String, Value>,
+}
+
+impl std::fmt::Display for Management {
+    /// Its address, without user and password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "http://{}", self.address)
+    }
 }
 
 impl Management {
@@ -111,7 +107,15 @@ impl Management {
         Ok(findings)
     }
 
-    async fn list<T: for<'a> Deserialize<'a>>(&self, path: &str) -> Result<Vec<T>, String> {
+    async fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>, String> {
+        self.ask(path).await
+    }
+
+    /// What the management API answers to a GET.
+    ///
+    /// # Errors
+    /// A text for people.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
         let Self { address, authorization } = self;
         let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Basic {authorization}\r\n\r\n");
         let at = format!("RabbitMQ's management API at {address}");
@@ -154,9 +158,18 @@ fn unknown_bindings(vhost: &str, theirs: &[RabbitBinding], ours: &[BindingDefini
     .collect()
 }
 
+/// What keys of a policy begin with that mirror a queue inside RabbitMQ.
+pub(crate) const MIRRORS: &str = "ha-";
+
+/// The keys of a policy that applications would miss: not those that only say where or how RabbitMQ keeps a queue.
+pub(crate) fn missed(definition: &Map<String, Value>) -> Vec<&str> {
+    let is_hint = |key: &str| features::find(Area::Policy, key).is_some_and(|row| row.support == Support::Hint);
+    definition.keys().map(String::as_str).filter(|key| !key.starts_with(MIRRORS) && !is_hint(key)).collect()
+}
+
 /// The finding about a policy, when applications would notice that it is not in force.
 fn in_force(policy: &Policy) -> Option<Unmapped> {
-    let keys: Vec<&str> = policy.definition.keys().map(String::as_str).filter(|k| !HARMLESS.contains(k)).collect();
+    let keys = missed(&policy.definition);
     (!keys.is_empty()).then(|| Unmapped {
         vhost: policy.vhost.clone(),
         kind: "policy".to_owned(),

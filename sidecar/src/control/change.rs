@@ -160,7 +160,8 @@ impl Cutover {
         Err(Refused::new(
             RefusedCode::Unmapped,
             format!("{kind} {name} in vhost {vhost}: {reason}{more}"),
-            "let its application declare it through the sidecar, or remove it; then try again",
+            "let its application declare it through the sidecar, or remove it, or stop the sidecar and have `nats-bridge apply` declare \
+             it; then try again",
         ))
     }
 

@@ -16,16 +16,16 @@ const CHANNEL: u16 = 1;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A link with an open channel.
-pub(super) struct Client {
+pub(crate) struct Client {
     link: Link,
     published: u64,
 }
 
 /// Who asks, as HTTP's basic authentication says it.
 #[derive(Debug, Clone)]
-pub(super) struct Caller {
-    pub(super) user: String,
-    pub(super) password: String,
+pub(crate) struct Caller {
+    pub(crate) user: String,
+    pub(crate) password: String,
 }
 
 impl Caller {
@@ -58,7 +58,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Backend::open`].
-    pub(super) async fn open(backend: &JetStreamBackend, caller: &Caller, vhost: &str) -> Result<Self, AmqpError> {
+    pub(crate) async fn open(backend: &JetStreamBackend, caller: &Caller, vhost: &str) -> Result<Self, AmqpError> {
         let link = backend.open(caller.login(vhost)).await?;
         let mut client = Self { link, published: 0 };
         client.request(Command::OpenChannel { channel: CHANNEL }).await?;
@@ -66,7 +66,7 @@ impl Client {
     }
 
     /// Asks for a change of exchanges, queues or bindings.
-    pub(super) async fn change(&mut self, request: Topology) -> Result<(), AmqpError> {
+    pub(crate) async fn change(&mut self, request: Topology) -> Result<(), AmqpError> {
         self.request(Command::Topology { channel: CHANNEL, request }).await.map(drop)
     }
 
@@ -95,7 +95,7 @@ impl Client {
     }
 
     /// Ends what was taken, and waits until the broker has done it. Without `outcome` it goes back to its queue.
-    pub(super) async fn close(mut self, taken: &[DeliveryId], outcome: Option<Outcome>) -> Result<(), AmqpError> {
+    pub(crate) async fn close(mut self, taken: &[DeliveryId], outcome: Option<Outcome>) -> Result<(), AmqpError> {
         if let (Some(outcome), false) = (outcome, taken.is_empty()) {
             let deliveries = taken.iter().copied().collect();
             self.send(Command::Settle { channel: CHANNEL, deliveries, outcome }).await?;

@@ -11,8 +11,8 @@
 
 mod answers;
 mod broker;
-mod client;
-mod documents;
+pub(crate) mod client;
+pub(crate) mod documents;
 mod server;
 
 use std::io;

@@ -7,7 +7,8 @@
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `policies`: settings that apply to queues and exchanges by their names.
 //! - `topology`: the topology as gateways tell it to each other.
-//! - `survey`: what there is, for those who look at it.
+//! - `survey`: what there is, for those who look at it; `stored`: the same for those who do not serve it.
+//! - `shape`: what a queue becomes, without asking.
 //! - `log`: stream queues.
 //! - `delays`: what delayed exchanges keep.
 //! - `api`, `message`: JetStream's API, and messages as headers and payload.
@@ -44,7 +45,9 @@ mod publisher;
 mod pull;
 mod pump;
 mod queue;
+mod shape;
 mod store;
+mod stored;
 mod survey;
 mod topology;
 mod vhost;
@@ -55,6 +58,8 @@ pub use gateways::Gateways;
 pub use lease::Lease;
 pub use memory::MemoryLimit;
 pub use policies::Applied;
+pub use shape::QueueShape;
+pub use stored::{Stored, StoredStream};
 pub use survey::QueueCounts;
 
 use vhost::VhostRuntime;

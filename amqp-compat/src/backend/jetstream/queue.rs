@@ -20,6 +20,7 @@ use super::levels::Levels;
 use super::log;
 use super::memory::Memory;
 use super::pump::{self, Cancelled, PumpCommand};
+use super::shape::{self, META_QUEUE, META_VHOST};
 use super::vhost::State;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
@@ -27,14 +28,7 @@ use crate::model::queue::{Overflow, QueueArguments, QueueDefinition, QueueKind, 
 use crate::model::ready::Ready;
 
 /// The name of the durable consumer of every queue's stream; those of priorities above 0 have it in front.
-const CONSUMER: &str = "amqp";
-
-/// Metadata of a queue's stream: the vhost's name.
-pub(crate) const META_VHOST: &str = "amqp-vhost";
-/// Metadata of a queue's stream: the queue's name.
-pub(crate) const META_QUEUE: &str = "amqp-queue";
-/// Metadata of a queue's stream: `durable`, or `gateway` when it goes with the gateway that made it.
-pub(crate) const META_LIFETIME: &str = "amqp-lifetime";
+pub(super) const CONSUMER: &str = "amqp";
 
 /// In a consumer's metadata: up to which sequence messages may have been handed to clients before it was made anew.
 const META_HANDED: &str = "amqp-handed";
@@ -44,9 +38,6 @@ pub(crate) fn handed(consumer: &Value) -> u64 {
     let before = consumer["config"]["metadata"][META_HANDED].as_str().and_then(|text| text.parse().ok());
     consumer["delivered"]["stream_seq"].as_u64().unwrap_or_default().max(before.unwrap_or_default())
 }
-
-/// How many consumers may read a stream queue at a time.
-const MAX_READERS: u32 = 10_000;
 
 /// How long the server is given to remove a deleted stream's files before the name is used again.
 const DELETION: Duration = Duration::from_secs(1);
@@ -710,55 +701,15 @@ impl Queue {
     }
 
     fn replicas(&self) -> usize {
-        match (self.is_in_memory(), self.definition.settings.kind) {
-            (true, _) => 1,
-            (false, QueueKind::Stream) if delays::is_store(self) => self.config.replicas,
-            (false, QueueKind::Quorum | QueueKind::Stream) => self.config.quorum_replicas,
-            (false, QueueKind::Classic) => self.config.replicas,
+        match delays::is_store(self) {
+            true => self.config.replicas,
+            false => shape::replicas(&self.definition, &self.config),
         }
     }
 
     fn stream_config(&self, replicas: usize) -> Value {
-        let mut subjects = vec![self.levels.subject(0).to_string()];
-        if self.levels.highest() > 0 {
-            subjects.push(format!("{}.*", self.levels.subject(0)));
-        }
-        let mut config = json!({
-            "name": self.stream,
-            "subjects": subjects,
-            "retention": "workqueue",
-            "storage": if self.is_in_memory() { "memory" } else { "file" },
-            "num_replicas": replicas,
-            "discard": "old",
-            "max_msgs": -1,
-            "max_bytes": -1,
-            "max_age": 0,
-            "max_consumers": 64 + u32::from(self.levels.highest()),
-            "max_msg_size": -1,
-            "max_msgs_per_subject": -1,
-            "duplicate_window": nanoseconds(self.config.dedup_window.max(Duration::from_millis(100))),
-            "allow_direct": true,
-            "metadata": {
-                META_VHOST: &*self.vhost,
-                META_QUEUE: self.name(),
-                META_LIFETIME: if self.is_in_memory() { "gateway" } else { "durable" },
-            },
-        });
-        if self.is_log() {
-            let settings = self.settings();
-            config["retention"] = json!("limits");
-            config["max_msgs"] = settings.max_length.map_or(json!(-1), |max| json!(max));
-            config["max_bytes"] = settings.max_length_bytes.map_or(json!(-1), |max| json!(max));
-            config["max_consumers"] = json!(MAX_READERS);
-            if let Some(seconds) = settings.max_age_seconds {
-                let age = Duration::from_secs(seconds);
-                config["max_age"] = json!(nanoseconds(age));
-                // It may not be longer than the messages live.
-                let window = self.config.dedup_window.max(Duration::from_millis(100)).min(age);
-                config["duplicate_window"] = json!(nanoseconds(window));
-            }
-            config["discard"] = json!(if settings.overflow == Overflow::DropHead { "old" } else { "new" });
-        }
+        let of = (&self.definition, &*self.settings());
+        let mut config = shape::stream_config(&self.vhost, &self.stream, of, replicas, &self.config);
         if self.bridge.api_level() >= 1 {
             config["allow_msg_ttl"] = json!(true);
         }
@@ -784,6 +735,6 @@ pub(crate) fn gone() -> AmqpError {
     AmqpError::new(ReplyCode::InternalError, "the queue was deleted meanwhile")
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -16,14 +16,16 @@ use super::delays;
 use super::gateways::Gateways;
 use super::memory::now_ns;
 use super::pump::Cancelled;
-use super::queue::{Counts, META_LIFETIME, META_QUEUE, META_VHOST, Queue};
+use super::queue::{Counts, Queue};
+use super::shape::{META_LIFETIME, META_QUEUE, META_VHOST};
 use super::store::{Store, Wire};
 use crate::backend::reply_to::Replies;
 use crate::backend::{Binding, ExchangeDeclare, QueueDeclare, Reply, Topology};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
+use crate::model::beside_rabbitmq;
 use crate::model::delay::delay_of;
-use crate::model::exchange::{self, ExchangeDefinition, ExchangeKind};
+use crate::model::exchange::ExchangeKind;
 use crate::model::queue::{Owner, QueueKind, check_expiration, display};
 use crate::model::vhost::{Change, Destination, QueuePlan, Route, Vhost, extra_keys, no_queue, without_line_ends};
 
@@ -238,18 +240,8 @@ impl VhostRuntime {
                 if self.config.gateways.is_some() && definition.settings.kind == QueueKind::Stream {
                     return Err(not_shared(&self.name, &definition.name));
                 }
-                // Each of two brokers would have an active consumer, or offsets, of its own.
-                let unsuited = match &definition.settings {
-                    settings if settings.single_active_consumer => Some("argument 'x-single-active-consumer'"),
-                    settings if settings.kind == QueueKind::Stream => Some("type 'stream'"),
-                    _ => None,
-                };
-                if let Some(unsuited) = unsuited.filter(|_| self.config.behind_rabbitmq) {
-                    return Err(AmqpError::not_implemented(format!(
-                        "{unsuited} of {} is not implemented beside RabbitMQ; see docs/mapping.md of \
-                         nats-bridge",
-                        display(&self.name, &definition.name)
-                    )));
+                if self.config.behind_rabbitmq {
+                    beside_rabbitmq::check_queue(&self.name, &definition)?;
                 }
                 let stream = self.stream_for(&definition.name);
                 let settings = self.state().model.policies().settings_of(&definition);
@@ -387,7 +379,9 @@ impl VhostRuntime {
         let _changing = self.changing.lock().await;
         let change = self.state().model.plan_exchange_declare(declare)?;
         if let Some(Change::PutExchange(definition)) = &change {
-            self.refuse_beside_rabbitmq(definition)?;
+            if self.config.behind_rabbitmq {
+                beside_rabbitmq::check_exchange(&self.name, definition)?;
+            }
             if definition.kind == ExchangeKind::Delayed {
                 self.ensure_delays().await?;
             }
@@ -409,21 +403,6 @@ impl VhostRuntime {
         delays::start(queue.clone(), &self.state);
         self.state_mut().delays = Some(queue);
         Ok(())
-    }
-
-    /// With consistent hashing a key has a queue in each of two brokers and not the same one, so that its order would be
-    /// lost when it moves. What RabbitMQ delays is in no queue, so that nobody could tell when it has been drained.
-    fn refuse_beside_rabbitmq(&self, definition: &ExchangeDefinition) -> Result<(), AmqpError> {
-        if !self.config.behind_rabbitmq
-            || !matches!(definition.kind, ExchangeKind::ConsistentHash | ExchangeKind::Delayed)
-        {
-            return Ok(());
-        }
-        Err(AmqpError::not_implemented(format!(
-            "type '{}' of {} is not implemented beside RabbitMQ; see docs/mapping.md of nats-bridge",
-            definition.kind.name(),
-            exchange::display(&self.name, &definition.name)
-        )))
     }
 
     pub(crate) async fn delete_exchange(&self, name: &str, if_unused: bool) -> Result<(), AmqpError> {

@@ -22,7 +22,7 @@ pub(in crate::management) fn document(vhost: &str, binding: &BindingDefinition) 
 }
 
 /// A binding as definitions have it, without its vhost.
-pub(in crate::management) fn definition(binding: &BindingDefinition) -> Value {
+pub(crate) fn definition(binding: &BindingDefinition) -> Value {
     let (kind, destination) = end(&binding.destination);
     json!({
         "source": &*binding.source,

@@ -83,7 +83,7 @@ fn is_predeclared(exchange: &str) -> bool {
 
 /// What to ask of the broker.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::management) enum Action {
+pub(crate) enum Action {
     /// As an AMQP client asks.
     Topology(Topology),
     /// To put a policy.
@@ -296,7 +296,8 @@ fn copy(name: &str, declared: &Declared) -> Vhost {
     copy
 }
 
-fn read_binding(fields: &Fields) -> Result<(Binding, bool), Refusal> {
+/// A binding of a document, and whether it leads to a queue.
+pub(crate) fn read_binding(fields: &Fields) -> Result<(Binding, bool), Refusal> {
     let to_queue = match fields.text("destination_type")? {
         "queue" => true,
         "exchange" => false,

@@ -30,7 +30,7 @@ pub(in crate::management) fn document(vhost: &str, exchange: &ExchangeDefinition
 }
 
 /// An exchange as definitions have it, without its vhost.
-pub(in crate::management) fn definition(exchange: &ExchangeDefinition) -> Value {
+pub(crate) fn definition(exchange: &ExchangeDefinition) -> Value {
     json!({
         "name": &*exchange.name,
         "type": exchange.kind.name(),
@@ -42,7 +42,7 @@ pub(in crate::management) fn definition(exchange: &ExchangeDefinition) -> Value 
 }
 
 /// The declaration that a body asks for.
-pub(in crate::management) fn declare(name: &str, body: &Fields) -> Result<ExchangeDeclare, Refusal> {
+pub(crate) fn declare(name: &str, body: &Fields) -> Result<ExchangeDeclare, Refusal> {
     let kind = match body.text("type")? {
         "" => "direct",
         kind => kind,

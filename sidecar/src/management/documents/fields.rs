@@ -8,11 +8,11 @@ use super::table;
 
 /// A body that is a JSON object, or part of one.
 #[derive(Debug, Clone, Default)]
-pub(in crate::management) struct Fields(Map<String, Value>);
+pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
     /// Reads a body; an empty one is an empty object.
-    pub(in crate::management) fn read(body: &[u8]) -> Result<Self, Refusal> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, Refusal> {
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(Self::default());
         }
@@ -23,7 +23,7 @@ impl Fields {
     }
 
     /// The fields of a value; `what` names it.
-    pub(in crate::management) fn of(value: Value, what: &str) -> Result<Self, Refusal> {
+    pub(crate) fn of(value: Value, what: &str) -> Result<Self, Refusal> {
         match value {
             Value::Object(fields) => Ok(Self(fields)),
             other => Err(Refusal::bad_request(format!("not_json: {what} is not an object but {other}"))),
@@ -31,17 +31,17 @@ impl Fields {
     }
 
     /// A field that is there and not null.
-    pub(in crate::management) fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
     /// A field that must be there; RabbitMQ's text when it is not.
-    pub(in crate::management) fn need(&self, name: &str) -> Result<&Value, Refusal> {
+    pub(crate) fn need(&self, name: &str) -> Result<&Value, Refusal> {
         self.get(name).ok_or_else(|| Refusal::bad_request(format!("[{{key_missing,{name}}}]")))
     }
 
     /// A flag; `default` when it is not there.
-    pub(in crate::management) fn flag(&self, name: &str, default: bool) -> Result<bool, Refusal> {
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool, Refusal> {
         match self.get(name) {
             None => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
@@ -52,7 +52,7 @@ impl Fields {
     }
 
     /// A text, empty when it is not there.
-    pub(in crate::management) fn text(&self, name: &str) -> Result<&str, Refusal> {
+    pub(crate) fn text(&self, name: &str) -> Result<&str, Refusal> {
         match self.get(name) {
             None => Ok(""),
             Some(Value::String(text)) => Ok(text),
@@ -61,12 +61,12 @@ impl Fields {
     }
 
     /// A text of at most 255 bytes, as names and keys are.
-    pub(in crate::management) fn short(&self, name: &str) -> Result<ShortString, Refusal> {
+    pub(crate) fn short(&self, name: &str) -> Result<ShortString, Refusal> {
         short(name, self.text(name)?)
     }
 
     /// A number that must be there.
-    pub(in crate::management) fn number(&self, name: &str) -> Result<i64, Refusal> {
+    pub(crate) fn number(&self, name: &str) -> Result<i64, Refusal> {
         let value = self.need(name)?;
         let number = match value {
             Value::Number(number) => number.as_i64(),
@@ -77,7 +77,7 @@ impl Fields {
     }
 
     /// An AMQP table, empty when it is not there.
-    pub(in crate::management) fn table(&self, name: &str) -> Result<FieldTable, Refusal> {
+    pub(crate) fn table(&self, name: &str) -> Result<FieldTable, Refusal> {
         match self.get(name) {
             None => Ok(FieldTable::default()),
             // What RabbitMQ's own documents show for an empty table in places.
@@ -88,7 +88,7 @@ impl Fields {
     }
 
     /// A list of objects, empty when it is not there. Taken out.
-    pub(in crate::management) fn take_list(&mut self, name: &str) -> Result<Vec<Fields>, Refusal> {
+    pub(crate) fn take_list(&mut self, name: &str) -> Result<Vec<Fields>, Refusal> {
         match self.0.remove(name) {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(items)) => {
@@ -99,20 +99,25 @@ impl Fields {
         }
     }
 
+    /// Takes a field out.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name)
+    }
+
     /// The names of all fields.
-    pub(in crate::management) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 }
 
 /// A name or key of at most 255 bytes.
-pub(in crate::management) fn short(name: &str, text: &str) -> Result<ShortString, Refusal> {
+pub(crate) fn short(name: &str, text: &str) -> Result<ShortString, Refusal> {
     ShortString::try_new(text)
         .map_err(|_| Refusal::bad_request(format!("field '{name}' has {} bytes; AMQP takes at most 255", text.len())))
 }
 
 /// 400 for a field with a value that it cannot have.
-pub(in crate::management) fn wrong(kind: &str, name: &str, value: &Value) -> Refusal {
+pub(crate) fn wrong(kind: &str, name: &str, value: &Value) -> Refusal {
     let mut shown = value.to_string();
     if shown.len() > 200 {
         shown = format!("{}…", shown.chars().take(200).collect::<String>());

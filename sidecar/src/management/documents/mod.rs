@@ -3,16 +3,16 @@
 //! Pure: no sockets, no clock, no `await`. Names and types are those of RabbitMQ 3.10; what is not known here (Erlang's
 //! memory, rates that nobody measures) is left out and never made up.
 
-pub(super) mod binding;
+pub(crate) mod binding;
 pub(super) mod broker;
 pub(super) mod connection;
-pub(super) mod definitions;
-pub(super) mod exchange;
-pub(super) mod fields;
+pub(crate) mod definitions;
+pub(crate) mod exchange;
+pub(crate) mod fields;
 pub(super) mod listing;
 pub(super) mod message;
-pub(super) mod policy;
-pub(super) mod queue;
-pub(super) mod refusal;
+pub(crate) mod policy;
+pub(crate) mod queue;
+pub(crate) mod refusal;
 pub(super) mod route;
-pub(super) mod table;
+pub(crate) mod table;

@@ -8,10 +8,10 @@ use super::fields::Fields;
 use super::refusal::Refusal;
 
 /// The component of runtime parameters that operator policies are in definitions.
-pub(in crate::management) const OPERATOR: &str = "operator_policy";
+pub(crate) const OPERATOR: &str = "operator_policy";
 
 /// A policy's document.
-pub(in crate::management) fn document(vhost: &str, policy: &Policy) -> Value {
+pub(crate) fn document(vhost: &str, policy: &Policy) -> Value {
     json!({
         "vhost": vhost,
         "name": &*policy.name,
@@ -38,7 +38,7 @@ pub(in crate::management) fn parameter(vhost: &str, policy: &Policy) -> Value {
 }
 
 /// What policies set.
-pub(in crate::management) fn settings(settings: &Settings) -> Value {
+pub(crate) fn settings(settings: &Settings) -> Value {
     let of = |value: &PolicyValue| match value {
         PolicyValue::Integer(number) => json!(number),
         PolicyValue::Text(text) | PolicyValue::Other(text) => json!(text),
@@ -57,7 +57,7 @@ pub(in crate::management) fn apply(document: &mut Value, applied: &Applied) {
 ///
 /// # Errors
 /// 400 naming the field or key, with RabbitMQ's texts.
-pub(in crate::management) fn read(scope: Scope, name: &str, body: &Fields) -> Result<Policy, Refusal> {
+pub(crate) fn read(scope: Scope, name: &str, body: &Fields) -> Result<Policy, Refusal> {
     let missing: Vec<String> = ["pattern", "definition"]
         .into_iter()
         .filter(|name| body.get(name).is_none())

@@ -30,7 +30,7 @@ pub(in crate::management) fn document(vhost: &str, node: &str, queue: &QueueDefi
 }
 
 /// A queue as definitions have it, without its vhost.
-pub(in crate::management) fn definition(queue: &QueueDefinition) -> Value {
+pub(crate) fn definition(queue: &QueueDefinition) -> Value {
     json!({
         "name": &*queue.name,
         "durable": queue.durable,
@@ -48,7 +48,7 @@ pub(in crate::management) fn count(document: &mut Value, counts: &QueueCounts) {
 }
 
 /// The declaration that a body asks for.
-pub(in crate::management) fn declare(name: &str, body: &Fields) -> Result<QueueDeclare, Refusal> {
+pub(crate) fn declare(name: &str, body: &Fields) -> Result<QueueDeclare, Refusal> {
     if body.flag("exclusive", false)? {
         return Err(Refusal::bad_request(
             "field 'exclusive' is true: an exclusive queue belongs to an AMQP connection, and a request over HTTP has none",

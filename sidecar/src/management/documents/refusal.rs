@@ -5,43 +5,43 @@ use serde_json::{Value, json};
 
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::management) struct Refusal {
+pub(crate) struct Refusal {
     /// The HTTP status.
-    pub(in crate::management) status: u16,
+    pub(crate) status: u16,
     /// RabbitMQ's word for the kind of error.
-    pub(in crate::management) error: &'static str,
+    pub(crate) error: &'static str,
     /// What is wrong, with the name of the field or thing at fault.
-    pub(in crate::management) reason: String,
+    pub(crate) reason: String,
 }
 
 impl Refusal {
     /// 400: the request is not valid, or asks for what is not there.
-    pub(in crate::management) fn bad_request(reason: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(reason: impl Into<String>) -> Self {
         Self { status: 400, error: "bad_request", reason: reason.into() }
     }
 
     /// 404 for a path that names nothing.
-    pub(in crate::management) fn object_not_found() -> Self {
+    pub(crate) fn object_not_found() -> Self {
         Self { status: 404, error: "Object Not Found", reason: "Not Found".to_owned() }
     }
 
     /// 404 for a vhost that a change names.
-    pub(in crate::management) fn vhost_not_found() -> Self {
+    pub(crate) fn vhost_not_found() -> Self {
         Self { status: 404, error: "not_found", reason: "vhost_not_found".to_owned() }
     }
 
     /// 405.
-    pub(in crate::management) fn method_not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         Self { status: 405, error: "Method Not Allowed", reason: "the method does not fit the path".to_owned() }
     }
 
     /// 503: JetStream does not answer.
-    pub(in crate::management) fn unavailable(reason: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(reason: impl Into<String>) -> Self {
         Self { status: 503, error: "service_unavailable", reason: reason.into() }
     }
 
     /// What the broker said to a declaration, a binding or a deletion.
-    pub(in crate::management) fn of_change(error: AmqpError) -> Self {
+    pub(crate) fn of_change(error: AmqpError) -> Self {
         match error.code {
             ReplyCode::NotFound => Self { status: 404, error: "not_found", reason: error.text },
             ReplyCode::AccessRefused => Self { status: 401, error: "not_authorised", reason: error.text },
@@ -51,7 +51,7 @@ impl Refusal {
     }
 
     /// What the broker said to a publish or a get: RabbitMQ shows the whole reply there.
-    pub(in crate::management) fn of_message(error: AmqpError) -> Self {
+    pub(crate) fn of_message(error: AmqpError) -> Self {
         match error.code {
             ReplyCode::InternalError | ReplyCode::ConnectionForced => Self::unavailable(error.text),
             code => Self::bad_request(format!("{} {error}", code as u16)),
@@ -59,7 +59,7 @@ impl Refusal {
     }
 
     /// The answer's body.
-    pub(in crate::management) fn body(&self) -> Value {
+    pub(crate) fn body(&self) -> Value {
         json!({ "error": self.error, "reason": self.reason })
     }
 }

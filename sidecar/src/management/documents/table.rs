@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 const DEEPEST: usize = 32;
 
 /// A table as JSON.
-pub(in crate::management) fn to_json(table: &FieldTable) -> Value {
+pub(crate) fn to_json(table: &FieldTable) -> Value {
     let entries = table.inner().iter().map(|(name, value)| (name.to_string(), value_to_json(value)));
     Value::Object(entries.collect())
 }
