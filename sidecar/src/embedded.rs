@@ -28,9 +28,11 @@ pub struct Plan {
     pub program: Option<PathBuf>,
     /// nats-server's `sync_interval`, such as `always` or `10s`; its default, two minutes, when not given.
     pub sync: Option<String>,
+    /// The port on 127.0.0.1; a free one when not given.
+    pub port: Option<u16>,
 }
 
-/// A running nats-server with JetStream, on a free port of 127.0.0.1 that it keeps when it is started again.
+/// A running nats-server with JetStream, on a port of 127.0.0.1 that it keeps when it is started again.
 #[derive(Debug)]
 pub struct Embedded {
     address: SocketAddr,
@@ -120,7 +122,7 @@ impl Embedded {
             Err(TryLockError::WouldBlock) => return Err(EmbeddedError::InUse(plan.dir)),
             Err(TryLockError::Error(error)) => return Err(in_dir(error)),
         }
-        let mut server = Server { program, dir, sync: plan.sync, port: None };
+        let mut server = Server { program, dir, sync: plan.sync, port: plan.port };
         server.stop_left_behind().await?;
         let (child, address) = server.start().await?;
         info!(%address, pid = child.id(), dir = %server.dir.display(), "nats-server started");
@@ -159,7 +161,7 @@ struct Server {
     program: PathBuf,
     dir: PathBuf,
     sync: Option<String>,
-    /// The port it got when it was first started.
+    /// The port it is to have, or got when it was first started.
     port: Option<u16>,
 }
 

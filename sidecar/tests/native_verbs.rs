@@ -118,6 +118,8 @@ async fn dead_letters_are_listed_shown_redriven_parked_purged_and_brought_back()
     let cli = Cli::start();
     cli.expect(0, &["provision", "apply", "m.toml"]);
     cli.expect(1, &["dlq", "list", "NONE_DLQ"]);
+    let dotted = cli.run(&["dlq", "list", "orders.dead"]);
+    assert!(String::from_utf8_lossy(&dotted.stderr).contains("without spaces, dots"), "{dotted:?}");
     assert_eq!(cli.expect(0, &["dlq", "list", "ORDERS_DLQ"]), "no dead letters\n");
     with_letters(&cli.server.url(), 6).await;
 
@@ -175,4 +177,25 @@ fn help_has_an_example_for_each_verb() {
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// An nkey of NATS's documentation: its seed, and its public part.
+const SEED: &str = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY";
+const NKEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+
+#[test]
+fn a_login_by_nkey_gets_in_and_none_is_told_what_to_give() {
+    let line = format!("authorization {{ users: [ {{ nkey: {NKEY} }} ] }}");
+    let server = NatsServer::builder().config_line(line).start();
+    let cli = Cli { server, dir: tempfile::tempdir().expect("a directory") };
+    let seed = cli.dir.path().join("seed");
+    std::fs::write(&seed, format!("{SEED}\n")).expect("a file");
+    let seed = seed.to_str().expect("a path");
+    // In, and what is asked for is not there.
+    cli.expect(1, &["dlq", "list", "NONE_DLQ", "--nats-nkey", seed]);
+    let text = |output: Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let without = text(cli.run(&["dlq", "list", "NONE_DLQ"]));
+    assert!(without.contains("or with --nats-creds or --nats-nkey"), "{without}");
+    let serve = text(cli.run(&["serve", "--embedded", "there", "--listen", "127.0.0.1:0", "--nats-nkey", seed]));
+    assert!(serve.contains("--nats-nkey: the nats-server that --embedded starts asks for no login"), "{serve}");
 }

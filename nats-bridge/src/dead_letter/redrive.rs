@@ -173,9 +173,10 @@ pub(super) fn plain_headers(letter: &Letter) -> Vec<(String, String)> {
 fn message(letter: &Letter, to: Option<&str>, id: &str) -> Result<Message> {
     let subject = to.unwrap_or_else(|| letter.original_subject());
     if subject.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidMessage)
-            .with("sequence", letter.sequence)
-            .with("why", "it does not say which subject it was published to; say where to redrive it"));
+        return Err(Error::new(ErrorKind::InvalidMessage).with("sequence", letter.sequence).with(
+            "why",
+            "no consumer of this library has put it here: it does not say which subject it was published to",
+        ));
     }
     if subject != letter.original_subject() && letter.encrypted_with().is_some() {
         return Err(Error::new(ErrorKind::Conflict)

@@ -7,6 +7,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use super::kept::{Filter, Group, GroupBy, Letter};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
+use crate::provision::check_name;
 
 /// The dead letters of one stream: to look at, put back, set aside, write out and remove.
 ///
@@ -37,9 +38,10 @@ impl Bridge {
     /// The dead letters in this stream, such as `ORDERS_DLQ`.
     ///
     /// # Errors
-    /// `NotFound`: there is no such stream.
+    /// `Config`: no stream can have that name. `NotFound`: there is no such stream.
     pub async fn dead_letters(&self, stream: impl Into<String>) -> Result<DeadLetters> {
         let name = stream.into();
+        check_name("stream", &name)?;
         crate::api::ask(self.jetstream(), format!("STREAM.INFO.{name}")).await?;
         let stream = self
             .jetstream()

@@ -14,4 +14,5 @@ pub(crate) use apply::{ensure_consumer, ensure_stream};
 pub use bucket::BucketSpec;
 pub use manifest::{DeadLetterSpec, Manifest, Naming};
 pub use plan::{Action, Change, Difference, Plan};
+pub(crate) use spec::check_name;
 pub use spec::{ConsumerSpec, Discard, Retention, Storage, StreamSpec};

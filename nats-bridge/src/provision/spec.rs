@@ -266,7 +266,7 @@ impl ConsumerSpec {
     }
 }
 
-pub(super) fn check_name(what: &'static str, name: &str) -> Result<()> {
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<()> {
     let legal = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
     match !name.is_empty() && name.len() <= 255 && name.chars().all(legal) {
         true => Ok(()),

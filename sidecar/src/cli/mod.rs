@@ -10,6 +10,7 @@ mod gate;
 mod lease;
 mod logging;
 mod native;
+mod nats;
 mod observe;
 mod plan;
 mod promote;
@@ -122,6 +123,9 @@ pub enum Command {
     Dlq(dlq::DlqArgs),
     /// Make streams, consumers, dead-letter streams and buckets as a file says, or compare.
     Provision(provision::ProvisionArgs),
+    /// Print the version, as --version does.
+    #[command(hide = true)]
+    Version,
 }
 
 impl Command {
@@ -144,6 +148,10 @@ impl Command {
             Command::Detach(args) => detach::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Provision(args) => provision::run(args).await,
+            Command::Version => {
+                println!("nats-bridge {}", env!("CARGO_PKG_VERSION"));
+                Ok(())
+            }
         }
     }
 }
@@ -184,6 +192,16 @@ pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
     };
     let number: u64 = number.parse().map_err(|_| "a number with ms, s, m or h is expected, such as 60s".to_owned())?;
     number.checked_mul(ms).map(std::time::Duration::from_millis).ok_or_else(|| "that is too long".to_owned())
+}
+
+/// What is written on a command line line by line, from a file: without blank lines and those that begin with `#`, each
+/// with where it stands.
+pub(crate) fn lines_in(flag: &str, file: &std::path::Path) -> Result<Vec<(String, String)>, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::cannot_run(format!("{flag} {}: {error}", file.display())))?;
+    let numbered = text.lines().map(str::trim).zip(1..);
+    let meant = numbered.filter(|(line, _)| !line.is_empty() && !line.starts_with('#'));
+    Ok(meant.map(|(line, n)| (format!("{flag} {}, line {n}", file.display()), line.to_owned())).collect())
 }
 
 /// The token in a file; what surrounds it is not part of it.

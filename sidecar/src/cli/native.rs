@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use nats_bridge::{Bridge, Config, Error, ErrorKind};
+use nats_bridge::{Bridge, Error, ErrorKind};
 
-use super::{Failure, remedy};
+use super::Failure;
+use super::nats::NatsLogin;
 
 /// Which NATS, and how to print.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +23,9 @@ pub struct Native {
         value_name = "URL"
     )]
     pub nats: String,
+    /// How to log in there.
+    #[command(flatten)]
+    pub login: NatsLogin,
     /// Print JSON instead of text.
     #[arg(long, global = true)]
     pub json: bool,
@@ -33,9 +37,7 @@ impl Native {
     /// # Errors
     /// `cannot_run`, with a way out.
     pub async fn connect(&self) -> Result<Bridge, Failure> {
-        let servers = self.nats.split(',').map(|url| url.trim().to_owned()).collect();
-        let config = Config { servers, name: "nats-bridge-cli".into(), ..Config::default() };
-        Bridge::connect_with(config).await.map_err(|error| remedy::nats(&self.nats, &error))
+        self.login.connect(&self.nats, "nats-bridge-cli").await
     }
 }
 

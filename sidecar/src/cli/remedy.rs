@@ -31,7 +31,10 @@ pub(super) fn nats(given: &str, error: &nats_bridge::Error) -> Failure {
              with --nats, or let `nats-bridge serve --embedded DIR` start its own"
         ),
         NatsError::Denied => {
-            format!("--nats {url}: the login was refused{why}; give it in the URL, as nats://USER:PASSWORD@HOST:PORT")
+            format!(
+                "--nats {url}: the login was refused{why}; give it in the URL, as \
+                 nats://USER:PASSWORD@HOST:PORT, or with --nats-creds or --nats-nkey"
+            )
         }
         NatsError::Unsupported => format!(
             "--nats {url}: it cannot be used{why}; nats-server 2.10.26 or newer with JetStream is needed (`nats-server -js`)"

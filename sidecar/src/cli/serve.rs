@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::lease::Place;
+use super::nats::NatsLogin;
 use super::tls::TlsArgs;
 use super::{Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
@@ -31,17 +32,28 @@ pub struct ServeArgs {
     /// Use this NATS, which has JetStream; the servers of a cluster separated by commas.
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
+    /// How to log in there.
+    #[command(flatten)]
+    pub nats_login: NatsLogin,
     /// The nats-server program for --embedded; else $NATS_SERVER, a `.tools` folder, or PATH.
     #[arg(long, env = "NATS_SERVER", value_name = "FILE")]
     pub nats_server: Option<PathBuf>,
+    /// The port on 127.0.0.1 at which the nats-server of --embedded takes NATS clients. Without it: a free one, another one at
+    /// each start.
+    #[arg(long, value_name = "PORT", requires = "embedded", value_parser = clap::value_parser!(u16).range(1..))]
+    pub nats_port: Option<u16>,
     /// How often --embedded flushes to disk: `always` (before each confirm) or an interval such as `10s`; nats-server's
     /// default is 2m.
-    #[arg(long, value_name = "INTERVAL", requires = "embedded")]
+    #[arg(long, value_name = "INTERVAL", requires = "embedded", value_parser = sync_interval)]
     pub sync: Option<String>,
     /// How many servers of the cluster hold a durable classic queue that is made from now on. A quorum queue is on three
     /// where there are three, whatever this says.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5), conflicts_with = "embedded")]
     pub replicas: u8,
+    /// Refuse a quorum queue (540) where the servers cannot hold three replicas. Without it, one is made there with as many as a
+    /// classic queue, with a warning in the log, as RabbitMQ does on one node.
+    #[arg(long)]
+    pub no_quorum_fallback: bool,
     /// Serve the NATS account together with other gateways that say so too: clients of all of them share exchanges, queues
     /// and messages. Without it a second gateway is refused. New; docs/mapping.md says what is promised.
     #[arg(long, conflicts_with = "embedded")]
@@ -59,6 +71,9 @@ pub struct ServeArgs {
     /// Who may log in; may be given more than once. Without it: guest:guest, on a loopback address only.
     #[arg(long = "user", value_name = "NAME:PASSWORD")]
     pub users: Vec<String>,
+    /// More of them, from a file with one NAME:PASSWORD a line, so that no password stands on a command line.
+    #[arg(long, value_name = "FILE")]
+    pub user_file: Option<PathBuf>,
     /// A virtual host; may be given more than once.
     #[arg(long = "vhost", value_name = "NAME", default_value = "/")]
     pub vhosts: Vec<String>,
@@ -84,7 +99,10 @@ struct Ready {
 /// # Errors
 /// `cannot_run`, naming the flag at fault.
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
-    let users = args.users.iter().map(|user| parse_user(user)).collect::<Result<Vec<_>, _>>()?;
+    let users = users(&args)?;
+    if args.embedded.is_some() {
+        args.nats_login.none_with_embedded()?;
+    }
     // What costs nothing is tried first. Clients that come early wait until they are accepted.
     let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
     let mut listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
@@ -107,7 +125,12 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     signals::cancel(&shutdown)?;
     let embedded = match &args.embedded {
         Some(dir) => {
-            let plan = Plan { dir: dir.clone(), program: args.nats_server.clone(), sync: args.sync.clone() };
+            let plan = Plan {
+                dir: dir.clone(),
+                program: args.nats_server.clone(),
+                sync: args.sync.clone(),
+                port: args.nats_port,
+            };
             Some(Embedded::start(plan).await.map_err(Failure::cannot_run)?)
         }
         None => None,
@@ -117,14 +140,14 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
         (None, Some(nats)) => nats.clone(),
         (None, None) => return Err(Failure::cannot_run("give --embedded DIR or --nats URL")),
     };
-    let outcome = match Bridge::connect(&nats).await {
+    let outcome = match args.nats_login.connect(&nats, "nats-bridge").await {
         Ok(bridge) => {
             let outcome = serve(args, (listener, tls, management), &nats, bridge.clone(), users, shutdown).await;
             // Before its server stops: a connection that is closed is not taken for a lost one.
             let _ = bridge.close(LAST_WORDS).await;
             outcome
         }
-        Err(error) => Err(remedy::nats(&nats, &error)),
+        Err(failure) => Err(failure),
     };
     if let Some(embedded) = embedded {
         embedded.stop().await;
@@ -155,7 +178,13 @@ async fn serve(
     let defaults = JetStreamConfig::default();
     let users = if users.is_empty() { defaults.users } else { users };
     let Some(place) = Place::take(args.shared, &bridge, nats, &shutdown).await? else { return Ok(()) };
-    let config = JetStreamConfig { users, vhosts: args.vhosts, replicas: args.replicas.into(), ..defaults };
+    let config = JetStreamConfig {
+        users,
+        vhosts: args.vhosts,
+        replicas: args.replicas.into(),
+        quorum_fallback: !args.no_quorum_fallback,
+        ..defaults
+    };
     let config = place.settle(config);
     let backend = JetStreamBackend::connect(bridge, config)
         .await
@@ -229,11 +258,32 @@ async fn manage(management: Management, shown: Shown, shutdown: CancellationToke
     }
 }
 
-fn parse_user(text: &str) -> Result<User, Failure> {
+/// Who may log in: `--user` and `--user-file`.
+fn users(args: &ServeArgs) -> Result<Vec<User>, Failure> {
+    let mut given: Vec<_> = args.users.iter().map(|user| ("--user".to_owned(), user.clone())).collect();
+    if let Some(file) = &args.user_file {
+        let lines = super::lines_in("--user-file", file)?;
+        if lines.is_empty() {
+            return Err(Failure::cannot_run(format!("--user-file {}: nobody is in it", file.display())));
+        }
+        given.extend(lines);
+    }
+    given.into_iter().map(|(place, user)| parse_user(&place, &user)).collect()
+}
+
+fn parse_user(place: &str, text: &str) -> Result<User, Failure> {
     match text.split_once(':') {
         Some((name, password)) if !name.is_empty() => Ok(User { name: name.to_owned(), password: password.to_owned() }),
-        _ => Err(Failure::cannot_run("--user takes NAME:PASSWORD")),
+        _ => Err(Failure::cannot_run(format!("{place}: NAME:PASSWORD is expected"))),
     }
+}
+
+fn sync_interval(text: &str) -> Result<String, String> {
+    let is_time = super::duration(text).is_ok_and(|time| !time.is_zero());
+    if text != "always" && !is_time {
+        return Err("`always`, or a time with ms, s, m or h is expected, such as 10s".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// An address that a client on this machine can use.
@@ -243,14 +293,43 @@ fn reachable(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::{Cli, Command};
 
     #[test]
     fn a_user_is_a_name_and_a_password_that_may_hold_anything() {
-        let parsed = |text| parse_user(text).map(|user| (user.name, user.password)).ok();
+        let parsed = |text| parse_user("--user", text).map(|user| (user.name, user.password)).ok();
         assert_eq!(parsed("a:b:c"), Some(("a".into(), "b:c".into())));
         assert_eq!(parsed("a:"), Some(("a".into(), String::new())));
         assert_eq!(parsed("a"), None);
         assert_eq!(parsed(":b"), None);
+    }
+
+    #[test]
+    fn users_of_a_file_are_read_and_a_bad_line_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("created");
+        let read = |text: &str| {
+            std::fs::write(file.path(), text).expect("written");
+            let path = file.path().to_str().expect("a path");
+            let cli =
+                Cli::parse_from(["nats-bridge", "serve", "--nats", "nats://a", "--user", "a:1", "--user-file", path]);
+            let Command::Serve(args) = cli.command else { panic!("serve") };
+            users(&args).map(|users| users.into_iter().map(|user| user.name).collect::<Vec<_>>()).map_err(|e| e.text)
+        };
+        assert_eq!(read("# ours\n\nb:2\r\n c:3:4\n"), Ok(vec!["a".to_owned(), "b".to_owned(), "c".to_owned()]));
+        assert!(read("b:2\nsecret\n").is_err_and(|text| text.ends_with(", line 2: NAME:PASSWORD is expected")));
+        assert!(read("# nobody\n").is_err_and(|text| text.ends_with(": nobody is in it")));
+    }
+
+    #[test]
+    fn a_sync_interval_is_always_or_a_time() {
+        for good in ["always", "10s", "500ms", "2m"] {
+            assert_eq!(sync_interval(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "never", "0s", "10", "10 s"] {
+            assert!(sync_interval(bad).is_err_and(|why| why.starts_with("`always`")), "{bad}");
+        }
     }
 }

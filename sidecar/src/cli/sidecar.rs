@@ -9,12 +9,12 @@ use amqp_compat::backend::jetstream::JetStreamConfig;
 use amqp_compat::backend::rabbitmq::{RabbitMqBackend, RabbitMqConfig};
 use amqp_compat::listener::Listener;
 use clap::Args;
-use nats_bridge::Bridge;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::lease::take_lease;
+use super::nats::NatsLogin;
 use super::tls::TlsArgs;
 use super::{Failure, rabbit_gate, remedy, signals};
 use crate::control::{Audit, Cutover, Management, Parts};
@@ -36,10 +36,17 @@ pub struct SidecarArgs {
     /// NATS with JetStream; the servers of a cluster separated by commas.
     #[arg(long, env = "NATS_BRIDGE_NATS", value_name = "URL")]
     pub nats: String,
+    /// How to log in there.
+    #[command(flatten)]
+    pub nats_login: NatsLogin,
     /// How many servers of the cluster hold a durable classic queue that is made from now on. A quorum queue is on three
     /// where there are three, whatever this says.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: u8,
+    /// Refuse a quorum queue on JetStream where the servers cannot hold three replicas; it is then listed as unmapped. Without it,
+    /// one is made there with as many as a classic queue, with a warning in the log.
+    #[arg(long)]
+    pub no_quorum_fallback: bool,
     /// RabbitMQ's management API, as `http://USER:PASSWORD@HOST:15672`; the user needs the `monitoring` tag. Before the weight is
     /// raised, RabbitMQ's bindings and policies are compared with what was declared through the sidecar.
     #[arg(long, env = "NATS_BRIDGE_RABBIT_MANAGEMENT", value_name = "URL", hide_env_values = true)]
@@ -64,6 +71,9 @@ pub struct SidecarArgs {
     /// in before. May be given more than once.
     #[arg(long = "user", value_name = "NAME:PASSWORD[@VHOST]")]
     pub users: Vec<String>,
+    /// More of them, from a file with one a line, so that no password stands on a command line.
+    #[arg(long, value_name = "FILE")]
+    pub user_file: Option<PathBuf>,
     /// How long deliveries may wait for what was published before a change of weight; then they are delivered, with a
     /// warning, and may be out of order.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
@@ -126,7 +136,13 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let at = |flag: &'static str| move |error: String| Failure::cannot_run(format!("{flag}: {error}"));
     let rabbit = RabbitMqConfig::from_url(&args.rabbit).map_err(at("--rabbit"))?;
     let operator = operator(&args.rabbit).map_err(at("--rabbit"))?;
-    let users = args.users.iter().map(|user| login(user)).collect::<Result<Vec<_>, _>>().map_err(at("--user"))?;
+    let mut users: Vec<_> = args.users.iter().map(|user| ("--user".to_owned(), user.clone())).collect();
+    if let Some(file) = &args.user_file {
+        users.extend(super::lines_in("--user-file", file)?);
+    }
+    let users =
+        users.iter().map(|(place, user)| login(user).map_err(|error| Failure::cannot_run(format!("{place}: {error}"))));
+    let users = users.collect::<Result<Vec<_>, _>>()?;
     let audit = match &args.rabbit_management {
         Some(url) => Audit::Management(Management::from_url(url).map_err(at("--rabbit-management"))?),
         None if args.trust_declared => Audit::Trusted,
@@ -149,11 +165,15 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let http_failed = |error| remedy::bind("--http", &args.http, &error);
     let surface = Surface::bind(&args.http).await.map_err(http_failed)?;
     let http = surface.local_addr().map_err(http_failed)?;
-    let bridge = Bridge::connect(&args.nats).await.map_err(|error| remedy::nats(&args.nats, &error))?;
+    let bridge = args.nats_login.connect(&args.nats, "nats-bridge").await?;
 
     let Some(lease) = take_lease(&bridge, &args.nats, &shutdown).await? else { return Ok(()) };
 
-    let config = JetStreamConfig { replicas: args.replicas.into(), ..JetStreamConfig::default() };
+    let config = JetStreamConfig {
+        replicas: args.replicas.into(),
+        quorum_fallback: !args.no_quorum_fallback,
+        ..JetStreamConfig::default()
+    };
     let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), config));
     let standby = Standby::start(bridge.clone(), vhosts.clone());
     let cutover = Cutover::start(Parts {

@@ -450,7 +450,7 @@ impl Queue {
     }
 
     /// Makes the consumer that every queue has, or finds it there. One that is missing where there are messages was lost.
-    async fn ensure_consumer(&self) -> Result<(), ApiError> {
+    pub(crate) async fn ensure_consumer(&self) -> Result<(), ApiError> {
         let handed = match self.consumer_info(0).await {
             Ok(info) => handed(&info),
             // A gateway was killed while it made the consumer anew: anything may have been delivered.

@@ -1,8 +1,8 @@
 //! `dlq redrive`, `dlq park`.
 
 use clap::Args;
-use nats_bridge::Bridge;
 use nats_bridge::dead_letter::Redrive;
+use nats_bridge::{Bridge, ErrorKind};
 
 use super::{Which, open, until_told};
 use crate::cli::native::{self, Native, bar};
@@ -63,7 +63,10 @@ pub(super) async fn redrive(args: RedriveArgs, native: &Native, bridge: &Bridge)
         })
         .await;
     bar.finish_and_clear();
-    let done = done.map_err(native::failure)?;
+    let done = done.map_err(|error| match error.kind() {
+        ErrorKind::InvalidMessage => Failure::refused(format!("{error}; --to SUBJECT says where it is to go")),
+        _ => native::failure(error),
+    })?;
     match native.json {
         true => request::print_json(&done)?,
         false if args.dry_run => request::print(&format!("{} would be redriven\n", done.redriven)),

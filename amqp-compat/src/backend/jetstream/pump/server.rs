@@ -334,7 +334,11 @@ impl Pump {
             Err(error) if error.not_found() => {}
             // Its consumer alone is gone; what was settled and seen of the messages is true still.
             _ => {
-                if let Err(error) = self.queue.create_consumer(0).await {
+                let made = match self.fresh {
+                    true => self.queue.ensure_consumer().await,
+                    false => self.queue.recreate_consumer(0, self.levels[0].highest).await.map(drop),
+                };
+                if let Err(error) = made {
                     tracing::warn!(queue = self.queue.name(), %error, "cannot make a queue's consumer again yet");
                 }
                 return;
