@@ -1,6 +1,6 @@
 //! JetStream's API as plain requests: exact about what is sent, and the same for every server version.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nats_bridge::Bridge;
@@ -87,19 +87,25 @@ pub(crate) async fn call(bridge: &Bridge, subject: &str, body: &Value) -> Result
     }
 }
 
-/// How often something that is to be there in the end is asked for.
-const TRIES: usize = 4;
+/// For how long something that is to be there in the end is asked for: a cluster that has just lost a server does not answer
+/// until it has new leaders.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// The pause before it is asked for again.
+pub(crate) const PAUSE: Duration = Duration::from_millis(250);
 
-/// [`call`] for what may be repeated, such as making something that may be there: a cluster that has just lost a server
-/// does not answer until it has new leaders.
+/// [`call`] for what may be repeated, such as making something that may be there: asks again for [`PATIENCE`] while no answer
+/// comes.
 pub(crate) async fn call_again(bridge: &Bridge, subject: &str, body: &Value) -> Result<Value, ApiError> {
-    for _ in 1..TRIES {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
         match call(bridge, subject, body).await {
-            Err(ApiError::NoAnswer { .. }) => tracing::warn!(subject, "no answer from JetStream; asked again"),
+            Err(ApiError::NoAnswer { .. }) if Instant::now() < deadline => {
+                tracing::warn!(subject, "no answer from JetStream; asked again");
+                tokio::time::sleep(PAUSE).await;
+            }
             answered => return answered,
         }
     }
-    call(bridge, subject, body).await
 }
 
 /// Every stream whose subjects overlap `subject`, as the server describes it.

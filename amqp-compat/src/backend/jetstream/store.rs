@@ -4,6 +4,7 @@
 //! `o.<operator policy>`.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use amq_protocol::types::FieldTable;
 use async_nats::jetstream::kv;
@@ -13,6 +14,7 @@ use nats_bridge::Bridge;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::api::{PATIENCE, PAUSE};
 use super::bucket::open_bucket;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::{name, table};
@@ -129,12 +131,25 @@ impl Store {
         Ok(changes)
     }
 
-    /// Writes one change; `stream` is the stream of a queue that is put. The caller leaves out what is not durable.
+    /// Writes one change, and tries for [`PATIENCE`]; `stream` is the stream of a queue that is put. The caller leaves out what is not durable.
     pub(crate) async fn write(&self, change: &Change, stream: &str) -> Result<(), AmqpError> {
         let (key, value) = entry(change, stream);
-        match value {
-            Some(value) => self.bucket.put(&key, value).await.map(drop).map_err(|e| failed("store the topology", &e)),
-            None => self.bucket.purge(&key).await.map_err(|e| failed("store the topology", &e)),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let written = match value.clone() {
+                Some(value) => {
+                    self.bucket.put(&key, value).await.map(drop).map_err(|e| failed("store the topology", &e))
+                }
+                None => self.bucket.purge(&key).await.map_err(|e| failed("store the topology", &e)),
+            };
+            match written {
+                // Written twice, it says the same.
+                Err(error) if Instant::now() < deadline => {
+                    tracing::warn!(key, error = error.text, "written again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                written => return written,
+            }
         }
     }
 }
