@@ -130,7 +130,8 @@ impl Bridge {
     /// A further publisher on this connection, with a window and bounds of its own.
     ///
     /// # Errors
-    /// `Config`: a bound is out of range. `Closed`: the connection was closed.
+    /// `Config`: a bound is out of range. `NotFound`: there is no registry of schemas in the bucket that was named. `Closed`: the
+    /// connection was closed.
     pub async fn publisher(&self, config: PublishConfig) -> Result<Publisher> {
         let Shared { pulse, jetstream, events, config: own, .. } = &*self.shared;
         Publisher::open(pulse, jetstream.clone(), events, config, own.region.as_deref()).await

@@ -45,6 +45,8 @@ pub enum ErrorKind {
     NotFound,
     /// JetStream refused to store the message, or refused the call.
     Rejected,
+    /// The payload does not fit its schema, or names none; `path`, `value` and `why` say where and what.
+    Schema,
     /// No answer within the time allowed.
     Timeout,
     /// Headers and payload exceed the server's `max_payload`.
@@ -131,6 +133,7 @@ impl ErrorKind {
             ErrorKind::InvalidMessage => "invalid_message",
             ErrorKind::NotFound => "not_found",
             ErrorKind::Rejected => "rejected",
+            ErrorKind::Schema => "schema",
             ErrorKind::Timeout => "timeout",
             ErrorKind::TooLarge => "too_large",
             ErrorKind::UnknownKey => "unknown_key",

@@ -10,6 +10,7 @@
 //! - [`encryption`]: payloads that only those read who have a key.
 //! - [`ledger`]: which messages were handled, for effects that must not happen twice.
 //! - [`order`]: messages of several regions in order; the last writer wins.
+//! - [`schema`]: payloads that fit what was agreed on.
 //! - [`TraceContext`]: traces that go on through a message.
 //! - [`Monitor`]: what a server says about itself.
 //! - [`RetryPolicy`]: when to try again, and when to give up.
@@ -33,6 +34,7 @@ pub mod provision;
 pub mod publish;
 mod pulse;
 mod retry;
+pub mod schema;
 mod trace;
 
 pub use bridge::Bridge;

@@ -20,6 +20,7 @@ pub struct Message {
     pub(crate) payload: Bytes,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) id: MessageId,
+    pub(crate) schema: Option<String>,
     // It was stored before and goes as it was: it is not encrypted again.
     pub(crate) stored_before: bool,
 }
@@ -32,6 +33,7 @@ impl Message {
             payload: payload.into(),
             headers: Vec::new(),
             id: MessageId::Generated,
+            schema: None,
             stored_before: false,
         }
     }
@@ -51,6 +53,13 @@ impl Message {
     /// Sets which id the message carries.
     pub fn message_id(mut self, id: MessageId) -> Message {
         self.id = id;
+        self
+    }
+
+    /// Names the schema that the payload has to fit: `order` for the newest version, `order/3` for that one. For publishers that
+    /// [check](crate::PublishConfig::schemas).
+    pub fn schema(mut self, name: impl Into<String>) -> Message {
+        self.schema = Some(name.into());
         self
     }
 

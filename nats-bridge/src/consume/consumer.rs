@@ -21,6 +21,7 @@ use crate::dead_letter::Failure;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provision::{ConsumerSpec, StreamSpec, ensure_consumer, ensure_stream};
 use crate::publish::PublishConfig;
+use crate::schema::{Checker, Schemas};
 
 /// Gives the deliveries of one durable consumer. Dropping it drains it without waiting.
 #[derive(Debug)]
@@ -39,7 +40,8 @@ impl Bridge {
     /// if they do not exist, and pulls within the credit.
     ///
     /// # Errors
-    /// `Config`: a setting is out of range. `NotFound`: there is no such stream, or the dead-letter stream that was named.
+    /// `Config`: a setting is out of range. `NotFound`: there is no such stream, or the dead-letter stream or the registry that was
+    /// named.
     /// `Conflict`: the consumer exists and differs in what cannot be changed. `Denied`: this user may not look at or make what
     /// is needed.
     pub async fn consume(&self, config: ConsumeConfig) -> Result<Consumer> {
@@ -55,11 +57,16 @@ impl Bridge {
             ..PublishConfig::default()
         };
         let letters = self.publisher(letters).await?;
+        let checker = match &config.schemas {
+            Some(bucket) => Some(Checker::new(Schemas::open(js, bucket).await?)),
+            None => None,
+        };
         let held = Held::new(Credit::new(config.max_messages, config.max_bytes));
         let (dropped, dropped_rx) = mpsc::unbounded_channel();
         let (statuses, statuses_rx) = mpsc::unbounded_channel();
         let client = self.client().clone();
-        let shared = Arc::new(Shared::new(client, js.clone(), self.pulse(), config, letters, held, dropped, statuses));
+        let shared =
+            Arc::new(Shared::new(client, js.clone(), self.pulse(), config, letters, checker, held, dropped, statuses));
         Supervisor::start(shared.clone(), self.connection(), dropped_rx, statuses_rx).await?;
         if shared.config.advisories {
             tokio::spawn(net::watch(shared.clone()));

@@ -7,7 +7,6 @@
 
 mod consumer;
 mod credit;
-mod decrypt;
 mod delivery;
 mod done;
 mod held;
@@ -15,6 +14,7 @@ mod jobs;
 mod keyed;
 mod metrics;
 mod net;
+mod open;
 mod outcomes;
 mod place;
 mod shared;
@@ -69,6 +69,12 @@ pub struct ConsumeConfig {
     /// With [`decrypt`](ConsumeConfig::decrypt): hands out messages that are not encrypted, too, such as older ones; default
     /// false: they become dead letters. As long as it is true, whoever may write to the stream can have anything handed out.
     pub accept_unencrypted: bool,
+    /// Checks payloads against the schemas that their messages name, by the registry in this bucket; default none. What does not
+    /// fit becomes a dead letter with reason `schema`. See [`schema`](crate::schema).
+    pub schemas: Option<String>,
+    /// With [`schemas`](ConsumeConfig::schemas): hands out messages that name no schema, too, such as older ones; default false: they
+    /// become dead letters.
+    pub accept_without_schema: bool,
 }
 
 /// How a consumer is.
@@ -77,7 +83,7 @@ pub struct ConsumeConfig {
 pub enum ConsumerState {
     /// It pulls and delivers.
     Running,
-    /// A message that was given up cannot be stored as a dead letter, or the keys for the next one cannot be asked for: nothing
+    /// A message that was given up cannot be stored as a dead letter, or the key or schema of the next one cannot be asked for: nothing
     /// new is pulled or handed out until they can. Not ready.
     Paused {
         /// What is in the way.
@@ -112,6 +118,8 @@ impl ConsumeConfig {
             heartbeat: Duration::from_secs(5),
             decrypt: None,
             accept_unencrypted: false,
+            schemas: None,
+            accept_without_schema: false,
         }
     }
 
@@ -130,6 +138,9 @@ impl ConsumeConfig {
             }
             c if c.accept_unencrypted && c.decrypt.is_none() => {
                 Err(wrong("accept_unencrypted means something with decrypt only"))
+            }
+            c if c.accept_without_schema && c.schemas.is_none() => {
+                Err(wrong("accept_without_schema means something with schemas only"))
             }
             _ => Ok(()),
         }

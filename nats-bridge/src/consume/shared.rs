@@ -25,6 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::publish::{Published, Publisher};
 use crate::pulse::Pulse;
 use crate::retry::{Next, RetryPolicy};
+use crate::schema::Checker;
 
 pub(super) struct Shared {
     pub client: Client,
@@ -56,6 +57,7 @@ pub(super) struct Shared {
     /// Statuses that were read from the intake, for the supervisor. Bounded by the pulls that were made.
     pub statuses: mpsc::UnboundedSender<(u16, Message)>,
     pub decrypter: Option<Decrypter>,
+    pub checker: Option<Checker>,
     inner: Mutex<Inner>,
 }
 
@@ -100,6 +102,7 @@ impl Shared {
         pulse: Arc<Pulse>,
         config: ConsumeConfig,
         letters: Publisher,
+        checker: Option<Checker>,
         held: Held,
         dropped: mpsc::UnboundedSender<(Received, Token)>,
         statuses: mpsc::UnboundedSender<(u16, Message)>,
@@ -122,6 +125,7 @@ impl Shared {
             fetching: AtomicBool::new(false),
             intake: Mutex::new(None),
             statuses,
+            checker,
             decrypter: config.decrypt.clone().map(Decrypter::new),
             inner: Mutex::new(Inner {
                 held,

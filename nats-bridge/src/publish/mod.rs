@@ -58,6 +58,9 @@ pub struct PublishConfig {
     /// Encrypts every payload under these keys; default none. See [`encryption`](crate::encryption). What is put back or moved
     /// by the tools for dead letters goes as it is.
     pub encrypt: Option<Keys>,
+    /// Checks every payload against the schema that its message names, before it is encrypted, by the registry in this bucket;
+    /// default none. See [`schema`](crate::schema). What is put back or moved by the tools for dead letters goes as it is.
+    pub schemas: Option<String>,
 }
 
 impl Default for PublishConfig {
@@ -71,6 +74,7 @@ impl Default for PublishConfig {
             no_stream_wait: Duration::from_secs(5),
             breaker: None,
             encrypt: None,
+            schemas: None,
         }
     }
 }

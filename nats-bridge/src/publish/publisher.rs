@@ -23,6 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, header_map};
 use crate::message_id::{Generator, MessageId};
 use crate::pulse::Pulse;
+use crate::schema::{Checker, Schemas};
 
 /// Publishes to JetStream, with a window of its own. Clones share the window.
 ///
@@ -47,6 +48,7 @@ pub(super) struct Shared {
     pub pulse: Arc<Pulse>,
     pub breaker: Option<Mutex<Breaker>>,
     pub breaker_state: watch::Sender<BreakerState>,
+    checker: Option<Checker>,
     encrypter: Option<Encrypter>,
 }
 
@@ -67,11 +69,16 @@ impl Publisher {
         region: Option<&str>,
     ) -> Result<Publisher> {
         config.check()?;
+        let checker = match &config.schemas {
+            Some(bucket) => Some(Checker::new(Schemas::open(&jetstream, bucket).await?)),
+            None => None,
+        };
         let (inbox, confirms) = ConfirmInbox::open(&jetstream.client()).await?;
         let shared = Arc::new(Shared {
             inbox,
             breaker: config.breaker.clone().map(|config| Mutex::new(Breaker::new(config, Instant::now()))),
             breaker_state: watch::Sender::new(BreakerState::Closed),
+            checker,
             encrypter: config.encrypt.clone().map(Encrypter::new),
             pulse: pulse.clone(),
             slots: Semaphore::new(config.max_in_flight),
@@ -96,6 +103,8 @@ impl Publisher {
     ///
     /// # Errors
     /// - `InvalidMessage`, `TooLarge`: it cannot be sent as it is. Nothing landed.
+    /// - `Schema`: [`PublishConfig::schemas`] is set and the payload does not fit, or names no schema; `NotFound`: there is none of that
+    ///   name. Nothing landed.
     /// - `UnknownKey`, `Decrypt`: [`PublishConfig::encrypt`] is set and its provider has no current key, or refuses to use it.
     ///   Nothing landed; nor does anything on `Unreachable` when the provider is away.
     /// - `Rejected`: JetStream refused it, such as a full stream with discard "new" (`err_code` 10077). Nothing landed,
@@ -118,7 +127,7 @@ impl Publisher {
     /// calls, except around a resend.
     ///
     /// # Errors
-    /// `InvalidMessage`, `TooLarge`, `BreakerOpen`, `Closed`, and what encrypting says; nothing landed. All else comes from the [`Pending`].
+    /// `InvalidMessage`, `TooLarge`, `BreakerOpen`, `Closed`, and what checking and encrypting say; nothing landed. All else comes from the [`Pending`].
     ///
     /// # Cancel safety
     /// Cancel safe: dropped before it is ready, nothing is sent.
@@ -167,8 +176,8 @@ impl Publisher {
     /// Hands one message over if there is room at once.
     ///
     /// # Errors
-    /// As [`Publisher::publish_later`], and `WindowFull`: the window, or the client's own queue, has no room, or a key has to
-    /// be waited for. Nothing landed.
+    /// As [`Publisher::publish_later`], and `WindowFull`: the window, or the client's own queue, has no room, or a key or a
+    /// schema has to be waited for. Nothing landed.
     pub fn try_publish(&self, message: Message) -> Result<Pending> {
         let full = || Error::new(ErrorKind::WindowFull);
         let prepared = tokio::task::unconstrained(self.prepare(message)).now_or_never();
@@ -212,6 +221,14 @@ impl Publisher {
             MessageId::Given(id) => Some(id),
             MessageId::None => None,
         };
+        match &self.shared.checker {
+            Some(checker) if !message.stored_before => checker.admit(&mut message, id.as_deref()).await?,
+            None if message.schema.is_some() => {
+                let why = "this publisher checks no schemas";
+                return Err(Error::new(ErrorKind::InvalidMessage).with("subject", &message.subject).with("why", why));
+            }
+            _ => {}
+        }
         if let Some(encrypter) = self.shared.encrypter.as_ref().filter(|_| !message.stored_before) {
             encrypter.encrypt(&mut message, id.as_deref()).await?;
         }

@@ -1,4 +1,4 @@
-//! Handing out what can be decrypted, in its order; giving up what cannot.
+//! Handing out what can be decrypted and fits its schema, in its order; giving up what cannot or does not.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,35 +8,60 @@ use super::delivery::Received;
 use super::held::Token;
 use super::shared::Shared;
 use crate::dead_letter::{Failure, REDRIVES, Reason, first_id};
-use crate::encryption::{Decrypter, ENCRYPTED, Parts, WrappedKey};
+use crate::encryption::{ENCRYPTED, Parts, WrappedKey};
 use crate::error::Error;
 use crate::retry::RetryPolicy;
+use crate::schema::{Named, SCHEMA};
 
 impl Shared {
-    /// Takes the next message to hand out, decrypted where the consumer does that, unless nothing may be handed out.
+    /// Takes the next message to hand out, decrypted and checked where the consumer does that, unless nothing may be handed out.
     pub fn take_ready(self: &Arc<Self>, now: Instant) -> Option<(Received, Token)> {
         loop {
             if self.paused.load(Ordering::Acquire) || self.fetching.load(Ordering::Acquire) {
                 return None;
             }
             let (received, token) = self.lock().ready.pop_front()?;
-            match self.decrypt(&received) {
+            match self.open(&received) {
                 Ok(opened) => {
                     if let Some(tenant) = self.lock().held.get_mut(token) {
                         tenant.started = Some(now);
                     }
                     return Some((opened.unwrap_or(received), token));
                 }
-                Err(Err(error)) => self.refuse(received, token, error),
+                Err(Err((reason, error))) => self.refuse(received, token, reason, error),
                 // It stays the first one, and the others wait behind it.
-                Err(Ok(key)) => {
+                Err(Ok(wanted)) => {
                     self.fetching.store(true, Ordering::Release);
                     self.lock().ready.push_front((received, token));
-                    tokio::spawn(self.clone().fetch(key, token));
+                    tokio::spawn(self.clone().fetch(wanted, token));
                     return None;
                 }
             }
         }
+    }
+
+    // None: it is handed out as it is.
+    fn open(&self, received: &Received) -> Result<Option<Received>, Result<Wanted, Refusal>> {
+        let decrypted = self.decrypt(received).map_err(|why| match why {
+            Ok(key) => Ok(Wanted::Key(key)),
+            Err(error) => Err((Reason::Decrypt, error)),
+        })?;
+        self.check(decrypted.as_ref().unwrap_or(received)).map_err(|why| match why {
+            Ok(schema) => Ok(Wanted::Schema(schema)),
+            Err(error) => Err((Reason::Schema, error)),
+        })?;
+        Ok(decrypted)
+    }
+
+    fn check(&self, received: &Received) -> Result<(), Result<Named, Error>> {
+        let Some(checker) = &self.checker else { return Ok(()) };
+        let headers = received.headers().into_iter().flat_map(|headers| headers.iter());
+        let named = headers.filter(|(name, _)| AsRef::<str>::as_ref(*name) == SCHEMA);
+        let named: Vec<&str> = named.flat_map(|(_, values)| values.iter().map(|value| value.as_str())).collect();
+        if self.config.accept_without_schema && named.is_empty() {
+            return Ok(());
+        }
+        checker.check(&named, received.subject(), received.payload(), received.key_id().is_none())
     }
 
     // None: it is handed out as it is.
@@ -58,11 +83,10 @@ impl Shared {
         decrypter.decrypt(&parts).map(|decrypted| Some(received.clone().decrypted(decrypted)))
     }
 
-    // Has a key unwrapped for the first message. While the provider is away the consumer is paused.
-    async fn fetch(self: Arc<Self>, key: WrappedKey, token: Token) {
-        let Some(decrypter) = &self.decrypter else { return };
+    // Has a key unwrapped, or a schema read, for the first message. While that cannot be the consumer is paused.
+    async fn fetch(self: Arc<Self>, wanted: Wanted, token: Token) {
         let fetched = tokio::select! {
-            fetched = self.fetch_until_it_is_known(decrypter, &key) => fetched,
+            fetched = self.fetch_until_it_is_known(&wanted) => fetched,
             // What is ready is given back to the server.
             () = self.drain.cancelled() => Ok(()),
             () = self.end.cancelled() => Ok(()),
@@ -74,7 +98,7 @@ impl Shared {
                 same.then(|| inner.ready.pop_front()).flatten()
             };
             if let Some((received, token)) = first {
-                self.refuse(received, token, error);
+                self.refuse(received, token, wanted.reason(), error);
             }
         }
         self.fetching.store(false, Ordering::Release);
@@ -82,16 +106,22 @@ impl Shared {
         self.credit.notify_one();
     }
 
-    async fn fetch_until_it_is_known(self: &Arc<Self>, decrypter: &Decrypter, key: &WrappedKey) -> Result<(), Error> {
+    async fn fetch_until_it_is_known(self: &Arc<Self>, wanted: &Wanted) -> Result<(), Error> {
         let mut paused = None;
         let pauses = RetryPolicy { max_pause: std::time::Duration::from_secs(15), ..RetryPolicy::default() };
         for attempt in 1.. {
-            let error = match decrypter.fetch(key).await {
+            let fetched = match (wanted, &self.decrypter, &self.checker) {
+                (Wanted::Key(key), Some(decrypter), _) => decrypter.fetch(key).await,
+                (Wanted::Schema(named), _, Some(checker)) => checker.fetch(named).await,
+                // Nobody else wants them.
+                _ => Ok(()),
+            };
+            let error = match fetched {
                 Err(error) if error.is_temporary() => error,
                 known => return known,
             };
             if paused.is_none() {
-                self.stuck(&error, "the keys of the next message cannot be asked for");
+                self.stuck(&error, "the key or schema of the next message cannot be asked for");
                 paused = Some(Paused(self.clone()));
             }
             tokio::time::sleep(pauses.full_pause(attempt).mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
@@ -100,14 +130,35 @@ impl Shared {
     }
 
     // It becomes a dead letter as it was stored; no further attempt would help.
-    fn refuse(self: &Arc<Self>, received: Received, token: Token, error: Error) {
-        self.metrics.not_decrypted.increment(1);
+    fn refuse(self: &Arc<Self>, received: Received, token: Token, reason: Reason, error: Error) {
+        match reason {
+            Reason::Schema => self.metrics.schema_violations.increment(1),
+            _ => self.metrics.not_decrypted.increment(1),
+        }
         let failure = Failure::of(error.kind().name(), error.to_string());
         let (now, attempt) = (SystemTime::now(), received.attempt());
-        let why = self.lock().outcomes.failed(received.sequence(), attempt, Reason::Decrypt, failure, now);
+        let why = self.lock().outcomes.failed(received.sequence(), attempt, reason, failure, now);
         let shared = self.clone();
         // An error has paused the consumer and goes on being tried.
         tokio::spawn(async move { shared.give_up(received, token, why).await.map(drop) });
+    }
+}
+
+/// What the first message waits for.
+enum Wanted {
+    Key(WrappedKey),
+    Schema(Named),
+}
+
+/// Why a message is not handed out.
+type Refusal = (Reason, Error);
+
+impl Wanted {
+    fn reason(&self) -> Reason {
+        match self {
+            Wanted::Key(_) => Reason::Decrypt,
+            Wanted::Schema(_) => Reason::Schema,
+        }
     }
 }
 
