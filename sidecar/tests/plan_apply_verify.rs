@@ -16,6 +16,7 @@ use lapin::types::FieldTable;
 use nats_bridge::Bridge;
 use serde_json::{Value, json};
 use sidecar::control_api::{Target, Weight};
+use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 
@@ -156,6 +157,8 @@ async fn a_topology_is_planned_applied_once_and_verified_and_a_sidecar_goes_on_w
     assert_eq!(json(0, &verbs.execute())["there_already"], 10);
     let same = json(0, &verbs.verify());
     assert_eq!((&same["same"], &same["compared"]), (&json!(true), &json!(10)));
+    // One server, and a quorum queue.
+    assert_eq!(same["with_fewer_replicas"], 1);
 
     // Applications that declare nothing: one publishes, one consumes, and JetStream may own their keys.
     let sidecar = ends.sidecar().await;
@@ -304,6 +307,62 @@ async fn a_binding_with_numbers_is_left_to_its_application_and_found_once_it_has
     assert_eq!(json(0, &verbs.verify())["same"], true);
     connection.close(200, "done".into()).await.expect("closed");
     sidecar.stop().await;
+}
+
+/// Starts `apply --execute` and ends it with this signal once some queues are there; gives its exit code and stderr.
+async fn interrupted(signal: &str, arguments: &[&str], bridge: &Bridge, queues: usize) -> (Option<i32>, String) {
+    let child = Command::new(env!("CARGO_BIN_EXE_nats-bridge"))
+        .args(arguments)
+        .env("RUST_LOG", "error")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    eventually_true("some queues are there", || async {
+        JetStreamBackend::stored(bridge, "/").await.is_ok_and(|stored| stored.queues.len() >= queues)
+    })
+    .await;
+    let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().expect("sent");
+    assert!(sent.success(), "it has ended before");
+    let output = child.wait_with_output().expect("ended");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_that_was_stopped_or_killed_in_the_middle_is_finished_by_the_next_one() {
+    let nats = NatsServer::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (export, plan) = (path("definitions.json"), path("plan.json"));
+    let queues: Vec<Value> =
+        (0..400).map(|index| json!({ "vhost": "/", "name": format!("q{index:03}"), "durable": true })).collect();
+    let bindings: Vec<Value> = (0..400)
+        .map(|index| {
+            json!({ "vhost": "/", "source": "amq.topic", "destination": format!("q{index:03}"), "destination_type": "queue",
+                "routing_key": "#", "arguments": {} })
+        })
+        .collect();
+    let document =
+        json!({ "rabbit_version": "3.10.8", "vhosts": [{ "name": "/" }], "queues": queues, "bindings": bindings });
+    std::fs::write(&export, document.to_string()).expect("written");
+    expect(0, &["plan", "--definitions", &export, "--out", &plan]);
+    let url = nats.url();
+    let apply = ["apply", &plan, "--definitions", &export, "--nats", &url, "--execute"];
+    let bridge = Bridge::connect(&url).await.expect("connected");
+
+    let (code, err) = interrupted("TERM", &apply, &bridge, 20).await;
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("stopped: ") && err.contains("of 800 are declared; running it again is safe"), "{err}");
+    let there = JetStreamBackend::stored(&bridge, "/").await.expect("answers").queues.len();
+    let (code, err) = interrupted("KILL", &apply, &bridge, there + 20).await;
+    assert_eq!(code, None, "{err}");
+
+    let rest = json(0, &apply);
+    let declared = rest["declared"].as_array().map_or(0, Vec::len);
+    assert!(declared > 0, "it had ended before it was killed");
+    assert_eq!(declared as u64 + rest["there_already"].as_u64().unwrap_or_default(), 800);
+    assert_eq!(json(0, &["verify", "--definitions", &export, "--nats", &url])["same"], true);
 }
 
 #[test]

@@ -57,12 +57,20 @@ pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
         true => execute(&args, &plan, &bridge).await,
         false => missing(&plan, &bridge).await.map(|missing| Some((missing, false))),
     };
+    let (_, reduced) = topology::fitted(plan.things.clone(), plan.settings, &bridge);
     close(&bridge).await;
     // Stopped before anything was done.
     let Some((missing, is_done)) = outcome? else { return Ok(()) };
     match args.native.json {
-        true => request::print_json(&document(&plan, &missing, is_done)),
+        true => {
+            let mut document = document(&plan, &missing, is_done);
+            document["with_fewer_replicas"] = json!(reduced);
+            request::print_json(&document)
+        }
         false => {
+            if reduced > 0 {
+                request::print(&format!("{}\n", topology::on_one(reduced, plan.settings)));
+            }
             request::print(&shown(&plan, &missing, is_done));
             Ok(())
         }
@@ -104,7 +112,8 @@ async fn still_true(source: &Source, plan: &Plan) -> Result<(), Failure> {
 /// `refused` when something of that name is there and is another one.
 async fn missing(plan: &Plan, bridge: &Bridge) -> Result<Vec<Key>, Failure> {
     let found = topology::look(bridge, &plan.vhosts).await?;
-    let differences = compare(&topology::fitted(plan.things.clone(), plan.settings, bridge), &found);
+    let (wanted, _) = topology::fitted(plan.things.clone(), plan.settings, bridge);
+    let differences = compare(&wanted, &found);
     let conflicts: Vec<&Difference> = differences.iter().filter(|difference| difference.is_conflict()).collect();
     if !conflicts.is_empty() {
         for conflict in &conflicts {
@@ -137,7 +146,12 @@ async fn declare_all(
 ) -> Result<Vec<Key>, Failure> {
     // Only who has the lease may rely on what it sees.
     let missing = missing(plan, bridge).await?;
-    let config = JetStreamConfig { vhosts: plan.vhosts.clone(), lease: Some(lease.clone()), ..plan.settings.config() };
+    let mut config =
+        JetStreamConfig { vhosts: plan.vhosts.clone(), lease: Some(lease.clone()), ..plan.settings.config() };
+    if topology::is_one_server(bridge) {
+        // It would be found out for each queue.
+        config.quorum_replicas = config.replicas;
+    }
     let failed = |error: AmqpError| Failure::cannot_run(format!("--nats: {error}"));
     let backend = JetStreamBackend::connect(bridge.clone(), config).await.map_err(failed)?;
     let mut clients = HashMap::new();

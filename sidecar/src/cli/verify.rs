@@ -47,7 +47,7 @@ pub async fn run(args: VerifyArgs) -> Result<(), Failure> {
     let vhosts: Vec<String> = input.inventory.vhosts.keys().cloned().collect();
     let bridge = args.native.connect().await?;
     let found = topology::look(&bridge, &vhosts).await;
-    let all = topology::fitted(wanted.all(), settings, &bridge);
+    let (all, reduced) = topology::fitted(wanted.all(), settings, &bridge);
     close(&bridge).await;
     let differences = compare(&all, &found?);
     let refused: Vec<&LeftOut> = wanted.left_out.iter().filter(|left| left.is_refused).collect();
@@ -55,6 +55,7 @@ pub async fn run(args: VerifyArgs) -> Result<(), Failure> {
         request::print_json(&json!({
             "same": differences.is_empty() && refused.is_empty(),
             "compared": all.len(),
+            "with_fewer_replicas": reduced,
             "differences": differences.iter().map(Difference::json).collect::<Vec<_>>(),
             "refused": refused.iter().map(|left| {
                 let mut document = left.key.json();
@@ -69,6 +70,9 @@ pub async fn run(args: VerifyArgs) -> Result<(), Failure> {
         }
         for left in &refused {
             let _ = writeln!(text, "refused  {}: {}", left.key, left.why);
+        }
+        if reduced > 0 {
+            let _ = writeln!(text, "{}", topology::on_one(reduced, settings));
         }
         let _ = writeln!(text, "{} exchanges, queues, bindings and policies compared", all.len());
         request::print(&text);

@@ -24,12 +24,16 @@ pub fn of(vhost: &str, stored: &Stored) -> Things {
     found
 }
 
-/// What is wanted where there is one server: a replicated queue is then made with the replicas of a classic one.
-pub fn on_one_server(wanted: &mut Things, replicas: u8) {
+/// What is wanted where there is one server: a replicated queue is then made with the replicas of a classic one. Says how many
+/// these are.
+pub fn on_one_server(wanted: &mut Things, replicas: u8) -> usize {
+    let mut count = 0;
     for (_, queue) in wanted.iter_mut().filter(|(key, _)| key.kind == Kind::Queue) {
         let is_replicated = matches!(queue["arguments"]["x-queue-type"].as_str(), Some("quorum" | "stream"));
         if is_replicated && queue["stream"].is_object() {
             queue["stream"]["num_replicas"] = json!(replicas);
+            count += 1;
         }
     }
+    count
 }

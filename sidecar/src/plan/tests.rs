@@ -128,7 +128,7 @@ fn a_queue_says_which_stream_it_becomes() {
         (&json!(4), &json!(3), &json!(10))
     );
     let mut here = alone.all();
-    found::on_one_server(&mut here, 1);
+    assert_eq!(found::on_one_server(&mut here, 1), 2);
     let copies = |name: &str| here[&Key::new("/", Kind::Queue, name)]["stream"]["num_replicas"].clone();
     assert_eq!((copies("safe"), copies("log")), (json!(1), json!(1)));
 }
