@@ -346,7 +346,7 @@ fn state(evidence: &Evidence, found: &mut Found) {
         found.add(Block, "unmapped", text, fix, [("unmapped", evidence.unmapped.into())]);
     }
     if let Some(why) = &evidence.routes {
-        let fix = "let its application declare it through the sidecar, or remove it";
+        let fix = "let its application declare it through the sidecar, or remove it; `nats-bridge apply` declares it while no sidecar runs";
         found.add(Block, "routes_differ", why.clone(), fix, []);
     }
     if evidence.behind > 0 {

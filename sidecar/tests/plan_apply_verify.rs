@@ -16,6 +16,7 @@ use lapin::types::FieldTable;
 use nats_bridge::Bridge;
 use serde_json::{Value, json};
 use sidecar::control_api::{Target, Weight};
+use test_support::cluster::NatsCluster;
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
@@ -363,6 +364,34 @@ async fn an_apply_that_was_stopped_or_killed_in_the_middle_is_finished_by_the_ne
     assert!(declared > 0, "it had ended before it was killed");
     assert_eq!(declared as u64 + rest["there_already"].as_u64().unwrap_or_default(), 800);
     assert_eq!(json(0, &["verify", "--definitions", &export, "--nats", &url])["same"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_three_servers_queues_are_on_as_many_as_they_ask_for() {
+    let cluster = NatsCluster::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (export, plan) = (path("definitions.json"), path("plan.json"));
+    let queue = |name: &str, kind: &str| json!({ "vhost": "/", "name": name, "durable": true, "arguments": { "x-queue-type": kind } });
+    let queues = [queue("classic", "classic"), queue("quorum", "quorum")];
+    let document = json!({ "rabbit_version": "3.10.8", "vhosts": [{ "name": "/" }], "queues": queues });
+    std::fs::write(&export, document.to_string()).expect("written");
+    let url = cluster.urls();
+    let verify = ["verify", "--definitions", &export, "--nats", &url];
+    for replicas in ["1", "3"] {
+        expect(0, &["plan", "--definitions", &export, "--out", &plan, "--replicas", replicas]);
+        let apply = ["apply", &plan, "--definitions", &export, "--nats", &url, "--execute"];
+        let done = json(0, &apply);
+        let declared = done["declared"].as_array().map_or(0, Vec::len);
+        let others = done["other_streams"].as_array().map_or(0, Vec::len);
+        // As when a gateway starts with another number, an empty queue's stream is made anew.
+        assert_eq!((declared, others), if replicas == "1" { (2, 0) } else { (0, 1) }, "{done}");
+        assert_eq!(done["with_fewer_replicas"], 0);
+        assert_eq!(json(0, &[&verify[..], &["--replicas", replicas]].concat())["same"], true);
+    }
+    let other = json(1, &verify);
+    assert_eq!(differences(&other), one("differs", "classic"));
+    assert_eq!(other["differences"][0]["fields"], json!([{ "field": "stream.num_replicas", "wanted": 1, "found": 3 }]));
 }
 
 #[test]

@@ -27,7 +27,8 @@ Example:
   nats-bridge apply plan.json --rabbit-management http://USER:PASSWORD@rabbit:15672 --nats nats://nats:4222 --execute
 
 It refuses a plan that was changed after it was made, one that RabbitMQ's topology no longer agrees with, and a NATS account
-that a gateway serves now: apply before `sidecar` or `serve` starts. What is there already is left alone; running it again is safe.
+that a gateway serves now: apply before `sidecar` or `serve` starts. What is there already is left alone, but for the stream of an
+empty queue that has other settings: as when a gateway starts, it is made anew. Running it again is safe.
 
 Exit codes: 0 done, 1 refused, 2 it could not be done, or not all of it.")]
 pub struct ApplyArgs {
@@ -55,15 +56,15 @@ pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
     let bridge = args.native.connect().await?;
     let outcome = match args.execute {
         true => execute(&args, &plan, &bridge).await,
-        false => missing(&plan, &bridge).await.map(|missing| Some((missing, false))),
+        false => to_do(&plan, &bridge).await.map(Some),
     };
     let (_, reduced) = topology::fitted(plan.things.clone(), plan.settings, &bridge);
     close(&bridge).await;
     // Stopped before anything was done.
-    let Some((missing, is_done)) = outcome? else { return Ok(()) };
+    let Some(to_do) = outcome? else { return Ok(()) };
     match args.native.json {
         true => {
-            let mut document = document(&plan, &missing, is_done);
+            let mut document = document(&plan, &to_do, args.execute);
             document["with_fewer_replicas"] = json!(reduced);
             request::print_json(&document)
         }
@@ -71,7 +72,7 @@ pub async fn run(args: ApplyArgs) -> Result<(), Failure> {
             if reduced > 0 {
                 request::print(&format!("{}\n", topology::on_one(reduced, plan.settings)));
             }
-            request::print(&shown(&plan, &missing, is_done));
+            request::print(&shown(&plan, &to_do, args.execute));
             Ok(())
         }
     }
@@ -106,11 +107,17 @@ async fn still_true(source: &Source, plan: &Plan) -> Result<(), Failure> {
     )))
 }
 
-/// What is to be declared.
-///
+/// What there is to do.
+struct ToDo {
+    /// What is to be declared.
+    missing: Vec<Key>,
+    /// Queues that are there, with streams that have other settings.
+    reshaped: Vec<Difference>,
+}
+
 /// # Errors
 /// `refused` when something of that name is there and is another one.
-async fn missing(plan: &Plan, bridge: &Bridge) -> Result<Vec<Key>, Failure> {
+async fn to_do(plan: &Plan, bridge: &Bridge) -> Result<ToDo, Failure> {
     let found = topology::look(bridge, &plan.vhosts).await?;
     let (wanted, _) = topology::fitted(plan.things.clone(), plan.settings, bridge);
     let differences = compare(&wanted, &found);
@@ -124,18 +131,22 @@ async fn missing(plan: &Plan, bridge: &Bridge) -> Result<Vec<Key>, Failure> {
             conflicts.len()
         )));
     }
-    let missing = differences.into_iter().filter(|difference| difference.how == How::Missing);
-    Ok(missing.map(|difference| difference.key).collect())
+    let (missing, others): (Vec<_>, Vec<_>) =
+        differences.into_iter().partition(|difference| difference.how == How::Missing);
+    Ok(ToDo {
+        missing: missing.into_iter().map(|difference| difference.key).collect(),
+        reshaped: others.into_iter().filter(|difference| difference.how != How::Extra).collect(),
+    })
 }
 
 /// `None` when it was stopped before anything was done.
-async fn execute(args: &ApplyArgs, plan: &Plan, bridge: &Bridge) -> Result<Option<(Vec<Key>, bool)>, Failure> {
+async fn execute(args: &ApplyArgs, plan: &Plan, bridge: &Bridge) -> Result<Option<ToDo>, Failure> {
     let shutdown = CancellationToken::new();
     signals::cancel(&shutdown)?;
     let Some(lease) = take_lease(bridge, &args.native.nats, &shutdown).await? else { return Ok(None) };
     let done = declare_all(plan, bridge, &lease, &shutdown).await;
     lease.release().await;
-    done.map(|declared| Some((declared, true)))
+    done.map(Some)
 }
 
 async fn declare_all(
@@ -143,9 +154,10 @@ async fn declare_all(
     bridge: &Bridge,
     lease: &Lease,
     shutdown: &CancellationToken,
-) -> Result<Vec<Key>, Failure> {
+) -> Result<ToDo, Failure> {
     // Only who has the lease may rely on what it sees.
-    let missing = missing(plan, bridge).await?;
+    let to_do = to_do(plan, bridge).await?;
+    let missing = &to_do.missing;
     let mut config =
         JetStreamConfig { vhosts: plan.vhosts.clone(), lease: Some(lease.clone()), ..plan.settings.config() };
     if topology::is_one_server(bridge) {
@@ -172,7 +184,7 @@ async fn declare_all(
     for (_, client) in clients {
         client.close(&[], None).await.map_err(failed)?;
     }
-    Ok(missing)
+    Ok(to_do)
 }
 
 async fn declare(
@@ -196,7 +208,8 @@ async fn declare(
     }
 }
 
-fn document(plan: &Plan, missing: &[Key], is_done: bool) -> Value {
+fn document(plan: &Plan, to_do: &ToDo, is_done: bool) -> Value {
+    let missing = &to_do.missing;
     json!({
         "digest": plan.digest,
         "executed": is_done,
@@ -204,13 +217,14 @@ fn document(plan: &Plan, missing: &[Key], is_done: bool) -> Value {
         "declared": if is_done { missing.iter().map(Key::json).collect() } else { Vec::new() },
         "would_declare": if is_done { Vec::new() } else { missing.iter().map(Key::json).collect() },
         "there_already": plan.things.len() - missing.len(),
+        "other_streams": to_do.reshaped.iter().map(Difference::json).collect::<Vec<_>>(),
     })
 }
 
 /// How many names are shown; `--json` has all.
 const SHOWN: usize = 20;
 
-fn shown(plan: &Plan, missing: &[Key], is_done: bool) -> String {
+fn shown(plan: &Plan, ToDo { missing, reshaped }: &ToDo, is_done: bool) -> String {
     let word = if is_done { "declared" } else { "would declare" };
     let mut text = String::new();
     for key in missing.iter().take(SHOWN) {
@@ -218,6 +232,13 @@ fn shown(plan: &Plan, missing: &[Key], is_done: bool) -> String {
     }
     if missing.len() > SHOWN {
         let _ = writeln!(text, "{word} {} more (--json names all)", missing.len() - SHOWN);
+    }
+    for difference in reshaped.iter().take(SHOWN) {
+        let _ = writeln!(text, "{difference}");
+    }
+    if !reshaped.is_empty() {
+        let word = if is_done { "was" } else { "would be" };
+        let _ = writeln!(text, "a stream with other settings {word} made anew where its queue is empty, else kept");
     }
     let there = plan.things.len() - missing.len();
     let _ = writeln!(text, "{word} {} of {}; {there} there already", missing.len(), plan.things.len());
