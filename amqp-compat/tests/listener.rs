@@ -81,7 +81,8 @@ impl Backend for Broker {
                         properties: Default::default(),
                         body: body.clone().into(),
                     };
-                    let delivery = Box::new(Delivery { id: DeliveryId(left), redelivered: false, message });
+                    let delivery =
+                        Box::new(Delivery { id: DeliveryId(left), redelivered: false, ack_timeout: None, message });
                     let event = Event::Delivery { channel, consumer_tag: tag.clone(), delivery };
                     if events.send(event).await.is_err() {
                         break;

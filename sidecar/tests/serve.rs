@@ -21,10 +21,15 @@ struct Serve {
 
 impl Serve {
     fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[])
+    }
+
+    fn start_with(dir: &Path, more: &[&str]) -> Self {
         let file = dir.join("ready.json");
         // That of a killed one.
         let _ = std::fs::remove_file(&file);
-        let mut child = command(dir, &["--ready-file", file.to_str().expect("UTF-8")]).spawn().expect("started");
+        let more = [&["--ready-file", file.to_str().expect("UTF-8")], more].concat();
+        let mut child = command(dir, &more).spawn().expect("started");
         let deadline = Instant::now() + Duration::from_secs(15);
         loop {
             if let Ok(text) = std::fs::read(&file) {
@@ -150,17 +155,56 @@ async fn a_start_after_a_kill_takes_the_store_over_from_the_server_that_was_left
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_keeps_a_delivery_too_long_loses_its_channel_and_the_message_goes_to_another() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start_with(dir.path(), &["--consumer-timeout", "700ms"]);
+    let (connection, channel) = serve.channel().await;
+    let patient = connection.create_channel().await.expect("a channel");
+    let hour = FieldTable::from(BTreeMap::from([("x-consumer-timeout".into(), AMQPValue::LongInt(3_600_000))]));
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    patient.queue_declare("slow".into(), durable, hour).await.expect("a queue");
+    publish(&channel, "kept too long").await;
+    let to_slow = BasicPublishOptions::default();
+    channel.basic_publish("".into(), "slow".into(), to_slow, b"job", persistent()).await.expect("published");
+    let mut kept = None;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while kept.is_none() && Instant::now() < deadline {
+        kept = patient.basic_get("slow".into(), BasicGetOptions::default()).await.expect("an answer");
+    }
+    let kept = kept.expect("stored");
+    let held = channel.basic_get("q".into(), BasicGetOptions::default()).await.expect("an answer").expect("a message");
+
+    let other = connection.create_channel().await.expect("a channel");
+    let again = loop {
+        match other.basic_get("q".into(), BasicGetOptions::default()).await.expect("an answer") {
+            Some(message) => break message,
+            None => assert!(Instant::now() < deadline, "it does not come back"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(again.delivery.redelivered);
+    again.delivery.acker.ack(BasicAckOptions::default()).await.expect("acknowledged");
+    let refused = held.delivery.acker.ack(BasicAckOptions::default()).await;
+    assert!(refused.is_err() || !channel.status().connected(), "its channel is closed");
+    kept.delivery.acker.ack(BasicAckOptions::default()).await.expect("acknowledged");
+    assert!(patient.status().connected(), "its queue gives it an hour");
+    let closed = logged(dir.path(), "AMQP channel closed for an error");
+    let [line] = &closed[..] else { panic!("{closed:?}") };
+    let text = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 700 ms. ";
+    assert!(line.contains(text), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_clients_are_refused_is_logged_with_its_name_and_a_way_out_and_repetitions_are_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let serve = Serve::start(dir.path());
-    let timeout = || FieldTable::from(BTreeMap::from([("x-consumer-timeout".into(), AMQPValue::LongInt(5))]));
+    let unique = || FieldTable::from(BTreeMap::from([("x-message-deduplication".into(), AMQPValue::LongInt(5))]));
     for _ in 0..3 {
         let (_connection, channel) = serve.channel().await;
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        let refused =
-            channel.queue_declare("orders".into(), durable, timeout()).await.expect_err("refused").to_string();
+        let refused = channel.queue_declare("orders".into(), durable, unique()).await.expect_err("refused").to_string();
         assert!(
-            refused.contains("argument 'x-consumer-timeout' of queue 'orders' in vhost '/' is not implemented"),
+            refused.contains("argument 'x-message-deduplication' of queue 'orders' in vhost '/' is not implemented"),
             "{refused}"
         );
         assert!(refused.contains("see docs/mapping.md"), "{refused}");

@@ -19,6 +19,8 @@
 //!   link) are requeued in their original order, its consumers are gone, and exclusive queues of a link are deleted.
 //! - [`Event::Closed`] is the last event of a link.
 
+use std::time::Duration;
+
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::{FieldTable, ShortString};
 use async_trait::async_trait;
@@ -277,6 +279,8 @@ pub struct Delivery {
     pub id: DeliveryId,
     /// Whether it may have been delivered before.
     pub redelivered: bool,
+    /// How long the client may take to settle it; then its channel is closed with 406. `None`: the session sets no bound.
+    pub ack_timeout: Option<Duration>,
     /// The message.
     pub message: Message,
 }

@@ -116,7 +116,7 @@ impl Replies {
             }
             return;
         };
-        let delivery = Delivery { id: DeliveryId::DIRECT, redelivered: false, message };
+        let delivery = Delivery { id: DeliveryId::DIRECT, redelivered: false, ack_timeout: None, message };
         let (channel, consumer_tag) = (one.channel, one.tag.clone());
         let event = Event::Delivery { channel, consumer_tag, delivery: Box::new(delivery) };
         if let Err(mpsc::error::TrySendError::Full(_)) = one.events.try_send(event)

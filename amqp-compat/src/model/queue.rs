@@ -79,6 +79,8 @@ pub struct QueueArguments {
     pub single_active_consumer: bool,
     /// `x-delivery-limit`.
     pub delivery_limit: Option<u64>,
+    /// `x-consumer-timeout`, in milliseconds.
+    pub consumer_timeout_ms: Option<u64>,
 }
 
 /// The arguments that make two declarations differ, in the order in which RabbitMQ looks at them.
@@ -248,6 +250,11 @@ impl QueueArguments {
             return Err(invalid("x-expires", what, "{value_zero,0}"));
         }
         let message_ttl_ms = milliseconds("x-message-ttl")?;
+        let consumer_timeout_ms = milliseconds("x-consumer-timeout")?;
+        if consumer_timeout_ms == Some(0) {
+            // Some mean "never" by it; RabbitMQ closes the channel with the first delivery.
+            return Err(invalid("x-consumer-timeout", what, "{value_zero,0}"));
+        }
         let dead_letter_routing_key = words("x-dead-letter-routing-key")?.map(str::to_owned);
         if dead_letter_routing_key.is_some() && dead_letter_exchange.is_none() {
             return Err(invalid("x-dead-letter-routing-key", what, "routing_key_but_no_dlx_defined"));
@@ -315,6 +322,7 @@ impl QueueArguments {
             single_active_consumer,
             // RabbitMQ checks nothing here: what is no number is no limit, and a negative one is passed at once.
             delivery_limit: table.get("x-delivery-limit").and_then(integer).map(|limit| limit.max(0).unsigned_abs()),
+            consumer_timeout_ms,
         };
         for name in table.keys() {
             features::check(Area::QueueArgument, name.as_str(), what)?;

@@ -15,6 +15,7 @@ use super::handshake::{self, Capabilities, PROPOSED, Tuned};
 use super::heartbeat::Heartbeat;
 use super::limits::Limits;
 use super::output::Output;
+use super::overdue::Watch;
 use crate::backend::{ChannelId, Command, Event, Login};
 use crate::error::{AmqpError, ReplyCode};
 
@@ -27,7 +28,6 @@ use crate::error::{AmqpError, ReplyCode};
 #[derive(Debug)]
 pub struct Session {
     stage: Stage,
-    now: Instant,
     /// End of the handshake, of closing, or of draining.
     deadline: Option<Instant>,
     /// Input can no longer be understood.
@@ -109,7 +109,6 @@ impl Session {
         };
         Self {
             stage: Stage::Header,
-            now,
             deadline: Some(now + limits.handshake),
             deaf: false,
             link_done: false,
@@ -124,6 +123,8 @@ impl Session {
             channels: HashMap::new(),
             refusals: Vec::new(),
             shared: Shared {
+                now,
+                overdue: Watch::default(),
                 output: Output::default(),
                 commands: VecDeque::new(),
                 generation: 0,
@@ -146,7 +147,7 @@ impl Session {
 
     /// Takes the client's bytes off `input`, as many as it can work on; an incomplete frame stays.
     pub fn read(&mut self, input: &mut BytesMut, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         self.heartbeat.received(now);
         while self.takes_input() {
             if self.deaf {
@@ -205,7 +206,7 @@ impl Session {
 
     /// The answer to the last [`Ask`].
     pub fn answered(&mut self, answer: Result<(), AmqpError>, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         self.asking = false;
         match (self.stage, answer) {
             (Stage::Authenticating, Ok(())) => {
@@ -229,7 +230,7 @@ impl Session {
 
     /// Takes an event of the broker.
     pub fn event(&mut self, event: Event, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         if !matches!(self.stage, Stage::Running | Stage::Leaving { .. }) {
             return;
         }
@@ -291,7 +292,7 @@ impl Session {
 
     /// The broker's side has ended; no event will come.
     pub fn link_ended(&mut self, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         match self.stage {
             Stage::Leaving { answer } => {
                 if answer {
@@ -306,7 +307,7 @@ impl Session {
 
     /// The client's side has ended: no byte will come. What it sent is carried out before the link is dropped.
     pub fn hung_up(&mut self, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         match self.stage {
             Stage::Running => self.leave(false),
             Stage::Leaving { .. } => self.stage = Stage::Leaving { answer: false },
@@ -316,7 +317,7 @@ impl Session {
 
     /// The server stops: once the client's publishes have been answered, the connection is closed with 320.
     pub fn shutdown(&mut self, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         match self.stage {
             Stage::Running if !self.stopping => {
                 self.stopping = true;
@@ -329,7 +330,7 @@ impl Session {
 
     /// An operator closes the connection, with 320 and this reason; what its client has begun is not waited for.
     pub fn close_forced(&mut self, reason: &str, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         match self.stage {
             Stage::Running => {
                 self.fail(Fault::new(ReplyCode::ConnectionForced, reason));
@@ -360,7 +361,7 @@ impl Session {
 
     /// Does what is due by time.
     pub fn tick(&mut self, now: Instant) {
-        self.now = now;
+        self.shared.now = now;
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             match self.stage {
                 Stage::Running => self.force_close(),
@@ -386,15 +387,35 @@ impl Session {
             self.heartbeat.sent(now);
             self.shared.output.heartbeat();
         }
+        if self.shared.overdue.is_due(now) {
+            self.close_overdue(now);
+        }
+    }
+
+    /// Closes the channels whose clients have not settled a delivery in time.
+    fn close_overdue(&mut self, now: Instant) {
+        let mut over = Vec::new();
+        let mut earliest: Option<Instant> = None;
+        for (id, open) in &self.channels {
+            match open.earliest_due() {
+                Some(due) if due.at <= now => over.push((*id, due)),
+                Some(due) => earliest = Some(earliest.map_or(due.at, |other| other.min(due.at))),
+                None => {}
+            }
+        }
+        self.shared.overdue.looked(earliest, now);
+        for (channel, due) in over {
+            self.follow(channel, Err(due.fault(channel)));
+        }
     }
 
     /// When [`Session::tick`] has something to do, if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
-        let heartbeat = match self.stage {
-            Stage::Running => self.heartbeat.deadline(),
-            _ => None,
+        let (heartbeat, overdue) = match self.stage {
+            Stage::Running => (self.heartbeat.deadline(), self.shared.overdue.next()),
+            _ => (None, None),
         };
-        [self.deadline, heartbeat].into_iter().flatten().min()
+        [self.deadline, heartbeat, overdue].into_iter().flatten().min()
     }
 
     /// Ends a batch of reads and events: confirms, acknowledgements and credit are put together here.
@@ -701,14 +722,14 @@ impl Session {
 
     fn leave(&mut self, answer: bool) {
         self.stage = Stage::Leaving { answer };
-        self.deadline = Some(self.now + self.shared.limits.draining);
+        self.deadline = Some(self.shared.now + self.shared.limits.draining);
     }
 
     fn force_close(&mut self) {
         let text = "broker forced connection closure with reason 'shutdown'";
         self.fail(Fault::new(ReplyCode::ConnectionForced, text));
         // Nothing hangs on the answer; a client that does not look must not hold the stop up.
-        self.deadline = Some(self.now + self.shared.limits.closing.min(FORCED_CLOSING));
+        self.deadline = Some(self.shared.now + self.shared.limits.closing.min(FORCED_CLOSING));
     }
 
     /// Closes the connection for an error.
@@ -737,7 +758,7 @@ impl Session {
         };
         self.tell(connection::AMQPMethod::Close(close));
         self.stage = Stage::Closing;
-        self.deadline = Some(self.now + self.shared.limits.closing);
+        self.deadline = Some(self.shared.now + self.shared.limits.closing);
         self.clear();
     }
 

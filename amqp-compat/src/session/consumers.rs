@@ -271,7 +271,7 @@ mod tests {
             properties: Default::default(),
             body: Default::default(),
         };
-        Box::new(Delivery { id: DeliveryId(0), redelivered: false, message })
+        Box::new(Delivery { id: DeliveryId(0), redelivered: false, ack_timeout: None, message })
     }
 
     #[test]

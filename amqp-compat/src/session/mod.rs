@@ -20,6 +20,7 @@
 //! | `consumers` | consumers, prefetch and credit |
 //! | `tx` | transactions: what waits for `tx.commit` |
 //! | `unacked` | delivery tags that wait for their settlement |
+//! | `overdue` | deliveries that a client takes too long to settle |
 
 mod channel;
 mod confirms;
@@ -32,6 +33,7 @@ mod handshake;
 mod heartbeat;
 mod limits;
 mod output;
+mod overdue;
 mod publish;
 mod topology;
 mod tx;

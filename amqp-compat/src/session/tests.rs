@@ -12,6 +12,8 @@ use super::*;
 use crate::backend::{Command, Delivery, DeliveryId, Event, Got, Message, Outcome, PublishOutcome, Reply, Topology};
 use crate::error::{AmqpError, ReplyCode};
 
+mod overdue;
+
 /// A client and a broker around a session.
 struct Peer {
     session: Session,
@@ -130,8 +132,12 @@ impl Peer {
     }
 
     fn delivery(&mut self, tag: &str, id: u64) -> Vec<AMQPFrame> {
-        let delivery = Box::new(Delivery { id: DeliveryId(id), redelivered: false, message: message("hello") });
-        self.event(Event::Delivery { channel: 1, consumer_tag: tag.into(), delivery })
+        self.delivery_within(tag, id, None)
+    }
+
+    fn delivery_within(&mut self, tag: &str, id: u64, ack_timeout: Option<Duration>) -> Vec<AMQPFrame> {
+        let delivery = Delivery { id: DeliveryId(id), redelivered: false, ack_timeout, message: message("hello") };
+        self.event(Event::Delivery { channel: 1, consumer_tag: tag.into(), delivery: Box::new(delivery) })
     }
 
     fn publish(&mut self, body: &str) -> Vec<AMQPFrame> {
@@ -798,7 +804,7 @@ fn get_answers_with_a_message_or_says_empty() {
     assert_eq!(peer.reply(1, Reply::Got(None)), [bas(1, basic::AMQPMethod::GetEmpty(basic::GetEmpty {}))]);
     peer.send(get(false));
     peer.commands();
-    let delivery = Delivery { id: DeliveryId(9), redelivered: true, message: message("hello") };
+    let delivery = Delivery { id: DeliveryId(9), redelivered: true, ack_timeout: None, message: message("hello") };
     let frames = peer.reply(1, Reply::Got(Some(Box::new(Got { delivery, message_count: 3 }))));
     let ok = basic::GetOk {
         delivery_tag: 1,
@@ -1026,7 +1032,8 @@ fn large_bodies_are_cut_to_the_negotiated_frame_size() {
     peer.output();
     peer.open_channel(1);
     peer.consume("c", false);
-    let delivery = Delivery { id: DeliveryId(1), redelivered: false, message: message(&"x".repeat(10_000)) };
+    let message = message(&"x".repeat(10_000));
+    let delivery = Delivery { id: DeliveryId(1), redelivered: false, ack_timeout: None, message };
     let event = Event::Delivery { channel: 1, consumer_tag: "c".into(), delivery: Box::new(delivery) };
     let sizes: Vec<usize> = peer
         .event(event)

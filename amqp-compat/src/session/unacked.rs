@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::overdue::Due;
 use crate::backend::DeliveryId;
 
 /// What a channel has sent and the client has not settled, in order of delivery tag.
@@ -21,6 +22,8 @@ pub(super) struct Entry {
     pub(super) id: DeliveryId,
     /// The number of the consumer it went to; `None` for `basic.get`.
     pub(super) consumer: Option<u32>,
+    /// Until when the client is to settle it.
+    pub(super) due: Option<Due>,
 }
 
 /// No such delivery tag.
@@ -45,6 +48,12 @@ impl Unacked {
     /// How many deliveries are not settled.
     pub(super) fn len(&self) -> usize {
         self.live
+    }
+
+    /// The one whose time is over first.
+    pub(super) fn earliest(&self) -> Option<Due> {
+        let live = self.entries.iter().filter_map(|(_, entry)| entry.as_ref());
+        live.filter_map(|entry| entry.due).min_by_key(|due| due.at)
     }
 
     /// Settles one delivery, or with `multiple` all up to and including `tag` (0: all there are), oldest first.
@@ -114,7 +123,7 @@ mod tests {
     use super::*;
 
     fn entry(id: u64) -> Entry {
-        Entry { id: DeliveryId(id), consumer: None }
+        Entry { id: DeliveryId(id), consumer: None, due: None }
     }
 
     proptest! {

@@ -1,11 +1,14 @@
-use amqp_compat::backend::jetstream::JetStreamBackend;
+use std::time::Duration;
+
+use amq_protocol::types::AMQPValue;
+use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig};
 use amqp_compat::backend::*;
 use amqp_compat::model::policy::{ApplyTo, Policy, PolicyValue, Scope};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use tokio::sync::Mutex;
 
-use crate::client::{Client, body, exchange, queue};
+use crate::client::{Client, body, exchange, queue, table, text as long_text};
 use crate::{backend, backend_with, one_lease};
 
 fn number(name: &str, value: i64) -> (String, PolicyValue) {
@@ -212,4 +215,49 @@ async fn a_policy_applies_to_an_exclusive_queue_which_lives_in_memory() {
     store(&mut client, "q", 7..9).await;
     client.settle(&[&held], Outcome::Requeue).await;
     assert_eq!(ready(&mut client, "q").await, ["0", "4", "5", "6", "7", "8"]);
+}
+
+#[tokio::test]
+async fn a_delivery_says_how_long_its_client_may_take() {
+    let server = NatsServer::start();
+    let of_gateway = Duration::from_secs(7);
+    let config = JetStreamConfig { consumer_timeout: Some(of_gateway), ..JetStreamConfig::default() };
+    let backend = backend_with(&server, config).await;
+    let mut client = Client::open(&*backend).await;
+    let with = |name, arguments| QueueDeclare { arguments, ..queue(name) };
+    let five = AMQPValue::LongInt(5000);
+    client.declare(queue("plain")).await;
+    client.declare(with("own", table(&[("x-consumer-timeout", five.clone())]))).await;
+    client.declare(QueueDeclare { exclusive: true, ..queue("exclusive") }).await;
+    client.declare(with("quorum", table(&[("x-queue-type", long_text("quorum"))]))).await;
+    let mut taken = async |name: &str| {
+        client.store("", name, "m").await;
+        let got = client.get(name).await.expect("a message").delivery;
+        client.settle(&[&got], Outcome::Ack).await;
+        got.ack_timeout
+    };
+    for name in ["plain", "exclusive", "quorum"] {
+        assert_eq!(taken(name).await, Some(of_gateway), "{name}");
+    }
+    assert_eq!(taken("own").await, Some(Duration::from_secs(5)));
+    put(&backend, "", &[number("consumer-timeout", 6000)]).await;
+    assert_eq!(taken("plain").await, Some(Duration::from_secs(6)), "what is set for a queue counts, not what is lower");
+    assert_eq!(taken("own").await, Some(Duration::from_secs(5)), "of what is set for a queue the lower counts");
+    drop_it(&backend).await;
+    assert_eq!(taken("plain").await, Some(of_gateway));
+
+    let arguments = table(&[("x-queue-type", long_text("stream")), ("x-consumer-timeout", five)]);
+    client.declare(QueueDeclare { arguments, ..queue("log") }).await;
+    let first = table(&[("x-stream-offset", long_text("first"))]);
+    let consume = Consume { arguments: first, ..Client::consume_command("log", "c", 1) };
+    client.done(Command::Consume { channel: 1, consume }).await;
+    client.store("", "log", "m").await;
+    assert_eq!(client.delivery().await.ack_timeout, Some(Duration::from_secs(5)));
+
+    let never = table(&[("x-consumer-timeout", AMQPValue::LongInt(0))]);
+    let refused = client.topology(Topology::QueueDeclare(with("never", never))).await.expect_err("refused");
+    assert_eq!(
+        refused.to_string(),
+        "PRECONDITION_FAILED - invalid arg 'x-consumer-timeout' for queue 'never' in vhost '/': {value_zero,0}"
+    );
 }

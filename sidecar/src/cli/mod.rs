@@ -204,6 +204,21 @@ pub(crate) fn lines_in(flag: &str, file: &std::path::Path) -> Result<Vec<(String
     Ok(meant.map(|(line, n)| (format!("{flag} {}, line {n}", file.display()), line.to_owned())).collect())
 }
 
+/// How long a client may take to settle a delivery; `None`: as long as it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConsumerTimeout(pub Option<std::time::Duration>);
+
+/// A length of time as [`duration`] takes it, or `off` (or 0) for none.
+pub(crate) fn consumer_timeout(text: &str) -> Result<ConsumerTimeout, String> {
+    if ["off", "0"].contains(&text) {
+        return Ok(ConsumerTimeout(None));
+    }
+    match duration(text) {
+        Ok(time) => Ok(ConsumerTimeout((!time.is_zero()).then_some(time))),
+        Err(why) => Err(format!("{why}, or off")),
+    }
+}
+
 /// The token in a file; what surrounds it is not part of it.
 pub(crate) fn token_in(file: &std::path::Path) -> Result<String, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -257,6 +272,15 @@ mod tests {
         for bad in ["", "60", "s", "1 s", "-1s", "1.5s", "1d", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_consumer_timeout_is_a_time_or_off() {
+        let minute = ConsumerTimeout(Some(Duration::from_secs(60)));
+        for (text, expected) in [("60s", minute), ("off", ConsumerTimeout(None)), ("0", ConsumerTimeout(None))] {
+            assert_eq!(consumer_timeout(text), Ok(expected));
+        }
+        assert!(consumer_timeout("1800000").expect_err("no unit").ends_with(", or off"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tracing::info;
 use super::lease::Place;
 use super::nats::NatsLogin;
 use super::tls::TlsArgs;
-use super::{Failure, remedy, signals};
+use super::{ConsumerTimeout, Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
 use crate::management::{Management, Shown};
 use crate::ready;
@@ -77,6 +77,10 @@ pub struct ServeArgs {
     /// A virtual host; may be given more than once.
     #[arg(long = "vhost", value_name = "NAME", default_value = "/")]
     pub vhosts: Vec<String>,
+    /// How long a client may take to settle a delivery before its channel is closed with 406: a number with ms, s, m or h, or
+    /// `off`. A queue may say otherwise (x-consumer-timeout, and policies). RabbitMQ's default is 30 minutes too.
+    #[arg(long, value_parser = super::consumer_timeout, default_value = "30m", value_name = "TIME")]
+    pub consumer_timeout: ConsumerTimeout,
     /// File that gets the real addresses as JSON once connections are accepted.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -183,6 +187,7 @@ async fn serve(
         vhosts: args.vhosts,
         replicas: args.replicas.into(),
         quorum_fallback: !args.no_quorum_fallback,
+        consumer_timeout: args.consumer_timeout.0,
         ..defaults
     };
     let config = place.settle(config);

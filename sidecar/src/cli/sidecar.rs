@@ -16,7 +16,7 @@ use url::Url;
 use super::lease::take_lease;
 use super::nats::NatsLogin;
 use super::tls::TlsArgs;
-use super::{Failure, rabbit_gate, remedy, signals};
+use super::{ConsumerTimeout, Failure, rabbit_gate, remedy, signals};
 use crate::control::{Audit, Cutover, Management, Parts};
 use crate::control_api::Control;
 use crate::dual::vhosts::JetStreamVhosts;
@@ -78,6 +78,10 @@ pub struct SidecarArgs {
     /// warning, and may be out of order.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     pub fence_timeout_ms: u64,
+    /// How long a client may take to settle a delivery of JetStream's before its channel is closed with 406: a number with ms,
+    /// s, m or h, or `off`. Give RabbitMQ's `consumer_timeout` if it is not the default; RabbitMQ sees to its own deliveries.
+    #[arg(long, value_parser = super::consumer_timeout, default_value = "30m", value_name = "TIME")]
+    pub consumer_timeout: ConsumerTimeout,
     /// What a change over HTTP has to carry as `Authorization: Bearer TOKEN`. Without one, only callers on this machine may
     /// change anything.
     #[arg(long, env = "NATS_BRIDGE_HTTP_TOKEN", value_name = "TOKEN", hide_env_values = true)]
@@ -172,6 +176,7 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let config = JetStreamConfig {
         replicas: args.replicas.into(),
         quorum_fallback: !args.no_quorum_fallback,
+        consumer_timeout: args.consumer_timeout.0,
         ..JetStreamConfig::default()
     };
     let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), config));

@@ -62,6 +62,8 @@ pub struct Item {
     pub generation: u64,
     /// Whether it may have been delivered before.
     pub redelivered: bool,
+    /// How long the client may take to settle it.
+    pub ack_timeout: Option<Duration>,
     /// Without stamp.
     pub message: Message,
     /// What it is known by.

@@ -322,7 +322,7 @@ impl Engine {
             self.pump(channel, &tag);
             return;
         }
-        let item = self.item(side, inner, delivery.redelivered, delivery.message);
+        let item = self.item(side, delivery);
         self.release(channel, &tag);
         let (shared, now) = (Arc::clone(&self.shared), self.shared.now());
         let Some(consumer) = self.consumer(channel, &tag) else { return };
@@ -343,7 +343,8 @@ impl Engine {
     }
 
     /// What was received, without its stamp.
-    pub(super) fn item(&self, side: Side, inner: DeliveryId, redelivered: bool, mut message: Message) -> Item {
+    pub(super) fn item(&self, side: Side, delivery: Delivery) -> Item {
+        let Delivery { id: inner, redelivered, ack_timeout, mut message } = delivery;
         let read = stamp::unstamp(&mut message);
         let bucket = self.shared.bucket(&message);
         let generation = self.half(side).generation;
@@ -352,7 +353,7 @@ impl Engine {
             // Both sides may use the same numbers; a generation begins them again.
             None => MessageKey::Anonymous { link: self.link << 16 | (generation & 0xffff), delivery: inner.0 },
         };
-        Item { inner, generation, redelivered, message, key, bucket, epoch: read.epoch }
+        Item { inner, generation, redelivered, ack_timeout, message, key, bucket, epoch: read.epoch }
     }
 
     /// Looks again at what waits in one consumer, if any hold was lifted since it last did.
@@ -397,7 +398,8 @@ impl Engine {
                 let only = Reader { link: self.link, channel, tag: Some(tag) };
                 look_at(&self.shared, &consumer.queue, id, item.redelivered, &item.message, only);
             }
-            let delivery = Box::new(Delivery { id, redelivered: item.redelivered, message: item.message });
+            let Item { redelivered, ack_timeout, message, .. } = item;
+            let delivery = Box::new(Delivery { id, redelivered, ack_timeout, message });
             self.events.push_back(Event::Delivery { channel, consumer_tag: tag.clone(), delivery });
         }
         for side in Side::BOTH {

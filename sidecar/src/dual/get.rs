@@ -84,7 +84,7 @@ impl Engine {
     /// Takes a delivery for a get; one that has to wait for a fence goes back.
     fn take(&mut self, side: Side, channel: ChannelId, queue: &QueueName, delivery: Delivery) -> Option<Delivery> {
         let now = self.shared.now();
-        let item = self.item(side, delivery.id, delivery.redelivered, delivery.message);
+        let item = self.item(side, delivery);
         let (received, phase) = {
             let mut order = self.shared.order();
             (order.fences.received(queue, side, item.key, item.bucket, item.epoch, now), order.phase)
@@ -111,6 +111,6 @@ impl Engine {
         let (inner, generation, key) = (item.inner, item.generation, item.key);
         let open = Open { channel, tag: None, queue: queue.clone(), side, generation, inner, key };
         self.unsettled.insert(id.0, open);
-        Some(Delivery { id, redelivered: item.redelivered, message: item.message })
+        Some(Delivery { id, redelivered: item.redelivered, ack_timeout: item.ack_timeout, message: item.message })
     }
 }

@@ -139,7 +139,7 @@ fn what_rabbitmq_exports_is_imported_and_what_cannot_be_honoured_is_named_and_no
         json!({
             "queues": [
                 { "name": "good", "vhost": "/", "durable": true, "auto_delete": false, "arguments": {} },
-                { "name": "tape", "vhost": "/", "durable": true, "auto_delete": false, "arguments": { "x-consumer-timeout": 5 } },
+                { "name": "tape", "vhost": "/", "durable": true, "auto_delete": false, "arguments": { "x-message-deduplication": 5 } },
                 { "name": "q", "vhost": "/", "durable": false, "auto_delete": false, "arguments": {} },
                 { "name": "far", "vhost": "elsewhere", "durable": true, "auto_delete": false, "arguments": {} },
             ],
@@ -397,7 +397,7 @@ fn bad_requests_get_rabbitmqs_statuses_and_name_what_is_wrong() {
         ("DELETE", "/users/guest", "", "user 'guest'"),
         ("PUT", "/permissions/%2F/guest", r#"{"configure":"^$","write":".*","read":".*"}"#, "'configure'"),
         ("PUT", "/parameters/shovel/%2F/s", r#"{"value":{}}"#, "component shovel"),
-        ("PUT", "/queues/%2F/tape", r#"{"durable":true,"arguments":{"x-consumer-timeout":5}}"#, "'x-consumer-timeout'"),
+        ("PUT", "/queues/%2F/tape", r#"{"durable":true,"arguments":{"x-message-deduplication":5}}"#, "'x-message-deduplication'"),
         ("PUT", "/queues/%2F/own", r#"{"exclusive":true}"#, "'exclusive'"),
     ] {
         let (status, document) = ours.text(method, path, body);

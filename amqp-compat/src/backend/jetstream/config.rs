@@ -41,6 +41,9 @@ pub struct JetStreamConfig {
     /// After how long JetStream takes a delivery back from a gateway that does not answer. What a client holds is kept
     /// alive for as long as the gateway lives. Default 30 s.
     pub ack_wait: Duration,
+    /// How long a client may take to settle a delivery of a queue that does not say (`x-consumer-timeout`); then its channel
+    /// is closed with 406. `None`: as long as it likes. Default 30 min, as in RabbitMQ.
+    pub consumer_timeout: Option<Duration>,
     /// How many copies of messages one connection may have sent without a confirm; beyond it the connection's commands
     /// wait. Default 8192: servers before 2.12 take at most 10 000 for a stream.
     pub publish_window: usize,
@@ -69,6 +72,7 @@ impl Default for JetStreamConfig {
             dedup_window: Duration::from_secs(30),
             publish_ids: true,
             ack_wait: Duration::from_secs(30),
+            consumer_timeout: Some(Duration::from_secs(30 * 60)),
             publish_window: 8192,
             publish_window_bytes: 64 << 20,
             max_delayed: 1_000_000,

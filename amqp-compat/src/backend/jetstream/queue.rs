@@ -47,6 +47,8 @@ pub(crate) struct Queue {
     settings: RwLock<Arc<QueueArguments>>,
     /// The time to live that a policy sets for messages published now; [`NO_STAMP`] without one.
     stamp: AtomicU64,
+    /// How long clients may take to settle its deliveries, in milliseconds; 0: as long as they like.
+    ack_timeout_ms: AtomicU64,
     /// Whether its length is limited.
     is_limited: AtomicBool,
     /// What is ready, while its length is limited.
@@ -97,6 +99,7 @@ impl Queue {
             levels: Levels::new(&subject, highest),
             topology: Arc::downgrade(topology),
             stamp: AtomicU64::new(stamp(&definition, &settings)),
+            ack_timeout_ms: AtomicU64::new(ack_timeout(&settings, config)),
             is_limited: AtomicBool::new(is_counted(&settings)),
             settings: RwLock::new(Arc::new(settings)),
             ready: Mutex::new(ready),
@@ -202,8 +205,15 @@ impl Queue {
         Some(self.stamp.load(Ordering::Acquire)).filter(|stamp| *stamp != NO_STAMP)
     }
 
+    /// How long a client may take to settle a delivery that is made now.
+    pub(crate) fn ack_timeout(&self) -> Option<Duration> {
+        let milliseconds = self.ack_timeout_ms.load(Ordering::Relaxed);
+        (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
+    }
+
     /// Other policies are in force: does from now on as they say.
     pub(crate) async fn apply(self: &Arc<Self>, settings: QueueArguments) -> Result<(), AmqpError> {
+        self.ack_timeout_ms.store(ack_timeout(&settings, &self.config), Ordering::Relaxed);
         self.stamp.store(stamp(&self.definition, &settings), Ordering::Release);
         let is_counted = is_counted(&settings);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
@@ -463,6 +473,12 @@ impl Queue {
 /// Whether its length is limited, and counted here: the server keeps a log within its bounds.
 fn is_counted(settings: &QueueArguments) -> bool {
     settings.has_length_limit() && settings.kind != QueueKind::Stream
+}
+
+/// How long clients may take to settle deliveries, in milliseconds: what the queue says, else the gateway.
+fn ack_timeout(settings: &QueueArguments, config: &JetStreamConfig) -> u64 {
+    let of_gateway = || config.consumer_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    settings.consumer_timeout_ms.or_else(of_gateway).unwrap_or(0)
 }
 
 /// The time to live that messages are stored with: only where it is not the queue's own argument.

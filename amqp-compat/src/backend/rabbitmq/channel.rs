@@ -352,7 +352,8 @@ impl Channel {
         match cause {
             Cause::Deliver { consumer_tag, tag, redelivered } => {
                 if self.consumers.get(&consumer_tag).is_some_and(|consumer| consumer.is_direct) {
-                    let delivery = Box::new(Delivery { id: DeliveryId::DIRECT, redelivered, message });
+                    let delivery =
+                        Box::new(Delivery { id: DeliveryId::DIRECT, redelivered, ack_timeout: None, message });
                     io.events.push_back(Event::Delivery { channel: self.id, consumer_tag, delivery });
                     return Ok(());
                 }
@@ -376,7 +377,8 @@ impl Channel {
             return Err(unexpected(format_args!("delivery tag {tag}")));
         }
         self.unsettled.insert(tag);
-        Ok(Delivery { id: DeliveryId(self.incarnation << TAG_BITS | tag), redelivered, message })
+        // RabbitMQ closes the channel itself, by its own clock and configuration.
+        Ok(Delivery { id: DeliveryId(self.incarnation << TAG_BITS | tag), redelivered, ack_timeout: None, message })
     }
 
     fn deliver(&mut self, consumer_tag: ShortString, delivery: Box<Delivery>, io: &mut Io) {

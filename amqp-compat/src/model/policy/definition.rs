@@ -64,7 +64,7 @@ const LEADERS: &[&str] = &["client-local", "balanced", "random", "least-leaders"
 const MASTERS: &[&str] = &["client-local", "min-masters", "random"];
 
 /// The keys that are honoured, or are hints; [`features`] says which.
-const KEYS: [Key; 15] = [
+const KEYS: [Key; 16] = [
     key("alternate-exchange", Takes::Text, "is not a valid alternate exchange name"),
     key("dead-letter-exchange", Takes::Text, "is not a valid dead letter exchange name"),
     key("dead-letter-routing-key", Takes::Text, "is not a valid dead letter routing key"),
@@ -74,6 +74,7 @@ const KEYS: [Key; 15] = [
     key("max-length-bytes", Takes::AtLeast(0), "is not a valid maximum length in bytes").limit(),
     key("overflow", Takes::One(OVERFLOWS), "is not a valid overflow value"),
     key("delivery-limit", Takes::AtLeast(0), "is not a valid delivery limit").limit().for_quorum(),
+    key("consumer-timeout", Takes::AtLeast(1), "is not a valid consumer timeout").limit(),
     key("max-in-memory-length", Takes::AtLeast(0), "is not a valid maximum memory in bytes").limit(),
     key("max-in-memory-bytes", Takes::AtLeast(0), "is not a valid maximum memory in bytes").limit(),
     key("queue-mode", Takes::One(MODES), "is not a valid queue-mode value").for_classic(),

@@ -235,6 +235,7 @@ fn effective(queue: &QueueDefinition, policy: &Settings) -> QueueArguments {
             QueueKind::Quorum => lower(declared.delivery_limit, "delivery-limit"),
             QueueKind::Classic | QueueKind::Stream => declared.delivery_limit,
         },
+        consumer_timeout_ms: lower(declared.consumer_timeout_ms, "consumer-timeout"),
     }
 }
 

@@ -36,13 +36,13 @@ impl Channel {
     }
 
     pub(super) fn got(&mut self, delivery: Delivery, message_count: u32, no_ack: bool, shared: &mut Shared) {
-        let Delivery { id, redelivered, message } = delivery;
+        let Delivery { id, redelivered, ack_timeout, message } = delivery;
         let Message { exchange, routing_key, properties, body } = message;
         let delivery_tag = if no_ack {
             self.note(Sent { generation: shared.generation, settle: Some(id), consumer: None }, shared);
             self.unacked.tag()
         } else {
-            self.unacked.add(Entry { id, consumer: None })
+            self.await_settlement(id, None, ack_timeout, shared)
         };
         let ok = basic::GetOk { delivery_tag, redelivered, exchange, routing_key, message_count };
         self.tell(basic::AMQPMethod::GetOk(ok), shared);
@@ -70,9 +70,9 @@ impl Channel {
     pub(super) fn write(&mut self, key: u32, delivery: Delivery, shared: &mut Shared) {
         let Some(consumer) = self.consumers.get(key) else { return };
         let (no_ack, tag) = (consumer.no_ack, consumer.tag.clone());
-        let Delivery { id, redelivered, message } = delivery;
+        let Delivery { id, redelivered, ack_timeout, message } = delivery;
         let delivery_tag =
-            if no_ack { self.unacked.tag() } else { self.unacked.add(Entry { id, consumer: Some(key) }) };
+            if no_ack { self.unacked.tag() } else { self.await_settlement(id, Some(key), ack_timeout, shared) };
         if self.consumers.sent(key) || no_ack {
             let settle = (no_ack && id != DeliveryId::DIRECT).then_some(id);
             self.note(Sent { generation: shared.generation, settle, consumer: Some(key) }, shared);
@@ -80,6 +80,19 @@ impl Channel {
         shared.output.deliver(self.id, tag.as_str(), delivery_tag, redelivered, &message);
         shared.output.content(self.id, message.properties, &message.body, shared.frame_max);
         shared.counts.delivered += 1;
+    }
+
+    /// Gives out a tag for a delivery that the client is to settle, by now and `ack_timeout`.
+    fn await_settlement(
+        &mut self,
+        id: DeliveryId,
+        consumer: Option<u32>,
+        ack_timeout: Option<Duration>,
+        shared: &mut Shared,
+    ) -> u64 {
+        let due = Due::from_now(shared.now, ack_timeout);
+        shared.overdue.add(due);
+        self.unacked.add(Entry { id, consumer, due })
     }
 
     /// Sends what the channel's prefetch held back and now lets through.

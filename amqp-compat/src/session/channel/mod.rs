@@ -8,6 +8,7 @@ mod publishing;
 mod settlement;
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::{AMQPClass, access, basic, channel, confirm, tx as tx_class};
 use amq_protocol::types::ShortString;
@@ -23,6 +24,7 @@ use crate::session::description::ChannelDescription;
 use crate::session::frame::{Fault, Frame};
 use crate::session::handshake::Capabilities;
 use crate::session::output::Output;
+use crate::session::overdue::{Due, Watch};
 use crate::session::publish::{Assembly, Complete, PUBLISH};
 use crate::session::topology::{self, Answer, Asked};
 use crate::session::tx::{self, Transaction};
@@ -32,6 +34,10 @@ use crate::session::{Counts, Limits};
 /// What the channels of a connection share.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// The time.
+    pub(super) now: Instant,
+    /// When to look for deliveries that are not settled in time.
+    pub(super) overdue: Watch,
     /// The bytes to write.
     pub(super) output: Output,
     /// The commands to send.
@@ -201,6 +207,11 @@ impl Channel {
     /// Whether nothing is under way: no request, no parked frame, no publish without its end.
     pub(super) fn is_idle(&self) -> bool {
         self.request.is_none() && self.parked.is_empty() && self.confirms.open() == 0
+    }
+
+    /// Of its deliveries the one that is to be settled first; none while it is closed.
+    pub(super) fn earliest_due(&self) -> Option<Due> {
+        if self.phase == Phase::Open { self.unacked.earliest() } else { None }
     }
 
     /// What can be told of it.

@@ -56,8 +56,9 @@ impl Channel {
             (M::Rollback(_), Some(transaction)) => {
                 shared.assembling -= transaction.weight();
                 transaction.take_publishes();
-                let settled = transaction.take_settlements();
-                self.unacked.restore(settled.into_iter().flat_map(|(_, settled)| settled));
+                let settled: Vec<_> = transaction.take_settlements().into_iter().flat_map(|(_, all)| all).collect();
+                settled.iter().for_each(|(_, entry)| shared.overdue.add(entry.due));
+                self.unacked.restore(settled);
                 M::RollbackOk(tx_class::RollbackOk {})
             }
             (M::SelectOk(_) | M::CommitOk(_) | M::RollbackOk(_), _) => {

@@ -91,7 +91,7 @@ fn got() -> Reply {
         properties: AMQPProperties::default(),
         body: "x".into(),
     };
-    let delivery = Delivery { id: DeliveryId(1), redelivered: false, message };
+    let delivery = Delivery { id: DeliveryId(1), redelivered: false, ack_timeout: None, message };
     Reply::Got(Some(Box::new(Got { delivery, message_count: 0 })))
 }
 

@@ -435,7 +435,7 @@ mod tests {
                 "global_parameters": [{ "name": "g", "value": 1 }],
                 "queues": [
                     { "name": "q", "vhost": "nov" },
-                    { "name": "s", "vhost": "/", "durable": true, "arguments": { "x-consumer-timeout": 5 } },
+                    { "name": "s", "vhost": "/", "durable": true, "arguments": { "x-message-deduplication": 5 } },
                     { "name": "amq.q", "vhost": "/" },
                 ],
                 "exchanges": [

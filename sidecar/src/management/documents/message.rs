@@ -212,7 +212,7 @@ mod tests {
             json!({ "properties": properties, "routing_key": "k", "payload": "/wA=", "payload_encoding": "base64" });
         let message = publish("x", &fields(body)).expect("valid");
         assert_eq!(&message.body[..], [0xff, 0]);
-        let delivery = Delivery { id: DeliveryId(1), redelivered: true, message };
+        let delivery = Delivery { id: DeliveryId(1), redelivered: true, ack_timeout: None, message };
         let asked = get(json!({ "count": "1", "ackmode": "ack_requeue_false", "encoding": "auto" })).expect("valid");
         assert_eq!((asked.count, asked.mode), (1, AckMode::Ack));
         assert_eq!(
@@ -227,8 +227,8 @@ mod tests {
     #[test]
     fn a_payload_may_be_cut_and_an_empty_set_of_properties_is_a_list() {
         let body = json!({ "properties": {}, "routing_key": "", "payload": "hällo", "payload_encoding": "string" });
-        let delivery =
-            Delivery { id: DeliveryId(1), redelivered: false, message: publish("", &fields(body)).expect("valid") };
+        let message = publish("", &fields(body)).expect("valid");
+        let delivery = Delivery { id: DeliveryId(1), redelivered: false, ack_timeout: None, message };
         let got = Got { delivery, message_count: 0 };
         let shown = |truncate: Value| {
             let asked =

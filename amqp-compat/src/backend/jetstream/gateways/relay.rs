@@ -428,5 +428,6 @@ enum Leaving {
 
 fn delivery(base: u64, sequence: u64, redelivered: bool, headers: &Headers, body: Bytes, queue: &Queue) -> Delivery {
     let message = wire::message_of(headers, body, queue.name());
-    Delivery { id: DeliveryId(base | (sequence & SEQUENCE_MASK)), redelivered, message }
+    let id = DeliveryId(base | (sequence & SEQUENCE_MASK));
+    Delivery { id, redelivered, ack_timeout: queue.ack_timeout(), message }
 }

@@ -273,7 +273,7 @@ mod tests {
             properties,
             body: Bytes::from_static(b"body"),
         };
-        let delivery = Delivery { id: DeliveryId(9), redelivered: true, message: message.clone() };
+        let delivery = Delivery { id: DeliveryId(9), redelivered: true, ack_timeout: None, message: message.clone() };
         let (answer, body) = Answer::of_got(Some(Got { delivery, message_count: 4 }));
         let (back, body) = read::<Answer>(write(&answer, &body)).expect("read");
         let Answer::Got(Some(fields)) = back else { panic!("{back:?}") };

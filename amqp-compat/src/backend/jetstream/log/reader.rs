@@ -143,7 +143,7 @@ impl Reader {
         entries.insert(OFFSET.into(), AMQPValue::LongLongInt(offset));
         message.properties = message.properties.with_headers(FieldTable::from(entries));
         let id = DeliveryId(self.new.base | sequence);
-        let delivery = Box::new(Delivery { id, redelivered: false, message });
+        let delivery = Box::new(Delivery { id, redelivered: false, ack_timeout: self.queue.ack_timeout(), message });
         Event::Delivery { channel: self.new.channel, consumer_tag: self.new.tag.clone(), delivery }
     }
 }

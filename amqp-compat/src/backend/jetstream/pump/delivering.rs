@@ -108,7 +108,7 @@ impl Pump {
             message.properties = with_delivery_count(&message.properties, returns);
         }
         let id = DeliveryId(base | (sequence & SEQUENCE_MASK));
-        Some(Delivery { id, redelivered: held.redelivered, message })
+        Some(Delivery { id, redelivered: held.redelivered, ack_timeout: self.queue.ack_timeout(), message })
     }
 
     /// A link has room again.
