@@ -29,6 +29,7 @@ pub struct Builder {
     dir: Option<PathBuf>,
     port: Option<u16>,
     lines: Vec<String>,
+    jetstream: String,
 }
 
 impl Builder {
@@ -53,6 +54,13 @@ impl Builder {
     /// Adds one line (or block) to the configuration file, such as `max_payload: 8MB`.
     pub fn config_line(mut self, line: impl Into<String>) -> Self {
         self.lines.push(line.into());
+        self
+    }
+
+    /// Adds to the block `jetstream` of the configuration, such as `max_file_store: 8MB`.
+    pub fn jetstream(mut self, setting: &str) -> Self {
+        self.jetstream.push_str(", ");
+        self.jetstream.push_str(setting);
         self
     }
 
@@ -229,7 +237,11 @@ impl NatsServer {
         text.push_str(&format!("port: {}\n", self.port));
         text.push_str(&format!("http: \"127.0.0.1:{}\"\n", self.monitor_port));
         text.push_str(&format!("ports_file_dir: {}\n", quoted(ports_dir)));
-        text.push_str(&format!("jetstream {{ store_dir: {} }}\n", quoted(&self.dir.join("store"))));
+        text.push_str(&format!(
+            "jetstream {{ store_dir: {}{} }}\n",
+            quoted(&self.dir.join("store")),
+            self.plan.jetstream
+        ));
         for line in &self.plan.lines {
             text.push_str(line);
             text.push('\n');

@@ -11,6 +11,7 @@ mod dead_letters;
 mod delays;
 mod exclusive;
 mod expiry;
+mod full;
 mod gateways;
 mod gateways_cluster;
 mod lease;

@@ -34,6 +34,15 @@ impl Rejection {
         self.code == 503 && self.err_code == 0
     }
 
+    /// Whether a limit of the account or of the server on what may be stored is reached. The same publish is stored once there
+    /// is room.
+    ///
+    /// Codes from the server's `errors.json`: 10002 the account's limits, 10023 the server's, 10028 its memory, 10047 its
+    /// storage.
+    pub fn is_out_of_room(&self) -> bool {
+        matches!(self.err_code, 10002 | 10023 | 10028 | 10047)
+    }
+
     /// Whether the same publish may be stored a little later: no leader, the server is busy or short of resources.
     ///
     /// Codes from the server's `errors.json`: 10008 cluster not available, 10009 not leader, 10023 insufficient

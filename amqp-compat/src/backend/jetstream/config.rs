@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::alarm::Alarm;
 use super::gateways::Gateways;
 use super::lease::Lease;
 use super::memory::MemoryLimit;
@@ -32,6 +33,8 @@ pub struct JetStreamConfig {
     pub quorum_fallback: bool,
     /// How much memory the messages of exclusive queues may take, which live in the gateway. Default 256 MiB.
     pub memory: MemoryLimit,
+    /// Whether JetStream has room, as its publishers find. Backends on one account are given clones of one.
+    pub alarm: Alarm,
     /// For how long a queue's stream knows the ids of publishes. A publish whose confirm got lost is sent again within
     /// it and stored once. Default 30 s; at least 100 ms.
     pub dedup_window: Duration,
@@ -69,6 +72,7 @@ impl Default for JetStreamConfig {
             quorum_replicas: 3,
             quorum_fallback: true,
             memory: MemoryLimit::default(),
+            alarm: Alarm::default(),
             dedup_window: Duration::from_secs(30),
             publish_ids: true,
             ack_wait: Duration::from_secs(30),

@@ -10,6 +10,7 @@ use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::alarm::Resource;
 use super::dead_letters::{self, Routed, hide};
 use super::delays::through;
 use super::gateways::Gateways;
@@ -57,6 +58,14 @@ struct LinkActor {
     /// Commands that were taken in and wait for confirms.
     queued: VecDeque<Command>,
     publisher: Publisher,
+    /// Whether JetStream has room.
+    alarm: watch::Receiver<Option<Resource>>,
+    /// Whether this client's publishes wait for room.
+    waits_for_room: bool,
+    /// Whether the connection to NATS is lost.
+    is_cut_off: bool,
+    /// Whether the client has been told that it is blocked.
+    is_blocked: bool,
     replies: ReplyConsumers,
     /// Queues that this link has consumed or got from; an index is never used again, since delivery ids hold it.
     attached: Vec<Option<Attached>>,
@@ -85,6 +94,7 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox,
     let (commands, command_receiver) = mpsc::channel(LINK_CAPACITY);
     let (event_sender, events) = mpsc::channel(LINK_CAPACITY);
     let publisher = Publisher::new(inbox, vhost.config.clone());
+    let alarm = vhost.config.alarm.watch();
     let replies = ReplyConsumers::new(vhost.replies.clone(), event_sender.clone());
     let number = NEXT_LINK.fetch_add(1, Ordering::Relaxed);
     let owner = vhost.config.gateways.as_ref().map_or(Owner(number), |gateways| gateways.owner(number));
@@ -98,6 +108,10 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox,
         events: event_sender,
         queued: VecDeque::new(),
         publisher,
+        alarm,
+        waits_for_room: false,
+        is_cut_off: false,
+        is_blocked: false,
         replies,
         attached: Vec::new(),
         consumers: HashMap::new(),
@@ -113,7 +127,6 @@ impl LinkActor {
     async fn run(mut self, mut confirms: Confirms) {
         let mut connection = self.vhost.bridge.connection();
         let mut connects = connection.borrow_and_update().connects;
-        let mut blocked = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -141,14 +154,8 @@ impl LinkActor {
                     if changed.is_err() || now.closed {
                         break Some(closed());
                     }
-                    if blocked == now.connected {
-                        blocked = !now.connected;
-                        let event = match blocked {
-                            true => Event::Blocked { reason: "the connection to NATS is lost".into() },
-                            false => Event::Unblocked,
-                        };
-                        let _ = self.events.send(event).await;
-                    }
+                    self.is_cut_off = !now.connected;
+                    self.tell_blocked().await;
                     if now.connects > connects {
                         connects = now.connects;
                         let settled = self.publisher.resend(true, Instant::now()).await;
@@ -156,7 +163,13 @@ impl LinkActor {
                     }
                 }
                 () = may_route_again(&mut self.routes) => {}
-                _ = tick.tick(), if self.publisher.is_outstanding(None) => {
+                // The config has its other end.
+                Ok(()) = self.alarm.changed() => {}
+                _ = tick.tick(), if self.publisher.is_outstanding(None) || self.waits_for_room => {
+                    if self.waits_for_room && self.commands.is_closed() {
+                        self.give_up_publishing().await;
+                        break None;
+                    }
                     let settled = self.publisher.resend(false, Instant::now()).await;
                     self.report(settled).await;
                 }
@@ -176,9 +189,14 @@ impl LinkActor {
 
     /// Does the queued commands, up to one that has to wait for confirms.
     async fn work(&mut self) {
+        let is_full = self.alarm.borrow_and_update().is_some();
         while let Some(command) = self.queued.pop_front() {
             // What was published on a channel is in its queues before a request on it looks at them.
             let must_wait = match &command {
+                Command::Publish(_) if is_full => {
+                    self.waits_for_room = true;
+                    true
+                }
                 Command::Publish(_) => !self.publisher.has_room() || !self.may_route(),
                 command if command.is_request() => self.publisher.is_outstanding(Some(command.channel())),
                 _ => false,
@@ -190,6 +208,45 @@ impl LinkActor {
             self.handle(command).await;
         }
         self.flush().await;
+        self.waits_for_room |= self.publisher.waits_for_room();
+        self.tell_blocked().await;
+    }
+
+    /// Tells the client when its publishes have to wait, and when no more.
+    async fn tell_blocked(&mut self) {
+        if !(self.is_blocked || self.is_cut_off || self.waits_for_room) {
+            return;
+        }
+        let alarm = *self.alarm.borrow_and_update();
+        self.waits_for_room &= alarm.is_some();
+        let reason = match alarm {
+            _ if self.is_cut_off => Some("the connection to NATS is lost"),
+            Some(resource) if self.waits_for_room => Some(resource.reason()),
+            _ => None,
+        };
+        let event = match (self.is_blocked, reason) {
+            (false, Some(reason)) => Event::Blocked { reason: reason.into() },
+            (true, None) => Event::Unblocked,
+            (false, None) | (true, Some(_)) => return,
+        };
+        self.is_blocked = reason.is_some();
+        let _ = self.events.send(event).await;
+    }
+
+    /// The client has gone while its publishes wait for room: nobody was told that they are stored. What it did on other
+    /// channels is done.
+    async fn give_up_publishing(&mut self) {
+        let mut lost = 0;
+        while let Some(command) = self.queued.pop_front().or_else(|| self.commands.try_recv().ok()) {
+            match command {
+                Command::Publish(publish) => {
+                    lost += 1;
+                    self.failed.insert(publish.channel);
+                }
+                command => self.handle(command).await,
+            }
+        }
+        tracing::warn!(vhost = &*self.vhost.name, lost, "a connection was closed while its publishes waited for room");
     }
 
     async fn handle(&mut self, command: Command) {

@@ -3,6 +3,7 @@
 //! - [`JetStreamBackend`]: the backend; [`JetStreamConfig`] its settings.
 //! - `vhost`, `store`: the topology, in memory and in a key-value bucket.
 //! - `queue`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
+//! - `alarm`: whether JetStream has room.
 //! - `dead_letters`: where a message goes that its queue dead-letters.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `policies`: settings that apply to queues and exchanges by their names.
@@ -28,6 +29,7 @@ use crate::error::{AmqpError, ReplyCode};
 use crate::model::vhost::{BindingDefinition, Route};
 
 mod ack;
+mod alarm;
 mod api;
 mod bucket;
 mod config;
@@ -52,6 +54,7 @@ mod survey;
 mod topology;
 mod vhost;
 
+pub use alarm::{Alarm, Resource};
 pub use bucket::open_bucket;
 pub use config::{JetStreamConfig, User};
 pub use gateways::Gateways;

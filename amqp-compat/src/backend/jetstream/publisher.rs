@@ -9,6 +9,7 @@ use nats_bridge::publish::{Confirm, ConfirmInbox};
 use nats_bridge::{ErrorKind, publish::Rejection};
 use smallvec::SmallVec;
 
+use super::alarm::Resource;
 use super::config::JetStreamConfig;
 use super::memory::now_ns;
 use super::message::{self, MSG_ID};
@@ -22,6 +23,9 @@ const RESEND_AFTER: Duration = Duration::from_secs(5);
 
 /// How long after a temporary refusal a copy is sent again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// How long after a refusal for want of room one of the copies that wait is sent again.
+const PROBE_AFTER: Duration = Duration::from_millis(500);
 
 /// A publish whose copies are all settled.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +49,10 @@ pub(crate) struct Publisher {
     free: Vec<u32>,
     count: usize,
     bytes: usize,
+    /// How many copies wait for room.
+    refused: usize,
+    /// Whether there was none when it was last tried: then only the oldest of those is tried again.
+    is_probing: bool,
 }
 
 #[derive(Debug)]
@@ -52,6 +60,8 @@ struct Copy {
     publish: u32,
     queue: Arc<Queue>,
     send_at: Instant,
+    /// Whether JetStream had no room for it.
+    is_refused: bool,
 }
 
 impl Copy {
@@ -66,6 +76,7 @@ impl Copy {
 impl Drop for Publisher {
     /// What is not confirmed gives back the room that it took.
     fn drop(&mut self) {
+        self.config.alarm.ended(self.refused);
         for copy in self.copies.drain(..).flatten() {
             if let Some(Some(publish)) = self.publishes.get(copy.publish as usize) {
                 copy.end(publish, None);
@@ -154,7 +165,14 @@ impl Publisher {
             free: Vec::new(),
             count: 0,
             bytes: 0,
+            refused: 0,
+            is_probing: false,
         }
+    }
+
+    /// Whether anything waits for room.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.refused > 0
     }
 
     /// Whether there is room for another publish.
@@ -222,7 +240,7 @@ impl Publisher {
             if is_dead_letter {
                 queue.dead_letter_comes();
             }
-            self.copies.push_back(Some(Copy { publish: slot, queue, send_at: now + RESEND_AFTER }));
+            self.copies.push_back(Some(Copy { publish: slot, queue, send_at: now + RESEND_AFTER, is_refused: false }));
         }
         for token in first..self.first + self.copies.len() as u64 {
             if let Err(error) = self.send(token).await {
@@ -285,10 +303,17 @@ impl Publisher {
         let failed = match confirm.result {
             Ok(at) => {
                 stored = Some(at.sequence);
+                if copy.is_refused {
+                    self.there_is_room(now);
+                }
                 false
             }
             // A queue that was deleted meanwhile takes its messages with it; that is no failure of the publish.
             Err(_) if copy.queue.is_deleted() => false,
+            Err(rejection) if rejection.is_out_of_room() => {
+                self.refused(index, &rejection, now);
+                return None;
+            }
             Err(rejection) if rejection.is_temporary() => {
                 copy.send_at = now + RETRY_AFTER;
                 return None;
@@ -301,17 +326,56 @@ impl Publisher {
         self.settle(index, failed, stored)
     }
 
+    /// There was no room for a copy: it waits, as RabbitMQ lets a publish wait for the end of an alarm.
+    fn refused(&mut self, index: usize, rejection: &Rejection, now: Instant) {
+        let waits_for_ever = self.waits_for_ever();
+        let Some(Some(copy)) = self.copies.get_mut(index) else { return };
+        copy.send_at = now + PROBE_AFTER;
+        self.is_probing = true;
+        if !copy.is_refused {
+            copy.is_refused = true;
+            self.refused += 1;
+            let resource = if copy.queue.is_in_memory() { Resource::Memory } else { Resource::Disk };
+            self.config.alarm.refused(resource, &rejection.text);
+        }
+        // It is known that it was not stored: only an answer that is missing from now on makes it late.
+        if waits_for_ever && let Some(Some(publish)) = self.publishes.get_mut(copy.publish as usize) {
+            publish.give_up_at = now + self.config.publish_timeout;
+        }
+    }
+
+    /// Whether what finds no room waits until there is some. A sidecar has another broker, to which it rolls back when
+    /// JetStream confirms nothing.
+    fn waits_for_ever(&self) -> bool {
+        !self.config.behind_rabbitmq
+    }
+
+    /// One of the copies that were refused is stored: the others are sent, in their order.
+    fn there_is_room(&mut self, now: Instant) {
+        self.is_probing = false;
+        for copy in self.copies.iter_mut().flatten().filter(|copy| copy.is_refused) {
+            copy.send_at = now;
+        }
+    }
+
     /// Sends again what is due, or everything; gives up what has been tried for too long.
     pub(crate) async fn resend(&mut self, everything: bool, now: Instant) -> Vec<Settled> {
         let mut settled = Vec::new();
+        let (mut has_probed, waits_for_ever) = (false, self.waits_for_ever());
         for index in 0..self.copies.len() {
             let Some(Some(copy)) = self.copies.get_mut(index) else { continue };
+            let (publish, deleted) = (copy.publish as usize, copy.queue.is_deleted());
+            let late = self.publishes[publish].as_ref().is_none_or(|publish| publish.give_up_at <= now);
+            if copy.is_refused && self.is_probing && !everything && !deleted {
+                if has_probed && (waits_for_ever || !late) {
+                    continue;
+                }
+                has_probed = true;
+            }
             if !everything && copy.send_at > now {
                 continue;
             }
             copy.send_at = now + RESEND_AFTER;
-            let (publish, deleted) = (copy.publish as usize, copy.queue.is_deleted());
-            let late = self.publishes[publish].as_ref().is_none_or(|publish| publish.give_up_at <= now);
             if late || deleted {
                 if late {
                     tracing::warn!(
@@ -349,6 +413,10 @@ impl Publisher {
     /// `stored`: at which sequence.
     fn settle_in_place(&mut self, index: usize, failed: bool, stored: Option<u64>) -> Option<Settled> {
         let copy = self.copies.get_mut(index)?.take()?;
+        if copy.is_refused {
+            self.refused -= 1;
+            self.config.alarm.ended(1);
+        }
         let publish = self.publishes.get_mut(copy.publish as usize)?.as_mut()?;
         copy.end(publish, stored);
         publish.failed |= failed;

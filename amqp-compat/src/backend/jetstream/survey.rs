@@ -1,6 +1,7 @@
 //! What a backend has, for those who look at it: vhosts, users, exchanges, queues and how full they are.
 
 use super::JetStreamBackend;
+use super::alarm::Resource;
 use super::config::User;
 use crate::error::AmqpError;
 use crate::model::exchange::ExchangeDefinition;
@@ -67,6 +68,11 @@ impl JetStreamBackend {
             unacknowledged: counts.unacknowledged,
             consumers: counts.consumers,
         }))
+    }
+
+    /// What JetStream has no room for, while it is so; connections that publish are blocked then.
+    pub fn alarm(&self) -> Option<Resource> {
+        self.config.alarm.raised()
     }
 
     /// Whether NATS is connected; while it is not, publishes wait.

@@ -55,10 +55,14 @@ pub(super) fn check(broker: &Broker, check: &[String]) -> Result<Answer, Refusal
     let ports: Vec<u16> = broker.identity.listeners().map(|(_, place)| place.port).collect();
     let protocols: Vec<&str> = broker.identity.listeners().map(|(protocol, _)| protocol).collect();
     match words[..] {
-        ["alarms" | "local-alarms"] if broker.backend.is_connected() => ok(json!({ "status": "ok" })),
         ["alarms" | "local-alarms"] => {
             // What AMQP clients hear as `connection.blocked`.
-            let alarm = json!({ "node": broker.identity.node, "resource": "the connection to NATS" });
+            let resource = match broker.backend.alarm() {
+                _ if !broker.backend.is_connected() => "the connection to NATS",
+                Some(resource) => resource.name(),
+                None => return ok(json!({ "status": "ok" })),
+            };
+            let alarm = json!({ "node": broker.identity.node, "resource": resource });
             failed(json!({ "alarms": [alarm] }), "There are alarms in effect in the cluster")
         }
         // All are loaded before the first request.
