@@ -91,7 +91,8 @@ pub fn subject(vhost: &str, queue: &str) -> String {
 
 /// The key-value bucket of a vhost's topology.
 pub fn topology_bucket(vhost: &str) -> String {
-    format!("AMQP_TOPO_{}", short(&token(vhost).replace('=', "-x"), 128))
+    // A bucket's name has no `=`.
+    format!("AMQP_TOPO_{}", short(&token(vhost).replace('=', "-x"), 128).replace('=', "-x"))
 }
 
 /// A token of at most `room` bytes: the token itself, or `=h` and 32 hexadecimal digits of its hash.

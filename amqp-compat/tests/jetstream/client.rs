@@ -69,7 +69,11 @@ pub fn body(delivery: &Delivery) -> String {
 
 impl Client {
     pub async fn open(backend: &dyn Backend) -> Client {
-        let link = backend.open(login()).await.expect("logged in");
+        Self::open_in(backend, "/").await
+    }
+
+    pub async fn open_in(backend: &dyn Backend, vhost: &str) -> Client {
+        let link = backend.open(Login { vhost: vhost.into(), ..login() }).await.expect("logged in");
         let mut client = Client { link, seen: VecDeque::new(), seq: 0 };
         client.done(Command::OpenChannel { channel: 1 }).await;
         client

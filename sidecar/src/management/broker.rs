@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use amqp_compat::AmqpError;
-use amqp_compat::backend::jetstream::{JetStreamBackend, QueueCounts};
+use amqp_compat::backend::jetstream::{About, JetStreamBackend, QueueCounts};
 use amqp_compat::listener::{Connection, Connections, Tls};
 use amqp_compat::model::policy::Scope;
 use amqp_compat::model::queue::QueueDefinition;
@@ -65,7 +65,7 @@ impl Broker {
     /// # Errors
     /// 404 when there is no such vhost.
     pub(super) fn vhosts(&self, only: Option<&str>) -> Result<Vec<String>, Refusal> {
-        let all = self.backend.vhosts().into_iter().map(str::to_owned);
+        let all = self.backend.vhosts().into_iter();
         match only {
             None => Ok(all.collect()),
             Some(only) => {
@@ -96,8 +96,15 @@ impl Broker {
 
     /// What an import meets.
     pub(super) fn present(&self) -> Present<'_> {
-        let vhosts: Vec<String> = self.backend.vhosts().into_iter().map(str::to_owned).collect();
-        Present { vhosts: self.declared(&vhosts), users: self.backend.users() }
+        let vhosts = self.backend.vhosts();
+        let about = vhosts.iter().map(|name| (name.clone(), self.about(name))).collect();
+        let fixed = self.backend.may_change_vhosts().err().map(|error| error.text);
+        Present { vhosts: self.declared(&vhosts), about, fixed, users: self.backend.users() }
+    }
+
+    /// What is said of a vhost.
+    pub(super) fn about(&self, vhost: &str) -> About {
+        self.backend.about_vhost(vhost).unwrap_or_default()
     }
 
     /// The documents of all users.
@@ -176,7 +183,7 @@ impl Broker {
 
     /// How much there is of everything.
     pub(super) async fn totals(&self) -> Totals {
-        let vhosts: Vec<String> = self.backend.vhosts().into_iter().map(str::to_owned).collect();
+        let vhosts = self.backend.vhosts();
         let mut totals = Totals { messages: self.messages(&vhosts).await, ..Totals::default() };
         for vhost in &vhosts {
             totals.exchanges += self.backend.exchanges(vhost).map_or(0, |exchanges| exchanges.len());

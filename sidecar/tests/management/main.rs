@@ -3,6 +3,7 @@
 mod api;
 mod health;
 mod policies;
+mod vhosts;
 
 use std::path::Path;
 use std::process::Command;
@@ -391,13 +392,18 @@ fn bad_requests_get_rabbitmqs_statuses_and_name_what_is_wrong() {
     // What RabbitMQ would do and this cannot: refused with the thing named.
     for (method, path, body, named) in [
         ("PUT", "/policies/%2F/p", r#"{"pattern":"^a","definition":{"ha-mode":"all"}}"#, "'ha-mode'"),
-        ("PUT", "/vhosts/other", "{}", "vhost 'other'"),
+        ("PUT", "/vhosts/other", r#"{"tracing":true}"#, "'tracing'"),
         ("DELETE", "/vhosts/%2F", "", "vhost '/'"),
         ("PUT", "/users/bob", r#"{"password":"x","tags":""}"#, "user 'bob'"),
         ("DELETE", "/users/guest", "", "user 'guest'"),
         ("PUT", "/permissions/%2F/guest", r#"{"configure":"^$","write":".*","read":".*"}"#, "'configure'"),
         ("PUT", "/parameters/shovel/%2F/s", r#"{"value":{}}"#, "component shovel"),
-        ("PUT", "/queues/%2F/tape", r#"{"durable":true,"arguments":{"x-message-deduplication":5}}"#, "'x-message-deduplication'"),
+        (
+            "PUT",
+            "/queues/%2F/tape",
+            r#"{"durable":true,"arguments":{"x-message-deduplication":5}}"#,
+            "'x-message-deduplication'",
+        ),
         ("PUT", "/queues/%2F/own", r#"{"exclusive":true}"#, "'exclusive'"),
     ] {
         let (status, document) = ours.text(method, path, body);

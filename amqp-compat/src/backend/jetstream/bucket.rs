@@ -1,7 +1,10 @@
 //! The key-value buckets that the bridge keeps for itself: topology, lease, state of a cutover.
 
-use async_nats::jetstream::kv;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::{ErrorCode, kv};
 use nats_bridge::Bridge;
+
+use crate::error::{AmqpError, ReplyCode};
 
 /// How many servers hold such a bucket where there are as many.
 const REPLICAS: usize = 3;
@@ -26,4 +29,15 @@ pub async fn open_bucket(bridge: &Bridge, config: kv::Config) -> Result<kv::Stor
         Some(why) => format!("the KV bucket {name} cannot be made: {error}: {why}"),
         None => format!("the KV bucket {name} cannot be made: {error}"),
     })
+}
+
+/// Whether a bucket is there.
+pub(super) async fn is_there(bridge: &Bridge, bucket: &str) -> Result<bool, AmqpError> {
+    match bridge.jetstream().get_stream(format!("KV_{bucket}")).await {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(false),
+            _ => Err(AmqpError::new(ReplyCode::InternalError, format!("cannot look for the bucket {bucket}: {error}"))),
+        },
+    }
 }

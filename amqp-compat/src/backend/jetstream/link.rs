@@ -134,9 +134,13 @@ impl LinkActor {
         let config = self.vhost.config.clone();
         let lease_lost = config.lease_lost();
         tokio::pin!(lease_lost);
+        let vhost = self.vhost.clone();
+        let gone = vhost.gone.cancelled();
+        tokio::pin!(gone);
         let why = loop {
             tokio::select! {
                 error = &mut lease_lost => break Some(error),
+                () = &mut gone => break Some(vhost.is_deleted()),
                 received = self.commands.recv_many(&mut batch, BATCH), if self.queued.is_empty() => {
                     if received == 0 {
                         break None;
@@ -217,7 +221,8 @@ impl LinkActor {
         if !(self.is_blocked || self.is_cut_off || self.waits_for_room) {
             return;
         }
-        let alarm = *self.alarm.borrow_and_update();
+        // Not marked as seen: what waits is looked at again when it has changed since.
+        let alarm = *self.alarm.borrow();
         self.waits_for_room &= alarm.is_some();
         let reason = match alarm {
             _ if self.is_cut_off => Some("the connection to NATS is lost"),

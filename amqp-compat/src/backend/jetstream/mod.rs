@@ -2,11 +2,12 @@
 //!
 //! - [`JetStreamBackend`]: the backend; [`JetStreamConfig`] its settings.
 //! - `vhost`, `store`: the topology, in memory and in a key-value bucket.
-//! - `queue`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
+//! - `queue`, `settings`, `levels`, `pump`, `pull`, `ack`: one queue, its priorities, and the actor that feeds its consumers.
 //! - `alarm`: whether JetStream has room.
 //! - `dead_letters`: where a message goes that its queue dead-letters.
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `policies`: settings that apply to queues and exchanges by their names.
+//! - `vhosts`: those that there are, and how they are made and deleted.
 //! - `topology`: the topology as gateways tell it to each other.
 //! - `survey`: what there is, for those who look at it; `stored`: the same for those who do not serve it.
 //! - `shape`: what a queue becomes, without asking.
@@ -16,7 +17,7 @@
 //! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
 //! - `gateways`: several that share an account, one of which leads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use amq_protocol::types::ShortString;
@@ -47,12 +48,14 @@ mod publisher;
 mod pull;
 mod pump;
 mod queue;
+mod settings;
 mod shape;
 mod store;
 mod stored;
 mod survey;
 mod topology;
 mod vhost;
+mod vhosts;
 
 pub use alarm::{Alarm, Resource};
 pub use bucket::open_bucket;
@@ -65,14 +68,17 @@ pub use shape::QueueShape;
 pub use stored::{Stored, StoredStream};
 pub use survey::QueueCounts;
 
+pub use vhosts::About;
+
 use vhost::VhostRuntime;
+use vhosts::Vhosts;
 
 /// AMQP on NATS JetStream.
 #[derive(Debug)]
 pub struct JetStreamBackend {
     bridge: Bridge,
     config: Arc<JetStreamConfig>,
-    vhosts: HashMap<String, Arc<VhostRuntime>>,
+    vhosts: Vhosts,
 }
 
 impl JetStreamBackend {
@@ -89,16 +95,25 @@ impl JetStreamBackend {
         }
         let config = Arc::new(config);
         let follows = config.gateways.as_ref().is_some_and(|gateways| !gateways.runs_queues());
-        let mut vhosts = HashMap::new();
+        let mut names = match config.behind_rabbitmq {
+            true => BTreeMap::new(),
+            false => vhosts::stored(&bridge).await?,
+        };
         for name in &config.vhosts {
+            names.entry(name.clone()).or_default();
+        }
+        let vhosts = Vhosts::default();
+        let mut all = HashMap::new();
+        for (name, about) in names {
             let vhost = match follows {
-                true => VhostRuntime::empty(name, &bridge, &config).await?,
-                false => VhostRuntime::load(name, &bridge, &config).await?,
+                true => VhostRuntime::empty(&name, &bridge, &config).await?,
+                false => VhostRuntime::load(&name, &bridge, &config).await?,
             };
-            vhosts.insert(name.clone(), vhost);
+            vhosts.insert(&name, vhost.clone(), about);
+            all.insert(name, vhost);
         }
         if let Some(gateways) = &config.gateways {
-            gateways.start(&vhosts).await?;
+            gateways.start(&all).await?;
         }
         Ok(Arc::new(Self { bridge, config, vhosts }))
     }
@@ -177,9 +192,12 @@ impl Backend for JetStreamBackend {
         let Some(vhost) = self.vhosts.get(&login.vhost) else {
             return Err(AmqpError::new(ReplyCode::NotAllowed, format!("vhost '{}' not found", login.vhost)));
         };
+        if vhost.gone.is_cancelled() {
+            return Err(vhost.is_deleted());
+        }
         let (inbox, confirms) = ConfirmInbox::open(self.bridge.client())
             .await
             .map_err(|error| AmqpError::new(ReplyCode::InternalError, error.to_string()))?;
-        Ok(link::start(vhost.clone(), login.user, inbox, confirms))
+        Ok(link::start(vhost, login.user, inbox, confirms))
     }
 }

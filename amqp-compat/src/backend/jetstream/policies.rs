@@ -67,7 +67,7 @@ impl JetStreamBackend {
         self.runtime(vhost).await?.change_policy(scope, name, None).await
     }
 
-    async fn runtime(&self, vhost: &str) -> Result<&Arc<VhostRuntime>, AmqpError> {
+    async fn runtime(&self, vhost: &str) -> Result<Arc<VhostRuntime>, AmqpError> {
         if self.config.is_overtaken() {
             return Err(self.config.lease_lost().await);
         }
@@ -92,7 +92,7 @@ impl VhostRuntime {
         name: &str,
         policy: Option<Policy>,
     ) -> Result<bool, AmqpError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.change_alone().await?;
         let was_there = self.state().model.policies().get(scope, name).is_some();
         let change = match policy {
             Some(policy) => Change::PutPolicy(policy),

@@ -21,14 +21,12 @@ use super::levels::Levels;
 use super::log;
 use super::memory::Memory;
 use super::pump::{self, Cancelled, PumpCommand};
+use super::settings::{NO_STAMP, ack_timeout, is_counted, stamp};
 use super::vhost::State;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
 use crate::model::queue::{Overflow, QueueArguments, QueueDefinition, QueueKind};
 use crate::model::ready::Ready;
-
-/// No policy sets a time to live.
-const NO_STAMP: u64 = u64::MAX;
 
 /// A queue that exists. A queue that is deleted and declared again is another one.
 #[derive(Debug)]
@@ -467,25 +465,6 @@ impl Queue {
     /// Whether its messages live in the server's memory and are gone when that restarts.
     pub(crate) fn is_in_memory(&self) -> bool {
         !self.definition.is_persistent()
-    }
-}
-
-/// Whether its length is limited, and counted here: the server keeps a log within its bounds.
-fn is_counted(settings: &QueueArguments) -> bool {
-    settings.has_length_limit() && settings.kind != QueueKind::Stream
-}
-
-/// How long clients may take to settle deliveries, in milliseconds: what the queue says, else the gateway.
-fn ack_timeout(settings: &QueueArguments, config: &JetStreamConfig) -> u64 {
-    let of_gateway = || config.consumer_timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-    settings.consumer_timeout_ms.or_else(of_gateway).unwrap_or(0)
-}
-
-/// The time to live that messages are stored with: only where it is not the queue's own argument.
-fn stamp(definition: &QueueDefinition, settings: &QueueArguments) -> u64 {
-    match settings.message_ttl_ms {
-        Some(ttl) if definition.settings.message_ttl_ms != Some(ttl) => ttl.min(NO_STAMP - 1),
-        _ => NO_STAMP,
     }
 }
 

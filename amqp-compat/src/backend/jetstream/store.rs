@@ -14,8 +14,8 @@ use nats_bridge::Bridge;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::api::{PATIENCE, PAUSE};
-use super::bucket::open_bucket;
+use super::api::{self, PATIENCE, PAUSE};
+use super::bucket::{is_there, open_bucket};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::{name, table};
 use crate::model::exchange::{ExchangeDefinition, ExchangeKind};
@@ -92,18 +92,19 @@ impl Store {
 
     /// Whether the bucket of a vhost is there.
     pub(crate) async fn is_there(bridge: &Bridge, vhost: &str) -> Result<bool, AmqpError> {
-        use async_nats::jetstream::ErrorCode;
-        use async_nats::jetstream::context::GetStreamErrorKind;
-        let stream = format!("KV_{}", name::topology_bucket(vhost));
-        match bridge.jetstream().get_stream(&stream).await {
-            Ok(_) => Ok(true),
-            Err(error) => match error.kind() {
-                GetStreamErrorKind::JetStream(answer) if answer.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                    Ok(false)
-                }
-                _ => Err(failed("look for the topology", &error)),
-            },
+        is_there(bridge, &name::topology_bucket(vhost)).await
+    }
+
+    /// Deletes the bucket. It is emptied first, lest one of this name that is made soon come up with its files.
+    pub(crate) async fn destroy(&self, bridge: &Bridge) -> Result<(), AmqpError> {
+        let bucket = name::topology_bucket(&self.vhost);
+        for call in ["PURGE", "DELETE"] {
+            match api::call(bridge, &format!("STREAM.{call}.KV_{bucket}"), &serde_json::Value::Null).await {
+                Err(error) if !error.not_found() => return Err(error.into()),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     /// Everything that is stored: policies, exchanges, then queues with their streams, then bindings. What cannot be read is logged and left alone.

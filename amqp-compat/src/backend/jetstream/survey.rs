@@ -3,6 +3,7 @@
 use super::JetStreamBackend;
 use super::alarm::Resource;
 use super::config::User;
+use super::vhosts::About;
 use crate::error::AmqpError;
 use crate::model::exchange::ExchangeDefinition;
 use crate::model::queue::QueueDefinition;
@@ -25,10 +26,13 @@ impl JetStreamBackend {
     }
 
     /// The names of the vhosts, in order.
-    pub fn vhosts(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.vhosts.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        names
+    pub fn vhosts(&self) -> Vec<String> {
+        self.vhosts.names()
+    }
+
+    /// What is said of a vhost; `None` when there is no such vhost.
+    pub fn about_vhost(&self, name: &str) -> Option<About> {
+        self.vhosts.about(name)
     }
 
     /// The exchanges of a vhost, by name; `None` when there is no such vhost.
@@ -52,7 +56,8 @@ impl JetStreamBackend {
 
     /// A queue.
     pub fn queue(&self, vhost: &str, name: &str) -> Option<QueueDefinition> {
-        let state = self.vhosts.get(vhost)?.state();
+        let vhost = self.vhosts.get(vhost)?;
+        let state = vhost.state();
         state.model.queue_slot(name).and_then(|slot| state.model.queue(slot)).cloned()
     }
 

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::ShortString;
+use futures::StreamExt as _;
 use nats_bridge::Bridge;
 use smallvec::SmallVec;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::api;
 use super::config::JetStreamConfig;
@@ -41,12 +43,17 @@ pub(crate) struct VhostRuntime {
     pub(super) state: Arc<RwLock<State>>,
     /// Held while the topology changes, so that one change is stored and made before the next is checked.
     pub(crate) changing: Mutex<()>,
+    /// It is being deleted, or it was: its links end.
+    pub(crate) gone: CancellationToken,
     /// When queues were deleted lately, by name.
     deleted: std::sync::Mutex<HashMap<String, Instant>>,
 }
 
 /// How long the name of a deleted stream is left alone; removing a large one's files takes the server a while.
 const REUSE_AFTER: Duration = Duration::from_secs(600);
+
+/// How many queues of a vhost that goes are deleted at once.
+const DELETED_AT_ONCE: usize = 16;
 
 /// How often expired queues are looked for.
 const EXPIRY_TICK: Duration = Duration::from_millis(50);
@@ -115,6 +122,7 @@ impl VhostRuntime {
             store,
             state,
             changing: Mutex::new(()),
+            gone: CancellationToken::new(),
             deleted: std::sync::Mutex::new(deleted),
         });
         let has_delayed = vhost.state().model.exchanges().any(|exchange| exchange.kind == ExchangeKind::Delayed);
@@ -139,10 +147,60 @@ impl VhostRuntime {
             store: Store::open(bridge, name).await?,
             state: Arc::new(RwLock::new(State { model: Vhost::new(name), queues: Vec::new(), delays: None })),
             changing: Mutex::new(()),
+            gone: CancellationToken::new(),
             deleted: std::sync::Mutex::default(),
         });
         tokio::spawn(expire_queues(Arc::downgrade(&vhost)));
         Ok(vhost)
+    }
+
+    /// Waits until nobody else changes the topology.
+    ///
+    /// # Errors
+    /// `ConnectionForced` when the vhost is deleted: nothing of it is to be touched any more.
+    pub(super) async fn change_alone(&self) -> Result<MutexGuard<'_, ()>, AmqpError> {
+        let changing = self.changing.lock().await;
+        if self.gone.is_cancelled() { Err(self.is_deleted()) } else { Ok(changing) }
+    }
+
+    /// Deletes everything that is in it, for good. No link is opened any more, and those that are open end.
+    pub(crate) async fn destroy(&self) -> Result<(), AmqpError> {
+        self.gone.cancel();
+        let _changing = self.changing.lock().await;
+        let queues: Vec<Arc<Queue>> = self.state().queues().cloned().collect();
+        let mut deleting = futures::stream::iter(queues)
+            .map(|queue| async move {
+                let deleted = queue.delete().await;
+                (queue, deleted)
+            })
+            .buffer_unordered(DELETED_AT_ONCE);
+        while let Some((queue, deleted)) = deleting.next().await {
+            deleted?.into_iter().for_each(Cancelled::tell);
+            self.note_deleted(queue.name());
+        }
+        drop(deleting);
+        self.delays().delete_stream().await?;
+        self.store.destroy(&self.bridge).await
+    }
+
+    /// What its clients are told when it is deleted.
+    pub(crate) fn is_deleted(&self) -> AmqpError {
+        AmqpError::new(ReplyCode::ConnectionForced, format!("vhost '{}' is deleted", self.name))
+    }
+
+    /// When which of its queues was deleted lately.
+    pub(super) fn deleted(&self) -> HashMap<String, Instant> {
+        self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// Queues of a vhost of this name before it.
+    pub(super) fn remember_deleted(&self, deleted: HashMap<String, Instant>) {
+        self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(deleted);
+    }
+
+    /// Whether any of these deletions still matters.
+    pub(super) fn is_recent(deleted: &HashMap<String, Instant>) -> bool {
+        deleted.values().any(|at| at.elapsed() < REUSE_AFTER)
     }
 
     /// The topology as it is now. Never held across an await.
@@ -230,7 +288,7 @@ impl VhostRuntime {
                 return Ok((queue, counts));
             }
         }
-        let _changing = self.changing.lock().await;
+        let _changing = self.change_alone().await?;
         match find()? {
             Ok(queue) => {
                 let counts = queue.counts().await?;
@@ -286,7 +344,7 @@ impl VhostRuntime {
         by: Owner,
     ) -> Result<(u64, Vec<Cancelled>), AmqpError> {
         let name = without_line_ends(name);
-        let _changing = self.changing.lock().await;
+        let _changing = self.change_alone().await?;
         let queue = match self.queue_for(&name, by) {
             Ok(queue) => queue,
             Err(error) if error.code == ReplyCode::NotFound => return Ok((0, Vec::new())),
@@ -327,7 +385,8 @@ impl VhostRuntime {
 
     /// [`Self::discard_queue`] by the gateway that changes the topology.
     pub(crate) async fn discard_here(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
-        let _changing = self.changing.lock().await;
+        // With its vhost it is gone already.
+        let Ok(_changing) = self.change_alone().await else { return Ok(()) };
         match self.queue_named(queue.name()) {
             Some(current) if Arc::ptr_eq(&current, queue) => {
                 self.remove_queue(queue).await?.into_iter().for_each(Cancelled::tell);
@@ -376,7 +435,7 @@ impl VhostRuntime {
         if self.state().model.plan_exchange_declare(declare)?.is_none() {
             return Ok(());
         }
-        let _changing = self.changing.lock().await;
+        let _changing = self.change_alone().await?;
         let change = self.state().model.plan_exchange_declare(declare)?;
         if let Some(Change::PutExchange(definition)) = &change {
             if self.config.behind_rabbitmq {
@@ -406,19 +465,19 @@ impl VhostRuntime {
     }
 
     pub(crate) async fn delete_exchange(&self, name: &str, if_unused: bool) -> Result<(), AmqpError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.change_alone().await?;
         let changes = self.state().model.plan_exchange_delete(name, if_unused)?;
         self.make(&changes).await
     }
 
     pub(crate) async fn bind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<(), AmqpError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.change_alone().await?;
         let change = self.state().model.plan_bind(binding, to_queue, by)?;
         self.make(change.as_slice()).await
     }
 
     pub(crate) async fn unbind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<(), AmqpError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.change_alone().await?;
         let changes = self.state().model.plan_unbind(binding, to_queue, by)?;
         self.make(&changes).await
     }
@@ -507,7 +566,10 @@ async fn expire_queues(vhost: Weak<VhostRuntime>) {
     let mut tick = tokio::time::interval(EXPIRY_TICK);
     loop {
         tick.tick().await;
-        let Some(vhost) = vhost.upgrade().filter(|vhost| !vhost.config.is_overtaken()) else { return };
+        let Some(vhost) = vhost.upgrade().filter(|vhost| !vhost.config.is_overtaken() && !vhost.gone.is_cancelled())
+        else {
+            return;
+        };
         let expired: Vec<Arc<Queue>> = vhost
             .state()
             .queues

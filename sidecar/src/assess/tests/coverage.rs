@@ -188,7 +188,7 @@ fn what_a_topology_does_not_show_is_named() {
 fn everything() -> Value {
     let mut queues: Vec<Value> = [
         ("stream", json!({ "x-queue-type": "stream" })),
-        ("timeout", json!({ "x-consumer-timeout": 5 })),
+        ("timeout", json!({ "x-message-deduplication": true })),
         ("negative", json!({ "x-message-ttl": -1 })),
         ("short", json!({ "x-message-ttl": 5 })),
         ("lazy", json!({ "x-queue-mode": "lazy" })),

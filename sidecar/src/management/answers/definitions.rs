@@ -9,6 +9,7 @@ use super::super::client::Client;
 use super::super::documents::broker::permission;
 use super::super::documents::definitions::{self, Action, Step};
 use super::super::documents::refusal::Refusal;
+use super::super::documents::vhost;
 use super::{Answer, Request, Verb};
 
 pub(super) async fn answer(
@@ -35,7 +36,7 @@ fn export(broker: &Broker, only: Option<&str>) -> Result<Value, Refusal> {
             ("product_name", json!("nats-bridge")),
             ("product_version", json!(env!("CARGO_PKG_VERSION"))),
             ("users", Value::Array(broker.users())),
-            ("vhosts", vhosts.iter().map(|name| json!({ "name": name })).collect()),
+            ("vhosts", vhosts.iter().map(|name| vhost::definition(name, &broker.about(name))).collect()),
             ("permissions", permissions.collect()),
             ("topic_permissions", json!([])),
             ("global_parameters", json!([])),
@@ -55,11 +56,14 @@ async fn import(broker: &Broker, request: Request<'_>, scope: Option<&str>) -> R
         let reason = "definitions are taken as JSON (`Content-Type: application/json`), not as a form".to_owned();
         return Err(Refusal { status: 415, error: "Unsupported Media Type", reason });
     }
-    let plan = definitions::plan(request.fields()?, scope, &broker.present())?;
+    let plan = definitions::plan(request.fields()?, scope, broker.present())?;
     if !plan.refused.is_empty() {
         let reason = format!("nothing was imported, since this cannot be honoured: {}", plan.refused.join("; "));
         let document = json!({ "error": "bad_request", "reason": reason, "refused": plan.refused });
         return Ok(Answer::Status(400, document));
+    }
+    for (vhost, about) in &plan.vhosts {
+        broker.backend.put_vhost(vhost, about.clone()).await.map_err(Refusal::of_change)?;
     }
     let mut clients: HashMap<String, Client> = HashMap::new();
     for (index, step) in plan.steps.iter().enumerate() {

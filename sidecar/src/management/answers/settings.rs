@@ -1,31 +1,34 @@
-//! What the command line of `serve` decides (vhosts, users, permissions), and what is not there (parameters):
-//! shown, and refused where a request wants it otherwise. A request for what is so already is done.
+//! Vhosts; and what the command line of `serve` decides (users, permissions) or is not there (parameters): shown, and refused
+//! where a request wants it otherwise. A request for what is so already is done.
 
 use serde_json::Value;
 
 use super::super::broker::Broker;
 use super::super::documents::broker::permission;
-use super::super::documents::definitions::{check_permission, check_user, check_vhost};
+use super::super::documents::definitions::{check_permission, check_user};
+use super::super::documents::fields::Fields;
 use super::super::documents::listing::Listing;
 use super::super::documents::refusal::Refusal;
 use super::super::documents::route::Route;
+use super::super::documents::vhost;
 use super::{Answer, Request, Verb};
 
 pub(super) async fn answer(broker: &Broker, request: Request<'_>, route: Route, verb: Verb) -> Result<Answer, Refusal> {
     let fixed = |what: String| {
-        Err(Refusal::bad_request(format!("{what}: vhosts, users and permissions are those of serve's command line")))
+        Err(Refusal::bad_request(format!("{what}: users and permissions are those of serve's command line")))
     };
     match (route, verb) {
         (Route::Vhosts, Verb::Get) => vhosts(broker, request).await,
         (Route::Vhost(name), Verb::Get) => {
             let vhosts = broker.vhosts(Some(&name))?;
-            request.one(broker.identity.vhost(&name, broker.messages(&vhosts).await))
+            request.one(broker.identity.vhost(&name, &broker.about(&name), broker.messages(&vhosts).await))
         }
-        (Route::Vhost(name), Verb::Put) => done(check_vhost(&name, &broker.present())),
-        (Route::Vhost(name), Verb::Delete) => {
-            broker.vhosts(Some(&name))?;
-            fixed(format!("vhost '{name}' cannot be deleted"))
-        }
+        (Route::Vhost(name), Verb::Put) => put_vhost(broker, &name, &request.fields()?).await,
+        (Route::Vhost(name), Verb::Delete) => match broker.backend.delete_vhost(&name).await {
+            Ok(true) => Ok(Answer::Done),
+            Ok(false) => Err(Refusal::object_not_found()),
+            Err(error) => Err(Refusal::of_change(error)),
+        },
         (Route::VhostPermissions(name), Verb::Get) => {
             broker.vhosts(Some(&name))?;
             request.list(permissions(broker, None, Some(&name)))
@@ -67,12 +70,20 @@ pub(super) async fn answer(broker: &Broker, request: Request<'_>, route: Route, 
     }
 }
 
+async fn put_vhost(broker: &Broker, name: &str, fields: &Fields) -> Result<Answer, Refusal> {
+    match broker.backend.put_vhost(name, vhost::about(fields)?).await {
+        Ok(true) => Ok(Answer::Created(None)),
+        Ok(false) => Ok(Answer::Done),
+        Err(error) => Err(Refusal::of_change(error)),
+    }
+}
+
 async fn vhosts(broker: &Broker, request: Request<'_>) -> Result<Answer, Refusal> {
     let is_counted = Listing::read(request.query)?.shows(&["messages", "messages_ready", "messages_unacknowledged"]);
     let mut documents = Vec::new();
     for vhost in broker.vhosts(None)? {
         let messages = if is_counted { broker.messages(std::slice::from_ref(&vhost)).await } else { None };
-        documents.push(broker.identity.vhost(&vhost, messages));
+        documents.push(broker.identity.vhost(&vhost, &broker.about(&vhost), messages));
     }
     request.list(documents)
 }
@@ -89,9 +100,9 @@ fn need_user(broker: &Broker, name: &str) -> Result<(), Refusal> {
 /// The permissions of one user or all, in one vhost or all.
 fn permissions(broker: &Broker, user: Option<&str>, vhost: Option<&str>) -> Vec<Value> {
     let vhosts = broker.backend.vhosts();
-    let of = |name: &str| {
+    let of = |name: String| {
         let users = broker.backend.users().iter().filter(|known| user.is_none_or(|user| known.name == user));
-        users.map(|user| permission(&user.name, name)).collect::<Vec<_>>()
+        users.map(|user| permission(&user.name, &name)).collect::<Vec<_>>()
     };
-    vhosts.into_iter().filter(|name| vhost.is_none_or(|vhost| *name == vhost)).flat_map(of).collect()
+    vhosts.into_iter().filter(|name| vhost.is_none_or(|vhost| name == vhost)).flat_map(of).collect()
 }

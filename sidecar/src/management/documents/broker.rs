@@ -1,6 +1,6 @@
 //! The broker as a whole: overview, its one node, vhosts, users and permissions.
 
-use amqp_compat::backend::jetstream::{QueueCounts, User};
+use amqp_compat::backend::jetstream::{About, QueueCounts, User};
 use amqp_compat::session::RABBITMQ_VERSION;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -126,13 +126,13 @@ impl Identity {
     }
 
     /// A vhost.
-    pub(in crate::management) fn vhost(&self, name: &str, messages: Option<QueueCounts>) -> Value {
+    pub(in crate::management) fn vhost(&self, name: &str, about: &About, messages: Option<QueueCounts>) -> Value {
         let mut document = json!({
             "name": name,
-            "description": "",
-            "tags": [],
+            "description": about.description,
+            "tags": about.tags,
             "default_queue_type": "undefined",
-            "metadata": { "description": "", "tags": [] },
+            "metadata": { "description": about.description, "tags": about.tags },
             "tracing": false,
             "cluster_state": { self.node.as_str(): "running" },
         });
@@ -230,7 +230,7 @@ mod tests {
             overview["queue_totals"],
             json!({ "messages": 3, "messages_ready": 2, "messages_unacknowledged": 1 })
         );
-        assert_eq!(identity.vhost("/", Some(counts))["messages"], 3);
+        assert_eq!(identity.vhost("/", &About::default(), Some(counts))["messages"], 3);
         assert_eq!(identity.node(5)["os_pid"], "7");
     }
 }

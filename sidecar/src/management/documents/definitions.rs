@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use amqp_compat::AmqpError;
-use amqp_compat::backend::jetstream::User;
+use amqp_compat::backend::jetstream::{About, User};
 use amqp_compat::backend::{Binding, ExchangeDeclare, QueueDeclare, Topology};
 use amqp_compat::model::exchange::ExchangeDefinition;
 use amqp_compat::model::policy::{Policy, Scope};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::broker::{self, EVERYTHING};
 use super::fields::{Fields, short};
 use super::refusal::Refusal;
-use super::{binding, exchange, policy, queue};
+use super::{binding, exchange, policy, queue, vhost};
 
 /// What one vhost has.
 #[derive(Debug, Clone, Default)]
@@ -104,6 +104,8 @@ pub(in crate::management) struct Step {
 /// What an import comes to.
 #[derive(Debug, Default)]
 pub(in crate::management) struct Plan {
+    /// The vhosts to make first, or to say something else of.
+    pub(in crate::management) vhosts: Vec<(String, About)>,
     /// What to do, in this order.
     pub(in crate::management) steps: Vec<Step>,
     /// What cannot be honoured, each with its name and why.
@@ -115,6 +117,10 @@ pub(in crate::management) struct Plan {
 pub(in crate::management) struct Present<'a> {
     /// The vhosts, and what they have.
     pub(in crate::management) vhosts: BTreeMap<String, Declared>,
+    /// What is said of them.
+    pub(in crate::management) about: BTreeMap<String, About>,
+    /// Why no vhost can be made, where that is so.
+    pub(in crate::management) fixed: Option<String>,
     /// Who may log in.
     pub(in crate::management) users: &'a [User],
 }
@@ -129,13 +135,29 @@ const ORIGIN: [&str; 2] = ["cluster_name", "internal_cluster_id"];
 pub(in crate::management) fn plan(
     mut document: Fields,
     scope: Option<&str>,
-    present: &Present<'_>,
+    mut present: Present<'_>,
 ) -> Result<Plan, Refusal> {
     let mut plan = Plan::default();
     let refused = &mut plan.refused;
-    for vhost in document.take_list("vhosts")? {
-        refused.extend(check_vhost(vhost.text("name")?, present).err());
+    for fields in document.take_list("vhosts")? {
+        let name = fields.text("name")?;
+        let about = match (vhost::about(&fields), &present.fixed) {
+            (Ok(about), _) if present.about.get(name) == Some(&about) => continue,
+            (Ok(about), None) => about,
+            (Ok(_), Some(why)) => {
+                refused.push(format!("vhost '{name}': {why}"));
+                continue;
+            }
+            (Err(refusal), _) => {
+                refused.push(format!("vhost '{name}': {}", refusal.reason));
+                continue;
+            }
+        };
+        let new = || Declared { exchanges: ExchangeDefinition::predeclared(), ..Declared::default() };
+        present.vhosts.entry(name.to_owned()).or_insert_with(new);
+        plan.vhosts.push((name.to_owned(), about));
     }
+    let present = &present;
     for user in document.take_list("users")? {
         refused.extend(check_user(user.text("name")?, &user, present.users)?.err());
     }
@@ -314,14 +336,6 @@ pub(crate) fn read_binding(fields: &Fields) -> Result<(Binding, bool), Refusal> 
     Ok((binding, to_queue))
 }
 
-/// Whether a vhost is there; they are those that `serve` was started with.
-pub(in crate::management) fn check_vhost(name: &str, present: &Present<'_>) -> Result<(), String> {
-    if present.vhosts.contains_key(name) {
-        return Ok(());
-    }
-    Err(format!("vhost '{name}': vhosts are those of the command line; start serve with --vhost '{name}'"))
-}
-
 /// Whether a user with this name and password is there; they are those that `serve` was started with.
 pub(in crate::management) fn check_user(
     name: &str,
@@ -375,12 +389,13 @@ mod tests {
 
     fn present(users: &[User]) -> Present<'_> {
         let empty = Declared { exchanges: ExchangeDefinition::predeclared(), ..Declared::default() };
-        Present { vhosts: BTreeMap::from([("/".to_owned(), empty)]), users }
+        let about = BTreeMap::from([("/".to_owned(), About::default())]);
+        Present { vhosts: BTreeMap::from([("/".to_owned(), empty)]), about, fixed: None, users }
     }
 
     fn planned(document: Value, scope: Option<&str>) -> Result<Plan, Refusal> {
         let users = users();
-        plan(Fields::of(document, "the body").expect("an object"), scope, &present(&users))
+        plan(Fields::of(document, "the body").expect("an object"), scope, present(&users))
     }
 
     fn refused(document: Value) -> Vec<String> {
@@ -424,7 +439,7 @@ mod tests {
     fn everything_that_cannot_be_honoured_is_named() {
         assert_eq!(
             refused(json!({
-                "vhosts": [{ "name": "v" }],
+                "vhosts": [{ "name": "v", "tracing": true }],
                 "users": [{ "name": "bob", "password": "x" }, { "name": "guest", "password": "other" }],
                 "permissions": [{ "user": "guest", "vhost": "/", "configure": "^$", "write": ".*", "read": ".*" }],
                 "policies": [
@@ -466,6 +481,27 @@ mod tests {
                 "'novelties'",
             ]
         );
+    }
+
+    #[test]
+    fn vhosts_that_are_not_there_are_made_first_where_they_can_be() {
+        let document = json!({
+            "vhosts": [{ "name": "/" }, { "name": "v", "description": "new" }],
+            "permissions": [{ "user": "guest", "vhost": "v", "configure": ".*", "write": ".*", "read": ".*" }],
+            "queues": [{ "name": "q", "vhost": "v", "durable": true }],
+            "bindings": [
+                { "source": "amq.fanout", "vhost": "v", "destination": "q", "destination_type": "queue" },
+            ],
+        });
+        let plan = planned(document.clone(), None).expect("understood");
+        assert_eq!(plan.refused, Vec::<String>::new());
+        assert_eq!(plan.vhosts, [("v".to_owned(), About { description: "new".into(), tags: Vec::new() })]);
+        assert_eq!(plan.steps.iter().filter(|step| step.vhost == "v").count(), 2);
+        let users = users();
+        let fixed = Present { fixed: Some("they are fixed".into()), ..present(&users) };
+        let fields = Fields::of(document, "the body").expect("an object");
+        let refused = super::plan(fields, None, fixed).expect("understood").refused;
+        assert!(refused[0] == "vhost 'v': they are fixed" && refused.len() == 4, "{refused:?}");
     }
 
     #[test]

@@ -16,3 +16,4 @@ pub(crate) mod queue;
 pub(crate) mod refusal;
 pub(super) mod route;
 pub(crate) mod table;
+pub(super) mod vhost;
