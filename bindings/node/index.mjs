@@ -13,6 +13,7 @@ export const {
   Ledger,
   LedgerEntry,
   Received,
+  Schemas,
   connect,
   metrics,
   originalName,

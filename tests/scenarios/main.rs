@@ -37,4 +37,5 @@ scenarios! {
     reconnect: "reconnect.json";
     redrive: "redrive.json";
     retry: "retry.json";
+    schema: "schema.json";
 }

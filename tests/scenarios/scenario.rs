@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nats_bridge::encryption::{Keyring, Keys};
+use nats_bridge::schema::Draft;
 use nats_bridge::{
     Bridge, Config, ConsumeConfig, Consumer, ConsumerHandle, ConsumerState, Delivery, Error, Failure, Message,
     PublishConfig, Published, Reason, Received, Result, RetryPolicy, Settled, StreamSpec,
@@ -15,6 +16,12 @@ use test_support::nats::NatsServer;
 
 /// How long a step may wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+const REGISTRY: &str = "SCHEMAS";
+
+fn registry(wanted: &Value) -> Option<String> {
+    (*wanted == true).then(|| REGISTRY.to_owned())
+}
 
 struct World {
     server: NatsServer,
@@ -29,7 +36,7 @@ struct World {
 pub async fn run(text: &str) {
     let scenario: Value = serde_json::from_str(text).unwrap();
     let server = NatsServer::start();
-    let bridge = connect(&server, None).await.unwrap();
+    let bridge = connect(&server, None, None).await.unwrap();
     let keys = tempfile::tempdir().unwrap();
     let mut world = World { server, keys, bridge, consumers: HashMap::new(), deliveries: HashMap::new() };
     for step in scenario["steps"].as_array().unwrap() {
@@ -38,19 +45,21 @@ pub async fn run(text: &str) {
             (Value::Null, Ok(found)) => check(&found, &step["expect"], step),
             (Value::Null, Err(error)) => panic!("{step}: {error}"),
             (wanted, Err(error)) => {
-                check(&json!({ "code": error.kind().name(), "landed": error.landed().name() }), wanted, step);
+                let context: HashMap<_, _> = error.context().iter().cloned().collect();
+                let found = json!({ "code": error.kind().name(), "landed": error.landed().name(), "context": context });
+                check(&found, wanted, step);
             }
             (_, Ok(found)) => panic!("{step}: an error was expected, not {found}"),
         }
     }
 }
 
-async fn connect(server: &NatsServer, encrypt: Option<Keys>) -> Result<Bridge> {
+async fn connect(server: &NatsServer, encrypt: Option<Keys>, schemas: Option<String>) -> Result<Bridge> {
     let no_stream_wait = Duration::from_millis(500);
     let config = Config {
         servers: vec![server.url()],
         reconnect_pause_max: Duration::from_millis(100),
-        publish: PublishConfig { no_stream_wait, encrypt, ..PublishConfig::default() },
+        publish: PublishConfig { no_stream_wait, encrypt, schemas, ..PublishConfig::default() },
         ..Config::default()
     };
     Bridge::connect_with(config).await
@@ -85,6 +94,9 @@ fn message(given: &Value) -> Message {
     let mut message = Message::new(text(given, "subject"), text(given, "payload"));
     if let Some(id) = given["id"].as_str() {
         message = message.id(id);
+    }
+    if let Some(schema) = given["schema"].as_str() {
+        message = message.schema(schema);
     }
     for (name, values) in given["headers"].as_object().unwrap_or(&Map::new()) {
         for value in values.as_array().unwrap() {
@@ -163,7 +175,15 @@ impl World {
                 std::fs::create_dir_all(&directory).unwrap();
                 std::fs::write(directory.join(text(step, "name")), text(step, "key")).unwrap();
             }
-            "connect" => self.bridge = connect(&self.server, self.keys(&step["encrypt"])?).await?,
+            "connect" => {
+                let keys = self.keys(&step["encrypt"])?;
+                self.bridge = connect(&self.server, keys, registry(&step["schemas"])).await?;
+            }
+            "register" => {
+                let schemas = self.bridge.schemas(REGISTRY).await?;
+                let draft = Draft::json(step["schema"].to_string());
+                return Ok(json!(schemas.register(&text(step, "name"), &draft).await?));
+            }
             "publish" => return self.bridge.publish(message(step)).await.map(stored),
             "publish_many" => {
                 let messages: Vec<Message> = step["messages"].as_array().unwrap().iter().map(message).collect();
@@ -184,8 +204,11 @@ impl World {
             }
             "consume" => {
                 let decrypt = self.keys(&step["options"]["decrypt"])?;
+                let schemas = registry(&step["options"]["schemas"]);
+                let accept_without_schema = step["options"]["accept_without_schema"] == true;
                 let accept_unencrypted = step["options"]["accept_unencrypted"] == true;
-                let config = ConsumeConfig { decrypt, accept_unencrypted, ..consume(step) };
+                let config =
+                    ConsumeConfig { decrypt, accept_unencrypted, schemas, accept_without_schema, ..consume(step) };
                 let consumer = self.bridge.consume(config).await?;
                 let handle = consumer.handle();
                 self.consumers.insert(text(step, "as"), (Some(consumer), handle));

@@ -26,6 +26,7 @@ import {
   type HealthOptions,
   type StreamOptions,
 } from "./options.js";
+import { Schemas } from "./schemas.js";
 
 /** Bytes, or a string that is sent as UTF-8. */
 export type Payload = Uint8Array | string;
@@ -42,6 +43,8 @@ export interface MessageOptions {
   readonly id?: string | false;
   /** Headers by name. */
   readonly headers?: Headers;
+  /** The schema that the payload has to fit: `order` for the newest version, `order/3` for that one; for connections that check. */
+  readonly schema?: string;
 }
 
 /** Where a published message is stored. */
@@ -111,16 +114,16 @@ export class Bridge {
    *
    * What has no answer is sent again with the same id, within the bounds of the option `publish` of `connect`.
    *
-   * Rejects with `invalid_message` or `too_large` (it cannot be sent as it is; nothing landed), `rejected` (JetStream
+   * Rejects with `invalid_message` or `too_large` (it cannot be sent as it is; nothing landed), `schema` (it does not fit), `rejected` (JetStream
    * refused it), `denied`, `unreachable` (no stream listens on the subject), `timeout` (it may have landed: resend with the
    * same id), `closed` or `aborted`; `landed` says whether it may be stored.
    */
   async publish(subject: string, payload: Payload, options: MessageOptions & Abortable = {}): Promise<Published> {
-    refuseUnknown(options, { id: true, headers: true, signal: true });
-    const { id, headers, signal } = options;
+    refuseUnknown(options, { id: true, headers: true, schema: true, signal: true });
+    const { id, headers, schema, signal } = options;
     refuseAborted(signal);
-    check(subject, payload, id);
-    return stopped((stop) => this.#native.publish(subject, payload, id, flat(headers), stop), signal, "unknown");
+    check(subject, payload, id, schema);
+    return stopped((stop) => this.#native.publish(subject, payload, id, flat(headers), schema, stop), signal, "unknown");
   }
 
   /**
@@ -136,9 +139,9 @@ export class Bridge {
     refuseAborted(signal);
     const all: unknown[] = [];
     for (const message of messages) {
-      refuseUnknown(message, { subject: true, payload: true, id: true, headers: true });
-      check(message.subject, message.payload, message.id);
-      all.push(message.subject, message.payload, message.id, flat(message.headers));
+      refuseUnknown(message, { subject: true, payload: true, id: true, headers: true, schema: true });
+      check(message.subject, message.payload, message.id, message.schema);
+      all.push(message.subject, message.payload, message.id, flat(message.headers), message.schema);
     }
     const outcomes = await stopped((stop) => this.#native.publishMany(all, stop), signal, "unknown");
     return outcomes.map((outcome) => (typeof outcome === "string" ? crossed(outcome) : outcome));
@@ -215,6 +218,12 @@ export class Bridge {
     return new DeadLetters(this.#native, stream);
   }
 
+  /** Opens the registry of schemas in this bucket, which is made if it does not exist. Rejects with `config` when its name is not legal. */
+  async schemas(bucket: string): Promise<Schemas> {
+    await this.#ask("schemas.open", JSON.stringify({ bucket }));
+    return new Schemas(this.#native, bucket);
+  }
+
   /**
    * Opens the ledger in this bucket, which is made if it does not exist. `keepMs` is how long a message may come again: longer than
    * its stream keeps it. `leaseMs` is how long an entry that was begun and not done is left to the worker that began it; longer than a
@@ -261,7 +270,7 @@ export class Bridge {
   }
 }
 
-function check(subject: unknown, payload: unknown, id: unknown): void {
+function check(subject: unknown, payload: unknown, id: unknown, schema: unknown): void {
   if (typeof subject !== "string") {
     throw new TypeError(`subject: it is a string, not ${typeof subject}`);
   }
@@ -270,6 +279,9 @@ function check(subject: unknown, payload: unknown, id: unknown): void {
   }
   if (id !== undefined && id !== false && typeof id !== "string") {
     throw new TypeError(`id: it is a string or false, not ${typeof id}`);
+  }
+  if (schema !== undefined && typeof schema !== "string") {
+    throw new TypeError(`schema: it is a string, not ${typeof schema}`);
   }
 }
 

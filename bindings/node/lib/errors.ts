@@ -14,6 +14,7 @@ export type ErrorCode =
   | "invalid_message"
   | "not_found"
   | "rejected"
+  | "schema"
   | "timeout"
   | "too_large"
   | "unknown_key"

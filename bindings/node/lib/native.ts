@@ -79,6 +79,7 @@ export interface NativeBridge {
     payload: Uint8Array | string,
     id: string | false | undefined,
     headers: readonly string[],
+    schema: string | undefined,
     stop: NativeStop | undefined,
   ): Promise<NativePublished | null>;
   publishMany(messages: readonly unknown[], stop: NativeStop | undefined): Promise<(NativePublished | string)[] | null>;

@@ -24,6 +24,8 @@ export interface PublishOptions {
   readonly breaker?: BreakerOptions;
   /** Encrypts every payload under the current key of a directory with a file for each key, or of `env:NAME`; default none. */
   readonly encrypt?: string;
+  /** Checks every payload against the schema that its message names, by the registry in this bucket; default none. */
+  readonly schemas?: string;
 }
 
 /** How to reach NATS and how to behave when it is away. What is left out has its default. */
@@ -134,6 +136,13 @@ export interface ConsumeOptions {
   readonly decrypt?: string;
   /** With `decrypt`: hands out messages that are not encrypted, too; default false: they become dead letters. */
   readonly acceptUnencrypted?: boolean;
+  /**
+   * Checks payloads against the schemas that their messages name, by the registry in this bucket; default none. What does not fit
+   * becomes a dead letter with reason `schema`.
+   */
+  readonly schemas?: string;
+  /** With `schemas`: hands out messages that name no schema, too; default false: they become dead letters. */
+  readonly acceptWithoutSchema?: boolean;
 }
 
 /** What a stream should be. */
@@ -212,6 +221,7 @@ export const PUBLISH_OPTIONS: Names<PublishOptions> = {
   noStreamWaitMs: true,
   breaker: true,
   encrypt: true,
+  schemas: true,
 };
 
 export const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: true, probeEveryMs: true };
@@ -270,6 +280,8 @@ export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
   heartbeatMs: true,
   decrypt: true,
   acceptUnencrypted: true,
+  schemas: true,
+  acceptWithoutSchema: true,
 };
 
 export const STREAM_OPTIONS: Names<StreamOptions> = {

@@ -125,6 +125,7 @@ pub fn connect(env: &Env, servers: Vec<String>, options: ConnectOptions) -> napi
 impl Bridge {
     /// Publishes; the promise resolves when the message is stored, or to none when it was to end before that.
     #[napi]
+    #[allow(clippy::too_many_arguments)]
     pub fn publish<'env>(
         &self,
         env: &'env Env,
@@ -132,15 +133,16 @@ impl Bridge {
         payload: Either<String, Uint8ArraySlice<'_>>,
         id: Option<Either<String, bool>>,
         headers: Vec<String>,
+        schema: Option<String>,
         stop: Option<&Stop>,
     ) -> napi::Result<PromiseRaw<'env, Option<Published>>> {
-        let message = publish::message(subject, payload, id, headers)?;
+        let message = publish::message(subject, payload, id, headers, schema)?;
         let core = self.core.get().clone();
         let work = Stop::unless_told(stop.cloned(), async move { core.publish(message).await });
         self.core.promise(env, work, |stored| stored.map(Published::from))
     }
 
-    /// Publishes many: for each, subject, payload, id and headers in turn. The promise resolves when each has its outcome.
+    /// Publishes many: for each, subject, payload, id, headers and schema in turn. The promise resolves when each has its outcome.
     #[napi]
     pub fn publish_many<'env>(
         &self,

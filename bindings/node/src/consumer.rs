@@ -76,6 +76,10 @@ pub struct ConsumeOptions {
     pub decrypt: Option<String>,
     /// Hands out messages that are not encrypted, too.
     pub accept_unencrypted: Option<bool>,
+    /// The registry by which payloads are checked.
+    pub schemas: Option<String>,
+    /// Hands out messages that name no schema, too.
+    pub accept_without_schema: Option<bool>,
 }
 
 impl RetryOptions {
@@ -136,6 +140,8 @@ impl ConsumeOptions {
             config.heartbeat = millis("heartbeatMs", ms)?;
         }
         config.decrypt = self.decrypt.as_deref().map(keys).transpose()?;
+        config.schemas = self.schemas;
+        config.accept_without_schema = self.accept_without_schema.unwrap_or(false);
         config.accept_unencrypted = self.accept_unencrypted.unwrap_or(false);
         Ok(config)
     }

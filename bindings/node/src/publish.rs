@@ -36,6 +36,7 @@ pub fn message(
     payload: Either<String, Uint8ArraySlice<'_>>,
     id: Option<Either<String, bool>>,
     headers: Vec<String>,
+    schema: Option<String>,
 ) -> napi::Result<Message> {
     let payload = match payload {
         Either::A(text) => Bytes::from(text),
@@ -49,6 +50,9 @@ pub fn message(
         Some(Either::B(true)) => return Err(errors::invalid("id", "it is a string or false")),
         None => {}
     }
+    if let Some(schema) = schema {
+        message = message.schema(schema);
+    }
     let mut headers = headers.into_iter();
     while let (Some(name), Some(value)) = (headers.next(), headers.next()) {
         message = message.header(name, value);
@@ -56,14 +60,15 @@ pub fn message(
     Ok(message)
 }
 
-/// The core's messages for subject, payload, id and headers of each in turn.
+/// The core's messages for subject, payload, id, headers and schema of each in turn.
 pub fn messages(flat: &Array<'_>) -> napi::Result<Vec<Message>> {
-    let mut messages = Vec::with_capacity(flat.len() as usize / 4);
-    for at in (0..flat.len()).step_by(4) {
+    let mut messages = Vec::with_capacity(flat.len() as usize / 5);
+    for at in (0..flat.len()).step_by(5) {
         let (subject, payload) = (flat.get(at)?.unwrap_or_default(), flat.get(at + 1)?);
         let (id, headers) = (flat.get::<Option<_>>(at + 2)?.flatten(), flat.get(at + 3)?.unwrap_or_default());
         let payload = payload.ok_or_else(|| errors::invalid("payload", "it is missing"))?;
-        messages.push(message(subject, payload, id, headers)?);
+        let schema = flat.get::<Option<_>>(at + 4)?.flatten();
+        messages.push(message(subject, payload, id, headers, schema)?);
     }
     Ok(messages)
 }
@@ -99,6 +104,8 @@ pub struct PublishOptions {
     pub breaker: Option<BreakerOptions>,
     /// Where the keys are under which payloads are encrypted.
     pub encrypt: Option<String>,
+    /// The registry by which payloads are checked.
+    pub schemas: Option<String>,
 }
 
 /// When a publisher stops taking messages.
@@ -143,6 +150,7 @@ impl PublishOptions {
             }
             config.breaker = Some(made);
         }
+        config.schemas = self.schemas;
         config.encrypt = self.encrypt.as_deref().map(keys).transpose()?;
         Ok(config)
     }

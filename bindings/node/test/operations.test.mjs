@@ -205,3 +205,22 @@ test("a ledger lets an effect happen once", async (t) => {
   assert.equal((await ledger.begin("order-2")).state, "first");
   await assert.rejects(ledger.begin(""), { code: "invalid_message" });
 });
+
+test("schemas are registered, compared and read", async (t) => {
+  const { bridge } = await connected(t);
+  const schemas = await bridge.schemas("SCHEMAS");
+  const first = { type: "integer", maximum: 9 };
+  assert.deepEqual(await schemas.register("order", first, { subjects: ["orders.>"] }), { version: 1, known: false });
+  const [difference] = await schemas.differences("order", '{"type": "integer", "maximum": 8}');
+  assert.deepEqual([difference?.path, difference?.rule], ["", "MAXIMUM_DECREASED"]);
+  await assert.rejects(schemas.register("order", { type: "string" }), (/** @type {import("nats-bridge").BridgeError} */ error) => {
+    return error.code === "conflict" && error.context["rule"] === "TYPE_CHANGED";
+  });
+  await assert.rejects(schemas.register("other", "{}", { format: "protobuf" }), { code: "unsupported" });
+  await schemas.setCompatibility("order", "NONE");
+  assert.equal((await schemas.register("order", { type: "string" })).version, 2);
+  const { version, schema, compatibility, subjects } = await schemas.get("order");
+  assert.deepEqual([version, schema, compatibility, subjects], [2, '{"type":"string"}', "NONE", ["orders.>"]]);
+  assert.deepEqual(await schemas.names(), ["order"]);
+  await assert.rejects(schemas.get("order", 3), { code: "not_found" });
+});

@@ -13,8 +13,8 @@ import { BridgeError, connect, GiveUp } from "nats-bridge";
 import { NatsServer } from "./server.mjs";
 
 /**
- * @typedef {{ subject: string, payload: string, id?: string, headers?: Record<string, string[]> }} Given
- * @typedef {Given & {
+ * @typedef {{ subject: string, payload: string, id?: string, headers?: Record<string, string[]>, schema?: string }} Given
+ * @typedef {Omit<Given, "schema"> & { schema?: string | object, schemas?: true,
  *   do: string, as: string, of: string, delivery: string, stream: string, name: string, options: Record<string, unknown>,
  *   messages: Given[], subjects: string[], count: number, confirmed?: boolean, why: string,
  *   reason: import("nats-bridge").Reason, delay_ms?: number, budget_ms?: number, by: import("nats-bridge").GroupBy,
@@ -25,6 +25,7 @@ import { NatsServer } from "./server.mjs";
 
 const folder = fileURLToPath(new URL("../../../tests/scenarios", import.meta.url));
 const PATIENCE = 15_000;
+const REGISTRY = "SCHEMAS";
 
 /**
  * Names in camel case as names in snake case, or the other way round.
@@ -71,7 +72,7 @@ function check(found, expected, step) {
 }
 
 /** @param {BridgeError} error */
-const failed = ({ code, landed }) => ({ code, landed });
+const failed = ({ code, landed, context }) => ({ code, landed, context });
 
 /** A server, a connection, and what the steps have named. */
 class World {
@@ -97,9 +98,11 @@ class World {
    * Goes on with another connection.
    *
    * @param {string | undefined} encrypt
+   * @param {true | undefined} schemas
    */
-  async connect(encrypt) {
-    const publish = { noStreamWaitMs: 500, ...(encrypt && { encrypt: join(this.keys, encrypt) }) };
+  async connect(encrypt, schemas) {
+    const keys = encrypt && { encrypt: join(this.keys, encrypt) };
+    const publish = { noStreamWaitMs: 500, ...keys, ...(schemas && { schemas: REGISTRY }) };
     this.bridge = await connect(this.server.url, { reconnectPauseMaxMs: 100, publish });
     this.connected.push(this.bridge);
   }
@@ -148,10 +151,13 @@ class World {
         writeFileSync(join(this.keys, step.of, step.name), step.key);
         return;
       case "connect":
-        return this.connect(step.encrypt);
+        return this.connect(step.encrypt, step.schemas);
+      case "register":
+        return (await this.bridge.schemas(REGISTRY)).register(step.name, step.schema ?? {});
       case "publish": {
-        const { subject, payload, id, headers } = step;
-        return this.bridge.publish(subject, payload, { ...(id && { id }), ...(headers && { headers }) });
+        const { subject, payload, id, headers, schema } = step;
+        const named = typeof schema === "string" && { schema };
+        return this.bridge.publish(subject, payload, { ...(id && { id }), ...(headers && { headers }), ...named });
       }
       case "publish_many":
         return (await this.bridge.publishMany(step.messages)).map((outcome) =>
@@ -169,8 +175,9 @@ class World {
       }
       case "consume": {
         const given = /** @type {import("nats-bridge").ConsumeOptions} */ (camel(step.options));
-        const { decrypt, ...rest } = given;
-        const options = { ...rest, ...(decrypt && { decrypt: join(this.keys, decrypt) }), heartbeatMs: 500 };
+        const { decrypt, schemas, ...rest } = given;
+        const keys = decrypt && { decrypt: join(this.keys, decrypt) };
+        const options = { ...rest, ...keys, ...(schemas && { schemas: REGISTRY }), heartbeatMs: 500 };
         this.consumers.set(step.as, await this.bridge.consume(step.stream, step.name, options));
         return;
       }

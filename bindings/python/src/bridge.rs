@@ -61,14 +61,16 @@ impl Bridge {
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyMapping>>,
+        schema: Option<String>,
     ) -> PyResult<Published> {
         let core = self.core.get()?;
-        let message = publish::message(subject, payload, id, headers)?;
+        let message = publish::message(subject, payload, id, headers, schema)?;
         let stored = self.core.home().wait(py, core.publish(message))?.map_err(|e| errors::from_core(&e))?;
         Ok(stored.into())
     }
 
     /// Publishes, and sets `future` when the message is stored.
+    #[allow(clippy::too_many_arguments)]
     fn publish_start(
         &self,
         completions: &Completions,
@@ -77,9 +79,10 @@ impl Bridge {
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyMapping>>,
+        schema: Option<String>,
     ) -> PyResult<u64> {
         let core = self.core.get()?.clone();
-        let message = publish::message(subject, payload, id, headers)?;
+        let message = publish::message(subject, payload, id, headers, schema)?;
         completions.start(future, async move { core.publish(message).await }, |py, stored| {
             let stored = stored.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Published::from(stored))?.into_any())

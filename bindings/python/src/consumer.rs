@@ -207,6 +207,8 @@ pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyRe
             "stalled_after_ms" => config.stalled_after = given.millis()?,
             "heartbeat_ms" => config.heartbeat = given.millis()?,
             "decrypt" => config.decrypt = Some(given.keys()?),
+            "schemas" => config.schemas = given.read()?,
+            "accept_without_schema" => config.accept_without_schema = given.read()?,
             "accept_unencrypted" => config.accept_unencrypted = given.read()?,
             _ => return Ok(false),
         }

@@ -53,7 +53,7 @@ impl Published {
     }
 }
 
-/// The core's messages for what `publish_many` is given: tuples of subject, payload and, if they have them, id and headers.
+/// The core's messages for what `publish_many` is given: tuples of subject, payload and, if they have them, id, headers and schema.
 pub fn messages(given: &Bound<'_, PyAny>) -> PyResult<Vec<Message>> {
     let mut messages = Vec::with_capacity(given.len().unwrap_or(0));
     for (index, one) in given.try_iter()?.enumerate() {
@@ -71,7 +71,7 @@ pub fn messages(given: &Bound<'_, PyAny>) -> PyResult<Vec<Message>> {
 fn of_tuple(one: &Bound<'_, PyAny>) -> PyResult<Message> {
     let wanted = "a Message, or a tuple of subject and payload";
     let fields = one.cast::<PyTuple>().map_err(|_| argument("messages", wanted, one))?;
-    if !(2..=4).contains(&fields.len()) {
+    if !(2..=5).contains(&fields.len()) {
         return Err(argument("messages", wanted, one));
     }
     let subject = fields.get_item(0)?;
@@ -82,7 +82,11 @@ fn of_tuple(one: &Bound<'_, PyAny>) -> PyResult<Message> {
         .as_ref()
         .map(|headers| headers.cast::<PyMapping>().map_err(|_| argument("headers", "they are a mapping", headers)))
         .transpose()?;
-    message(subject, &fields.get_item(1)?, given(2).as_ref(), headers)
+    let schema = given(4);
+    let schema = schema
+        .map(|schema| schema.extract().map_err(|_| argument("schema", "it is str or None", &schema)))
+        .transpose()?;
+    message(subject, &fields.get_item(1)?, given(2).as_ref(), headers, schema)
 }
 
 /// A list with the outcome of each: a `Published`, or the error.
@@ -100,8 +104,12 @@ pub fn message(
     payload: &Bound<'_, PyAny>,
     id: Option<&Bound<'_, PyAny>>,
     headers: Option<&Bound<'_, PyMapping>>,
+    schema: Option<String>,
 ) -> PyResult<Message> {
     let mut message = Message::new(subject, bytes(payload)?);
+    if let Some(schema) = schema {
+        message = message.schema(schema);
+    }
     if let Some(id) = id {
         message = message.message_id(message_id(id)?);
     }
@@ -178,6 +186,7 @@ pub fn config(options: &Bound<'_, PyDict>) -> PyResult<PublishConfig> {
             "breaker" => config.breaker = Some(breaker(&given.read()?)?),
             "no_stream_wait_ms" => config.no_stream_wait = given.millis()?,
             "encrypt" => config.encrypt = Some(given.keys()?),
+            "schemas" => config.schemas = given.read()?,
             _ => return Ok(false),
         }
         Ok(true)

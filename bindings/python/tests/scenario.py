@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, TypedDict, TypeVar
@@ -37,16 +37,27 @@ class Options(TypedDict, total=False):
     retry: RetryPolicy
     decrypt: str
     accept_unencrypted: bool
+    schemas: bool
+    accept_without_schema: bool
 
 
-class Given(TypedDict, total=False):
+REGISTRY = "SCHEMAS"
+
+
+class Sent(TypedDict, total=False):
     subject: str
     payload: str
     id: str
     headers: dict[str, list[str]]
 
 
-class Step(Given, total=False):
+class Given(Sent, total=False):
+    schema: str
+
+
+class Step(Sent, total=False):
+    schema: str | Mapping[str, object]
+    schemas: bool
     do: str
     name: str
     stream: str
@@ -103,7 +114,7 @@ def check(found: object, expected: object, step: Step) -> None:
 
 
 def failed(error: Error) -> dict[str, object]:
-    return {"code": error.code, "landed": error.landed}
+    return {"code": error.code, "landed": error.landed, "context": dict(error.context)}
 
 
 def stored(at: Published) -> dict[str, object]:
@@ -151,9 +162,10 @@ class World:
         for bridge in self.connected:
             await done(bridge.close())
 
-    async def connect(self, encrypt: str | None) -> None:
+    async def connect(self, encrypt: str | None, schemas: str | None) -> None:
         """Goes on with another connection."""
-        publish: PublishOptions = {"no_stream_wait_ms": 500, "encrypt": None if encrypt is None else self.keys / encrypt}
+        keys = None if encrypt is None else self.keys / encrypt
+        publish: PublishOptions = {"no_stream_wait_ms": 500, "encrypt": keys, "schemas": schemas}
         if isinstance(self.bridge, aio.Bridge):
             self.bridge = await aio.connect(self.server.url, publish=publish)
         else:
@@ -175,12 +187,22 @@ class World:
                 (self.keys / keys).mkdir(exist_ok=True)
                 (self.keys / keys / step.get("name", "")).write_text(key)
             case {"do": "connect"}:
-                await self.connect(step.get("encrypt"))
+                await self.connect(step.get("encrypt"), REGISTRY if "schemas" in step else None)
+            case {"do": "register", "name": of}:
+                registry = await done(self.bridge.schemas(REGISTRY))
+                return asdict(await done(registry.register(of, step.get("schema", ""))))
             case {"do": "publish", "subject": subject, "payload": payload}:
-                sent = self.bridge.publish(subject, payload.encode(), id=step.get("id"), headers=step.get("headers"))
+                given = step.get("schema")
+                schema = given if isinstance(given, str) else None
+                sent = self.bridge.publish(
+                    subject, payload.encode(), id=step.get("id"), headers=step.get("headers"), schema=schema
+                )
                 return stored(await done(sent))
             case {"do": "publish_many", "messages": messages}:
-                many = [Message(one.get("subject", ""), one.get("payload", "").encode(), one.get("id")) for one in messages]
+                many = [
+                    Message(one.get("subject", ""), one.get("payload", "").encode(), one.get("id"), schema=one.get("schema"))
+                    for one in messages
+                ]
                 outcomes = await done(self.bridge.publish_many(many))
                 return [stored(outcome) if isinstance(outcome, Published) else failed(outcome) for outcome in outcomes]
             case {"do": "publish_range", "subjects": subjects, "count": count}:
@@ -188,6 +210,9 @@ class World:
                 assert all(outcome.landed == "yes" for outcome in await done(self.bridge.publish_many(many)))
             case {"do": "consume", "stream": stream, "name": durable, "options": options}:
                 consume: ConsumeOptions = {"retry": options.get("retry"), "heartbeat_ms": 500}
+                if "schemas" in options:
+                    consume["schemas"] = REGISTRY
+                    consume["accept_without_schema"] = options.get("accept_without_schema")
                 if "decrypt" in options:
                     consume["decrypt"] = self.keys / options["decrypt"]
                     consume["accept_unencrypted"] = options.get("accept_unencrypted")

@@ -194,3 +194,35 @@ async def test_a_ledger_with_asyncio(server: NatsServer) -> None:
         entry = await ledger.begin("order-1")
         await entry.done()
         assert (await ledger.begin("order-1")).state == "done"
+
+
+def test_schemas_are_registered_compared_and_read(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        schemas = bridge.schemas("SCHEMAS")
+        assert schemas.register("order", {"type": "integer", "maximum": 9}, subjects=["orders.>"]) == nats_bridge.Registered(1, False)
+        (difference,) = schemas.differences("order", '{"type": "integer", "maximum": 8}')
+        assert (difference.path, difference.rule) == ("", "MAXIMUM_DECREASED")
+        with pytest.raises(nats_bridge.Conflict) as refused:
+            schemas.register("order", {"type": "string"})
+        assert refused.value.context["rule"] == "TYPE_CHANGED"
+        with pytest.raises(nats_bridge.Unsupported, match="avro"):
+            schemas.register("other", '"string"', format="avro")
+        with pytest.raises(nats_bridge.InvalidConfig, match="compatibility"):
+            schemas.set_compatibility("order", "SIDEWAYS")  # pyright: ignore[reportArgumentType]
+        schemas.set_compatibility("order", "NONE")
+        assert schemas.register("order", {"type": "string"}).version == 2
+        found = schemas.get("order")
+        assert (found.version, found.schema, found.compatibility, found.subjects) == (2, '{"type": "string"}', "NONE", ["orders.>"])
+        assert schemas.names() == ["order"]
+        with pytest.raises(nats_bridge.NotFound):
+            schemas.get("order", 3)
+
+
+async def test_schemas_in_asyncio(server: NatsServer) -> None:
+    async with aio.connect(server.url) as bridge:
+        schemas = await bridge.schemas("SCHEMAS")
+        assert (await schemas.register("order", True)).version == 1
+        assert await schemas.differences("order", True) == []
+        await schemas.set_compatibility("order", "FULL")
+        assert (await schemas.get("order", 1)).compatibility == "FULL"
+        assert await schemas.names() == ["order"]

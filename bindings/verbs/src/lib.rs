@@ -1,7 +1,7 @@
 //! What the language bindings share: verbs of the core whose arguments and answers are data, crossing as JSON, so that a
 //! language adds types and nothing else. Names and checks are the core's own; a field that does not exist is refused.
 //!
-//! - [`ask`]: streams, consumers, buckets, manifests, dead letters.
+//! - [`ask`]: streams, consumers, buckets, manifests, dead letters, schemas.
 //! - [`stats`]: the connection as it is now.
 //! - [`health`]: what a health check requires and finds.
 //! - [`metrics`]: all that the core counts, as Prometheus reads it.
@@ -10,6 +10,7 @@ mod dead_letters;
 pub mod health;
 pub mod metrics;
 mod read;
+mod schemas;
 
 use nats_bridge::provision::{BucketSpec, ConsumerSpec, StreamSpec};
 use nats_bridge::{Bridge, Error, Manifest};
@@ -76,9 +77,10 @@ pub async fn ask(
         }
         "plan" => json!(core.plan(&manifest(&arguments)?).await?),
         "apply" => json!(core.apply(&manifest(&arguments)?).await?),
-        _ => match verb.strip_prefix("dead_letters.") {
-            Some(verb) => dead_letters::ask(&core, verb, &arguments, wanted).await?,
-            None => return Err(Fault::argument("verb", format!("there is no verb '{verb}'"))),
+        _ => match verb.split_once('.') {
+            Some(("dead_letters", verb)) => dead_letters::ask(&core, verb, &arguments, wanted).await?,
+            Some(("schemas", verb)) => schemas::ask(&core, verb, &arguments).await?,
+            _ => return Err(Fault::argument("verb", format!("there is no verb '{verb}'"))),
         },
     };
     Ok(answer.to_string())

@@ -11,10 +11,11 @@ mod rules;
 
 use std::collections::{BTreeSet, HashSet};
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// A demand of the reader's schema that does not follow from the writer's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// Where in the value: a JSON Pointer in which `*` means any name or index that is not named.
     pub path: String,

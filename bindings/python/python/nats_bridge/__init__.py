@@ -19,6 +19,7 @@ from .errors import (
     Landed,
     NotFound,
     Rejected,
+    SchemaViolation,
     Timeout,
     TooLarge,
     UnknownKey,
@@ -48,6 +49,7 @@ from .options import (
     StreamOptions,
 )
 from .received import Reason, Received, Why
+from .schemas import Compatibility, Registered, Schema, SchemaDifference, Schemas, SchemaText
 
 __all__ = [
     "AlreadySettled",
@@ -60,6 +62,7 @@ __all__ = [
     "Buffer",
     "Change",
     "Closed",
+    "Compatibility",
     "Conflict",
     "ConnectOptions",
     "ConsumeOptions",
@@ -98,8 +101,14 @@ __all__ = [
     "Reason",
     "Received",
     "Redriven",
+    "Registered",
     "Rejected",
     "RetryPolicy",
+    "Schema",
+    "SchemaDifference",
+    "SchemaText",
+    "SchemaViolation",
+    "Schemas",
     "Settled",
     "Stats",
     "StreamOptions",

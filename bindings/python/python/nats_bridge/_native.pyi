@@ -181,7 +181,12 @@ class Bridge:
         completions: Completions, future: Future[Bridge], servers: list[str], options: ConnectOptions
     ) -> int: ...
     def publish(
-        self, subject: str, payload: Buffer, id: str | Literal[False] | None, headers: Headers | None
+        self,
+        subject: str,
+        payload: Buffer,
+        id: str | Literal[False] | None,
+        headers: Headers | None,
+        schema: str | None,
     ) -> Published: ...
     def publish_start(
         self,
@@ -191,6 +196,7 @@ class Bridge:
         payload: Buffer,
         id: str | Literal[False] | None,
         headers: Headers | None,
+        schema: str | None,
     ) -> int: ...
     def publish_many(self, messages: Iterable[Message | tuple[str, Buffer]]) -> list[Published | Error]: ...
     def publish_many_start(

@@ -24,6 +24,7 @@ from .options import (
     HealthOptions,
     StreamOptions,
 )
+from .schemas import Schemas
 
 __all__ = ["Bridge", "connect", "server_list", "spec"]
 
@@ -75,22 +76,25 @@ class Bridge:
         *,
         id: str | Literal[False] | None = None,
         headers: Headers | None = None,
+        schema: str | None = None,
     ) -> Published:
         """Publishes one message and waits until JetStream has stored it.
 
         ``id`` is what the stream recognises duplicates by, inside its duplicate window (default 120 s); ``None`` makes a
         fresh one, ``False`` sends none. What has no answer is sent again with the same id, within the bounds of the
-        option ``publish`` of `connect`. Ctrl-C raises ``KeyboardInterrupt``; the message may then be stored.
+        option ``publish`` of `connect`. ``schema`` names what the payload has to fit (``order``, or ``order/3`` for one version), for
+        connections that check. Ctrl-C raises ``KeyboardInterrupt``; the message may then be stored.
 
         Raises:
             InvalidMessage, TooLarge: it cannot be sent as it is. Nothing landed.
+            SchemaViolation: it does not fit its schema, or names none. Nothing landed.
             Rejected: JetStream refused it. Nothing landed, unless an earlier attempt had no answer.
             Denied: this user may not publish to the subject.
             Unreachable: no stream listens on the subject.
             Timeout: not confirmed within the deadline. It may have landed: resend with the same id.
             Closed: the connection was closed. ``landed`` says whether it may be stored.
         """
-        return self._native.publish(subject, payload, id, headers)
+        return self._native.publish(subject, payload, id, headers, schema)
 
     def publish_many(self, messages: Iterable[Message | tuple[str, Buffer]]) -> list[Published | Error]:
         """Publishes messages in their order, and gives the outcome of each in the same order once all have one.
@@ -178,6 +182,14 @@ class Bridge:
             NotFound: there is no such stream.
         """
         return DeadLetters(self._native, stream)
+
+    def schemas(self, bucket: str) -> Schemas:
+        """Opens the registry of schemas in this bucket, which is made if it does not exist.
+
+        Raises:
+            InvalidConfig: the bucket's name is not legal.
+        """
+        return Schemas(self._native, bucket)
 
     def ledger(self, bucket: str, *, keep_ms: int, lease_ms: int) -> Ledger:
         """Opens the ledger in this bucket, which is made if it does not exist.

@@ -17,6 +17,7 @@ __all__ = [
     "Landed",
     "NotFound",
     "Rejected",
+    "SchemaViolation",
     "Timeout",
     "TooLarge",
     "UnknownKey",
@@ -113,6 +114,10 @@ class NotFound(Error, code="not_found"):
 
 class Rejected(Error, code="rejected"):
     """JetStream refused to store the message, or refused the call."""
+
+
+class SchemaViolation(Error, code="schema"):
+    """The payload does not fit its schema, or names none; ``context`` has ``path``, ``value`` and ``why``."""
 
 
 class Timeout(Error, code="timeout"):

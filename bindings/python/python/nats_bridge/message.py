@@ -18,3 +18,5 @@ class Message(NamedTuple):
     """What the stream recognises duplicates by; ``None`` makes a fresh one, ``False`` sends none."""
     headers: Headers | None = None
     """Headers by name."""
+    schema: str | None = None
+    """The schema that the payload has to fit: ``order`` for the newest version, ``order/3`` for that one."""

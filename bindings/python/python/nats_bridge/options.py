@@ -46,6 +46,8 @@ class PublishOptions(TypedDict, total=False):
     """Fails at once while NATS confirms nothing; default none: publishing waits."""
     encrypt: str | PathLike[str] | None
     """Encrypts every payload under the current key of a directory with a file for each key, or of ``env:NAME``; default none."""
+    schemas: str | None
+    """Checks every payload against the schema that its message names, by the registry in this bucket; default none."""
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -152,6 +154,11 @@ class ConsumeOptions(TypedDict, total=False):
     decrypt: str | PathLike[str] | None
     """Decrypts payloads with the keys of a directory, or of ``env:NAME``; default none: they are handed out as they are. What cannot
     be decrypted becomes a dead letter with reason ``decrypt``."""
+    schemas: str | None
+    """Checks payloads against the schemas that their messages name, by the registry in this bucket; default none. What does not fit becomes
+    a dead letter with reason ``schema``."""
+    accept_without_schema: bool | None
+    """With ``schemas``: hands out messages that name no schema, too; default false: they become dead letters."""
     accept_unencrypted: bool | None
     """With ``decrypt``: hands out messages that are not encrypted, too; default false: they become dead letters."""
 

@@ -6,6 +6,7 @@ from .dead_letters import DeadLetters
 from .health import HealthCheck
 from .ledger import Ledger, LedgerEntry
 from .listener import AmqpListener
+from .schemas import Schemas
 
 __all__ = [
     "AmqpListener",
@@ -16,5 +17,6 @@ __all__ = [
     "HealthCheck",
     "Ledger",
     "LedgerEntry",
+    "Schemas",
     "connect",
 ]

@@ -23,11 +23,13 @@ from ..options import (
     HealthOptions,
     StreamOptions,
 )
+from ..schemas import arguments
 from .consumer import Consuming
 from .dead_letters import DeadLetters
 from .health import HealthCheck
 from .ledger import Ledger
 from .mailbox import Mailbox
+from .schemas import Schemas
 
 __all__ = ["Bridge", "connect"]
 
@@ -86,12 +88,13 @@ class Bridge:
         *,
         id: str | Literal[False] | None = None,
         headers: Headers | None = None,
+        schema: str | None = None,
     ) -> Published:
         """Publishes one message and waits until JetStream has stored it; see `nats_bridge.Bridge.publish`.
 
         Cancelled while it waits, the message may be stored or not: publish it again with the same id.
         """
-        return await self._mailbox.wait(self._native.publish_start, subject, payload, id, headers)
+        return await self._mailbox.wait(self._native.publish_start, subject, payload, id, headers, schema)
 
     async def publish_many(self, messages: Iterable[Message | tuple[str, Buffer]]) -> list[Published | Error]:
         """Publishes messages in their order, and gives the outcome of each; see `nats_bridge.Bridge.publish_many`.
@@ -135,6 +138,11 @@ class Bridge:
         """The dead letters in this stream; see `nats_bridge.Bridge.dead_letters`."""
         await self._mailbox.wait(self._native.ask_start, "dead_letters.open", call(stream, {}))
         return DeadLetters(self._native, self._mailbox, stream)
+
+    async def schemas(self, bucket: str) -> Schemas:
+        """Opens the registry of schemas in this bucket; see `nats_bridge.Bridge.schemas`."""
+        await self._mailbox.wait(self._native.ask_start, "schemas.open", arguments(bucket))
+        return Schemas(self._native, self._mailbox, bucket)
 
     async def ledger(self, bucket: str, *, keep_ms: int, lease_ms: int) -> Ledger:
         """Opens the ledger in this bucket; see `nats_bridge.Bridge.ledger`."""
