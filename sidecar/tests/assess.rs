@@ -234,6 +234,10 @@ fn what_fits_ends_with_0_and_the_next_command_and_what_is_no_input_with_2() {
     assert!(text.contains("Nothing blocks") && text.contains("next: nats-bridge sidecar --rabbit amqp://"), "{text}");
     let text = expect(0, &["--definitions", &good, "--way", "serve"]);
     assert!(text.contains("next: nats-bridge serve --nats nats://"), "{text}");
+    assert!(text.ends_with(" --user NAME:PASSWORD\n"), "{text}");
+    let two = json!({ "rabbit_version": "3.10.8", "vhosts": [{ "name": "/" }, { "name": "shop" }] });
+    let text = expect(0, &["--definitions", &write("two.json", &two.to_string()), "--way", "serve"]);
+    assert!(text.ends_with(" --user NAME:PASSWORD --vhost '/' --vhost 'shop'\n"), "{text}");
     assert_eq!(json(0, &["--definitions", &good])["can_begin"], true);
 
     let (broken, list, old) =

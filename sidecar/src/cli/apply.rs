@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::take_lease;
 use super::native::{Native, bar, close};
-use super::source::Source;
+use super::source::{Source, vhost_flags};
 use super::{Failure, request, signals, topology};
+use crate::assess::Way;
 use crate::management::client::{Caller, Client};
 use crate::management::documents::definitions::Action;
 use crate::plan::{Difference, How, Key, Plan, Things, Wanted, compare, steps};
@@ -247,9 +248,13 @@ fn shown(plan: &Plan, ToDo { missing, reshaped }: &ToDo, is_done: bool) -> Strin
         (false, true) => writeln!(text, "nothing is to be done"),
         (true, _) => writeln!(
             text,
-            "next: nats-bridge verify, then start `{}` with --replicas {}",
+            "next: nats-bridge verify, then start `{}` with --replicas {}{}",
             plan.settings.way.name(),
-            plan.settings.replicas
+            plan.settings.replicas,
+            match plan.settings.way {
+                Way::Sidecar => String::new(),
+                Way::Serve => vhost_flags(plan.vhosts.iter()),
+            }
         ),
     };
     text

@@ -48,6 +48,14 @@ impl Source {
     }
 }
 
+/// The flags with which `serve` has these vhosts; none for the one that it has anyway.
+pub(super) fn vhost_flags<'a>(vhosts: impl Iterator<Item = &'a String> + Clone) -> String {
+    match vhosts.clone().all(|vhost| vhost == "/") {
+        true => String::new(),
+        false => vhosts.map(|vhost| format!(" --vhost '{vhost}'")).collect(),
+    }
+}
+
 /// What was read.
 pub(super) struct Input {
     pub(super) inventory: Inventory,

@@ -7,7 +7,7 @@ use nats_bridge::{Bridge, Config};
 use serde_json::{Value, json};
 
 use super::native::close;
-use super::source::{Input, Source};
+use super::source::{Input, Source, vhost_flags};
 use super::{Failure, remedy, request};
 use crate::assess::code::Severity;
 use crate::assess::{Assessment, NatsLimits, Sizes, Way, assess, report};
@@ -62,7 +62,7 @@ pub async fn run(args: AssessArgs) -> Result<(), Failure> {
         request::print_json(&document)?;
     } else {
         let overview = report::overview(&input.inventory, &input.source, &sizes);
-        let next = next(&args, &assessment);
+        let next = next(&args, &input, &assessment);
         let digest = &input.digest;
         request::print(&format!("{overview}digest: {digest}\n{}next: {next}\n", report::text(&assessment)));
     }
@@ -96,7 +96,7 @@ fn document(input: &Input, nats: Option<&NatsLimits>, assessment: &Assessment) -
 }
 
 /// The next command to type.
-fn next(args: &AssessArgs, assessment: &Assessment) -> String {
+fn next(args: &AssessArgs, input: &Input, assessment: &Assessment) -> String {
     let nats = args.nats.as_deref().map_or_else(|| "nats://NATS:4222".to_owned(), remedy::without_password);
     match (assessment.can_begin(), args.way) {
         (false, _) => "mend what blocks, then run this again; docs/migration.md explains each code".to_owned(),
@@ -104,6 +104,11 @@ fn next(args: &AssessArgs, assessment: &Assessment) -> String {
             "nats-bridge sidecar --rabbit amqp://USER:PASSWORD@RABBIT:5672 --rabbit-management \
              http://USER:PASSWORD@RABBIT:15672 --nats {nats}"
         ),
-        (true, Way::Serve) => format!("nats-bridge serve --nats {nats} --user NAME:PASSWORD"),
+        (true, Way::Serve) => {
+            format!(
+                "nats-bridge serve --nats {nats} --user NAME:PASSWORD{}",
+                vhost_flags(input.inventory.vhosts.keys())
+            )
+        }
     }
 }
