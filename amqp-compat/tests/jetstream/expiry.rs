@@ -170,6 +170,26 @@ async fn a_time_to_live_of_zero_reaches_a_waiting_consumer_only() {
 }
 
 #[tokio::test]
+async fn what_came_back_behind_another_and_has_expired_meanwhile_is_not_delivered_again() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    client.consume("q", "c", 2).await;
+    client.publish("", "q", "kept").await;
+    client.publish_with("", "q", "at once", expiring("0"), false).await;
+    let (kept, at_once) = (client.delivery().await, client.delivery().await);
+    assert_eq!((body(&kept), body(&at_once)), ("kept".to_owned(), "at once".to_owned()));
+    client.settle(&[&kept, &at_once], Outcome::Requeue).await;
+    client.credit("c", 2).await;
+    let again = client.delivery().await;
+    assert_eq!((body(&again), again.redelivered), ("kept".to_owned(), true));
+    assert!(client.no_delivery().await);
+    client.settle(&[&again], Outcome::Ack).await;
+    assert_eq!(client.counts("q").await.0, 0);
+}
+
+#[tokio::test]
 async fn a_queue_that_nobody_uses_expires() {
     let server = NatsServer::start();
     let backend = backend(&server).await;

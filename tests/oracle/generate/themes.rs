@@ -75,7 +75,8 @@ impl Themes {
             if random.random_ratio(2, 3) {
                 put("x-max-length", AMQPValue::LongInt(pick(random, &[0, 1, 1, 2, 3])));
             }
-            if random.random_ratio(1, 3) {
+            // RabbitMQ's quorum queue dead-letters what one publish pushes out from the last to the first.
+            if random.random_ratio(1, 3) && !(quorum && self.dead_letters) {
                 put("x-max-length-bytes", AMQPValue::LongInt(pick(random, &[0, 4, 8, 310, 9000])));
             }
             // A quorum queue finds out that it is full some time after it is.

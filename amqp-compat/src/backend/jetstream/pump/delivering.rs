@@ -61,11 +61,14 @@ impl Pump {
     }
 
     /// Hands out the backlog to consumers that have credit.
-    pub(super) fn hand_out(&mut self) {
-        if self.is_clogged() {
-            return;
-        }
-        while let Some(sequence) = self.head() {
+    pub(super) async fn hand_out(&mut self) {
+        loop {
+            // Each one that comes to the head, as RabbitMQ does: what came back behind another one may have expired meanwhile.
+            self.drop_expired().await;
+            if self.is_clogged() {
+                return;
+            }
+            let Some(sequence) = self.head() else { return };
             let Some(consumer) = self.consumers.next() else { return };
             consumer.credit -= 1;
             let NewConsumer { id, link, channel, base, tag, .. } = &consumer.new;
@@ -112,7 +115,7 @@ impl Pump {
     }
 
     /// A link has room again.
-    pub(super) fn flush(&mut self, id: u64, permit: Result<OwnedPermit<Event>, SendError<()>>) {
+    pub(super) async fn flush(&mut self, id: u64, permit: Result<OwnedPermit<Event>, SendError<()>>) {
         let Some(consumer) = self.consumers.get_mut(id) else { return };
         let (Ok(permit), Some(event)) = (permit, consumer.waiting.pop_front()) else { return };
         permit.send(event);
@@ -123,7 +126,7 @@ impl Pump {
                 return;
             }
         }
-        self.hand_out();
+        self.hand_out().await;
     }
 
     /// Removes consumers; what they were not sent yet goes back.

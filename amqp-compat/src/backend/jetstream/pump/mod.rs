@@ -238,7 +238,7 @@ impl Pump {
                         self.recover_at = Some(Instant::now());
                     }
                 }
-                Some((consumer, permit)) = self.room.next(), if !self.room.is_empty() => self.flush(consumer, permit),
+                Some((consumer, permit)) = self.room.next(), if !self.room.is_empty() => self.flush(consumer, permit).await,
                 changed = connection.changed() => {
                     let now = *connection.borrow_and_update();
                     if changed.is_err() || now.closed {

@@ -50,8 +50,7 @@ impl Pump {
                 self.level(priority).seen = sequence;
                 self.backlog.insert(priority, sequence);
                 self.count_in(sequence, true);
-                self.drop_expired().await;
-                self.hand_out();
+                self.hand_out().await;
             }
         }
     }

@@ -47,8 +47,7 @@ impl Pump {
     pub(super) async fn receive(&mut self, message: NatsMessage) {
         // What a limit takes from the head has not expired: `serve` comes next.
         if self.take_in(message).await.is_some() && !self.is_over() {
-            self.drop_expired().await;
-            self.hand_out();
+            self.hand_out().await;
         }
     }
 
@@ -161,8 +160,7 @@ impl Pump {
         if self.limits_head {
             self.trim_or_log().await;
         }
-        self.drop_expired().await;
-        self.hand_out();
+        self.hand_out().await;
         if self.is_remembered() {
             return;
         }
