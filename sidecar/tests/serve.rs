@@ -280,7 +280,7 @@ fn what_is_wrong_is_named_and_ends_with_code_2() {
     assert!(!Path::new(other).exists(), "nothing was started before the address was known to be good");
     check(&["serve", "--embedded", "/proc/none"], "name a directory that this user can make and write to");
     check(&["serve", "--embedded", other, "--listen", "0.0.0.0:0"], "so give --user NAME:PASSWORD");
-    check(&["serve", "--embedded", other, "--user", "nobody"], "--user takes NAME:PASSWORD");
+    check(&["serve", "--embedded", other, "--user", "nobody"], "--user: NAME:PASSWORD is expected");
     check(&["serve", "--embedded", other, "--nats-server", "/no/such"], "--nats-server /no/such");
     check(&["serve", "--nats", "nats://u:p@127.0.0.1:1"], "--nats nats://127.0.0.1:1: no NATS server answers there (");
     check(&["serve", "--nats", "nats://127.0.0.1:1"], "nats-server -js");

@@ -2,5 +2,6 @@
 //! listener, one test a promise.
 
 mod consistent_hash;
+mod consumer_timeout;
 mod servers;
 mod streams;

@@ -26,10 +26,21 @@ pub async fn both() -> (Client, Client, Ours) {
     (Client::connect(&url).await, Client::connect(&ours.url).await, ours)
 }
 
+impl Ours {
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
 async fn start(vhost: &str) -> Ours {
+    start_with(JetStreamConfig { vhosts: vec![vhost.to_owned()], ..JetStreamConfig::default() }).await
+}
+
+/// Ours with these settings; the URL names the first vhost.
+pub async fn start_with(config: JetStreamConfig) -> Ours {
+    let vhost = config.vhosts[0].replace('/', "%2f");
     let nats = tokio::task::spawn_blocking(NatsServer::start).await.expect("started");
     let bridge = Bridge::connect(nats.url()).await.expect("connected");
-    let config = JetStreamConfig { vhosts: vec![vhost.to_owned()], ..JetStreamConfig::default() };
     let backend = JetStreamBackend::connect(bridge, config).await.expect("loaded");
     let listener = Listener::bind("127.0.0.1:0").await.expect("bound");
     let url = format!("amqp://guest:guest@{}/{vhost}", listener.local_addr().expect("bound"));

@@ -246,14 +246,6 @@ async fn a_delivery_says_how_long_its_client_may_take() {
     drop_it(&backend).await;
     assert_eq!(taken("plain").await, Some(of_gateway));
 
-    let arguments = table(&[("x-queue-type", long_text("stream")), ("x-consumer-timeout", five)]);
-    client.declare(QueueDeclare { arguments, ..queue("log") }).await;
-    let first = table(&[("x-stream-offset", long_text("first"))]);
-    let consume = Consume { arguments: first, ..Client::consume_command("log", "c", 1) };
-    client.done(Command::Consume { channel: 1, consume }).await;
-    client.store("", "log", "m").await;
-    assert_eq!(client.delivery().await.ack_timeout, Some(Duration::from_secs(5)));
-
     let never = table(&[("x-consumer-timeout", AMQPValue::LongInt(0))]);
     let refused = client.topology(Topology::QueueDeclare(with("never", never))).await.expect_err("refused");
     assert_eq!(

@@ -226,3 +226,14 @@ async fn beside_rabbitmq_a_stream_is_refused() {
     let error = client.topology(Topology::QueueDeclare(stream("s", &[]))).await.expect_err("refused");
     assert_eq!(error.code, ReplyCode::NotImplemented);
 }
+
+#[tokio::test]
+async fn a_delivery_says_how_long_its_client_may_take() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(stream("s", &[("x-consumer-timeout", AMQPValue::LongInt(5000))])).await;
+    client.store("", "s", "m").await;
+    start(&mut client, from("c", 1, text("first"))).await;
+    assert_eq!(client.delivery().await.ack_timeout, Some(std::time::Duration::from_secs(5)));
+}
