@@ -56,7 +56,7 @@ impl Message {
         self
     }
 
-    /// Names the schema that the payload has to fit: `order` for the newest version, `order/3` for that one. For publishers that
+    /// Names the schema that the payload has to fit: `order` for the newest version (of the last 30 s), `order/3` for that one. For publishers that
     /// [check](crate::PublishConfig::schemas).
     pub fn schema(mut self, name: impl Into<String>) -> Message {
         self.schema = Some(name.into());
@@ -65,8 +65,8 @@ impl Message {
 
     /// Adds a header; a name may be added more than once.
     ///
-    /// Names are visible ASCII without `:` and do not start with `Nats-` (any case), which is the server's; values have
-    /// no CR or LF. Publishing checks it.
+    /// Names are visible ASCII without `:` and do not start with `Nats-` (any case), which is the server's; `Encrypted` is of
+    /// messages that were encrypted. Values have no CR or LF. Publishing checks it.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Message {
         self.headers.push((name.into(), value.into()));
         self

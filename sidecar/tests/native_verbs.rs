@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use nats_bridge::{Bridge, ConsumeConfig, Failure, Message, RetryPolicy};
+use nats_bridge::encryption::Keys;
+use nats_bridge::{Bridge, ConsumeConfig, Failure, Message, PublishConfig, RetryPolicy};
 use serde_json::Value;
 use test_support::nats::NatsServer;
 
@@ -198,4 +199,34 @@ fn a_login_by_nkey_gets_in_and_none_is_told_what_to_give() {
     assert!(without.contains("or with --nats-creds or --nats-nkey"), "{without}");
     let serve = text(cli.run(&["serve", "--embedded", "there", "--listen", "127.0.0.1:0", "--nats-nkey", seed]));
     assert!(serve.contains("--nats-nkey: the nats-server that --embedded starts asks for no login"), "{serve}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_letter_is_shown_to_who_has_the_key() {
+    let cli = Cli::start();
+    cli.expect(0, &["provision", "apply", "m.toml"]);
+    for (directory, name, key) in [("keys", "2026-11", "AQEB"), ("others", "2026-12", "AgIC")] {
+        std::fs::create_dir(cli.dir.path().join(directory)).expect("a directory");
+        let key = format!("{}{}=", key.repeat(10), &key[..3]);
+        std::fs::write(cli.dir.path().join(directory).join(name), key).expect("a file");
+    }
+    let keys = cli.dir.path().join("keys");
+    let encrypt = Some(Keys::from_source(keys.to_str().expect("Unicode")).expect("keys"));
+    let bridge = Bridge::connect(cli.server.url()).await.expect("connects");
+    let publisher = bridge.publisher(PublishConfig { encrypt, ..PublishConfig::default() }).await.expect("a publisher");
+    publisher.publish(Message::new("orders.new", "one tea").id("o-1")).await.expect("stored");
+    let mut consumer = bridge.consume(ConsumeConfig::new("ORDERS", "billing")).await.expect("consumes");
+    // Whoever has no keys gets it as it is.
+    let delivery = consumer.next().await.expect("goes on").expect("a delivery");
+    assert_ne!(&delivery.payload()[..], b"one tea");
+    delivery.reject("cannot read it").await.expect("a dead letter");
+
+    let show = ["dlq", "show", "ORDERS_DLQ", "1"];
+    let shown = cli.expect(0, &show);
+    assert!(shown.contains("encrypted:    under 2026-11\n") && !shown.contains("one tea"), "{shown}");
+    let read = cli.expect(0, &[&show[..], &["--decrypt", "keys"]].concat());
+    assert!(read.contains("encrypted:    under 2026-11\n") && read.ends_with("one tea\n"), "{read}");
+    let refused = cli.run(&[&show[..], &["--decrypt", "others"]].concat());
+    let err = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && err.contains("unknown key") && err.contains("key=2026-11"), "{err}");
 }

@@ -214,7 +214,15 @@ impl Publisher {
         self.shared.lock().len()
     }
 
-    async fn prepare(&self, mut message: Message) -> Result<(Message, Option<String>)> {
+    async fn prepare(&self, message: Message) -> Result<(Message, Option<String>)> {
+        let prepared = self.checked_and_encrypted(message).await;
+        if let Err(error) = &prepared {
+            metrics::counter!("natsbridge_publish_refused_total", "reason" => error.kind().name()).increment(1);
+        }
+        prepared
+    }
+
+    async fn checked_and_encrypted(&self, mut message: Message) -> Result<(Message, Option<String>)> {
         message.check()?;
         let id = match std::mem::take(&mut message.id) {
             MessageId::Generated => Some(self.shared.ids.generate()),

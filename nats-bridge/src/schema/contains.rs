@@ -28,7 +28,7 @@ pub struct Difference {
 
 /// The reader's demands that do not follow from the writer's schema.
 pub(super) fn differences(writer: &Value, reader: &Value) -> Vec<Difference> {
-    let mut compare = Compare { writer, reader, assumed: HashSet::new(), steps: 0 };
+    let mut compare = Compare { writer, reader, assumed: HashSet::new(), steps: 0, depth: 0 };
     let mut found = Vec::new();
     match compare.conjuncts(writer) {
         Ok(conjuncts) => compare.schema(&conjuncts, reader, "", &mut found),
@@ -43,10 +43,14 @@ struct Compare<'a> {
     /// Pairs that are being compared further up: a recursive schema comes back to them.
     assumed: HashSet<String>,
     steps: u32,
+    depth: u32,
 }
 
-/// Comparisons after which it is given up.
+/// Comparisons after which it is given up, and how many of them may be in each other.
 const STEPS: u32 = 20_000;
+const DEPTH: u32 = 60;
+/// How many of the writer's schemas may hold at once.
+const CONJUNCTS: usize = 32;
 
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
 
@@ -60,7 +64,7 @@ const FAR: [&str; 5] = ["unevaluatedProperties", "unevaluatedItems", "$dynamicRe
 impl Compare<'_> {
     fn schema(&mut self, writer: &[Value], reader: &Value, path: &str, found: &mut Vec<Difference>) {
         self.steps += 1;
-        if self.steps > STEPS {
+        if self.steps > STEPS || self.depth > DEPTH {
             found.push(unknown(path, "the schemas are too large to compare"));
             return;
         }
@@ -81,7 +85,9 @@ impl Compare<'_> {
         if !self.assumed.insert(pair.clone()) {
             return;
         }
+        self.depth += 1;
         self.object_schema(writer, reader, demands, path, found);
+        self.depth -= 1;
         self.assumed.remove(&pair);
     }
 
@@ -195,8 +201,13 @@ impl Compare<'_> {
     fn negation(&mut self, writer: &[Value], demands: &Map<String, Value>, path: &str, found: &mut Vec<Difference>) {
         let Some(refused) = demands.get("not") else { return };
         let refuses = |one: &Value| {
-            let mut swapped =
-                Compare { writer: self.reader, reader: self.writer, assumed: HashSet::new(), steps: self.steps };
+            let mut swapped = Compare {
+                writer: self.reader,
+                reader: self.writer,
+                assumed: HashSet::new(),
+                steps: self.steps,
+                depth: self.depth,
+            };
             let mut missing = Vec::new();
             match (one.get("not"), swapped.conjuncts(refused)) {
                 (Some(refuses), Ok(conjuncts)) => swapped.schema(&conjuncts, refuses, path, &mut missing),
@@ -291,8 +302,15 @@ impl Compare<'_> {
 
     // The schemas that all hold where this one of the writer's does.
     fn conjuncts(&self, schema: &Value) -> Result<Vec<Value>, String> {
+        self.all_of([schema])
+    }
+
+    // The schemas that all hold where these of the writer's do, each once.
+    fn all_of<'s>(&self, schemas: impl IntoIterator<Item = &'s Value>) -> Result<Vec<Value>, String> {
         let mut all = Vec::new();
-        self.collect(schema, 0, &mut all)?;
+        for schema in schemas {
+            self.collect(schema, 0, &mut all)?;
+        }
         Ok(all)
     }
 
@@ -300,19 +318,22 @@ impl Compare<'_> {
         if depth > 50 {
             return Err("references lead in a circle".into());
         }
-        let Value::Object(keywords) = schema else {
-            all.push(schema.clone());
-            return Ok(());
+        let mut add = |schema: Value| {
+            if !all.contains(&schema) {
+                all.push(schema);
+            }
+            if all.len() > CONJUNCTS { Err("too much of it holds at once".to_owned()) } else { Ok(()) }
         };
+        let Value::Object(keywords) = schema else { return add(schema.clone()) };
         if let Some(reference) = keywords.get("$ref") {
             return self.collect(resolved(self.writer, keywords, reference)?, depth + 1, all);
         }
+        let mut rest = keywords.clone();
+        rest.remove("allOf");
+        add(Value::Object(rest))?;
         for branch in list(keywords, "allOf") {
             self.collect(branch, depth + 1, all)?;
         }
-        let mut rest = keywords.clone();
-        rest.remove("allOf");
-        all.push(Value::Object(rest));
         Ok(())
     }
 }

@@ -30,15 +30,11 @@ impl Compare<'_> {
                 return;
             }
             let reader = item(demands, index).clone();
-            let mut all = Vec::new();
             let items = writer.iter().filter_map(Value::as_object).map(|one| item(one, index));
-            for schema in items {
-                match self.conjuncts(schema) {
-                    Ok(conjuncts) => all.extend(conjuncts),
-                    Err(why) => found.push(super::unknown(path, why)),
-                }
+            match self.all_of(items) {
+                Ok(all) => self.schema(&all, &reader, &format!("{path}/{name}"), found),
+                Err(why) => found.push(super::unknown(path, why)),
             }
-            self.schema(&all, &reader, &format!("{path}/{name}"), found);
         }
     }
 }

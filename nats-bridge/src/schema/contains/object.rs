@@ -98,14 +98,10 @@ impl Compare<'_> {
 
     // What several of the writer's schemas say of one value.
     fn each(&mut self, written: Vec<Value>, reader: &Value, place: &str, found: &mut Vec<Difference>) {
-        let mut all = Vec::new();
-        for schema in &written {
-            match self.conjuncts(schema) {
-                Ok(conjuncts) => all.extend(conjuncts),
-                Err(why) => found.push(unknown(place, why)),
-            }
+        match self.all_of(&written) {
+            Ok(all) => self.schema(&all, reader, place, found),
+            Err(why) => found.push(unknown(place, why)),
         }
-        self.schema(&all, reader, place, found);
     }
 }
 
