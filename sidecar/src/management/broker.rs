@@ -248,7 +248,8 @@ impl Broker {
 
     /// The node's document.
     pub(super) fn node(&self) -> Value {
-        self.identity.node(u64::try_from(self.since.elapsed().as_millis()).unwrap_or_default())
+        let uptime = u64::try_from(self.since.elapsed().as_millis()).unwrap_or_default();
+        self.identity.node(uptime, self.backend.alarm())
     }
 }
 

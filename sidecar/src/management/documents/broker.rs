@@ -1,6 +1,6 @@
 //! The broker as a whole: overview, its one node, vhosts, users and permissions.
 
-use amqp_compat::backend::jetstream::{About, QueueCounts, User};
+use amqp_compat::backend::jetstream::{About, QueueCounts, Resource, User};
 use amqp_compat::session::RABBITMQ_VERSION;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -102,8 +102,8 @@ impl Identity {
         })
     }
 
-    /// The node.
-    pub(in crate::management) fn node(&self, uptime_ms: u64) -> Value {
+    /// The node, and what it has no room for.
+    pub(in crate::management) fn node(&self, uptime_ms: u64, alarm: Option<Resource>) -> Value {
         json!({
             "name": self.node,
             "type": "disc",
@@ -112,6 +112,8 @@ impl Identity {
             "os_pid": self.pid.to_string(),
             "uptime": uptime_ms,
             "processors": self.processors,
+            "mem_alarm": alarm == Some(Resource::Memory),
+            "disk_free_alarm": alarm == Some(Resource::Disk),
             "rates_mode": "none",
             "exchange_types": exchange_types(),
             "auth_mechanisms": [
@@ -231,6 +233,8 @@ mod tests {
             json!({ "messages": 3, "messages_ready": 2, "messages_unacknowledged": 1 })
         );
         assert_eq!(identity.vhost("/", &About::default(), Some(counts))["messages"], 3);
-        assert_eq!(identity.node(5)["os_pid"], "7");
+        let node = identity.node(5, Some(Resource::Disk));
+        assert_eq!(node["os_pid"], "7");
+        assert_eq!((&node["disk_free_alarm"], &node["mem_alarm"]), (&json!(true), &json!(false)));
     }
 }
