@@ -124,6 +124,14 @@ pub fn same_flag(name: &str, what: &str, received: impl ToString, current: impl 
     Err(inequivalent(name, what, &format!("'{received}'"), &format!("'{current}'")))
 }
 
+/// A value in a text on two declarations; one of no type counts as none.
+fn quoted(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::Void => "none".to_owned(),
+        value => format!("'{}'", display_value(value)),
+    }
+}
+
 /// Refuses a second declaration that differs in one of the arguments `names`. `default` gives the value that an absent
 /// argument stands for, if it stands for one.
 ///
@@ -145,7 +153,7 @@ pub fn same_arguments(
                 if TypeClass::of(received) == TypeClass::of(current) && same_value(received, current) {
                     continue;
                 }
-                (format!("'{}'", display_value(received)), format!("'{}'", display_value(current)))
+                (quoted(received), quoted(current))
             }
             (received, current) => {
                 let given = received.or(current);
@@ -188,4 +196,19 @@ pub fn invalid_type(name: &str, place: &str, value: &AMQPValue) -> AmqpError {
         ReplyCode::PreconditionFailed,
         format!("invalid type '{}' for arg '{name}' in {place}", type_name(value)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_argument_of_no_type_is_none_in_the_text_of_a_difference() {
+        let table = |value| FieldTable::from(std::collections::BTreeMap::from([("alternate-exchange".into(), value)]));
+        let (received, current) = (table(AMQPValue::Void), table(AMQPValue::LongString("x0".into())));
+        let what = "exchange 'x1' in vhost '/'";
+        let error =
+            same_arguments(&["alternate-exchange"], what, &received, &current, |_| None).expect_err("different");
+        assert!(error.text.ends_with("for exchange 'x1' in vhost '/': received none but current is 'x0'"), "{error}");
+    }
 }
