@@ -2,7 +2,7 @@
 //!
 //! - [`things`]: exchanges, queues, bindings and policies as JSON, by name. Everything here is about such a collection.
 //! - [`wanted`]: what a RabbitMQ asks for; [`found`]: what JetStream has.
-//! - [`compare`]: what is missing, there for nothing, or different.
+//! - [`mod@compare`]: what is missing, there for nothing, or different.
 //! - [`document`]: the plan as a file, with a digest; [`steps`]: what to ask of the gateway.
 
 pub mod compare;
