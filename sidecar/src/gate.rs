@@ -346,8 +346,7 @@ fn state(evidence: &Evidence, found: &mut Found) {
         found.add(Block, "unmapped", text, fix, [("unmapped", evidence.unmapped.into())]);
     }
     if let Some(why) = &evidence.routes {
-        let fix = "let its application declare it through the sidecar, or remove it; `nats-bridge apply` declares it while no sidecar runs";
-        found.add(Block, "routes_differ", why.clone(), fix, []);
+        found.add(Block, "routes_differ", why.clone(), ROUTES_FIX, []);
     }
     if evidence.behind > 0 {
         let text = format!("JetStream has not caught up with what {} connections declared", evidence.behind);
@@ -382,6 +381,10 @@ fn parity(evidence: &Evidence, limits: &Limits, found: &mut Found) {
         found.add(Severity::Wait, "comparison_behind", text, fix, [("copies", evidence.unread.into())]);
     }
 }
+
+/// What helps where RabbitMQ has what JetStream has not. `apply` leaves policies out that a sidecar cannot have, and stream queues.
+pub(crate) const ROUTES_FIX: &str = "bindings: let their application declare them through the sidecar, remove them, or stop the sidecar and have \
+    `nats-bridge apply` declare them. Policies and what is refused beside RabbitMQ: `nats-bridge assess` says of each what to do";
 
 /// How many copies may be on their way when the comparison counts as keeping up.
 const UNREAD: u64 = 1_000;

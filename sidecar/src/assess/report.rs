@@ -37,8 +37,8 @@ pub fn overview(inventory: &Inventory, source: &str, sizes: &Sizes) -> String {
             counted(live.consumers.len(), "consumer"),
             counted(usize::try_from(messages).unwrap_or(usize::MAX), "message"),
             bytes(size),
-            live.publish_rate,
-            live.deliver_rate,
+            live.publish_rate.max(0.0),
+            live.deliver_rate.max(0.0),
         );
     }
     let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);

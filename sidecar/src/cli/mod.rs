@@ -124,7 +124,6 @@ pub enum Command {
     /// Make streams, consumers, dead-letter streams and buckets as a file says, or compare.
     Provision(provision::ProvisionArgs),
     /// Print the version, as --version does.
-    #[command(hide = true)]
     Version,
 }
 

@@ -103,7 +103,10 @@ fn shown(input: &Input, wanted: &Wanted, plan: &Plan, out: Option<&Path>) -> Str
     }
     let _ = writeln!(text, "digest: {}", plan.digest);
     let next = match out {
-        Some(path) => format!("review {0}, then: nats-bridge apply {0} --nats nats://NATS:4222", path.display()),
+        Some(path) => format!(
+            "review {0}, then: nats-bridge apply {0} --nats nats://NATS:4222 and the --definitions or --rabbit-management of this plan",
+            path.display()
+        ),
         None => "nothing was written: give --out FILE".to_owned(),
     };
     let _ = writeln!(text, "next: {next}");

@@ -71,7 +71,8 @@ pub struct ServeArgs {
     /// Who may log in; may be given more than once. Without it: guest:guest, on a loopback address only.
     #[arg(long = "user", value_name = "NAME:PASSWORD")]
     pub users: Vec<String>,
-    /// More of them, from a file with one NAME:PASSWORD a line, so that no password stands on a command line.
+    /// More of them, from a file with one NAME:PASSWORD a line, so that no password stands on a command line. Blank lines and
+    /// those that begin with `#` are passed over.
     #[arg(long, value_name = "FILE")]
     pub user_file: Option<PathBuf>,
     /// A virtual host; may be given more than once.

@@ -71,7 +71,8 @@ pub struct SidecarArgs {
     /// in before. May be given more than once.
     #[arg(long = "user", value_name = "NAME:PASSWORD[@VHOST]")]
     pub users: Vec<String>,
-    /// More of them, from a file with one a line, so that no password stands on a command line.
+    /// More of them, from a file with one a line, so that no password stands on a command line. Blank lines and those that
+    /// begin with `#` are passed over.
     #[arg(long, value_name = "FILE")]
     pub user_file: Option<PathBuf>,
     /// How long deliveries may wait for what was published before a change of weight; then they are delivered, with a

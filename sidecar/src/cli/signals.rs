@@ -1,11 +1,17 @@
 //! SIGTERM and SIGINT.
 
+use std::time::{Duration, Instant};
+
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::Failure;
 
-/// Cancels `shutdown` at the first SIGTERM or SIGINT; a second one ends the process at once, with code 130.
+/// Within this time of the first one, a signal is the same wish told twice: `timeout` tells a program, and then its group.
+/// Who ends at once leaves an embedded nats-server behind.
+const TWICE: Duration = Duration::from_millis(500);
+
+/// Cancels `shutdown` at the first SIGTERM or SIGINT; a later one ends the process at once, with code 130.
 ///
 /// # Errors
 /// `cannot_run` when the signals cannot be listened for.
@@ -22,9 +28,12 @@ pub(super) fn cancel(shutdown: &CancellationToken) -> Result<(), Failure> {
         };
         info!(signal = name, "stopping");
         shutdown.cancel();
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+        let first = Instant::now();
+        while first.elapsed() < TWICE {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
         }
         std::process::exit(130);
     });

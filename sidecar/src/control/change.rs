@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::{Audit, Cutover, Saved, State, WriteError, now};
 use crate::control_api::{Adopted, Change, Phase, Refused, RefusedCode, Target, Unmapped, Weight};
 use crate::fence::{QueueName, Shift};
+use crate::gate::ROUTES_FIX;
 use crate::ownership::Side;
 use crate::phase::{self, Facts, Position};
 
@@ -151,18 +152,10 @@ impl Cutover {
             let fix = "start the management plugin, or vouch for what is declared with --trust-declared";
             Refused::new(RefusedCode::SideDown, why, fix)
         })?;
-        let Some(first) = findings.first() else { return Ok(()) };
-        let more = match findings.len() - 1 {
-            0 => String::new(),
-            more => format!(" (and {more} more)"),
-        };
-        let Unmapped { kind, name, vhost, reason } = first;
-        Err(Refused::new(
-            RefusedCode::Unmapped,
-            format!("{kind} {name} in vhost {vhost}: {reason}{more}"),
-            "let its application declare it through the sidecar, or remove it, or stop the sidecar and have `nats-bridge apply` declare \
-             it; then try again",
-        ))
+        if findings.is_empty() {
+            return Ok(());
+        }
+        Err(Refused::new(RefusedCode::Unmapped, named(&findings), format!("{ROUTES_FIX}; then try again")))
     }
 
     /// Makes the bindings of a RabbitMQ again that was away, before it gets keys back. One that is killed was seen to forget
@@ -252,5 +245,35 @@ fn adopted(state: &State, changed: bool, began: Instant) -> Adopted {
         reason: state.reason.clone(),
         at: state.at.clone(),
         took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// How many findings are named; the others are counted.
+const NAMED: usize = 10;
+
+fn named(findings: &[Unmapped]) -> String {
+    let one = |Unmapped { kind, name, vhost, reason }: &Unmapped| format!("{kind} {name} in vhost {vhost}: {reason}");
+    let all: Vec<String> = findings.iter().take(NAMED).map(one).collect();
+    match findings.len().saturating_sub(NAMED) {
+        0 => all.join("; "),
+        more => format!("{} (and {more} more)", all.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_finding_is_named_up_to_a_bound() {
+        let finding = |n: usize| Unmapped {
+            vhost: "/".to_owned(),
+            kind: "policy".to_owned(),
+            name: format!("p{n}"),
+            reason: "in force".to_owned(),
+        };
+        let text = |count: usize| named(&(0..count).map(finding).collect::<Vec<_>>());
+        assert_eq!(text(2), "policy p0 in vhost /: in force; policy p1 in vhost /: in force");
+        assert!(text(12).contains("policy p9 ") && text(12).ends_with(" (and 2 more)"), "{}", text(12));
     }
 }
