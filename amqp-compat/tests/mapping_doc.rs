@@ -12,17 +12,7 @@ fn the_mapping_document_has_exactly_the_features_of_the_code() {
     let mut area = None;
     for line in text.lines() {
         if let Some(title) = line.strip_prefix("## ") {
-            area = match title {
-                "Exchange types" => Some(Area::ExchangeType),
-                "Exchange arguments" => Some(Area::ExchangeArgument),
-                "Queues" => Some(Area::Queue),
-                "Queue arguments" => Some(Area::QueueArgument),
-                "Consumer arguments" => Some(Area::ConsumerArgument),
-                "Messages" => Some(Area::Message),
-                "Policies" => Some(Area::Policy),
-                "Methods" => Some(Area::Method),
-                _ => None,
-            };
+            area = Area::titled(title);
             continue;
         }
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();

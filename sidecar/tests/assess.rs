@@ -249,6 +249,7 @@ fn what_fits_ends_with_0_and_the_next_command_and_what_is_no_input_with_2() {
         (&["--definitions", &old], ["--definitions ", "'2.8.7': only RabbitMQ 3 and 4"]),
         (&["--definitions", &good, "--vhost", "x"], ["--vhost 'x'", "there are: /"]),
         (&["--definitions", &good, "--nats", "nats://127.0.0.1:1"], ["--nats nats://127.0.0.1:1", "no NATS server"]),
+        (&["--definitions", &good, "--nats-creds", &good], ["--nats-creds: ", "without --nats URL"]),
         (&["--rabbit-management", "http://guest:guest@127.0.0.1:1"], ["--rabbit-management: ", "does not answer"]),
         (&["--rabbit-management", "amqp://x"], ["--rabbit-management: ", "only http://"]),
         (&["--way", "serve"], ["--definitions FILE", "--rabbit-management"]),

@@ -26,6 +26,23 @@ pub enum Area {
     Method,
 }
 
+impl Area {
+    /// The one whose table has this title in `docs/mapping.md`.
+    pub fn titled(title: &str) -> Option<Self> {
+        Some(match title {
+            "Exchange types" => Area::ExchangeType,
+            "Exchange arguments" => Area::ExchangeArgument,
+            "Queues" => Area::Queue,
+            "Queue arguments" => Area::QueueArgument,
+            "Consumer arguments" => Area::ConsumerArgument,
+            "Messages" => Area::Message,
+            "Policies" => Area::Policy,
+            "Methods" => Area::Method,
+            _ => return None,
+        })
+    }
+}
+
 /// What becomes of a feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {

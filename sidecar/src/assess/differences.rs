@@ -26,16 +26,7 @@ fn rows(document: &str) -> HashMap<(Area, &str), &str> {
     let mut area = None;
     for line in document.lines() {
         if let Some(title) = line.strip_prefix("## ") {
-            area = match title {
-                "Exchange types" => Some(Area::ExchangeType),
-                "Exchange arguments" => Some(Area::ExchangeArgument),
-                "Queues" => Some(Area::Queue),
-                "Queue arguments" => Some(Area::QueueArgument),
-                "Consumer arguments" => Some(Area::ConsumerArgument),
-                "Methods" => Some(Area::Method),
-                "Policies" => Some(Area::Policy),
-                _ => None,
-            };
+            area = Area::titled(title);
         }
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         if let (Some(area), ["", name, _, _, differs, ""]) = (area, cells.as_slice()) {

@@ -218,6 +218,15 @@ pub(crate) fn consumer_timeout(text: &str) -> Result<ConsumerTimeout, String> {
     }
 }
 
+/// What `--user` and the lines of `--user-file` say, each with where it stands.
+pub(crate) fn users_given(flags: &[String], file: Option<&std::path::Path>) -> Result<Vec<(String, String)>, Failure> {
+    let mut given: Vec<_> = flags.iter().map(|user| ("--user".to_owned(), user.clone())).collect();
+    if let Some(file) = file {
+        given.extend(lines_in("--user-file", file)?);
+    }
+    Ok(given)
+}
+
 /// The token in a file; what surrounds it is not part of it.
 pub(crate) fn token_in(file: &std::path::Path) -> Result<String, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;

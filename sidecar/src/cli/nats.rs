@@ -39,15 +39,13 @@ impl NatsLogin {
         ]
     }
 
-    /// Refuses what has no use with a NATS that is started here.
+    /// Refuses it where it has no use, and says why it has none.
     ///
     /// # Errors
     /// `cannot_run`, naming the flag.
-    pub(super) fn none_with_embedded(&self) -> Result<(), Failure> {
+    pub(super) fn none_because(&self, why: &str) -> Result<(), Failure> {
         match self.files().into_iter().find(|(_, file)| file.is_some()) {
-            Some((flag, _)) => Err(Failure::cannot_run(format!(
-                "{flag}: the nats-server that --embedded starts asks for no login; use it with --nats"
-            ))),
+            Some((flag, _)) => Err(Failure::cannot_run(format!("{flag}: {why}"))),
             None => Ok(()),
         }
     }
@@ -107,8 +105,8 @@ mod tests {
         for (flag, login) in logins {
             let text = login.config("nats://127.0.0.1:4222", "test").expect_err(flag).text;
             assert!(text.starts_with(&format!("{flag} /does/not/exist: ")), "{text}");
-            assert!(login.none_with_embedded().expect_err(flag).text.starts_with(flag));
+            assert!(login.none_because("it has no use").expect_err(flag).text.starts_with(flag));
         }
-        assert!(NatsLogin::default().none_with_embedded().is_ok());
+        assert!(NatsLogin::default().none_because("it has no use").is_ok());
     }
 }

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::source::{Input, Source};
+use super::source::{Input, Move};
 use super::{Failure, request};
-use crate::assess::Way;
-use crate::plan::{Plan, Settings, Wanted};
+use crate::plan::{Plan, Wanted};
 
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
@@ -20,18 +19,9 @@ Example:
 
 Exit codes: 0 everything maps, 1 something would be refused and is left out, 2 it could not be planned.")]
 pub struct PlanArgs {
-    /// Which RabbitMQ.
+    /// What moves, and how.
     #[command(flatten)]
-    pub source: Source,
-    /// Plan this vhost alone; may be given more than once. An export of one vhost does not name it: this does.
-    #[arg(long = "vhost", value_name = "NAME")]
-    pub vhosts: Vec<String>,
-    /// How the applications are to move.
-    #[arg(long, value_enum, default_value_t = Way::Sidecar)]
-    pub way: Way,
-    /// How many servers are to hold a durable classic queue. Give `sidecar` or `serve` the same number.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub replicas: u8,
+    pub moves: Move,
     /// Where to write the plan. Without it nothing is written.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -45,8 +35,8 @@ pub struct PlanArgs {
 /// # Errors
 /// `refused` when something is left out that would be refused; `cannot_run`, naming the flag at fault.
 pub async fn run(args: PlanArgs) -> Result<(), Failure> {
-    let input = args.source.read(&args.vhosts).await?;
-    let settings = Settings { way: args.way, replicas: args.replicas };
+    let input = args.moves.read().await?;
+    let settings = args.moves.settings();
     let wanted = Wanted::of(&input.inventory, settings);
     let plan = Plan::new(&wanted, input.inventory.vhosts.keys().cloned().collect(), settings);
     let origin = json!({ "rabbitmq": input.inventory.version, "source": input.source });

@@ -106,7 +106,7 @@ struct Ready {
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let users = users(&args)?;
     if args.embedded.is_some() {
-        args.nats_login.none_with_embedded()?;
+        args.nats_login.none_because("the nats-server that --embedded starts asks for no login; use it with --nats")?;
     }
     // What costs nothing is tried first. Clients that come early wait until they are accepted.
     let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
@@ -266,13 +266,11 @@ async fn manage(management: Management, shown: Shown, shutdown: CancellationToke
 
 /// Who may log in: `--user` and `--user-file`.
 fn users(args: &ServeArgs) -> Result<Vec<User>, Failure> {
-    let mut given: Vec<_> = args.users.iter().map(|user| ("--user".to_owned(), user.clone())).collect();
-    if let Some(file) = &args.user_file {
-        let lines = super::lines_in("--user-file", file)?;
-        if lines.is_empty() {
-            return Err(Failure::cannot_run(format!("--user-file {}: nobody is in it", file.display())));
-        }
-        given.extend(lines);
+    let given = super::users_given(&args.users, args.user_file.as_deref())?;
+    if let Some(file) = &args.user_file
+        && given.len() == args.users.len()
+    {
+        return Err(Failure::cannot_run(format!("--user-file {}: nobody is in it", file.display())));
     }
     given.into_iter().map(|(place, user)| parse_user(&place, &user)).collect()
 }

@@ -141,12 +141,9 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let at = |flag: &'static str| move |error: String| Failure::cannot_run(format!("{flag}: {error}"));
     let rabbit = RabbitMqConfig::from_url(&args.rabbit).map_err(at("--rabbit"))?;
     let operator = operator(&args.rabbit).map_err(at("--rabbit"))?;
-    let mut users: Vec<_> = args.users.iter().map(|user| ("--user".to_owned(), user.clone())).collect();
-    if let Some(file) = &args.user_file {
-        users.extend(super::lines_in("--user-file", file)?);
-    }
+    let given = super::users_given(&args.users, args.user_file.as_deref())?;
     let users =
-        users.iter().map(|(place, user)| login(user).map_err(|error| Failure::cannot_run(format!("{place}: {error}"))));
+        given.iter().map(|(place, user)| login(user).map_err(|error| Failure::cannot_run(format!("{place}: {error}"))));
     let users = users.collect::<Result<Vec<_>, _>>()?;
     let audit = match &args.rabbit_management {
         Some(url) => Audit::Management(Management::from_url(url).map_err(at("--rabbit-management"))?),

@@ -6,10 +6,11 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Failure;
-use crate::assess::digest;
 use crate::assess::inventory::Inventory;
 use crate::assess::live::{Answers, Live};
+use crate::assess::{Way, digest};
 use crate::control::Management;
+use crate::plan::Settings;
 
 /// Where a management URL is taken from when no flag names an input.
 const MANAGEMENT: &str = "NATS_BRIDGE_RABBIT_MANAGEMENT";
@@ -29,6 +30,38 @@ pub struct Source {
     /// $NATS_BRIDGE_RABBIT_MANAGEMENT.
     #[arg(long, value_name = "URL")]
     pub rabbit_management: Option<String>,
+}
+
+/// What moves, and how: of `assess`, `plan` and `verify`.
+#[derive(Debug, Clone, Args)]
+pub struct Move {
+    /// Which RabbitMQ.
+    #[command(flatten)]
+    pub source: Source,
+    /// Look at this vhost alone; may be given more than once. An export of one vhost does not name it: this does.
+    #[arg(long = "vhost", value_name = "NAME")]
+    pub vhosts: Vec<String>,
+    /// How the applications are to move: a sidecar refuses a few things, and has no policies.
+    #[arg(long, value_enum, default_value_t = Way::Sidecar)]
+    pub way: Way,
+    /// How many servers are to hold a durable classic queue. Give `sidecar` or `serve` the same number.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub replicas: u8,
+}
+
+impl Move {
+    /// Reads what moves.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub(super) async fn read(&self) -> Result<Input, Failure> {
+        self.source.read(&self.vhosts).await
+    }
+
+    /// How.
+    pub(super) fn settings(&self) -> Settings {
+        Settings { way: self.way, replicas: self.replicas }
+    }
 }
 
 impl Source {

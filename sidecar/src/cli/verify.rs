@@ -6,10 +6,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::native::{Native, close};
-use super::source::Source;
+use super::source::Move;
 use super::{Failure, request, topology};
-use crate::assess::Way;
-use crate::plan::{Difference, LeftOut, Settings, Wanted, compare};
+use crate::plan::{Difference, LeftOut, Wanted, compare};
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
@@ -19,18 +18,9 @@ Example:
 
 Exit codes: 0 JetStream has all of it and nothing else, 1 something is missing, differs or is refused, 2 it could not be compared.")]
 pub struct VerifyArgs {
-    /// Which RabbitMQ.
+    /// What moves, and how.
     #[command(flatten)]
-    pub source: Source,
-    /// Compare this vhost alone; may be given more than once.
-    #[arg(long = "vhost", value_name = "NAME")]
-    pub vhosts: Vec<String>,
-    /// How the applications move: a sidecar refuses a few things, and has no policies.
-    #[arg(long, value_enum, default_value_t = Way::Sidecar)]
-    pub way: Way,
-    /// How many servers are to hold a durable classic queue.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub replicas: u8,
+    pub moves: Move,
     /// Which NATS.
     #[command(flatten)]
     pub native: Native,
@@ -41,8 +31,8 @@ pub struct VerifyArgs {
 /// # Errors
 /// `refused` when something differs; `cannot_run`, naming the flag at fault.
 pub async fn run(args: VerifyArgs) -> Result<(), Failure> {
-    let input = args.source.read(&args.vhosts).await?;
-    let settings = Settings { way: args.way, replicas: args.replicas };
+    let input = args.moves.read().await?;
+    let settings = args.moves.settings();
     let wanted = Wanted::of(&input.inventory, settings);
     let vhosts: Vec<String> = input.inventory.vhosts.keys().cloned().collect();
     let bridge = args.native.connect().await?;

@@ -3,11 +3,11 @@
 mod limits;
 
 use clap::Args;
-use nats_bridge::{Bridge, Config};
 use serde_json::{Value, json};
 
 use super::native::close;
-use super::source::{Input, Source, vhost_flags};
+use super::nats::NatsLogin;
+use super::source::{Input, Move, vhost_flags};
 use super::{Failure, remedy, request};
 use crate::assess::code::Severity;
 use crate::assess::{Assessment, NatsLimits, Sizes, Way, assess, report};
@@ -23,21 +23,15 @@ Example:
 
 Exit codes: 0 nothing blocks, 1 there are blockers, 2 it could not be assessed.")]
 pub struct AssessArgs {
-    /// Which RabbitMQ.
+    /// What moves, and how.
     #[command(flatten)]
-    pub source: Source,
-    /// Look at this vhost alone; may be given more than once. An export of one vhost does not name it: this does.
-    #[arg(long = "vhost", value_name = "NAME")]
-    pub vhosts: Vec<String>,
-    /// How the applications are to move.
-    #[arg(long, value_enum, default_value_t = Way::Sidecar)]
-    pub way: Way,
-    /// How many servers are to hold a durable classic queue, as for `sidecar` and `serve`.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    pub replicas: u8,
+    pub moves: Move,
     /// The NATS that they are to move to: its limits are compared with what there is.
     #[arg(long, value_name = "URL")]
     pub nats: Option<String>,
+    /// How to log in there.
+    #[command(flatten)]
+    pub login: NatsLogin,
     /// Print one JSON document instead of text.
     #[arg(long)]
     pub json: bool,
@@ -48,14 +42,17 @@ pub struct AssessArgs {
 /// # Errors
 /// `refused` when there are blockers; `cannot_run`, naming the flag at fault.
 pub async fn run(args: AssessArgs) -> Result<(), Failure> {
-    let input = args.source.read(&args.vhosts).await?;
+    let input = args.moves.read().await?;
     let nats = match &args.nats {
-        Some(url) => Some(limits_of(url).await?),
-        None => None,
+        Some(url) => Some(limits_of(url, &args.login).await?),
+        None => {
+            args.login.none_because("it has no use without --nats URL")?;
+            None
+        }
     };
     let has_three = nats.as_ref().is_none_or(|nats| nats.is_clustered);
-    let sizes = Sizes::of(&input.inventory, args.replicas, has_three);
-    let assessment = assess(&input.inventory, nats.as_ref(), args.way, &sizes);
+    let sizes = Sizes::of(&input.inventory, args.moves.replicas, has_three);
+    let assessment = assess(&input.inventory, nats.as_ref(), args.moves.way, &sizes);
     if args.json {
         let mut document = document(&input, nats.as_ref(), &assessment);
         document["sizes"] = sizes.json();
@@ -73,10 +70,8 @@ pub async fn run(args: AssessArgs) -> Result<(), Failure> {
     }
 }
 
-async fn limits_of(url: &str) -> Result<NatsLimits, Failure> {
-    let servers = url.split(',').map(|url| url.trim().to_owned()).collect();
-    let config = Config { servers, name: "nats-bridge-assess".into(), ..Config::default() };
-    let bridge = Bridge::connect_with(config).await.map_err(|error| remedy::nats(url, &error))?;
+async fn limits_of(url: &str, login: &NatsLogin) -> Result<NatsLimits, Failure> {
+    let bridge = login.connect(url, "nats-bridge-assess").await?;
     let limits = limits::of(&bridge).await;
     close(&bridge).await;
     limits
@@ -98,7 +93,7 @@ fn document(input: &Input, nats: Option<&NatsLimits>, assessment: &Assessment) -
 /// The next command to type.
 fn next(args: &AssessArgs, input: &Input, assessment: &Assessment) -> String {
     let nats = args.nats.as_deref().map_or_else(|| "nats://NATS:4222".to_owned(), remedy::without_password);
-    match (assessment.can_begin(), args.way) {
+    match (assessment.can_begin(), args.moves.way) {
         (false, _) => "mend what blocks, then run this again; docs/migration.md explains each code".to_owned(),
         (true, Way::Sidecar) => format!(
             "nats-bridge sidecar --rabbit amqp://USER:PASSWORD@RABBIT:5672 --rabbit-management \

@@ -25,8 +25,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use async_nats::jetstream::kv;
-use async_nats::jetstream::stream::StorageType;
 use async_nats::{Message as NatsMessage, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -35,8 +33,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::bucket::open_bucket;
-use super::lease::{BUCKET, Holder, LEASE, Lease, LeaseError};
+use super::lease::{self, Holder, LEASE, Lease, LeaseError};
 use super::vhost::VhostRuntime;
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::queue::Owner;
@@ -386,14 +383,7 @@ fn number_of(owner: Owner) -> u32 {
 
 /// Each write has another revision, so that no two gateways have the same number.
 async fn take_number(bridge: &Bridge, here: &Holder) -> Result<u32, LeaseError> {
-    let config = kv::Config {
-        bucket: BUCKET.to_owned(),
-        description: "nats-bridge: which gateway serves this account".to_owned(),
-        history: 1,
-        storage: StorageType::File,
-        ..Default::default()
-    };
-    let bucket = open_bucket(bridge, config).await.map_err(LeaseError::Nats)?;
+    let bucket = lease::open(bridge).await?;
     let revision = bucket.put(NUMBERS, Bytes::from(here.id.clone())).await;
     let revision = revision.map_err(|error| LeaseError::Nats(error.to_string()))?;
     u32::try_from(revision).map_err(|_| LeaseError::Nats("its numbers are used up".to_owned()))

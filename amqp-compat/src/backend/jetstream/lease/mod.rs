@@ -238,7 +238,8 @@ impl Lease {
     }
 }
 
-async fn open(bridge: &Bridge) -> Result<kv::Store, LeaseError> {
+/// Opens the bucket in which it is kept.
+pub(super) async fn open(bridge: &Bridge) -> Result<kv::Store, LeaseError> {
     let config = kv::Config {
         bucket: BUCKET.to_owned(),
         description: "nats-bridge: which gateway serves this account".to_owned(),
