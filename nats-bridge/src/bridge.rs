@@ -10,6 +10,7 @@ use crate::config::{Config, Login};
 use crate::connection::{Connection, ConnectionEvent, Events};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
+use crate::message_id::check_region;
 use crate::publish::{BreakerState, Pending, PublishConfig, Published, Publisher};
 use crate::pulse::Pulse;
 
@@ -50,11 +51,7 @@ impl Bridge {
     /// - `Denied`: the login was refused.
     /// - `Unsupported`: JetStream is not enabled for this account, or the server is older than 2.10.26.
     pub async fn connect_with(config: Config) -> Result<Bridge> {
-        if let Some(region) = &config.region
-            && (region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
-        {
-            return Err(Error::new(ErrorKind::Config).with("region", region).with("allowed", "letters, digits, -"));
-        }
+        check_region(config.region.as_deref())?;
         let events = Arc::new(Events::new());
         let servers = config.servers.join(",");
         let client = options(&config, events.clone()).await?.connect(&config.servers[..]).await.map_err(|e| {

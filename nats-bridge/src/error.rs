@@ -35,14 +35,22 @@ pub enum ErrorKind {
     Config,
     /// What exists on the server differs from what was asked for and cannot be changed in place.
     Conflict,
+    /// A file is damaged, or is not what it is taken for.
+    Corrupt,
     /// The message is not encrypted, was altered, or is not the one that was encrypted.
     Decrypt,
     /// The server refuses this user the subject or the call.
     Denied,
+    /// A file cannot be read or written: the disk is full, the directory is not there, access is refused.
+    Disk,
+    /// A file is open in another process, or twice in this one.
+    InUse,
     /// The message cannot be sent as it is: bad subject, reserved or illegal header, empty id.
     InvalidMessage,
     /// The stream or consumer does not exist.
     NotFound,
+    /// The outbox has as many entries or bytes as it may have. Nothing was accepted.
+    OutboxFull,
     /// JetStream refused to store the message, or refused the call.
     Rejected,
     /// The payload does not fit its schema, or names none; `path`, `value` and `why` say where and what.
@@ -90,6 +98,13 @@ impl Error {
         self
     }
 
+    /// The same error for another one who waits; what caused it is in its text.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn repeated(&self) -> Self {
+        let Inner { kind, landed, context, .. } = &*self.0;
+        Error(Box::new(Inner { kind: *kind, landed: *landed, context: context.clone(), source: None }))
+    }
+
     /// The error for a second settlement, for bindings to languages that cannot consume a delivery.
     pub fn already_settled() -> Self {
         Error::new(ErrorKind::AlreadySettled)
@@ -114,7 +129,11 @@ impl Error {
     pub fn is_temporary(&self) -> bool {
         matches!(
             self.0.kind,
-            ErrorKind::BreakerOpen | ErrorKind::Timeout | ErrorKind::Unreachable | ErrorKind::WindowFull
+            ErrorKind::BreakerOpen
+                | ErrorKind::OutboxFull
+                | ErrorKind::Timeout
+                | ErrorKind::Unreachable
+                | ErrorKind::WindowFull
         )
     }
 }
@@ -128,10 +147,14 @@ impl ErrorKind {
             ErrorKind::Closed => "closed",
             ErrorKind::Config => "config",
             ErrorKind::Conflict => "conflict",
+            ErrorKind::Corrupt => "corrupt",
             ErrorKind::Decrypt => "decrypt",
             ErrorKind::Denied => "denied",
+            ErrorKind::Disk => "disk",
+            ErrorKind::InUse => "in_use",
             ErrorKind::InvalidMessage => "invalid_message",
             ErrorKind::NotFound => "not_found",
+            ErrorKind::OutboxFull => "outbox_full",
             ErrorKind::Rejected => "rejected",
             ErrorKind::Schema => "schema",
             ErrorKind::Timeout => "timeout",

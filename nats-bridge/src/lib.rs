@@ -10,6 +10,7 @@
 //! - [`encryption`]: payloads that only those read who have a key.
 //! - [`ledger`]: which messages were handled, for effects that must not happen twice.
 //! - [`order`]: messages of several regions in order; the last writer wins.
+//! - `outbox` (feature `outbox`): messages that wait on disk until NATS has them.
 //! - [`schema`]: payloads that fit what was agreed on.
 //! - [`TraceContext`]: traces that go on through a message.
 //! - [`Monitor`]: what a server says about itself.
@@ -30,6 +31,8 @@ mod message;
 mod message_id;
 mod monitor;
 pub mod order;
+#[cfg(feature = "outbox")]
+pub mod outbox;
 pub mod provision;
 pub mod publish;
 mod pulse;

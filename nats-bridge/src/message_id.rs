@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// Which id a message carries, in the header `Nats-Msg-Id`.
 ///
 /// A stream stores a second message with an id that it has seen inside its duplicate window (2 minutes unless set
@@ -36,6 +38,16 @@ impl MessageId {
         }
         let digest = hash.finalize();
         MessageId::Given(digest[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// Refuses a region that is not letters, digits and `-`.
+pub(crate) fn check_region(region: Option<&str>) -> Result<()> {
+    match region {
+        Some(region) if region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
+            Err(Error::new(ErrorKind::Config).with("region", region).with("allowed", "letters, digits, -"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod outbox;
+
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream;
