@@ -12,9 +12,11 @@ export const {
   HealthCheck,
   Ledger,
   LedgerEntry,
+  Outbox,
   Received,
   Schemas,
   connect,
   metrics,
+  openOutbox,
   originalName,
 } = bridge;

@@ -109,6 +109,11 @@ export class Bridge {
     this.#native = made;
   }
 
+  /** @internal */
+  get native(): NativeBridge {
+    return this.#native;
+  }
+
   /**
    * Publishes one message; resolves when JetStream has stored it.
    *
@@ -270,7 +275,8 @@ export class Bridge {
   }
 }
 
-function check(subject: unknown, payload: unknown, id: unknown, schema: unknown): void {
+/** @internal Throws a `TypeError` for what is no message. */
+export function check(subject: unknown, payload: unknown, id: unknown, schema: unknown): void {
   if (typeof subject !== "string") {
     throw new TypeError(`subject: it is a string, not ${typeof subject}`);
   }
@@ -285,8 +291,8 @@ function check(subject: unknown, payload: unknown, id: unknown, schema: unknown)
   }
 }
 
-// Names and values in turn, as the addon takes them.
-function flat(headers: Headers = {}): string[] {
+/** @internal Names and values in turn, as the addon takes them. */
+export function flat(headers: Headers = {}): string[] {
   const pairs: string[] = [];
   for (const [name, values] of Object.entries(headers)) {
     for (const value of Array.isArray(values) ? (values as readonly unknown[]) : [values]) {

@@ -17,6 +17,8 @@ export type { Health, Lag, MirrorLag, Stats } from "./health.js";
 export { Ledger, LedgerEntry } from "./ledger.js";
 export type { LedgerState } from "./ledger.js";
 export type { Change, Plan } from "./manifest.js";
+export { openOutbox, Outbox } from "./outbox.js";
+export type { OutboxOptions, OutboxStatus, PutOptions, Queued, Refused } from "./outbox.js";
 export { Schemas } from "./schemas.js";
 export type { Compatibility, RegisterOptions, Registered, Schema, SchemaDifference, SchemaText } from "./schemas.js";
 export { AmqpListener } from "./listener.js";

@@ -72,6 +72,20 @@ export interface NativeLedger {
   begin(id: string): Promise<NativeLedgerEntry>;
 }
 
+export interface NativeOutbox {
+  start(bridge: NativeBridge): Promise<void>;
+  put(
+    subject: string,
+    payload: Uint8Array | string,
+    id: string | undefined,
+    headers: readonly string[],
+    schema: string | undefined,
+  ): Promise<{ readonly number: number; readonly id: string }>;
+  putMany(messages: readonly unknown[]): Promise<{ readonly number: number; readonly id: string }[]>;
+  ask(verb: string, json: string): Promise<string>;
+  status(): string;
+}
+
 export interface NativeBridge {
   readonly serverVersion: string;
   publish(
@@ -110,6 +124,7 @@ export interface Native {
   originalName(name: string): string | null;
   renderMetrics(): string;
   connect(servers: readonly string[], options: ConnectOptions): Promise<NativeBridge>;
+  openOutbox(json: string): Promise<NativeOutbox>;
 }
 
 function load(): Native {

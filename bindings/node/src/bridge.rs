@@ -110,6 +110,13 @@ impl ConnectOptions {
     }
 }
 
+impl Bridge {
+    /// The connection of the core.
+    pub fn core(&self) -> &nats_bridge::Bridge {
+        self.core.get()
+    }
+}
+
 /// Connects.
 #[napi]
 pub fn connect(env: &Env, servers: Vec<String>, options: ConnectOptions) -> napi::Result<PromiseRaw<'_, Bridge>> {

@@ -14,5 +14,6 @@ pub mod jobs;
 pub mod ledger;
 pub mod listener;
 pub mod options;
+pub mod outbox;
 pub mod publish;
 pub mod stop;

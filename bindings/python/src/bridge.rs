@@ -23,6 +23,11 @@ impl Bridge {
     fn new(home: &'static Home, core: nats_bridge::Bridge) -> Self {
         Bridge { core: Owned::new(home, core) }
     }
+
+    /// The connection of the core.
+    pub fn core(&self) -> PyResult<&nats_bridge::Bridge> {
+        self.core.get()
+    }
 }
 
 #[pymethods]

@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod ledger;
 pub mod listener;
 pub mod options;
+pub mod outbox;
 pub mod publish;
 
 use pyo3::prelude::*;
@@ -38,6 +39,8 @@ mod _native {
     use super::ledger::{Ledger, LedgerEntry};
     #[pymodule_export]
     use super::listener::AmqpListener;
+    #[pymodule_export]
+    use super::outbox::Outbox;
     #[pymodule_export]
     use super::publish::Published;
 }

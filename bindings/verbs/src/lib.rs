@@ -2,6 +2,7 @@
 //! language adds types and nothing else. Names and checks are the core's own; a field that does not exist is refused.
 //!
 //! - [`ask`]: streams, consumers, buckets, manifests, dead letters, schemas.
+//! - [`outbox`]: an outbox on disk.
 //! - [`stats`]: the connection as it is now.
 //! - [`health`]: what a health check requires and finds.
 //! - [`metrics`]: all that the core counts, as Prometheus reads it.
@@ -9,6 +10,7 @@
 mod dead_letters;
 pub mod health;
 pub mod metrics;
+pub mod outbox;
 mod read;
 mod schemas;
 

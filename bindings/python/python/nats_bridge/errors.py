@@ -7,15 +7,19 @@ from typing import ClassVar, Literal
 __all__ = [
     "AlreadySettled",
     "Closed",
-    "InvalidConfig",
     "Conflict",
+    "Corrupt",
     "Decrypt",
     "Denied",
+    "DiskError",
     "Error",
     "Forked",
+    "InUse",
+    "InvalidConfig",
     "InvalidMessage",
     "Landed",
     "NotFound",
+    "OutboxFull",
     "Rejected",
     "SchemaViolation",
     "Timeout",
@@ -92,6 +96,10 @@ class Conflict(Error, code="conflict"):
     """What exists on the server differs from what was asked for and cannot be changed in place."""
 
 
+class Corrupt(Error, code="corrupt"):
+    """A file is damaged, or is not what it is taken for."""
+
+
 class Decrypt(Error, code="decrypt"):
     """The message is not encrypted, was altered, or is not the one that was encrypted."""
 
@@ -100,8 +108,16 @@ class Denied(Error, code="denied"):
     """The server refuses this user the subject or the call."""
 
 
+class DiskError(Error, code="disk"):
+    """A file cannot be read or written: the disk is full, the directory is not there, access is refused."""
+
+
 class Forked(Error, code="forked"):
     """The connection was made in another process: after a fork, connect again in the child."""
+
+
+class InUse(Error, code="in_use"):
+    """A file is open in another process, or twice in this one."""
 
 
 class InvalidMessage(Error, code="invalid_message"):
@@ -110,6 +126,10 @@ class InvalidMessage(Error, code="invalid_message"):
 
 class NotFound(Error, code="not_found"):
     """The stream or consumer does not exist."""
+
+
+class OutboxFull(Error, code="outbox_full"):
+    """The outbox has as many entries or bytes as it may have. Nothing was accepted."""
 
 
 class Rejected(Error, code="rejected"):

@@ -6,6 +6,7 @@ from .dead_letters import DeadLetters
 from .health import HealthCheck
 from .ledger import Ledger, LedgerEntry
 from .listener import AmqpListener
+from .outbox import Outbox, open_outbox
 from .schemas import Schemas
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "HealthCheck",
     "Ledger",
     "LedgerEntry",
+    "Outbox",
     "Schemas",
     "connect",
+    "open_outbox",
 ]
