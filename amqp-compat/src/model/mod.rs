@@ -9,10 +9,12 @@
 //! - [`dead_letter`]: what becomes of a message that a queue dead-letters.
 //! - [`ready`]: what counts against a queue's length limit.
 //! - [`stream`]: stream queues' ages and offsets.
+//! - [`access`]: users, and what each may do.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
 //! - [`beside_rabbitmq`]: what is honoured only where there is no RabbitMQ beside.
 //! - [`features`]: the one list of what is honoured and what is refused.
 
+pub mod access;
 pub mod arguments;
 pub mod beside_rabbitmq;
 pub mod consistent_hash;

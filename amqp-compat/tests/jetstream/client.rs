@@ -73,7 +73,11 @@ impl Client {
     }
 
     pub async fn open_in(backend: &dyn Backend, vhost: &str) -> Client {
-        let link = backend.open(Login { vhost: vhost.into(), ..login() }).await.expect("logged in");
+        Self::open_as(backend, Login { vhost: vhost.into(), ..login() }).await
+    }
+
+    pub async fn open_as(backend: &dyn Backend, login: Login) -> Client {
+        let link = backend.open(login).await.expect("logged in");
         let mut client = Client { link, seen: VecDeque::new(), seq: 0 };
         client.done(Command::OpenChannel { channel: 1 }).await;
         client

@@ -23,6 +23,7 @@ mod queues;
 mod replies;
 mod streams;
 mod turns;
+mod users;
 mod vhosts;
 
 use std::sync::Arc;

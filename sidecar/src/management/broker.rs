@@ -8,6 +8,7 @@ use std::time::Instant;
 use amqp_compat::AmqpError;
 use amqp_compat::backend::jetstream::{About, JetStreamBackend, QueueCounts};
 use amqp_compat::listener::{Connection, Connections, Tls};
+use amqp_compat::model::access::Account;
 use amqp_compat::model::policy::Scope;
 use amqp_compat::model::queue::QueueDefinition;
 use amqp_compat::session::Description;
@@ -15,27 +16,28 @@ use futures::StreamExt as _;
 use serde_json::Value;
 
 use super::Shown;
-use super::documents::broker::{self, Identity, Place, Totals};
+use super::documents::broker::{Identity, Place, Totals};
 use super::documents::connection::Seen;
 use super::documents::definitions::{Declared, Present};
 use super::documents::listing::Listing;
 use super::documents::queue::{self, COUNTED};
 use super::documents::refusal::Refusal;
+use super::documents::rights;
 
 /// How many queues or connections are asked at once for one request.
 const AT_ONCE: usize = 32;
 
 /// A broker, for those who look at it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Broker {
     pub(super) backend: Arc<JetStreamBackend>,
     pub(super) connections: Connections,
     /// Those of AMQPS.
     pub(super) certificates: Option<Arc<Tls>>,
-    pub(super) identity: Identity,
-    /// By user: the start of the password's hash. It stays the same, as a stored one would.
-    salts: HashMap<String, [u8; 4]>,
+    pub(super) identity: Arc<Identity>,
     since: Instant,
+    /// Who looks at it.
+    viewer: Arc<Account>,
 }
 
 impl Broker {
@@ -51,33 +53,53 @@ impl Broker {
             pid: std::process::id(),
             processors: std::thread::available_parallelism().map_or(1, usize::from),
         };
-        let salt = || {
-            let [.., a, b, c, d] = ulid::Ulid::new().to_bytes();
-            [a, b, c, d]
-        };
-        let salts = backend.users().iter().map(|user| (user.name.clone(), salt())).collect();
         let certificates = amqps.map(|(_, certificates)| certificates);
-        Self { backend, connections, certificates, identity, salts, since: Instant::now() }
+        // Until somebody asks, nobody looks.
+        let viewer = Arc::new(Account::nobody());
+        Self { backend, connections, certificates, identity: Arc::new(identity), since: Instant::now(), viewer }
     }
 
-    /// This vhost, or all.
+    /// The broker as this user sees it.
+    pub(super) fn seen_by(&self, viewer: Arc<Account>) -> Self {
+        Self { viewer, ..self.clone() }
+    }
+
+    /// Who looks at it.
+    pub(super) fn viewer(&self) -> &Account {
+        &self.viewer
+    }
+
+    fn may_see(&self, vhost: &str) -> bool {
+        rights::sees_all_vhosts(&self.viewer) || self.viewer.permission(vhost).is_some()
+    }
+
+    /// This vhost, or all that the caller may see.
     ///
     /// # Errors
-    /// 404 when there is no such vhost.
+    /// 404 when there is no such vhost; 401 when it is not for the caller to see.
     pub(super) fn vhosts(&self, only: Option<&str>) -> Result<Vec<String>, Refusal> {
         let all = self.backend.vhosts().into_iter();
         match only {
-            None => Ok(all.collect()),
+            None => Ok(all.filter(|name| self.may_see(name)).collect()),
             Some(only) => {
                 let found: Vec<String> = all.filter(|name| name == only).collect();
-                if found.is_empty() { Err(Refusal::object_not_found()) } else { Ok(found) }
+                if found.is_empty() {
+                    return Err(Refusal::object_not_found());
+                }
+                if !self.may_see(only) {
+                    return Err(Refusal::not_authorised("User not authorised to access virtual host"));
+                }
+                Ok(found)
             }
         }
     }
 
     /// Refuses a vhost that is not there, for a change.
     pub(super) fn need_vhost(&self, name: &str) -> Result<(), Refusal> {
-        self.vhosts(Some(name)).map(drop).map_err(|_| Refusal::vhost_not_found())
+        self.vhosts(Some(name)).map(drop).map_err(|refusal| match refusal.status {
+            404 => Refusal::vhost_not_found(),
+            _ => refusal,
+        })
     }
 
     /// What these vhosts have.
@@ -99,18 +121,18 @@ impl Broker {
         let vhosts = self.backend.vhosts();
         let about = vhosts.iter().map(|name| (name.clone(), self.about(name))).collect();
         let fixed = self.backend.may_change_vhosts().err().map(|error| error.text);
-        Present { vhosts: self.declared(&vhosts), about, fixed, users: self.backend.users() }
+        Present {
+            vhosts: self.declared(&vhosts),
+            about,
+            fixed,
+            users: self.backend.users(),
+            given: self.backend.given_users(),
+        }
     }
 
     /// What is said of a vhost.
     pub(super) fn about(&self, vhost: &str) -> About {
         self.backend.about_vhost(vhost).unwrap_or_default()
-    }
-
-    /// The documents of all users.
-    pub(super) fn users(&self) -> Vec<Value> {
-        let of = |user| broker::user(user, self.salts.get(&user.name).copied().unwrap_or_default());
-        self.backend.users().iter().map(of).collect()
     }
 
     /// The list of queues, arranged; only those that are shown, or sorted by their counts, are counted.
@@ -183,7 +205,7 @@ impl Broker {
 
     /// How much there is of everything.
     pub(super) async fn totals(&self) -> Totals {
-        let vhosts = self.backend.vhosts();
+        let vhosts = self.vhosts(None).unwrap_or_default();
         let mut totals = Totals { messages: self.messages(&vhosts).await, ..Totals::default() };
         for vhost in &vhosts {
             totals.exchanges += self.backend.exchanges(vhost).map_or(0, |exchanges| exchanges.len());
@@ -197,8 +219,18 @@ impl Broker {
         totals
     }
 
-    /// The connections that are open for use, of one vhost or of all.
+    /// The connections that are open for use and that the caller may see, of one vhost or of all.
     pub(super) async fn running(&self, vhost: Option<&str>) -> Vec<(Arc<Connection>, Description)> {
+        let mut running = self.open(vhost).await;
+        running.retain(|(_, described)| self.is_own_or_seen(described));
+        running
+    }
+
+    fn is_own_or_seen(&self, described: &Description) -> bool {
+        rights::sees_all_connections(&self.viewer) || described.user == self.viewer.name
+    }
+
+    async fn open(&self, vhost: Option<&str>) -> Vec<(Arc<Connection>, Description)> {
         let asked = futures::stream::iter(self.connections.all()).map(describe);
         let all: Vec<Option<(Arc<Connection>, Description)>> = asked.buffered(AT_ONCE).collect().await;
         let shown = |described: &Description| vhost.is_none_or(|vhost| described.vhost == vhost);
@@ -206,9 +238,17 @@ impl Broker {
     }
 
     /// The connection with this name.
+    ///
+    /// # Errors
+    /// 404 when there is none; 401 when it is not for the caller to see.
     pub(super) async fn connection(&self, name: &str) -> Result<(Arc<Connection>, Description), Refusal> {
         let found = self.connections.named(name).ok_or_else(Refusal::object_not_found)?;
-        describe(found).await.filter(|(_, told)| told.is_running).ok_or_else(Refusal::object_not_found)
+        let described = describe(found).await.filter(|(_, told)| told.is_running);
+        let (connection, described) = described.ok_or_else(Refusal::object_not_found)?;
+        if !self.is_own_or_seen(&described) {
+            return Err(Refusal::not_authorised("User not authorised to access object"));
+        }
+        Ok((connection, described))
     }
 
     /// A connection as documents need it.
@@ -218,7 +258,8 @@ impl Broker {
 
     /// The consumers of one vhost or of all, of one queue or of all.
     pub(super) async fn consumers(&self, vhost: Option<&str>, queue: Option<&str>) -> Vec<Value> {
-        let running = self.running(vhost).await;
+        let mut running = self.open(vhost).await;
+        running.retain(|(_, described)| self.may_see(&described.vhost));
         // The place of each queue with a single active consumer, and how many it has.
         let mut rivals: HashMap<(&str, &str), usize> = HashMap::new();
         for (_, described) in &running {

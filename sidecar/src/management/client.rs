@@ -29,6 +29,11 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// One that has not logged in.
+    pub(super) fn nobody() -> Self {
+        Self { user: String::new(), password: String::new() }
+    }
+
     /// The login of this caller to a vhost.
     pub(super) fn login(&self, vhost: &str) -> Login {
         Login {

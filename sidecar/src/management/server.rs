@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use amqp_compat::backend::Backend as _;
+use amqp_compat::model::access::Account;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
@@ -20,7 +21,7 @@ use super::answers::{self, Answer, Request};
 use super::broker::Broker;
 use super::client::Caller;
 use super::documents::refusal::Refusal;
-use super::documents::route;
+use super::documents::route::{self, Route};
 
 /// The largest body of a request, in bytes: the largest message in base64, and room.
 const LARGEST_BODY: usize = 24 << 20;
@@ -48,19 +49,26 @@ async fn answer(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let (path, verb) = (uri.path().to_owned(), method.clone());
-    let Some(caller) = caller(&shared.broker, &headers).await else {
-        info!(path, "a request to the HTTP API was refused: wrong user or password");
-        return unauthorised();
+    let route = route::read(uri.path());
+    let (caller, viewer) = match caller(&shared.broker, &headers).await {
+        Some(found) => found,
+        // How to log in is for everybody.
+        None if route == Some(Route::Auth) => (Caller::nobody(), Arc::new(Account::nobody())),
+        None => {
+            info!(path, "a request to the HTTP API was refused: wrong user or password");
+            return unauthorised();
+        }
     };
     let user = caller.user.clone();
+    let broker = shared.broker.seen_by(viewer);
     // A caller that goes away does not leave a change half made.
     let work = tokio::spawn(async move {
         let _place = shared.places.acquire().await;
-        let route = route::read(uri.path()).ok_or_else(Refusal::object_not_found)?;
+        let route = route.ok_or_else(Refusal::object_not_found)?;
         let body = body.map_err(|rejection| too_large(&rejection))?;
         let query = uri.query().unwrap_or_default();
         let request = Request { method: &method, query, headers: &headers, body: &body, caller: &caller };
-        answers::answer(&shared.broker, route, request).await
+        answers::answer(&broker, route, request).await
     });
     let answered = match work.await {
         Ok(answered) => answered,
@@ -86,7 +94,7 @@ async fn answer(
 }
 
 /// Who asks, if the login is right.
-async fn caller(broker: &Broker, headers: &HeaderMap) -> Option<Caller> {
+async fn caller(broker: &Broker, headers: &HeaderMap) -> Option<(Caller, Arc<Account>)> {
     let (scheme, credentials) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
@@ -95,7 +103,8 @@ async fn caller(broker: &Broker, headers: &HeaderMap) -> Option<Caller> {
     let (user, password) = credentials.split_once(':')?;
     let caller = Caller { user: user.to_owned(), password: password.to_owned() };
     broker.backend.authenticate(&caller.login("")).await.ok()?;
-    Some(caller)
+    let account = broker.backend.user(user)?;
+    Some((caller, account))
 }
 
 fn unauthorised() -> Response {

@@ -25,11 +25,17 @@ impl Serve {
     /// Started with more arguments.
     pub fn with(arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
+        let store = dir.path().join("store");
+        Self::of(dir, &store, arguments)
+    }
+
+    /// Started over a store that is there, or is made.
+    pub fn of(dir: tempfile::TempDir, store: &Path, arguments: &[&str]) -> Self {
         let file = dir.path().join("ready.json");
         let log = std::fs::File::create(dir.path().join("log")).expect("a log");
         let mut child = Command::new(env!("CARGO_BIN_EXE_nats-bridge"))
             .args(["serve", "--listen", "127.0.0.1:0", "--management", "127.0.0.1:0", "--embedded"])
-            .arg(dir.path().join("store"))
+            .arg(store)
             .arg("--ready-file")
             .arg(&file)
             .args(arguments)
@@ -49,6 +55,18 @@ impl Serve {
         }
     }
 
+    /// Ends it, and leaves its files.
+    pub fn stop(mut self) -> tempfile::TempDir {
+        self.end();
+        std::mem::replace(&mut self.dir, tempfile::tempdir().expect("a directory"))
+    }
+
+    fn end(&mut self) {
+        let _ = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(self.dir.path().join("ready.json"));
+    }
+
     pub fn port(&self) -> u16 {
         let address = self.ready["management"].as_str().expect("an address");
         address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
@@ -65,8 +83,9 @@ impl Serve {
 
 impl Drop for Serve {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
+        if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.end();
+        }
     }
 }
 

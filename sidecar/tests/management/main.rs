@@ -3,6 +3,7 @@
 mod api;
 mod health;
 mod policies;
+mod users;
 mod vhosts;
 
 use std::path::Path;
@@ -394,9 +395,10 @@ fn bad_requests_get_rabbitmqs_statuses_and_name_what_is_wrong() {
         ("PUT", "/policies/%2F/p", r#"{"pattern":"^a","definition":{"ha-mode":"all"}}"#, "'ha-mode'"),
         ("PUT", "/vhosts/other", r#"{"tracing":true}"#, "'tracing'"),
         ("DELETE", "/vhosts/%2F", "", "vhost '/'"),
-        ("PUT", "/users/bob", r#"{"password":"x","tags":""}"#, "user 'bob'"),
+        ("PUT", "/users/bob", r#"{"password":"x","tags":"","hashing_algorithm":"md5"}"#, "'md5'"),
+        ("PUT", "/users/guest", r#"{"password":"x","tags":""}"#, "user 'guest'"),
         ("DELETE", "/users/guest", "", "user 'guest'"),
-        ("PUT", "/permissions/%2F/guest", r#"{"configure":"^$","write":".*","read":".*"}"#, "'configure'"),
+        ("PUT", "/permissions/%2F/guest", r#"{"configure":"^$","write":".*","read":".*"}"#, "user 'guest'"),
         ("PUT", "/parameters/shovel/%2F/s", r#"{"value":{}}"#, "component shovel"),
         (
             "PUT",

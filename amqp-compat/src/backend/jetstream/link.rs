@@ -18,13 +18,15 @@ use super::log;
 use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
-use super::vhost::{VhostRuntime, not_shared};
+use super::users::Access;
+use super::vhost::{VhostRuntime, made_up_name, not_shared};
 use crate::backend::reply_to::{self, ReplyConsumers};
 use crate::backend::{
     ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Message, Outcome, Publish, PublishOutcome,
     Reply, Topology,
 };
 use crate::error::{AmqpError, ReplyCode};
+use crate::model::access::{Right, Thing, of_topology};
 use crate::model::consumer::ConsumerArguments;
 use crate::model::dead_letter::split_bcc;
 use crate::model::queue::{Owner, QueueKind, display};
@@ -51,7 +53,7 @@ struct LinkActor {
     owner: Owner,
     /// Whether messages may be routed, where several gateways share the topology.
     routes: Option<watch::Receiver<bool>>,
-    user: String,
+    access: Access,
     vhost: Arc<VhostRuntime>,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
@@ -90,7 +92,7 @@ struct Consumer {
 }
 
 /// Starts the actor of a link.
-pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox, confirms: Confirms) -> Link {
+pub(crate) fn start(vhost: Arc<VhostRuntime>, access: Access, inbox: ConfirmInbox, confirms: Confirms) -> Link {
     let (commands, command_receiver) = mpsc::channel(LINK_CAPACITY);
     let (event_sender, events) = mpsc::channel(LINK_CAPACITY);
     let publisher = Publisher::new(inbox, vhost.config.clone());
@@ -102,7 +104,7 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, user: String, inbox: ConfirmInbox,
     let actor = LinkActor {
         owner,
         routes,
-        user,
+        access,
         vhost,
         commands: command_receiver,
         events: event_sender,
@@ -167,6 +169,11 @@ impl LinkActor {
                     }
                 }
                 () = may_route_again(&mut self.routes) => {}
+                () = self.access.changed() => {
+                    if let Err(error) = self.access.renew() {
+                        break Some(error);
+                    }
+                }
                 // The config has its other end.
                 Ok(()) = self.alarm.changed() => {}
                 _ = tick.tick(), if self.publisher.is_outstanding(None) || self.waits_for_room => {
@@ -344,12 +351,27 @@ impl LinkActor {
                 return reply;
             }
         }
+        self.check_topology(&request)?;
         let (reply, cancelled) = match &self.vhost.config.gateways {
             Some(gateways) => gateways.change(&self.vhost, request, self.owner).await?,
             None => self.vhost.change(request, self.owner).await?,
         };
         self.cancelled.extend(cancelled);
         Ok(reply)
+    }
+
+    fn check_topology(&self, request: &Topology) -> Result<(), AmqpError> {
+        if !self.access.is_restricted() {
+            return Ok(());
+        }
+        // Only its beginning is known to anybody.
+        let named = made_up_name();
+        let is_there = |thing, name: &str| match thing {
+            Thing::Exchange => self.vhost.state().model.exchange(name).is_some(),
+            Thing::Queue => self.vhost.state().model.queue_slot(name).is_some(),
+        };
+        let needs = of_topology(request, &named, is_there);
+        needs.into_iter().try_for_each(|(right, thing, name)| self.access.check(right, thing, name))
     }
 
     async fn publish(&mut self, publish: Publish) {
@@ -395,6 +417,7 @@ impl LinkActor {
         channel: ChannelId,
         message: &mut Message,
     ) -> Result<SmallVec<[Arc<Queue>; 4]>, AmqpError> {
+        self.access.check(Right::Write, Thing::Exchange, message.exchange.as_str())?;
         if message.properties.reply_to().is_some() {
             // In RabbitMQ's order: a client sees the first fault.
             self.vhost.state().model.publishable(message.exchange.as_str())?;
@@ -404,7 +427,7 @@ impl LinkActor {
             &message.properties,
             message.exchange.as_str(),
             message.routing_key.as_str(),
-            Some(&self.user),
+            Some(&self.access.user),
             &mut self.route,
         )?;
         self.replies.deliver(message);
@@ -483,6 +506,7 @@ impl LinkActor {
     }
 
     async fn consume(&mut self, channel: ChannelId, consume: Consume) -> Result<(Consumer, u32), AmqpError> {
+        self.access.check(Right::Read, Thing::Queue, consume.queue.as_str())?;
         let queue = self.vhost.queue_for(consume.queue.as_str(), self.owner)?;
         let what = display(&queue.vhost, queue.name());
         if queue.is_log() && self.vhost.config.gateways.is_some() {
@@ -532,6 +556,7 @@ impl LinkActor {
     }
 
     async fn get(&mut self, channel: ChannelId, queue: &str) -> Result<Reply, AmqpError> {
+        self.access.check(Right::Read, Thing::Queue, queue)?;
         let queue = self.vhost.queue_for(queue, self.owner)?;
         if queue.is_log() {
             return Err(log::not_supported("basic.get", &queue));

@@ -8,6 +8,7 @@
 //! - `link`, `publisher`: one AMQP connection, and what it has published.
 //! - `policies`: settings that apply to queues and exchanges by their names.
 //! - `vhosts`: those that there are, and how they are made and deleted.
+//! - `users`: who may log in, and what each may do.
 //! - `topology`: the topology as gateways tell it to each other.
 //! - `survey`: what there is, for those who look at it; `stored`: the same for those who do not serve it.
 //! - `shape`: what a queue becomes, without asking.
@@ -54,6 +55,7 @@ mod store;
 mod stored;
 mod survey;
 mod topology;
+mod users;
 mod vhost;
 mod vhosts;
 
@@ -67,9 +69,11 @@ pub use policies::Applied;
 pub use shape::QueueShape;
 pub use stored::{Stored, StoredStream};
 pub use survey::QueueCounts;
+pub use users::hashed;
 
 pub use vhosts::About;
 
+use users::{Access, Users};
 use vhost::VhostRuntime;
 use vhosts::Vhosts;
 
@@ -79,6 +83,7 @@ pub struct JetStreamBackend {
     bridge: Bridge,
     config: Arc<JetStreamConfig>,
     vhosts: Vhosts,
+    users: Arc<Users>,
 }
 
 impl JetStreamBackend {
@@ -102,6 +107,7 @@ impl JetStreamBackend {
         for name in &config.vhosts {
             names.entry(name.clone()).or_default();
         }
+        let users = Users::load(&bridge, &config).await?;
         let vhosts = Vhosts::default();
         let mut all = HashMap::new();
         for (name, about) in names {
@@ -115,7 +121,7 @@ impl JetStreamBackend {
         if let Some(gateways) = &config.gateways {
             gateways.start(&all).await?;
         }
-        Ok(Arc::new(Self { bridge, config, vhosts }))
+        Ok(Arc::new(Self { bridge, config, vhosts, users }))
     }
 }
 
@@ -167,10 +173,12 @@ impl JetStreamBackend {
 impl Backend for JetStreamBackend {
     async fn authenticate(&self, login: &Login) -> Result<(), AmqpError> {
         let known = self.config.behind_rabbitmq
-            || self.config.users.iter().any(|user| match &login.certificate {
-                Some(name) => user.name == *name,
-                None => user.name == login.user && user.password == login.password,
-            });
+            || match &login.certificate {
+                Some(name) => self.users.get(name).is_some(),
+                None => self.users.get(&login.user).is_some_and(|account| {
+                    account.password.as_ref().is_some_and(|password| password.is(&login.password))
+                }),
+            };
         if known {
             return Ok(());
         }
@@ -195,9 +203,10 @@ impl Backend for JetStreamBackend {
         if vhost.gone.is_cancelled() {
             return Err(vhost.is_deleted());
         }
+        let access = Access::open(&self.users, &self.config, &login.user, &vhost.name)?;
         let (inbox, confirms) = ConfirmInbox::open(self.bridge.client())
             .await
             .map_err(|error| AmqpError::new(ReplyCode::InternalError, error.to_string()))?;
-        Ok(link::start(vhost, login.user, inbox, confirms))
+        Ok(link::start(vhost, access, inbox, confirms))
     }
 }

@@ -1,8 +1,7 @@
-//! What a backend has, for those who look at it: vhosts, users, exchanges, queues and how full they are.
+//! What a backend has, for those who look at it: vhosts, exchanges, queues and how full they are.
 
 use super::JetStreamBackend;
 use super::alarm::Resource;
-use super::config::User;
 use super::vhosts::About;
 use crate::error::AmqpError;
 use crate::model::exchange::ExchangeDefinition;
@@ -20,11 +19,6 @@ pub struct QueueCounts {
 }
 
 impl JetStreamBackend {
-    /// Who may log in.
-    pub fn users(&self) -> &[User] {
-        &self.config.users
-    }
-
     /// The names of the vhosts, in order.
     pub fn vhosts(&self) -> Vec<String> {
         self.vhosts.names()

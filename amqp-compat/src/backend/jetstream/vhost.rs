@@ -612,7 +612,7 @@ pub(super) fn put(queues: &mut Vec<Option<Arc<Queue>>>, slot: u32, queue: Arc<Qu
 }
 
 /// A name as RabbitMQ makes them up.
-fn made_up_name() -> String {
+pub(super) fn made_up_name() -> String {
     use base64::Engine as _;
     let random = ulid::Ulid::new().to_bytes();
     format!("amq.gen-{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))

@@ -166,6 +166,7 @@ impl JetStreamBackend {
             return Err(AmqpError::new(ReplyCode::PreconditionFailed, text));
         }
         vhost.destroy().await?;
+        self.drop_permissions(name).await?;
         // Last: a gateway that dies before this has the rest of it.
         open(&self.bridge).await?.purge(key(name)).await.map_err(failed)?;
         self.vhosts.remove(name);
@@ -191,7 +192,7 @@ impl JetStreamBackend {
         graves
     }
 
-    async fn still_serves(&self) -> Result<(), AmqpError> {
+    pub(super) async fn still_serves(&self) -> Result<(), AmqpError> {
         if self.config.is_overtaken() { Err(self.config.lease_lost().await) } else { Ok(()) }
     }
 }

@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 
 use super::super::broker::Broker;
 use super::super::client::Client;
-use super::super::documents::broker::permission;
 use super::super::documents::definitions::{self, Action, Step};
 use super::super::documents::refusal::Refusal;
-use super::super::documents::vhost;
-use super::{Answer, Request, Verb};
+use super::super::documents::{user, vhost};
+use super::{Answer, Request, Verb, users};
 
 pub(super) async fn answer(
     broker: &Broker,
@@ -29,15 +28,13 @@ fn export(broker: &Broker, only: Option<&str>) -> Result<Value, Refusal> {
     let vhosts = broker.vhosts(only)?;
     let mut document = definitions::export(&broker.declared(&vhosts), only.is_none());
     if only.is_none() {
-        let names = || broker.backend.users().iter().map(|user| user.name.as_str());
-        let permissions = vhosts.iter().flat_map(|vhost| names().map(move |user| permission(user, vhost)));
         for (name, value) in [
             ("rabbitmq_version", document["rabbit_version"].clone()),
             ("product_name", json!("nats-bridge")),
             ("product_version", json!(env!("CARGO_PKG_VERSION"))),
-            ("users", Value::Array(broker.users())),
+            ("users", broker.backend.users().iter().map(|account| user::document(account)).collect()),
             ("vhosts", vhosts.iter().map(|name| vhost::definition(name, &broker.about(name))).collect()),
-            ("permissions", permissions.collect()),
+            ("permissions", Value::Array(users::permissions(broker, None, None))),
             ("topic_permissions", json!([])),
             ("global_parameters", json!([])),
         ] {
@@ -64,6 +61,12 @@ async fn import(broker: &Broker, request: Request<'_>, scope: Option<&str>) -> R
     }
     for (vhost, about) in &plan.vhosts {
         broker.backend.put_vhost(vhost, about.clone()).await.map_err(Refusal::of_change)?;
+    }
+    for (name, asked) in plan.users {
+        broker.backend.put_user(&name, asked.password, asked.tags).await.map_err(Refusal::of_change)?;
+    }
+    for (vhost, user, permission) in plan.permissions {
+        broker.backend.put_permission(&vhost, &user, permission).await.map_err(Refusal::of_change)?;
     }
     let mut clients: HashMap<String, Client> = HashMap::new();
     for (index, step) in plan.steps.iter().enumerate() {

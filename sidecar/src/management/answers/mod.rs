@@ -8,6 +8,7 @@ mod health;
 mod policies;
 mod queues;
 mod settings;
+mod users;
 
 use amqp_compat::backend::Topology;
 use axum::http::{HeaderMap, Method};
@@ -15,11 +16,12 @@ use serde_json::{Value, json};
 
 use super::broker::Broker;
 use super::client::{Caller, Client};
-use super::documents::broker as document;
 use super::documents::fields::Fields;
 use super::documents::listing::Listing;
 use super::documents::refusal::Refusal;
+use super::documents::rights;
 use super::documents::route::Route;
+use super::documents::user;
 
 /// A request whose login is right.
 #[derive(Debug, Clone, Copy)]
@@ -96,13 +98,14 @@ impl Request<'_> {
 /// Answers a request.
 pub(super) async fn answer(broker: &Broker, route: Route, request: Request<'_>) -> Result<Answer, Refusal> {
     let verb = request.verb()?;
+    if route == Route::Auth {
+        return request.one(json!({ "enable_uaa": false, "uaa_client_id": "", "uaa_location": "" }));
+    }
+    rights::check(broker.viewer(), &route, verb != Verb::Get)?;
     match (route, verb) {
         (Route::Overview, Verb::Get) => request.one(broker.identity.overview(&broker.totals().await)),
         (Route::ClusterName, Verb::Get) => request.one(json!({ "name": "nats-bridge" })),
-        (Route::WhoAmI, Verb::Get) => request.one(document::whoami(&request.caller.user)),
-        (Route::Auth, Verb::Get) => {
-            request.one(json!({ "enable_uaa": false, "uaa_client_id": "", "uaa_location": "" }))
-        }
+        (Route::WhoAmI, Verb::Get) => request.one(user::whoami(broker.viewer())),
         (Route::Extensions, Verb::Get) => request.list(Vec::new()),
         (Route::Nodes, Verb::Get) => request.list(vec![broker.node()]),
         (Route::Node(name), Verb::Get) if name == broker.identity.node => request.one(broker.node()),
@@ -138,6 +141,17 @@ pub(super) async fn answer(broker: &Broker, route: Route, request: Request<'_>) 
         }
         (Route::Aliveness(vhost), Verb::Get) => health::aliveness(broker, request, &vhost).await,
         (Route::Health(check), Verb::Get) => health::check(broker, &check),
+        (
+            route @ (Route::Users
+            | Route::UsersWithoutPermissions
+            | Route::BulkDelete
+            | Route::User(_)
+            | Route::UserPermissions(_)
+            | Route::VhostPermissions(_)
+            | Route::Permissions
+            | Route::Permission(..)),
+            verb,
+        ) => users::answer(broker, request, route, verb).await,
         (route, verb) => settings::answer(broker, request, route, verb).await,
     }
 }

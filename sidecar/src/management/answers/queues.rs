@@ -85,7 +85,9 @@ pub(super) async fn get(broker: &Broker, request: Request<'_>, vhost: &str, name
             }
             Ok(None) => break,
             // Dropping the client gives back what it has taken.
-            Err(error) if error.code == ReplyCode::NotFound => return Err(Refusal::of_change(error)),
+            Err(error) if matches!(error.code, ReplyCode::NotFound | ReplyCode::AccessRefused) => {
+                return Err(Refusal::of_change(error));
+            }
             Err(error) => return Err(Refusal::of_message(error)),
         }
     }

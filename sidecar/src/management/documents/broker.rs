@@ -1,14 +1,8 @@
-//! The broker as a whole: overview, its one node, vhosts, users and permissions.
+//! The broker as a whole: overview, its one node, vhosts.
 
-use amqp_compat::backend::jetstream::{About, QueueCounts, Resource, User};
+use amqp_compat::backend::jetstream::{About, QueueCounts, Resource};
 use amqp_compat::session::RABBITMQ_VERSION;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-
-/// What permission everybody has on everything.
-pub(in crate::management) const EVERYTHING: &str = ".*";
 
 /// Where something listens.
 #[derive(Debug, Clone)]
@@ -164,54 +158,9 @@ fn exchange_types() -> Value {
     ["direct", "fanout", "headers", "topic", "x-consistent-hash", "x-delayed-message"].into_iter().map(of).collect()
 }
 
-/// Who is asking. Every user of `serve` may do everything.
-pub(in crate::management) fn whoami(user: &str) -> Value {
-    json!({ "name": user, "tags": ["administrator"] })
-}
-
-/// A user. The hash is RabbitMQ's, so that exported definitions can be imported there.
-pub(in crate::management) fn user(user: &User, salt: [u8; 4]) -> Value {
-    json!({
-        "name": user.name,
-        "password_hash": password_hash(&user.password, salt),
-        "hashing_algorithm": "rabbit_password_hashing_sha256",
-        "tags": ["administrator"],
-        "limits": {},
-    })
-}
-
-/// A user's permissions in a vhost.
-pub(in crate::management) fn permission(user: &str, vhost: &str) -> Value {
-    json!({ "user": user, "vhost": vhost, "configure": EVERYTHING, "write": EVERYTHING, "read": EVERYTHING })
-}
-
-/// A salt and the SHA-256 of salt and password, in base64: RabbitMQ's `rabbit_password_hashing_sha256`.
-fn password_hash(password: &str, salt: [u8; 4]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(salt);
-    hash.update(password.as_bytes());
-    STANDARD.encode([&salt[..], &hash.finalize()[..]].concat())
-}
-
-/// Whether a hash of RabbitMQ's is that of this password.
-pub(in crate::management) fn is_hash_of(hash: &str, password: &str) -> bool {
-    let Ok(bytes) = STANDARD.decode(hash) else { return false };
-    let Some(salt) = bytes.first_chunk::<4>() else { return false };
-    hash == password_hash(password, *salt)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn password_hashes_are_rabbitmqs() {
-        // Made by RabbitMQ 3.10.8 for the password "guest".
-        assert!(is_hash_of("eBUYjg8UChvIIDLLB3wTlYm+gttRS0vI/OXL13Ijr/uuZqXZ", "guest"));
-        assert!(!is_hash_of("eBUYjg8UChvIIDLLB3wTlYm+gttRS0vI/OXL13Ijr/uuZqXZ", "Guest"));
-        assert!(is_hash_of(&password_hash("s", [1, 2, 3, 4]), "s"));
-        assert!(!is_hash_of("", "") && !is_hash_of("!", "") && !is_hash_of("AAA=", ""));
-    }
 
     #[test]
     fn what_nobody_knows_is_not_in_the_overview() {

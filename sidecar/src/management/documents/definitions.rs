@@ -4,10 +4,12 @@
 //! named, and then nothing is imported.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use amqp_compat::AmqpError;
 use amqp_compat::backend::jetstream::{About, User};
 use amqp_compat::backend::{Binding, ExchangeDeclare, QueueDeclare, Topology};
+use amqp_compat::model::access::{Account, Permission};
 use amqp_compat::model::exchange::ExchangeDefinition;
 use amqp_compat::model::policy::{Policy, Scope};
 use amqp_compat::model::queue::{Owner, QueueDefinition};
@@ -15,9 +17,9 @@ use amqp_compat::model::vhost::{BindingDefinition, Change, Destination, QueuePla
 use amqp_compat::session::RABBITMQ_VERSION;
 use serde_json::{Map, Value, json};
 
-use super::broker::{self, EVERYTHING};
 use super::fields::{Fields, short};
 use super::refusal::Refusal;
+use super::user::{self, Asked};
 use super::{binding, exchange, policy, queue, vhost};
 
 /// What one vhost has.
@@ -106,7 +108,11 @@ pub(in crate::management) struct Step {
 pub(in crate::management) struct Plan {
     /// The vhosts to make first, or to say something else of.
     pub(in crate::management) vhosts: Vec<(String, About)>,
-    /// What to do, in this order.
+    /// The users to make then, or to change.
+    pub(in crate::management) users: Vec<(String, Asked)>,
+    /// What they may do: vhost, user, permission.
+    pub(in crate::management) permissions: Vec<(String, String, Permission)>,
+    /// What to do after that, in this order.
     pub(in crate::management) steps: Vec<Step>,
     /// What cannot be honoured, each with its name and why.
     pub(in crate::management) refused: Vec<String>,
@@ -122,7 +128,9 @@ pub(in crate::management) struct Present<'a> {
     /// Why no vhost can be made, where that is so.
     pub(in crate::management) fixed: Option<String>,
     /// Who may log in.
-    pub(in crate::management) users: &'a [User],
+    pub(in crate::management) users: Vec<Arc<Account>>,
+    /// Those of them that `serve` was started with.
+    pub(in crate::management) given: &'a [User],
 }
 
 /// Global parameters that only say which cluster a document comes from.
@@ -158,13 +166,13 @@ pub(in crate::management) fn plan(
         plan.vhosts.push((name.to_owned(), about));
     }
     let present = &present;
-    for user in document.take_list("users")? {
-        refused.extend(check_user(user.text("name")?, &user, present.users)?.err());
+    for fields in document.take_list("users")? {
+        plan.user(fields.text("name")?, &fields, present)?;
     }
-    for permission in document.take_list("permissions")? {
-        refused
-            .extend(check_permission(permission.text("vhost")?, permission.text("user")?, &permission, present)?.err());
+    for fields in document.take_list("permissions")? {
+        plan.permission(fields.text("vhost")?, fields.text("user")?, &fields, present)?;
     }
+    let refused = &mut plan.refused;
     for parameter in document.take_list("global_parameters")? {
         let name = parameter.text("name")?;
         if !ORIGIN.contains(&name) {
@@ -174,7 +182,7 @@ pub(in crate::management) fn plan(
     for permission in document.take_list("topic_permissions")? {
         let user = permission.text("user")?;
         refused.push(format!(
-            "topic permission of user '{user}': permissions cannot be restricted: every user may do everything"
+            "topic permission of user '{user}': topic permissions are not honoured; remove it, and restrict the exchange instead"
         ));
     }
     let mut import = Import { scope, scratch: BTreeMap::new(), present, plan };
@@ -336,47 +344,49 @@ pub(crate) fn read_binding(fields: &Fields) -> Result<(Binding, bool), Refusal> 
     Ok((binding, to_queue))
 }
 
-/// Whether a user with this name and password is there; they are those that `serve` was started with.
-pub(in crate::management) fn check_user(
-    name: &str,
-    fields: &Fields,
-    users: &[User],
-) -> Result<Result<(), String>, Refusal> {
-    let (hash, password) = (fields.text("password_hash")?, fields.text("password")?);
-    let is_known = users.iter().any(|user| {
-        user.name == name
-            && match (password, hash) {
-                ("", "") => false,
-                ("", hash) => broker::is_hash_of(hash, &user.password),
-                (password, _) => password == user.password,
+impl Plan {
+    /// Plans a user. One that `serve` was started with stays as it is.
+    fn user(&mut self, name: &str, fields: &Fields, present: &Present<'_>) -> Result<(), Refusal> {
+        let asked = match Asked::read(fields) {
+            Ok(asked) => asked,
+            Err(refusal) => {
+                self.refused.push(format!("user '{name}': {}", refusal.reason));
+                return Ok(());
             }
-    });
-    if is_known {
-        return Ok(Ok(()));
-    }
-    Ok(Err(format!(
-        "user '{name}': users are those of the command line; start serve with --user '{name}:PASSWORD' and the same password"
-    )))
-}
-
-/// Whether these permissions are those that the user has.
-pub(in crate::management) fn check_permission(
-    vhost: &str,
-    user: &str,
-    fields: &Fields,
-    present: &Present<'_>,
-) -> Result<Result<(), String>, Refusal> {
-    let what = format!("permissions of user '{user}' in vhost '{vhost}'");
-    if !present.vhosts.contains_key(vhost) || !present.users.iter().any(|known| known.name == user) {
-        return Ok(Err(format!("{what}: vhost_or_user_not_found")));
-    }
-    for name in ["configure", "write", "read"] {
-        if fields.text(name)? != EVERYTHING {
-            let why = "permissions cannot be restricted: every user may do everything";
-            return Ok(Err(format!("{what}: field '{name}' is not '{EVERYTHING}', and {why}")));
+        };
+        match present.given.iter().find(|given| given.name == name) {
+            None => self.users.push((name.to_owned(), asked)),
+            Some(given) if asked.is_password_of(given) => {}
+            Some(_) => self.refused.push(format!(
+                "user '{name}': serve is started with it and with another password; leave it out of --user and \
+                 --user-file, or out of the document"
+            )),
         }
+        Ok(())
     }
-    Ok(Ok(()))
+
+    fn permission(&mut self, vhost: &str, name: &str, fields: &Fields, present: &Present<'_>) -> Result<(), Refusal> {
+        let what = format!("permissions of user '{name}' in vhost '{vhost}'");
+        let known = present.users.iter().find(|known| known.name == name);
+        let is_there = known.is_some() || self.users.iter().any(|(new, _)| new == name);
+        if !present.vhosts.contains_key(vhost) || !is_there {
+            self.refused.push(format!("{what}: vhost_or_user_not_found"));
+            return Ok(());
+        }
+        match user::read_permission(fields) {
+            Err(refusal) => self.refused.push(format!("{what}: {}", refusal.reason)),
+            Ok(permission) if known.is_some_and(|known| known.fixed) => {
+                if permission != Permission::everything() {
+                    self.refused.push(format!(
+                        "{what}: serve is started with that user, which may do everything; leave it out of --user and \
+                         --user-file"
+                    ));
+                }
+            }
+            Ok(permission) => self.permissions.push((vhost.to_owned(), name.to_owned(), permission)),
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -387,10 +397,12 @@ mod tests {
         vec![User { name: "guest".into(), password: "guest".into() }]
     }
 
-    fn present(users: &[User]) -> Present<'_> {
+    fn present(given: &[User]) -> Present<'_> {
         let empty = Declared { exchanges: ExchangeDefinition::predeclared(), ..Declared::default() };
         let about = BTreeMap::from([("/".to_owned(), About::default())]);
-        Present { vhosts: BTreeMap::from([("/".to_owned(), empty)]), about, fixed: None, users }
+        let account = |user: &User| Arc::new(Account::fixed(&user.name, None));
+        let users = given.iter().map(account).collect();
+        Present { vhosts: BTreeMap::from([("/".to_owned(), empty)]), about, fixed: None, users, given }
     }
 
     fn planned(document: Value, scope: Option<&str>) -> Result<Plan, Refusal> {
@@ -406,7 +418,7 @@ mod tests {
     fn what_was_exported_is_planned_in_an_order_that_works() {
         let document = json!({
             "rabbit_version": "3.10.8",
-            "users": [{ "name": "guest", "password_hash": "eBUYjg8UChvIIDLLB3wTlYm+gttRS0vI/OXL13Ijr/uuZqXZ" }],
+            "users": [{ "name": "guest", "tags": "", "password_hash": "eBUYjg8UChvIIDLLB3wTlYm+gttRS0vI/OXL13Ijr/uuZqXZ" }],
             "vhosts": [{ "name": "/" }],
             "permissions": [{ "user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*" }],
             "global_parameters": [{ "name": "cluster_name", "value": "x" }],
@@ -440,8 +452,11 @@ mod tests {
         assert_eq!(
             refused(json!({
                 "vhosts": [{ "name": "v", "tracing": true }],
-                "users": [{ "name": "bob", "password": "x" }, { "name": "guest", "password": "other" }],
-                "permissions": [{ "user": "guest", "vhost": "/", "configure": "^$", "write": ".*", "read": ".*" }],
+                "users": [{ "name": "bob", "password": "x" }, { "name": "guest", "password": "other", "tags": "" }],
+                "permissions": [
+                    { "user": "guest", "vhost": "/", "configure": "^$", "write": ".*", "read": ".*" },
+                    { "user": "bob", "vhost": "/", "configure": "^$", "write": ".*", "read": ".*" },
+                ],
                 "policies": [
                     { "name": "p", "vhost": "/", "pattern": "", "definition": {} },
                     { "name": "mirrored", "vhost": "/", "pattern": "", "definition": { "ha-mode": "all" } },
@@ -468,6 +483,7 @@ mod tests {
                 "user 'bob'",
                 "user 'guest'",
                 "permissions of user 'guest' in vhost '/'",
+                "permissions of user 'bob' in vhost '/'",
                 "global parameter 'g'",
                 "policy 'p'",
                 "policy 'mirrored'",
@@ -502,6 +518,21 @@ mod tests {
         let fields = Fields::of(document, "the body").expect("an object");
         let refused = super::plan(fields, None, fixed).expect("understood").refused;
         assert!(refused[0] == "vhost 'v': they are fixed" && refused.len() == 4, "{refused:?}");
+    }
+
+    #[test]
+    fn users_and_what_they_may_do_are_planned() {
+        let document = json!({
+            "users": [{ "name": "bob", "tags": ["management"], "password_hash": "eBUYjg8UChvIIDLLB3wTlYm+gttRS0vI/OXL13Ijr/uuZqXZ" }],
+            "vhosts": [{ "name": "v" }],
+            "permissions": [{ "user": "bob", "vhost": "v", "configure": "", "write": "^w", "read": ".*" }],
+        });
+        let plan = planned(document, None).expect("understood");
+        assert_eq!(plan.refused, Vec::<String>::new());
+        let [(name, asked)] = &plan.users[..] else { panic!("one user: {:?}", plan.users) };
+        assert!(name == "bob" && asked.password.as_ref().is_some_and(|password| password.is("guest")));
+        let expected = Permission::new("", "^w", ".*").expect("valid");
+        assert_eq!(plan.permissions, [("v".to_owned(), "bob".to_owned(), expected)]);
     }
 
     #[test]

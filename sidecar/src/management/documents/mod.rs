@@ -14,6 +14,8 @@ pub(super) mod message;
 pub(crate) mod policy;
 pub(crate) mod queue;
 pub(crate) mod refusal;
+pub(super) mod rights;
 pub(super) mod route;
 pub(crate) mod table;
+pub(super) mod user;
 pub(super) mod vhost;

@@ -30,6 +30,11 @@ impl Refusal {
         Self { status: 404, error: "not_found", reason: "vhost_not_found".to_owned() }
     }
 
+    /// 401 for what a user may not do or see.
+    pub(crate) fn not_authorised(reason: impl Into<String>) -> Self {
+        Self { status: 401, error: "not_authorised", reason: reason.into() }
+    }
+
     /// 405.
     pub(crate) fn method_not_allowed() -> Self {
         Self { status: 405, error: "Method Not Allowed", reason: "the method does not fit the path".to_owned() }
@@ -44,7 +49,7 @@ impl Refusal {
     pub(crate) fn of_change(error: AmqpError) -> Self {
         match error.code {
             ReplyCode::NotFound => Self { status: 404, error: "not_found", reason: error.text },
-            ReplyCode::AccessRefused => Self { status: 401, error: "not_authorised", reason: error.text },
+            ReplyCode::AccessRefused | ReplyCode::NotAllowed => Self::not_authorised(error.text),
             ReplyCode::InternalError | ReplyCode::ConnectionForced => Self::unavailable(error.text),
             _ => Self::bad_request(error.text),
         }

@@ -30,6 +30,10 @@ pub(in crate::management) enum Route {
     VhostPermissions(String),
     /// `users`
     Users,
+    /// `users/without-permissions`
+    UsersWithoutPermissions,
+    /// `users/bulk-delete`
+    BulkDelete,
     /// `users/U`
     User(String),
     /// `users/U/permissions`
@@ -139,7 +143,8 @@ fn named(segments: &[&str]) -> Option<Route> {
         ["vhosts", vhost, "connections"] => Route::Connections(Some(own(vhost))),
         ["vhosts", vhost, "channels"] => Route::Channels(Some(own(vhost))),
         ["users"] => Route::Users,
-        ["users", "without-permissions"] => Route::Absent("users without permissions", None),
+        ["users", "without-permissions"] => Route::UsersWithoutPermissions,
+        ["users", "bulk-delete"] => Route::BulkDelete,
         ["users", user] => Route::User(own(user)),
         ["users", user, "permissions"] => Route::UserPermissions(own(user)),
         ["permissions"] => Route::Permissions,
