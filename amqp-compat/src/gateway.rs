@@ -1,5 +1,7 @@
 //! AMQP on JetStream inside a process: the listener, the backend, the lease and the connection to NATS as one value that is
 //! started and stopped. What the language bindings give to programs that have no room for a second process.
+//!
+//! [`Gateway::start`] does it over JetStream alone; [`Sockets`] and [`Gateway::serve`] are for what brings its own backend.
 
 use std::fmt::Write as _;
 use std::io;
@@ -12,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::backend::Backend;
 use crate::backend::jetstream::lease::LeaseError;
 use crate::backend::jetstream::{JetStreamBackend, JetStreamConfig, Lease, User};
 use crate::error::{AmqpError, ReplyCode};
@@ -164,26 +167,18 @@ impl Gateway {
         if users.iter().any(|user| user.name.is_empty()) {
             return wrong("users", "a user has a name");
         }
-        let bind = |field, place: &str, error| GatewayError::Bind { field, place: place.to_owned(), error };
-        let mut listener = Listener::bind(&listen).await.map_err(|error| bind("listen", &listen, error))?;
-        let address = listener.local_addr().map_err(|error| bind("listen", &listen, error))?;
-        let tls_address = match listen_tls {
-            None => None,
-            Some((place, files)) => {
-                let tls = Tls::load(files)?;
-                Some(listener.bind_tls(&place, tls).await.map_err(|error| bind("listen_tls", &place, error))?)
-            }
-        };
+        let mut sockets = Sockets::bind(&listen, listen_tls).await?;
+        let Sockets { address, tls_address, .. } = sockets;
         let reachable = [Some(address), tls_address].into_iter().flatten().any(|address| !address.ip().is_loopback());
         if users.is_empty() && reachable {
             return wrong("users", "other machines can reach this address; guest:guest is for a loopback address only");
         }
         let users = if users.is_empty() { JetStreamConfig::default().users } else { users };
-        let url = url(address, &users, &vhosts);
+        let user = users.first().map(|user| (&*user.name, &*user.password));
+        let url = url(address, user, vhosts.first().map(String::as_str));
         let bridge = Bridge::connect_with(nats).await?;
         let limits = Limits::default().within(bridge.client().server_info().max_payload);
-        listener.limit(limits);
-        let connections = listener.connections();
+        sockets.listener.limit(limits);
         let (lease, backend) = match serving(&bridge, users, vhosts, replicas).await {
             Ok(serving) => serving,
             Err(error) => {
@@ -191,12 +186,20 @@ impl Gateway {
                 return Err(error);
             }
         };
+        Ok(Gateway::serve(sockets, url, Serving { backend, lease, bridge, ends: Box::new(()) }))
+    }
+
+    /// Serves on these sockets. `url` is what [`Gateway::url`] says.
+    pub fn serve(sockets: Sockets, url: String, serving: Serving) -> Gateway {
+        let Sockets { listener, address, tls_address } = sockets;
+        let Serving { backend, lease, bridge, ends } = serving;
+        let connections = listener.connections();
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let (tell, state) = watch::channel(GatewayState::Running);
         let served = tokio::spawn(listener.run(backend, stop.clone()));
-        tokio::spawn(until_it_ends(served, lease, bridge, stop.clone(), cut.clone(), tell));
+        tokio::spawn(until_it_ends(served, (lease, bridge, ends), stop.clone(), cut.clone(), tell));
         let _guard = stop.clone().drop_guard();
-        Ok(Gateway { address, tls_address, url, connections, state, stop, cut, _guard })
+        Gateway { address, tls_address, url, connections, state, stop, cut, _guard }
     }
 
     /// The address that AMQP clients connect to.
@@ -237,15 +240,72 @@ impl Gateway {
     /// Dropped, it goes on stopping, without the budget.
     pub async fn stop(&self, budget: Duration) {
         self.stop.cancel();
-        let mut state = self.state.clone();
-        let ended = |state: &GatewayState| matches!(state, GatewayState::Stopped | GatewayState::Failed { .. });
-        if tokio::time::timeout(budget, state.wait_for(ended)).await.is_err() {
+        if tokio::time::timeout(budget, self.ended()).await.is_err() {
             self.cut.cancel();
-            // The sender lives until it has told so.
-            let _ = state.wait_for(ended).await;
+            self.ended().await;
         }
     }
+
+    /// Waits until it was stopped, or has ended by itself.
+    pub async fn ended(&self) {
+        let ended = |state: &GatewayState| matches!(state, GatewayState::Stopped | GatewayState::Failed { .. });
+        // The sender lives until it has told so.
+        let _ = self.state.clone().wait_for(ended).await;
+    }
 }
+
+/// Sockets that are bound. Clients that come early wait until they are accepted.
+#[derive(Debug)]
+pub struct Sockets {
+    /// Takes clients once it runs.
+    pub listener: Listener,
+    /// The address for AMQP clients.
+    pub address: SocketAddr,
+    /// The address for AMQPS clients, if there is one.
+    pub tls_address: Option<SocketAddr>,
+}
+
+impl Sockets {
+    /// Binds them; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// `Bind` for `listen` or `listen_tls`, or `Tls`.
+    pub async fn bind(listen: &str, listen_tls: Option<(String, TlsFiles)>) -> Result<Sockets, GatewayError> {
+        let bind = |field, place: &str, error| GatewayError::Bind { field, place: place.to_owned(), error };
+        let mut listener = Listener::bind(listen).await.map_err(|error| bind("listen", listen, error))?;
+        let address = listener.local_addr().map_err(|error| bind("listen", listen, error))?;
+        let tls_address = match listen_tls {
+            None => None,
+            Some((place, files)) => {
+                let tls = Tls::load(files)?;
+                Some(listener.bind_tls(&place, tls).await.map_err(|error| bind("listen_tls", &place, error))?)
+            }
+        };
+        Ok(Sockets { listener, address, tls_address })
+    }
+}
+
+/// What a gateway serves, and what it gives back at its end.
+pub struct Serving {
+    /// What sessions run against.
+    pub backend: Arc<dyn Backend>,
+    /// The right to serve the NATS account.
+    pub lease: Lease,
+    /// The connection to NATS.
+    pub bridge: Bridge,
+    /// Told of the end, before lease and connection are given back.
+    pub ends: Box<dyn Ends>,
+}
+
+/// What has to know that a gateway ends.
+pub trait Ends: Send + Sync {
+    /// It was told to stop, and clients are about to be sent away.
+    fn draining(&self) {}
+    /// It serves no longer.
+    fn ended(&self) {}
+}
+
+impl Ends for () {}
 
 async fn serving(
     bridge: &Bridge,
@@ -266,8 +326,7 @@ async fn serving(
 
 async fn until_it_ends(
     mut served: JoinHandle<()>,
-    lease: Lease,
-    bridge: Bridge,
+    (lease, bridge, ends): (Lease, Bridge, Box<dyn Ends>),
     stop: CancellationToken,
     cut: CancellationToken,
     tell: watch::Sender<GatewayState>,
@@ -290,26 +349,28 @@ async fn until_it_ends(
                 served.abort();
                 break GatewayState::Stopped;
             }
-            () = stop.cancelled(), if !draining => drop(tell.send_replace(GatewayState::Draining)),
+            () = stop.cancelled(), if !draining => {
+                ends.draining();
+                tell.send_replace(GatewayState::Draining);
+            }
         }
     };
+    ends.ended();
     lease.release().await;
     // Closed before its server stops, it is not taken for a lost one.
     let _ = bridge.close(LAST_WORDS).await;
     tell.send_replace(end);
 }
 
-/// The URL of the first user on the first virtual host.
-fn url(address: SocketAddr, users: &[User], vhosts: &[String]) -> String {
+/// The URL for a client on this machine that logs in as `user`, with its password, on `vhost`.
+pub fn url(address: SocketAddr, user: Option<(&str, &str)>, vhost: Option<&str>) -> String {
     let host = match address.ip() {
         ip if ip.is_unspecified() => "localhost".to_owned(),
         IpAddr::V6(ip) => format!("[{ip}]"),
         IpAddr::V4(ip) => ip.to_string(),
     };
-    let login =
-        users.first().map_or(String::new(), |user| format!("{}:{}@", escaped(&user.name), escaped(&user.password)));
-    let vhost = vhosts.first().map_or(String::new(), |vhost| escaped(vhost));
-    format!("amqp://{login}{host}:{}/{vhost}", address.port())
+    let login = user.map_or(String::new(), |(name, password)| format!("{}:{}@", escaped(name), escaped(password)));
+    format!("amqp://{login}{host}:{}/{}", address.port(), vhost.map_or(String::new(), escaped))
 }
 
 /// Text inside a URL: everything but RFC 3986's unreserved characters as `%` and two digits.
@@ -331,9 +392,8 @@ mod tests {
 
     #[test]
     fn the_url_survives_any_name_and_password() {
-        let user = |name: &str, password: &str| User { name: name.into(), password: password.into() };
         let address = |text: &str| text.parse().expect("an address");
-        let made = |at, name, password, vhost: &str| url(address(at), &[user(name, password)], &[vhost.to_owned()]);
+        let made = |at, name, password, vhost| url(address(at), Some((name, password)), Some(vhost));
         assert_eq!(made("127.0.0.1:5672", "guest", "guest", "/"), "amqp://guest:guest@127.0.0.1:5672/%2F");
         assert_eq!(made("0.0.0.0:1", "a@b", "p:/?#", "eu west"), "amqp://a%40b:p%3A%2F%3F%23@localhost:1/eu%20west");
         assert_eq!(made("[::1]:7", "ü", "", "v"), "amqp://%C3%BC:@[::1]:7/v");

@@ -15,6 +15,7 @@ export const {
   Outbox,
   Received,
   Schemas,
+  Sidecar,
   connect,
   metrics,
   openOutbox,

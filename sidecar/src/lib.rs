@@ -16,5 +16,7 @@ pub mod ownership;
 pub mod parity;
 pub mod phase;
 pub mod plan;
+mod rabbit_gate;
 pub mod ready;
+pub mod running;
 pub mod standby;

@@ -174,7 +174,7 @@ fn a_sidecar_starts_without_a_rabbitmq_and_says_so() {
     let arguments = ["sidecar", "--rabbit", "amqp://127.0.0.1:1", "--nats", &nats.url(), "--http", "127.0.0.1:0"];
     let mut sidecar = Gateway::start(dir.path(), "sidecar", &arguments).ready();
     let log = sidecar.log();
-    assert!(log.contains("WARN") && log.contains("--rabbit amqp://127.0.0.1:1: RabbitMQ does not answer"), "{log}");
+    assert!(log.contains("WARN") && log.contains("rabbit amqp://127.0.0.1:1: RabbitMQ does not answer"), "{log}");
     sidecar.signal("TERM");
     assert_eq!(sidecar.ended(), Some(0), "{}", sidecar.log());
 }

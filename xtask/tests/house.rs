@@ -90,7 +90,7 @@ fn dependencies_point_in_one_direction() {
         ("nats-bridge", &[][..]),
         ("amqp-compat", &["nats-bridge"][..]),
         ("sidecar", &["nats-bridge", "amqp-compat"][..]),
-        ("bindings/verbs", &["nats-bridge"][..]),
+        ("bindings/verbs", &["nats-bridge", "amqp-compat", "sidecar"][..]),
         ("bindings/python", &["nats-bridge", "amqp-compat", "sidecar"][..]),
         ("bindings/node", &["nats-bridge", "amqp-compat", "sidecar"][..]),
         ("test-support", &[][..]),

@@ -14,17 +14,22 @@ export type ErrorCode =
   | "denied"
   | "disk"
   | "in_use"
+  | "gate"
   | "invalid_message"
+  | "not_drained"
   | "not_found"
   | "outbox_full"
   | "rejected"
   | "schema"
+  | "side_down"
   | "timeout"
   | "too_large"
   | "unknown_key"
+  | "unmapped"
   | "unreachable"
   | "unsupported"
-  | "window_full";
+  | "window_full"
+  | "wrong_phase";
 
 /** What is known about a failure besides its text. */
 export interface BridgeErrorDetails {

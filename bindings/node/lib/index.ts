@@ -23,6 +23,22 @@ export { Schemas } from "./schemas.js";
 export type { Compatibility, RegisterOptions, Registered, Schema, SchemaDifference, SchemaText } from "./schemas.js";
 export { AmqpListener } from "./listener.js";
 export type { Address, ListenerState } from "./listener.js";
+export { Sidecar } from "./sidecar.js";
+export type {
+  Adopted,
+  BrokerStatus,
+  ChangeOptions,
+  ChangeRecord,
+  CutoverStatus,
+  CutoverWarning,
+  Faults,
+  GateReason,
+  Phase,
+  QueueParity,
+  QueueStatus,
+  Unmapped,
+  Verdict,
+} from "./cutover.js";
 export type { BridgeErrorDetails, ErrorCode, Landed } from "./errors.js";
 export type {
   AmqpListenerOptions,
@@ -34,5 +50,6 @@ export type {
   HealthOptions,
   PublishOptions,
   RetryPolicy,
+  SidecarOptions,
   StreamOptions,
 } from "./options.js";

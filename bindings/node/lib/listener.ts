@@ -30,7 +30,8 @@ export interface Address {
 export class AmqpListener implements AsyncDisposable {
   readonly #native: NativeAmqpListener;
 
-  private constructor(made: NativeAmqpListener) {
+  /** @internal */
+  protected constructor(made: NativeAmqpListener) {
     this.#native = made;
   }
 

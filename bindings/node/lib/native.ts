@@ -115,12 +115,18 @@ export interface NativeAmqpListener {
   wait(): Promise<void>;
 }
 
+export interface NativeSidecar {
+  listener(): NativeAmqpListener;
+  ask(verb: string, json: string): Promise<string>;
+}
+
 /** The options as the addon takes them: users are names and passwords in turn. */
 export type NativeAmqpListenerOptions = Omit<AmqpListenerOptions, "nats" | "users"> & { readonly users?: readonly string[] };
 
 export interface Native {
   readonly Stop: new () => NativeStop;
   startAmqpListener(nats: readonly string[], options: NativeAmqpListenerOptions): Promise<NativeAmqpListener>;
+  startSidecar(nats: readonly string[], connect: ConnectOptions, options: string): Promise<NativeSidecar>;
   originalName(name: string): string | null;
   renderMetrics(): string;
   connect(servers: readonly string[], options: ConnectOptions): Promise<NativeBridge>;

@@ -91,6 +91,50 @@ export interface AmqpListenerOptions {
   readonly connect?: ConnectOptions;
 }
 
+/** How a sidecar goes from RabbitMQ to JetStream. What is left out has its default. */
+export interface SidecarOptions {
+  /** RabbitMQ, as an AMQP URL, whose user is the sidecar's own. */
+  readonly rabbit: string;
+  /** NATS with JetStream: one URL, several separated by commas, or an array; default `nats://127.0.0.1:4222`. */
+  readonly nats?: string | readonly string[];
+  /**
+   * RabbitMQ's management API, as `http://USER:PASSWORD@HOST:15672`, whose user needs the `monitoring` tag: before the weight is raised,
+   * RabbitMQ's bindings and policies are compared with what was declared through the sidecar. This or `trustDeclared` is needed
+   * for a weight above 0.
+   */
+  readonly rabbitManagement?: string;
+  /**
+   * Raises the weight without asking: you vouch that all bindings were declared through this sidecar and that no policy matters.
+   * Default false.
+   */
+  readonly trustDeclared?: boolean;
+  /** `HOST:PORT` for AMQP clients; default `127.0.0.1:0`, a free port. */
+  readonly listen?: string;
+  /** How many servers of a cluster hold a durable classic queue that is made from now on; 1 to 5; default 1. */
+  readonly replicas?: number;
+  /** Makes a quorum queue with fewer replicas where three cannot be held; false lists it as unmapped. Default true. */
+  readonly quorumFallback?: boolean;
+  /** How long a client may take to settle a delivery of JetStream's; 0: as long as it likes; default 1 800 000. */
+  readonly consumerTimeoutMs?: number;
+  /** How long deliveries may wait for what was published before a change of weight; default 30 000. */
+  readonly fenceTimeoutMs?: number;
+  /** How long a phase or weight has to be in force before the gate says yes; default 60 000. */
+  readonly gateSoakMs?: number;
+  /** How many messages have to be compared, or confirmed by JetStream, before the gate says yes; default 100. */
+  readonly gateMessages?: number;
+  /** How many times RabbitMQ's 99th percentile of confirm times JetStream's may be; 1 to 1000; default 1.5. */
+  readonly gateLatencyFactor?: number;
+  /** How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself; default 10 000. */
+  readonly rollbackAfterMs?: number;
+  /**
+   * Whether it rolls back by itself at all, also for messages that JetStream corrupts, drops, reorders or duplicates; default
+   * true.
+   */
+  readonly autoRollback?: boolean;
+  /** How to log in to NATS, and the rest that `connect` takes. */
+  readonly connect?: ConnectOptions;
+}
+
 /** How often and after which pauses something that failed is tried again. There is no endless policy. */
 export interface RetryPolicy {
   /** Attempts in all, the first included; at least 1; default 5. */
@@ -255,6 +299,24 @@ export const AMQP_LISTENER_OPTIONS: Names<AmqpListenerOptions> = {
   users: true,
   vhosts: true,
   replicas: true,
+  connect: true,
+};
+
+export const SIDECAR_OPTIONS: Names<SidecarOptions> = {
+  rabbit: true,
+  nats: true,
+  rabbitManagement: true,
+  trustDeclared: true,
+  listen: true,
+  replicas: true,
+  quorumFallback: true,
+  consumerTimeoutMs: true,
+  fenceTimeoutMs: true,
+  gateSoakMs: true,
+  gateMessages: true,
+  gateLatencyFactor: true,
+  rollbackAfterMs: true,
+  autoRollback: true,
   connect: true,
 };
 

@@ -1,28 +1,18 @@
 //! The core's errors as JSON texts, from which `lib/errors.ts` makes a `BridgeError`.
 
-use amqp_compat::gateway::GatewayError;
 use nats_bridge::{Error, ErrorKind, Landed};
 use nats_bridge_verbs::Fault;
 use serde_json::json;
 
 /// The rejection for an error of the core.
 pub fn from_core(error: &Error) -> napi::Error {
-    build(error.kind(), error.landed(), error.is_temporary(), &error.to_string(), error.context())
+    build(error.kind().name(), error.landed(), error.is_temporary(), &error.to_string(), error.context())
 }
 
 /// The rejection for an argument that the core was not asked about because its type cannot hold it.
 pub fn invalid(field: &str, why: &str) -> napi::Error {
     let context = [("field", field.to_owned()), ("why", why.to_owned())];
-    build(ErrorKind::Config, Landed::No, false, &format!("config: field={field} why={why}"), &context)
-}
-
-/// The rejection for a listener that cannot be started.
-pub fn from_gateway(error: &GatewayError) -> napi::Error {
-    if let GatewayError::Nats(error) = error {
-        return from_core(error);
-    }
-    let kind = error.kind();
-    build(kind, Landed::No, false, &format!("{}: {error}", kind.name().replace('_', " ")), &error.context())
+    build(ErrorKind::Config.name(), Landed::No, false, &format!("config: field={field} why={why}"), &context)
 }
 
 /// The rejection for a verb that failed.
@@ -30,32 +20,27 @@ pub fn from_fault(fault: &Fault) -> napi::Error {
     match fault {
         Fault::Argument { field, why } => invalid(field, why),
         Fault::Core(error) => from_core(error),
+        Fault::Told { code, text, context } => build(code, Landed::No, false, text, context),
     }
 }
 
 /// The rejection for something that ended by itself.
 pub fn closed(why: &str) -> napi::Error {
     let context = [("why", why.to_owned())];
-    build(ErrorKind::Closed, Landed::No, false, &format!("closed: {why}"), &context)
+    build(ErrorKind::Closed.name(), Landed::No, false, &format!("closed: {why}"), &context)
 }
 
 /// The rejection for a second settle of one delivery.
 pub fn already_settled(subject: &str, sequence: u64) -> napi::Error {
     let context = [("subject", subject.to_owned()), ("sequence", sequence.to_string())];
     let text = format!("already settled: subject={subject} sequence={sequence}");
-    build(ErrorKind::AlreadySettled, Landed::No, false, &text, &context)
+    build(ErrorKind::AlreadySettled.name(), Landed::No, false, &text, &context)
 }
 
-fn build(
-    kind: ErrorKind,
-    landed: Landed,
-    temporary: bool,
-    text: &str,
-    context: &[(&'static str, String)],
-) -> napi::Error {
+fn build(code: &str, landed: Landed, temporary: bool, text: &str, context: &[(&'static str, String)]) -> napi::Error {
     let context: serde_json::Map<_, _> = context.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
     let error = json!({
-        "code": kind.name(), "landed": landed.name(), "temporary": temporary, "text": text, "context": context,
+        "code": code, "landed": landed.name(), "temporary": temporary, "text": text, "context": context,
     });
     napi::Error::from_reason(error.to_string())
 }

@@ -3,9 +3,9 @@
 use std::future::Future;
 
 use napi::bindgen_prelude::{Env, PromiseRaw, ToNapiValue};
+use nats_bridge_verbs::eager::{self, Begun};
 use tokio::runtime::Handle;
 
-use crate::eager::{self, Begun};
 use crate::errors;
 
 /// A value of the core, and the runtime that it lives on.

@@ -6,7 +6,6 @@
 pub mod bridge;
 pub mod consumer;
 pub mod delivery;
-pub mod eager;
 pub mod errors;
 pub mod health;
 pub mod held;
@@ -16,4 +15,5 @@ pub mod listener;
 pub mod options;
 pub mod outbox;
 pub mod publish;
+pub mod sidecar;
 pub mod stop;

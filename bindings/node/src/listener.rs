@@ -97,9 +97,16 @@ pub fn start_amqp_listener(
     let config = options.config(nats)?;
     env.spawn_future(async move {
         nats_bridge_verbs::metrics::start(&tokio::runtime::Handle::current());
-        let core = Gateway::start(config).await.map_err(|e| errors::from_gateway(&e))?;
+        let core = Gateway::start(config).await.map_err(|e| errors::from_fault(&e.into()))?;
         Ok(AmqpListener { core: Held::new(Arc::new(core)) })
     })
+}
+
+impl AmqpListener {
+    /// Wraps a gateway, on the runtime of something else that is held.
+    pub fn beside<U>(other: &Held<U>, core: Arc<Gateway>) -> Self {
+        AmqpListener { core: Held::beside(other, core) }
+    }
 }
 
 #[napi]

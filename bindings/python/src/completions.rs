@@ -12,10 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use nats_bridge_verbs::eager::Begun;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
-use crate::eager::Begun;
 use crate::errors;
 use crate::home::{self, Home, lock};
 

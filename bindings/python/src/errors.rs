@@ -1,6 +1,5 @@
 //! The core's errors as Python exceptions. The classes are in `nats_bridge/errors.py`.
 
-use amqp_compat::gateway::GatewayError;
 use nats_bridge::{Error, ErrorKind, Landed};
 use nats_bridge_verbs::Fault;
 use pyo3::prelude::*;
@@ -13,20 +12,12 @@ pub fn from_core(error: &Error) -> PyErr {
     build(code, error.landed(), error.is_temporary(), &error.to_string(), error.context())
 }
 
-/// The exception for a listener that cannot be started.
-pub fn from_gateway(error: &GatewayError) -> PyErr {
-    if let GatewayError::Nats(error) = error {
-        return from_core(error);
-    }
-    let code = error.kind().name();
-    build(code, Landed::No, false, &format!("{}: {error}", code.replace('_', " ")), &error.context())
-}
-
 /// The exception for a verb that failed.
 pub fn from_fault(fault: &Fault) -> PyErr {
     match fault {
         Fault::Argument { field, why } => invalid(field, why),
         Fault::Core(error) => from_core(error),
+        Fault::Told { code, text, context } => build(code, Landed::No, false, text, context),
     }
 }
 

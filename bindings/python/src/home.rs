@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nats_bridge_verbs::eager::{self, Begun};
 use pyo3::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::eager::{self, Begun};
 use crate::errors;
 
 /// The runtime and the process that it was started in. Tokio's threads do not survive a fork.

@@ -8,7 +8,6 @@ pub mod bridge;
 pub mod completions;
 pub mod consumer;
 pub mod delivery;
-pub mod eager;
 pub mod errors;
 pub mod health;
 pub mod home;
@@ -18,6 +17,7 @@ pub mod listener;
 pub mod options;
 pub mod outbox;
 pub mod publish;
+pub mod sidecar;
 
 use pyo3::prelude::*;
 
@@ -43,4 +43,6 @@ mod _native {
     use super::outbox::Outbox;
     #[pymodule_export]
     use super::publish::Published;
+    #[pymodule_export]
+    use super::sidecar::Sidecar;
 }

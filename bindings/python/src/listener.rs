@@ -24,8 +24,9 @@ pub struct AmqpListener {
 }
 
 impl AmqpListener {
-    fn new(home: &'static Home, core: Gateway) -> Self {
-        AmqpListener { core: Owned::new(home, Arc::new(core)) }
+    /// Wraps a gateway.
+    pub fn new(home: &'static Home, core: Arc<Gateway>) -> Self {
+        AmqpListener { core: Owned::new(home, core) }
     }
 }
 
@@ -54,8 +55,8 @@ impl AmqpListener {
     fn start(py: Python<'_>, nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<AmqpListener> {
         let home = home::here(py)?;
         let config = config(nats, options)?;
-        let core = home.wait(py, Gateway::start(config))?.map_err(|e| errors::from_gateway(&e))?;
-        Ok(AmqpListener::new(home, core))
+        let core = home.wait(py, Gateway::start(config))?.map_err(|e| errors::from_fault(&e.into()))?;
+        Ok(AmqpListener::new(home, Arc::new(core)))
     }
 
     /// Starts it, and sets `future`.
@@ -70,8 +71,8 @@ impl AmqpListener {
         let home = home::here(py)?;
         let config = config(nats, options)?;
         completions.start(future, Gateway::start(config), move |py, started| {
-            let core = started.map_err(|e| errors::from_gateway(&e))?;
-            Ok(Py::new(py, AmqpListener::new(home, core))?.into_any())
+            let core = started.map_err(|e| errors::from_fault(&e.into()))?;
+            Ok(Py::new(py, AmqpListener::new(home, Arc::new(core)))?.into_any())
         })
     }
 

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from rabbit import RabbitMq
 from server import NatsServer
 
 
@@ -9,3 +10,9 @@ from server import NatsServer
 def server() -> Iterator[NatsServer]:
     with NatsServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rabbit() -> Iterator[RabbitMq]:
+    with RabbitMq() as node:
+        yield node

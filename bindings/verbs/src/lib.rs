@@ -5,15 +5,20 @@
 //! - [`outbox`]: an outbox on disk.
 //! - [`stats`]: the connection as it is now.
 //! - [`health`]: what a health check requires and finds.
+//! - [`sidecar`]: the options of a sidecar inside the process, and what its cutover is asked.
 //! - [`metrics`]: all that the core counts, as Prometheus reads it.
+//! - [`eager`]: how a call of the core begins.
 
 mod dead_letters;
+pub mod eager;
 pub mod health;
 pub mod metrics;
 pub mod outbox;
 mod read;
 mod schemas;
+pub mod sidecar;
 
+use amqp_compat::gateway::GatewayError;
 use nats_bridge::provision::{BucketSpec, ConsumerSpec, StreamSpec};
 use nats_bridge::{Bridge, Error, Manifest};
 use serde::Deserialize;
@@ -33,6 +38,15 @@ pub enum Fault {
     },
     /// The core's error.
     Core(Error),
+    /// Another one, in the core's words. Nothing landed.
+    Told {
+        /// What went wrong, as one word.
+        code: &'static str,
+        /// What went wrong, for people.
+        text: String,
+        /// What is known about it.
+        context: Vec<(&'static str, String)>,
+    },
 }
 
 impl From<Error> for Fault {
@@ -41,7 +55,20 @@ impl From<Error> for Fault {
     }
 }
 
+impl From<GatewayError> for Fault {
+    fn from(error: GatewayError) -> Self {
+        match error {
+            GatewayError::Nats(error) => Fault::Core(error),
+            other => Fault::told(other.kind().name(), other.to_string(), other.context()),
+        }
+    }
+}
+
 impl Fault {
+    fn told(code: &'static str, text: String, context: Vec<(&'static str, String)>) -> Self {
+        Fault::Told { code, text: format!("{}: {text}", code.replace('_', " ")), context }
+    }
+
     fn argument(field: impl Into<String>, why: impl ToString) -> Self {
         Fault::Argument { field: field.into(), why: why.to_string() }
     }

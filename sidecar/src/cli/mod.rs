@@ -15,7 +15,6 @@ mod observe;
 mod plan;
 mod promote;
 mod provision;
-mod rabbit_gate;
 mod remedy;
 mod request;
 mod rollback;

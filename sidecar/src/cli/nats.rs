@@ -59,7 +59,11 @@ impl NatsLogin {
         Bridge::connect_with(config).await.map_err(|error| remedy::nats(urls, &error))
     }
 
-    fn config(&self, urls: &str, name: &str) -> Result<Config, Failure> {
+    /// The settings for these servers under this name.
+    ///
+    /// # Errors
+    /// `cannot_run`, naming the flag whose file cannot be read.
+    pub(super) fn config(&self, urls: &str, name: &str) -> Result<Config, Failure> {
         for (flag, file) in self.files() {
             // Opened here, so that the error names the flag.
             if let Some(file) = file

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use nats_bridge::ErrorKind as NatsError;
 
 use super::Failure;
+pub(super) use crate::running::without_password;
 
 /// A socket that cannot be bound; `flag` was given as `given`.
 pub(super) fn bind(flag: &str, given: &str, error: &io::Error) -> Failure {
@@ -44,28 +45,9 @@ pub(super) fn nats(given: &str, error: &nats_bridge::Error) -> Failure {
     })
 }
 
-/// URLs, separated by commas, as they may be shown.
-pub(super) fn without_password(urls: &str) -> String {
-    let one = |text: &str| match url::Url::parse(text.trim()) {
-        Ok(mut url) => {
-            let stripped = url.set_username("").is_ok() && url.set_password(None).is_ok();
-            if stripped { url.to_string() } else { "(not shown)".to_owned() }
-        }
-        Err(_) if text.contains('@') => "(not shown)".to_owned(),
-        Err(_) => text.trim().to_owned(),
-    };
-    urls.split(',').map(one).collect::<Vec<_>>().join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_password_is_shown() {
-        assert_eq!(without_password("nats://u:secret@a:4222,nats://b:4222"), "nats://a:4222,nats://b:4222");
-        assert!(!without_password("u:secret@host").contains("secret"));
-    }
 
     #[test]
     fn a_socket_that_cannot_be_bound_names_its_flag_and_a_way_out() {

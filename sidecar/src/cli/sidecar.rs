@@ -1,30 +1,22 @@
 //! `nats-bridge sidecar`: in the path between AMQP clients and RabbitMQ.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_compat::backend::Login;
 use amqp_compat::backend::jetstream::JetStreamConfig;
-use amqp_compat::backend::rabbitmq::{RabbitMqBackend, RabbitMqConfig};
-use amqp_compat::listener::Listener;
+use amqp_compat::gateway::{GatewayError, GatewayState};
 use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use super::lease::take_lease;
 use super::nats::NatsLogin;
 use super::tls::TlsArgs;
-use super::{ConsumerTimeout, Failure, rabbit_gate, remedy, signals};
-use crate::control::{Audit, Cutover, Management, Parts};
-use crate::control_api::Control;
-use crate::dual::vhosts::JetStreamVhosts;
+use super::{ConsumerTimeout, Failure, remedy, signals};
 use crate::gate;
 use crate::http::{self, Surface};
-use crate::integrity;
 use crate::ready;
-use crate::standby::Standby;
+use crate::running::{Sidecar, SidecarConfig, SidecarError};
 
 /// Arguments of `sidecar`.
 #[derive(Debug, Args)]
@@ -138,79 +130,27 @@ struct Ready {
 /// # Errors
 /// `cannot_run`, naming the flag at fault.
 pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
-    let at = |flag: &'static str| move |error: String| Failure::cannot_run(format!("{flag}: {error}"));
-    let rabbit = RabbitMqConfig::from_url(&args.rabbit).map_err(at("--rabbit"))?;
-    let operator = operator(&args.rabbit).map_err(at("--rabbit"))?;
-    let given = super::users_given(&args.users, args.user_file.as_deref())?;
-    let users =
-        given.iter().map(|(place, user)| login(user).map_err(|error| Failure::cannot_run(format!("{place}: {error}"))));
-    let users = users.collect::<Result<Vec<_>, _>>()?;
-    let audit = match &args.rabbit_management {
-        Some(url) => Audit::Management(Management::from_url(url).map_err(at("--rabbit-management"))?),
-        None if args.trust_declared => Audit::Trusted,
-        None => Audit::Unknown,
-    };
     let token = match &args.http_token_file {
-        Some(file) => Some(super::token_in(file).map_err(at("--http-token-file"))?),
+        Some(file) => {
+            Some(super::token_in(file).map_err(|why| Failure::cannot_run(format!("--http-token-file: {why}")))?)
+        }
         None => args.http_token.clone(),
     };
-    let (rabbit_shown, user) = (rabbit.to_string(), operator.user.clone());
+    let config = config(&args)?;
     let shutdown = CancellationToken::new();
     signals::cancel(&shutdown)?;
     let metrics = http::metrics::install().map_err(Failure::cannot_run)?;
-
-    // What costs nothing is tried first. Clients that come early wait until they are accepted.
-    let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
-    let mut listener = Listener::bind(&args.listen).await.map_err(listen_failed)?;
-    let tls = args.tls.bind(&mut listener).await?;
-    let listen = listener.local_addr().map_err(listen_failed)?;
     let http_failed = |error| remedy::bind("--http", &args.http, &error);
     let surface = Surface::bind(&args.http).await.map_err(http_failed)?;
     let http = surface.local_addr().map_err(http_failed)?;
-    let bridge = args.nats_login.connect(&args.nats, "nats-bridge").await?;
-
-    let Some(lease) = take_lease(&bridge, &args.nats, &shutdown).await? else { return Ok(()) };
-
-    let config = JetStreamConfig {
-        replicas: args.replicas.into(),
-        quorum_fallback: !args.no_quorum_fallback,
-        consumer_timeout: args.consumer_timeout.0,
-        ..JetStreamConfig::default()
+    let sidecar = tokio::select! {
+        started = Sidecar::start(config) => started.map_err(|error| failure(&args, &error))?,
+        () = shutdown.cancelled() => return Ok(()),
     };
-    let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), config));
-    let standby = Standby::start(bridge.clone(), vhosts.clone());
-    let cutover = Cutover::start(Parts {
-        rabbit_url: rabbit.to_string(),
-        rabbit: Arc::new(RabbitMqBackend::new(rabbit)),
-        operator,
-        nats: vhosts.clone(),
-        nats_url: remedy::without_password(&args.nats),
-        bridge: bridge.clone(),
-        routes: Some(vhosts),
-        audit,
-        shadow: Some(standby.clone()),
-        users,
-        fence_limit: Duration::from_millis(args.fence_timeout_ms),
-        gate: gate::Limits {
-            soak: args.gate.gate_soak,
-            messages: args.gate.gate_messages,
-            latency_factor: args.gate.gate_latency_factor,
-            ..gate::Limits::default()
-        },
-        rollback_after: (!args.gate.no_auto_rollback).then_some(args.gate.rollback_after),
-        integrity: integrity::Limits::default(),
-    })
-    .await
-    .map_err(at("--nats"))?;
-
-    if let Err(failure) = rabbit_gate::pass(&cutover, &rabbit_shown, &user).await {
-        lease.release().await;
-        return Err(failure);
-    }
-    let control: Arc<dyn Control> = cutover.clone();
-    let options = http::Options { control, token, metrics: Some(metrics) };
+    let options = http::Options { control: sidecar.control(), token, metrics: Some(metrics) };
     let serving_http = tokio::spawn(surface.run(options, shutdown.clone()));
-    let serving = tokio::spawn(listener.run(cutover.backend(), shutdown.clone()));
+    let gateway = sidecar.gateway();
+    let (listen, tls) = (gateway.address(), gateway.tls_address());
     if let Some(file) = &args.ready_file {
         let listen_tls = tls.map(|address| address.to_string());
         let addresses =
@@ -226,47 +166,66 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         println!("AMQPS clients connect to {tls}");
     }
     tokio::select! {
-        () = shutdown.cancelled() => {}
-        error = lease.lost() => {
-            // At once: the other gateway serves already, and is not to be disturbed by last words.
-            serving.abort();
-            return Err(Failure::cannot_run(format!("--nats {}: {}", remedy::without_password(&args.nats), error.text)));
-        }
+        () = shutdown.cancelled() => gateway.stop(Duration::MAX).await,
+        () = gateway.ended() => {}
     }
-    cutover.drain();
-    let served = serving.await;
-    let served_http = serving_http.await;
-    cutover.stop();
-    standby.stop();
-    lease.release().await;
-    let _ = bridge.close(Duration::from_secs(5)).await;
-    match (served, served_http) {
-        (Ok(()), Ok(Ok(()))) => Ok(()),
-        (Err(error), _) | (Ok(()), Err(error)) => Err(Failure::cannot_run(error)),
-        (Ok(()), Ok(Err(error))) => Err(Failure::cannot_run(format!("--http {}: {error}", args.http))),
+    match gateway.state() {
+        GatewayState::Failed { why } => {
+            return Err(Failure::cannot_run(format!("--nats {}: {why}", remedy::without_password(&args.nats))));
+        }
+        _ => shutdown.cancel(),
+    }
+    match serving_http.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Failure::cannot_run(format!("--http {}: {error}", args.http))),
+        Err(error) => Err(Failure::cannot_run(error)),
     }
 }
 
-/// How the sidecar itself logs in to RabbitMQ.
-fn operator(url: &str) -> Result<Login, String> {
-    let url = Url::parse(url).map_err(|e| e.to_string())?;
-    let decoded = |text: &str| {
-        let pair = format!("x={}", text.replace('+', "%2B"));
-        url::form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
-    };
-    let or_guest = |text: String| if text.is_empty() { "guest".to_owned() } else { text };
-    let vhost = match url.path() {
-        "" | "/" => "/".to_owned(),
-        path => decoded(&path[1..]),
-    };
-    Ok(Login {
-        vhost,
-        user: or_guest(decoded(url.username())),
-        password: or_guest(decoded(url.password().unwrap_or_default())),
-        certificate: None,
-        client_properties: Default::default(),
-        peer: "nats-bridge".to_owned(),
+fn config(args: &SidecarArgs) -> Result<SidecarConfig, Failure> {
+    let given = super::users_given(&args.users, args.user_file.as_deref())?;
+    let users =
+        given.iter().map(|(place, user)| login(user).map_err(|error| Failure::cannot_run(format!("{place}: {error}"))));
+    Ok(SidecarConfig {
+        rabbit: args.rabbit.clone(),
+        rabbit_management: args.rabbit_management.clone(),
+        trust_declared: args.trust_declared,
+        nats: args.nats_login.config(&args.nats, "nats-bridge")?,
+        listen: args.listen.clone(),
+        listen_tls: args.tls.place(),
+        users: users.collect::<Result<Vec<_>, _>>()?,
+        jetstream: JetStreamConfig {
+            replicas: args.replicas.into(),
+            quorum_fallback: !args.no_quorum_fallback,
+            consumer_timeout: args.consumer_timeout.0,
+            ..JetStreamConfig::default()
+        },
+        fence_timeout: Duration::from_millis(args.fence_timeout_ms),
+        gate: gate::Limits {
+            soak: args.gate.gate_soak,
+            messages: args.gate.gate_messages,
+            latency_factor: args.gate.gate_latency_factor,
+            ..gate::Limits::default()
+        },
+        rollback_after: (!args.gate.no_auto_rollback).then_some(args.gate.rollback_after),
     })
+}
+
+/// The error of a start, with the flag at fault.
+fn failure(args: &SidecarArgs, error: &SidecarError) -> Failure {
+    let flag = |field: &str| format!("--{}", field.replace('_', "-"));
+    match error {
+        SidecarError::Gateway(GatewayError::Config { field, why }) => {
+            Failure::cannot_run(format!("{}: {why}", flag(field)))
+        }
+        SidecarError::Gateway(GatewayError::Bind { field, place, error }) => remedy::bind(&flag(field), place, error),
+        SidecarError::Gateway(GatewayError::Tls(error)) => args.tls.refused(error),
+        SidecarError::Gateway(GatewayError::Nats(error)) => remedy::nats(&args.nats, error),
+        SidecarError::Gateway(error @ (GatewayError::Lease(_) | GatewayError::Backend(_))) => {
+            Failure::cannot_run(format!("--nats {}: {error}", remedy::without_password(&args.nats)))
+        }
+        SidecarError::Refused { .. } | SidecarError::State(_) => Failure::cannot_run(format!("--{error}")),
+    }
 }
 
 /// A login of `--user`.
@@ -289,19 +248,6 @@ fn login(text: &str) -> Result<Login, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_operators_login_is_the_urls_decoded_and_guest_without_one() {
-        for (url, user, password, vhost) in [
-            ("amqp://rabbit", "guest", "guest", "/"),
-            ("amqp://rabbit/", "guest", "guest", "/"),
-            ("amqp://rabbit/%2f", "guest", "guest", "/"),
-            ("amqp://u:p%40x%2B+@rabbit:1/orders%2Feu", "u", "p@x++", "orders/eu"),
-        ] {
-            let login = operator(url).expect("a URL");
-            assert_eq!((&*login.user, &*login.password, &*login.vhost), (user, password, vhost), "{url}");
-        }
-    }
 
     #[test]
     fn a_user_may_name_a_vhost() {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use amqp_compat::listener::{Listener, Tls, TlsFiles};
+use amqp_compat::listener::{Listener, Tls, TlsError, TlsFiles};
 use clap::Args;
 
 use super::{Failure, remedy};
@@ -32,22 +32,30 @@ impl TlsArgs {
     /// # Errors
     /// `cannot_run`, naming the flag or file at fault.
     pub(super) async fn bind(&self, listener: &mut Listener) -> Result<Option<SocketAddr>, Failure> {
+        let Some((place, files)) = self.place() else { return Ok(None) };
+        let tls = Tls::load(files).map_err(|error| self.refused(&error))?;
+        let failed = |error| remedy::bind("--listen-tls", &place, &error);
+        listener.bind_tls(&place, tls).await.map(Some).map_err(failed)
+    }
+    /// Where, and with which files.
+    pub(super) fn place(&self) -> Option<(String, TlsFiles)> {
         let (Some(place), Some(certificate), Some(key)) = (&self.listen_tls, &self.tls_cert, &self.tls_key) else {
-            return Ok(None);
+            return None;
         };
         let files =
             TlsFiles { certificate: certificate.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() };
-        let tls = Tls::load(files).map_err(|error| {
-            let flag = if error.file == *key {
-                "--tls-key"
-            } else if Some(&error.file) == self.tls_client_ca.as_ref() {
-                "--tls-client-ca"
-            } else {
-                "--tls-cert"
-            };
-            Failure::cannot_run(format!("{flag} {error}"))
-        })?;
-        let failed = |error| remedy::bind("--listen-tls", place, &error);
-        listener.bind_tls(place, tls).await.map(Some).map_err(failed)
+        Some((place.clone(), files))
+    }
+
+    /// A file that cannot be used, with its flag.
+    pub(super) fn refused(&self, error: &TlsError) -> Failure {
+        let flag = if Some(&error.file) == self.tls_key.as_ref() {
+            "--tls-key"
+        } else if Some(&error.file) == self.tls_client_ca.as_ref() {
+            "--tls-client-ca"
+        } else {
+            "--tls-cert"
+        };
+        Failure::cannot_run(format!("{flag} {error}"))
     }
 }

@@ -180,7 +180,7 @@ impl Cutover {
             rolled_back: state.rolled_back.clone(),
             rabbit: side(rabbit, &all, Side::Rabbit),
             nats: side(nats, &here, Side::Nats),
-            behind: self.shared.behind.load(Ordering::Relaxed),
+            behind: self.shared.behind(),
             unmapped: self.shared.all_unmapped().len() as u64,
             routes,
             parity: compared.counts.since(&stage.parity.counts),
@@ -195,6 +195,10 @@ impl Cutover {
     /// What RabbitMQ routes that JetStream would not, as of at most half a minute ago.
     async fn routes_now(&self, phase: Phase) -> Option<String> {
         if !matches!(phase, Phase::Shadow | Phase::Canary | Phase::Cutover) {
+            return None;
+        }
+        // What JetStream has yet to be told is not missing there.
+        if self.shared.behind() > 0 {
             return None;
         }
         if let Some((at, findings)) = &*lock(&self.watch.routes)

@@ -241,7 +241,7 @@ impl Engine {
                     && taken.owner == Side::Rabbit
                     && let Some(shadow) = &shared.shadow
                 {
-                    let behind = shared.behind.load(Ordering::Relaxed) > 0;
+                    let behind = shared.behind() > 0;
                     shadow.published(&self.vhost, id, taken.epoch, &publish.message, behind);
                 }
                 if taken.owner == Side::Nats {

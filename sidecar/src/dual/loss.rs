@@ -365,10 +365,16 @@ impl Engine {
     /// Repeats what connections that are gone have left.
     fn repeat_missed(&mut self, side: Side) {
         let Some(any) = self.channels.keys().min().copied().filter(|_| self.half(side).attached()) else { return };
-        for request in self.shared.take_missed(side, &self.vhost) {
+        let missed = self.shared.take_missed(side, &self.vhost);
+        if missed.is_empty() {
+            return;
+        }
+        for request in missed {
             let purpose = Purpose::Topology(Box::new(request.clone()));
             self.half_mut(side).request(Command::Topology { channel: any, request }, purpose);
         }
+        self.report_behind();
+        self.shared.repeats_missed(side);
     }
 
     /// Ends the publishes whose confirms nobody waits for any more.

@@ -104,6 +104,8 @@ pub struct Shared {
     pub rabbit_was_lost: AtomicBool,
     /// Open connections that have lost their link to NATS, or have not caught up with it.
     pub behind: AtomicU64,
+    /// Vhosts whose topology waits for a connection that repeats it to NATS.
+    left: AtomicU64,
 }
 
 /// What one short lock guards.
@@ -150,6 +152,7 @@ impl Shared {
             connections: AtomicU64::new(0),
             rabbit_was_lost: AtomicBool::new(true),
             behind: AtomicU64::new(0),
+            left: AtomicU64::new(0),
         }
     }
 
@@ -160,14 +163,29 @@ impl Shared {
     pub fn leave_missed(&self, side: Side, vhost: &Arc<str>, topology: impl Iterator<Item = Topology>) {
         let mut missed = self.missed[side.index()].lock().unwrap_or_else(PoisonError::into_inner);
         let kept = missed.entry(Arc::clone(vhost)).or_default();
+        if kept.is_empty() && side == Side::Nats {
+            self.left.fetch_add(1, Ordering::Relaxed);
+        }
         let room = Self::MISSED_MOST.saturating_sub(kept.len());
         kept.extend(topology.take(room));
     }
 
-    /// Takes what [`Shared::leave_missed`] has left, in order.
+    /// Takes what [`Shared::leave_missed`] has left, in order. Say [`Shared::repeats_missed`] once somebody is behind with it.
     pub fn take_missed(&self, side: Side, vhost: &str) -> Vec<Topology> {
         let mut missed = self.missed[side.index()].lock().unwrap_or_else(PoisonError::into_inner);
         missed.remove(vhost).unwrap_or_default()
+    }
+
+    /// What was left of a vhost for a side is about to be repeated.
+    pub fn repeats_missed(&self, side: Side) {
+        if side == Side::Nats {
+            self.left.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many have declared what JetStream does not have yet: open connections, and vhosts whose connections are gone.
+    pub fn behind(&self) -> u64 {
+        self.behind.load(Ordering::Relaxed) + self.left.load(Ordering::Relaxed)
     }
 
     /// The time since the sidecar started.

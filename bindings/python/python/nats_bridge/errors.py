@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 __all__ = [
     "AlreadySettled",
+    "ChangeRefused",
     "Closed",
     "Conflict",
     "Corrupt",
@@ -67,10 +68,10 @@ class Error(Exception):
         self.is_temporary = is_temporary
         self.context = MappingProxyType(dict(context or {}))
 
-    def __init_subclass__(cls, *, code: str | None = None) -> None:
+    def __init_subclass__(cls, *, code: str | tuple[str, ...] = ()) -> None:
         super().__init_subclass__()
-        if code is not None:
-            Error._classes[code] = cls
+        for each in (code,) if isinstance(code, str) else code:
+            Error._classes[each] = cls
 
     def __reduce__(self) -> tuple[object, ...]:
         return build, (self.code, self.landed, self.is_temporary, str(self), dict(self.context))
@@ -82,6 +83,12 @@ class AlreadySettled(Error, code="already_settled"):
 
 class BreakerOpen(Error, code="breaker_open"):
     """The publisher's circuit breaker is open; nothing was sent."""
+
+
+class ChangeRefused(Error, code=("gate", "not_drained", "side_down", "unmapped", "wrong_phase")):
+    """A sidecar refuses a change, and the state is as it was. ``context["fix"]`` says what to do; for ``gate``,
+    ``context["reasons"]`` has the codes of the reasons that `nats_bridge.Sidecar.gate` explains.
+    """
 
 
 class Closed(Error, code="closed"):

@@ -9,7 +9,7 @@ from mmap import mmap
 from os import PathLike
 from typing import Literal, TypeAlias, TypedDict
 
-__all__ = ["AmqpListenerOptions", "BreakerOptions", "BucketOptions", "Buffer", "ConnectOptions", "ConsumeOptions", "ConsumerOptions", "DeadLetterFilter", "Headers", "HealthOptions", "PublishOptions", "RetryPolicy", "StreamOptions"]
+__all__ = ["AmqpListenerOptions", "BreakerOptions", "BucketOptions", "Buffer", "ConnectOptions", "ConsumeOptions", "ConsumerOptions", "DeadLetterFilter", "Headers", "HealthOptions", "PublishOptions", "RetryPolicy", "SidecarOptions", "StreamOptions"]
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview | array[int] | mmap"
 """A payload. The buffer protocol has no type of its own before Python 3.12; any contiguous buffer of bytes will do."""
@@ -107,6 +107,41 @@ class AmqpListenerOptions(TypedDict, total=False):
     """The virtual hosts that exist; default ``/``."""
     replicas: int | None
     """How many servers of a cluster hold a durable classic queue that is made from now on; 1 to 5; default 1."""
+    connect: ConnectOptions | None
+    """How to log in to NATS, and the rest that `nats_bridge.connect` takes."""
+
+
+class SidecarOptions(TypedDict, total=False):
+    """How a sidecar goes from RabbitMQ to JetStream."""
+
+    rabbit_management: str | None
+    """RabbitMQ's management API, as ``http://USER:PASSWORD@HOST:15672``, whose user needs the ``monitoring`` tag: before the weight
+    is raised, RabbitMQ's bindings and policies are compared with what was declared through the sidecar. This or
+    ``trust_declared`` is needed for a weight above 0."""
+    trust_declared: bool | None
+    """Raises the weight without asking: you vouch that all bindings were declared through this sidecar and that no policy matters.
+    Default false."""
+    listen: str | None
+    """``HOST:PORT`` for AMQP clients; default ``127.0.0.1:0``, a free port."""
+    replicas: int | None
+    """How many servers of a cluster hold a durable classic queue that is made from now on; 1 to 5; default 1."""
+    quorum_fallback: bool | None
+    """Makes a quorum queue with fewer replicas where three cannot be held; false lists it as unmapped. Default true."""
+    consumer_timeout_ms: int | None
+    """How long a client may take to settle a delivery of JetStream's; 0: as long as it likes; default 1 800 000."""
+    fence_timeout_ms: int | None
+    """How long deliveries may wait for what was published before a change of weight; default 30 000."""
+    gate_soak_ms: int | None
+    """How long a phase or weight has to be in force before the gate says yes; default 60 000."""
+    gate_messages: int | None
+    """How many messages have to be compared, or confirmed by JetStream, before the gate says yes; default 100."""
+    gate_latency_factor: float | None
+    """How many times RabbitMQ's 99th percentile of confirm times JetStream's may be; 1 to 1000; default 1.5."""
+    rollback_after_ms: int | None
+    """How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself; default 10 000."""
+    auto_rollback: bool | None
+    """Whether it rolls back by itself at all, also for messages that JetStream corrupts, drops, reorders or duplicates; default
+    true."""
     connect: ConnectOptions | None
     """How to log in to NATS, and the rest that `nats_bridge.connect` takes."""
 

@@ -8,6 +8,7 @@ from .ledger import Ledger, LedgerEntry
 from .listener import AmqpListener
 from .outbox import Outbox, open_outbox
 from .schemas import Schemas
+from .sidecar import Sidecar
 
 __all__ = [
     "AmqpListener",
@@ -20,6 +21,7 @@ __all__ = [
     "LedgerEntry",
     "Outbox",
     "Schemas",
+    "Sidecar",
     "connect",
     "open_outbox",
 ]

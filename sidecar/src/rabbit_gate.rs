@@ -1,6 +1,6 @@
 //! RabbitMQ is tried before the sidecar says that it is ready.
 //!
-//! A login that RabbitMQ refuses ends the start: it is a mistake in `--rabbit`. A RabbitMQ that does not answer does not: a
+//! A login that RabbitMQ refuses ends the start: it is a mistake in the URL. A RabbitMQ that does not answer does not: a
 //! sidecar that is restarted while RabbitMQ is down has to serve what JetStream owns. It says so until RabbitMQ answers.
 
 use std::sync::{Arc, Weak};
@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use amqp_compat::error::{AmqpError, ReplyCode};
 
-use super::Failure;
 use crate::control::Cutover;
 
 /// How often a RabbitMQ that does not answer is tried again, and how often that is said.
@@ -18,15 +17,11 @@ const SAID: u32 = 6;
 /// Tries RabbitMQ once; goes on trying in the background when it does not answer.
 ///
 /// # Errors
-/// `cannot_run` when it refuses the sidecar's own login or vhost.
-pub(super) async fn pass(cutover: &Arc<Cutover>, rabbit: &str, user: &str) -> Result<(), Failure> {
+/// RabbitMQ's own, when it refuses the sidecar's own login or vhost.
+pub(crate) async fn pass(cutover: &Arc<Cutover>, rabbit: &str, user: &str) -> Result<(), AmqpError> {
     let Err(error) = cutover.try_rabbit().await else { return Ok(()) };
     if is_refusal(&error) {
-        return Err(Failure::cannot_run(format!(
-            "--rabbit {rabbit}: RabbitMQ refused user '{user}' of that URL: {error}. Give a user of yours that may use every \
-             vhost the applications use, as amqp://USER:PASSWORD@HOST:PORT/VHOST (percent-encoded); the sidecar counts and \
-             publishes with it"
-        )));
+        return Err(error);
     }
     say(rabbit, user, &error);
     tokio::spawn(go_on(Arc::downgrade(cutover), rabbit.to_owned(), user.to_owned()));
@@ -50,11 +45,11 @@ async fn go_on(cutover: Weak<Cutover>, rabbit: String, user: String) {
 
 fn say(rabbit: &str, user: &str, error: &AmqpError) {
     if is_refusal(error) {
-        tracing::warn!(%error, "--rabbit {rabbit}: RabbitMQ refuses user '{user}'; weights cannot be changed until it is let in");
+        tracing::warn!(%error, "rabbit {rabbit}: RabbitMQ refuses user '{user}'; weights cannot be changed until it is let in");
     } else {
         tracing::warn!(
             %error,
-            "--rabbit {rabbit}: RabbitMQ does not answer; clients are let in once it does, or at once where JetStream owns \
+            "rabbit {rabbit}: RabbitMQ does not answer; clients are let in once it does, or at once where JetStream owns \
              everything. Tried every {} s",
             AGAIN.as_secs()
         );

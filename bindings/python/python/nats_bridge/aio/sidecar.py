@@ -1,0 +1,115 @@
+"""The way from RabbitMQ to JetStream and back inside the process, for asyncio."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+from .._native import Sidecar as NativeSidecar
+from ..cutover import (
+    Adopted,
+    ChangeRecord,
+    CutoverStatus,
+    Verdict,
+    asked,
+    read_adopted,
+    read_changes,
+    read_status,
+    read_verdict,
+)
+from ..errors import Closed
+from ..listener import STOP_BUDGET_MS, started_before
+from ..options import SidecarOptions
+from ..sidecar import SidecarFacts
+from .mailbox import Mailbox
+
+__all__ = ["Sidecar"]
+
+
+class Sidecar(SidecarFacts):
+    """A sidecar between this application's RabbitMQ client and two brokers; see `nats_bridge.Sidecar`::
+
+    async with Sidecar(rabbit="amqp://user:password@rabbit/") as url:
+        connection = await aio_pika.connect(url)
+    """
+
+    __slots__ = ("_mailbox",)
+
+    def __init__(
+        self, rabbit: str, nats: str | Sequence[str] = "nats://127.0.0.1:4222", **options: Unpack[SidecarOptions]
+    ) -> None:
+        super().__init__(rabbit, nats, **options)
+        self._mailbox: Mailbox | None = None
+
+    async def start(self) -> Self:
+        """Starts it; see `nats_bridge.Sidecar.start`. It belongs to the event loop that runs now."""
+        if self._mailbox is not None:
+            raise started_before()
+        self._mailbox = Mailbox()
+        try:
+            start = self._mailbox.wait(NativeSidecar.start_start, self._servers, self._connect, self._given)
+            self._sidecar = await start
+        except BaseException:
+            self._mailbox.close()
+            raise
+        self._native = self._sidecar.listener
+        return self
+
+    async def _ask(self, verb: str, given: str = "{}") -> str:
+        if self._mailbox is None:
+            raise Closed("closed: the sidecar was not started", code="closed")
+        return await self._mailbox.wait(self._control().ask_start, verb, given)
+
+    async def status(self) -> CutoverStatus:
+        """Where the cutover stands; see `nats_bridge.Sidecar.status`."""
+        return read_status(await self._ask("status"))
+
+    async def gate(self) -> Verdict:
+        """May the cutover go on?"""
+        return read_verdict(await self._ask("gate"))
+
+    async def changes(self) -> list[ChangeRecord]:
+        """The last changes, newest first."""
+        return read_changes(await self._ask("changes"))
+
+    async def observe(self, *, by: str | None = None, reason: str = "") -> Adopted:
+        """RabbitMQ does everything, and nothing is compared."""
+        return read_adopted(await self._ask("observe", asked(by, reason)))
+
+    async def shadow(self, *, by: str | None = None, reason: str = "") -> Adopted:
+        """Copies go to JetStream and are compared; see `nats_bridge.Sidecar.shadow`. Cancelled, it is carried through."""
+        return read_adopted(await self._ask("shadow", asked(by, reason)))
+
+    async def weight(self, percent: float, *, by: str | None = None, reason: str = "", force: bool = False) -> Adopted:
+        """Gives JetStream this share of the ordering keys; see `nats_bridge.Sidecar.weight`. Cancelled, it is carried through."""
+        return read_adopted(await self._ask("weight", asked(by, reason, percent=percent, force=force)))
+
+    async def rollback(self, *, by: str | None = None, reason: str = "") -> Adopted:
+        """Gives everything back to RabbitMQ at once. Cancelled, it is carried through."""
+        return read_adopted(await self._ask("rollback", asked(by, reason)))
+
+    async def detach(self, *, by: str | None = None, reason: str = "") -> Adopted:
+        """Lets go of RabbitMQ for good; see `nats_bridge.Sidecar.detach`. Cancelled, it is carried through."""
+        return read_adopted(await self._ask("detach", asked(by, reason)))
+
+    async def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:
+        """Stops it; see `nats_bridge.Sidecar.stop`. Cancelled, it goes on stopping in the background."""
+        if self._native is None or self._mailbox is None:
+            return
+        try:
+            await self._mailbox.wait(self._native.stop_start, budget_ms)
+        finally:
+            self._mailbox.close()
+
+    async def wait(self) -> None:
+        """Waits until it was stopped; see `nats_bridge.Sidecar.wait`."""
+        native = self._control().listener
+        if self._mailbox is not None:
+            await self._mailbox.wait(native.wait_start)
+
+    async def __aenter__(self) -> str:
+        return (await self.start()).url
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()

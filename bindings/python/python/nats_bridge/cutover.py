@@ -1,0 +1,336 @@
+"""Where a cutover from RabbitMQ to JetStream stands, and what may become of it."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = [
+    "Adopted",
+    "BrokerStatus",
+    "ChangeRecord",
+    "CutoverStatus",
+    "CutoverWarning",
+    "Faults",
+    "GateReason",
+    "ParityCounts",
+    "ParitySample",
+    "Phase",
+    "QueueParity",
+    "QueueStatus",
+    "Unmapped",
+    "Verdict",
+    "asked",
+    "read_adopted",
+    "read_changes",
+    "read_status",
+    "read_verdict",
+]
+
+Phase: TypeAlias = Literal["observe", "shadow", "canary", "cutover", "native"]
+"""``observe``: RabbitMQ does everything. ``shadow``: copies go to JetStream and are compared. ``canary``: JetStream owns some ordering
+keys. ``cutover``: it owns all. ``native``: RabbitMQ is let go of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerStatus:
+    """One broker, as the sidecar sees it; counts are since it started."""
+
+    connected: bool
+    """Whether it answers."""
+    url: str
+    """Its address, without user and password."""
+    error: str | None = None
+    """Why it does not answer."""
+    published: int
+    """Messages it took as their owner."""
+    delivered: int
+    """Messages of it that were delivered, redeliveries included."""
+    unsettled: int
+    """Deliveries of it that are not settled."""
+    rejected: int
+    """Deliveries of it that were dead-lettered or dropped."""
+    failed: int
+    """Publishes that it refused or lost."""
+    blocked: int
+    """Connections to which it says that it takes no publishes for now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStatus:
+    """One queue on both sides."""
+
+    vhost: str
+    """Its vhost."""
+    name: str
+    """Its name."""
+    rabbit_ready: int | None
+    """Messages ready in RabbitMQ; ``None`` when it did not say."""
+    nats_ready: int | None
+    """Messages ready in JetStream; ``None`` when it did not say."""
+    rabbit_unsettled: int
+    """Deliveries from RabbitMQ that are not settled."""
+    nats_unsettled: int
+    """Deliveries from JetStream that are not settled."""
+    held: int
+    """Deliveries that wait until older ones of the other broker are settled."""
+    fence: Literal["none", "waiting", "sent", "passed", "timed_out"]
+    """How far the mark is that ends such a wait after a change of weight."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityCounts:
+    """How many copies ended in which class; every copy ends in exactly one."""
+
+    matched: int
+    """Copy and delivery are equal."""
+    mismatched_payload: int
+    """The payloads differ."""
+    mismatched_properties: int
+    """The payloads are equal, the properties differ."""
+    mismatched_routing: int
+    """Exchange or routing key differ."""
+    missing: int
+    """RabbitMQ delivered it, and no copy came."""
+    extra: int
+    """A copy that RabbitMQ never delivered."""
+    late: int
+    """Compared, but late; these are among the others as well."""
+    unverified: int
+    """Could not be compared."""
+    pending: int
+    """Not ended yet."""
+
+    @property
+    def differences(self) -> int:
+        """How many differ, or are on one side only."""
+        mismatched = self.mismatched_payload + self.mismatched_properties + self.mismatched_routing
+        return mismatched + self.missing + self.extra
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParitySample:
+    """One message that is not a match."""
+
+    class_: str
+    """Its class, such as ``missing``."""
+    id: str
+    """The ``bridge-id`` that the sidecar gave it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueParity:
+    """What was compared for one queue."""
+
+    vhost: str
+    """Its vhost."""
+    queue: str
+    """Its name."""
+    counts: ParityCounts
+    """How many copies ended in which class."""
+    unverified_by: dict[str, int]
+    """What is unverified, by reason."""
+    samples: list[ParitySample]
+    """The last few messages that are not a match."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmapped:
+    """Something that JetStream refused to take over."""
+
+    vhost: str
+    """Its vhost."""
+    kind: str
+    """What it is: ``queue``, ``exchange``, ``binding``."""
+    name: str
+    """Its name."""
+    reason: str
+    """Why it was refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutoverWarning:
+    """Something that a human should look at."""
+
+    code: str
+    """A stable name, such as ``hold_timed_out``."""
+    count: int
+    """How often since the sidecar started."""
+    text: str
+    """What happened last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faults:
+    """What the sidecar found wrong in messages that JetStream owns."""
+
+    corrupted: int
+    """Delivered with another payload, other properties or another routing key."""
+    dropped: int
+    """Confirmed, and neither delivered nor in its queue."""
+    reordered: int
+    """Delivered before an older one of its publisher and routing key."""
+    duplicated: int
+    """Delivered twice, and not said to be a redelivery."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutoverStatus:
+    """Where the cutover stands."""
+
+    phase: Phase
+    """The phase in force."""
+    weight_percent: float
+    """The share of ordering keys that JetStream owns."""
+    epoch: int
+    """Grows by one with every change."""
+    by: str
+    """Who made the last change."""
+    reason: str
+    """Why."""
+    at: str
+    """When, RFC 3339."""
+    draining: bool
+    """Whether the sidecar is shutting down."""
+    rabbit: BrokerStatus
+    """RabbitMQ."""
+    nats: BrokerStatus
+    """NATS JetStream."""
+    connections: int
+    """AMQP connections that are open."""
+    queues: list[QueueStatus]
+    """Every queue that the sidecar knows."""
+    parity: list[QueueParity]
+    """What ``shadow`` compared."""
+    unmapped: list[Unmapped]
+    """What JetStream refused to take over; while there is any, weight is refused."""
+    warnings: list[CutoverWarning]
+    """What a human should look at."""
+    standby_lag: int
+    """Copies that nothing has been compared with yet."""
+    faults: Faults
+    """What is wrong in messages that JetStream owns, since it last owned nothing."""
+    rolled_back: str | None = None
+    """Why the sidecar has rolled back by itself, if that was the last thing that happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReason:
+    """One reason of a verdict."""
+
+    code: str
+    """A stable name, such as ``mismatch``."""
+    severity: Literal["block", "wait", "note"]
+    """``block``: no, and waiting does not help. ``wait``: not yet. ``note``: good to know."""
+    text: str
+    """What is the matter."""
+    fix: str
+    """What to do."""
+    numbers: dict[str, float]
+    """The numbers that it was made from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """May the cutover go on?"""
+
+    may_go_on: bool
+    """Yes or no."""
+    phase: Phase
+    """The phase in force."""
+    weight_percent: float
+    """The weight in force."""
+    next: str | None
+    """What comes next; ``None`` after the last step."""
+    summary: str
+    """The answer in a sentence."""
+    reasons: list[GateReason]
+    """Why; those that block first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """A change that is in force."""
+
+    changed: bool
+    """False when the state was already the one asked for."""
+    phase: Phase
+    """The phase in force."""
+    weight_percent: float
+    """The weight in force."""
+    epoch: int
+    """The epoch in force."""
+    by: str
+    """Who made the change in force."""
+    reason: str
+    """Why."""
+    at: str
+    """When, RFC 3339."""
+    took_ms: int
+    """From the request to the change being in force."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRecord:
+    """One change of phase or weight."""
+
+    epoch: int
+    """The epoch that it brought."""
+    at: str
+    """When, RFC 3339."""
+    phase: Phase
+    """The phase since."""
+    weight_percent: float
+    """The weight since."""
+    by: str
+    """Who made it."""
+    reason: str
+    """Why."""
+    forced: bool
+    """Whether it was made against the gate's no."""
+    automatic: bool
+    """Whether the sidecar made it by itself."""
+
+
+def asked(by: str | None, reason: str, **more: object) -> str:
+    """What a change says, as JSON."""
+    return json.dumps({"by": by or "", "reason": reason, **more})
+
+
+def read_status(answer: str) -> CutoverStatus:
+    """Where the cutover stands, of what the sidecar says."""
+    given = json.loads(answer)
+    sides = given.pop("sides")
+    parity: list[QueueParity] = []
+    for queue in given.pop("parity"):
+        samples = [ParitySample(class_=sample["class"], id=sample["id"]) for sample in queue.pop("samples")]
+        vhost, name, unverified_by = queue.pop("vhost"), queue.pop("queue"), queue.pop("unverified_by")
+        counts = ParityCounts(**queue)
+        parity.append(
+            QueueParity(vhost=vhost, queue=name, counts=counts, unverified_by=unverified_by, samples=samples)
+        )
+    return CutoverStatus(
+        rabbit=BrokerStatus(**sides["rabbit"]),
+        nats=BrokerStatus(**sides["nats"]),
+        queues=[QueueStatus(**queue) for queue in given.pop("queues")],
+        parity=parity,
+        unmapped=[Unmapped(**unmapped) for unmapped in given.pop("unmapped")],
+        warnings=[CutoverWarning(**warning) for warning in given.pop("warnings")],
+        faults=Faults(**given.pop("faults")),
+        **given,
+    )
+
+
+def read_verdict(answer: str) -> Verdict:
+    """A verdict, of what the sidecar says."""
+    given = json.loads(answer)
+    return Verdict(reasons=[GateReason(**reason) for reason in given.pop("reasons")], **given)
+
+
+def read_adopted(answer: str) -> Adopted:
+    """A change, of what the sidecar says."""
+    return Adopted(**json.loads(answer))
+
+
+def read_changes(answer: str) -> list[ChangeRecord]:
+    """Changes, of what the sidecar says."""
+    return [ChangeRecord(**change) for change in json.loads(answer)]

@@ -1,0 +1,218 @@
+"""pika, unmodified, through the sidecar inside the process, on a real RabbitMQ and a real nats-server."""
+
+# pika has no types.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import pika
+import pytest
+
+import nats_bridge
+from nats_bridge import Sidecar, aio
+from rabbit import RabbitMq
+from server import NatsServer, eventually
+
+KEYS = 8
+
+
+class Traffic:
+    """An application: one thread publishes to eight keys with confirms, another one consumes and acks."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._over = threading.Event()
+        self.published = 0
+        self.taken: dict[str, list[int]] = defaultdict(list)
+        self.failed: BaseException | None = None
+        connection = pika.BlockingConnection(pika.URLParameters(url))
+        channel = connection.channel()
+        channel.exchange_declare("orders", "topic", durable=True)
+        channel.queue_declare("billing", durable=True)
+        channel.queue_bind("billing", "orders", "order.#")
+        connection.close()
+        self._threads = [threading.Thread(target=self._run, args=(work,)) for work in (self._publish, self._consume)]
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as raised:
+            self.failed = raised
+
+    def _publish(self) -> None:
+        connection = pika.BlockingConnection(pika.URLParameters(self._url))
+        channel = connection.channel()
+        channel.confirm_delivery()
+        while not self._over.is_set():
+            number = self.published
+            channel.basic_publish("orders", f"order.{number % KEYS}", str(number).encode(), mandatory=True)
+            self.published += 1
+        connection.close()
+
+    def _consume(self) -> None:
+        connection = pika.BlockingConnection(pika.URLParameters(self._url))
+        channel = connection.channel()
+        channel.basic_qos(prefetch_count=20)
+        for method, _, body in channel.consume("billing", inactivity_timeout=0.2):
+            if method is not None and body is not None:
+                self.taken[method.routing_key].append(int(body))
+                channel.basic_ack(method.delivery_tag)
+            elif self._over.is_set() and self.count >= self.published:
+                break
+        channel.cancel()
+        connection.close()
+
+    @property
+    def count(self) -> int:
+        """How many were taken."""
+        return sum(len(taken) for taken in list(self.taken.values()))
+
+    def goes_on(self, count: int = 40) -> None:
+        """Waits until ``count`` more were published and taken."""
+        published, taken = self.published, self.count
+
+        def more() -> bool:
+            assert self.failed is None, self.failed
+            return self.published >= published + count and self.count >= taken + count
+
+        eventually(more, f"{count} more, after {published} published and {taken} taken", 30)
+
+    def finish(self) -> None:
+        """Ends it, and checks that each message came once, those of a key in their order."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join(30)
+        assert self.failed is None, self.failed
+        for key in range(KEYS):
+            assert self.taken[f"order.{key}"] == list(range(key, self.published, KEYS)), key
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over.set()
+
+
+def test_pika_goes_to_jetstream_and_back_and_nothing_is_lost(server: NatsServer, rabbit: RabbitMq) -> None:
+    sidecar = Sidecar(
+        rabbit=rabbit.fresh_vhost(),
+        nats=server.url,
+        rabbit_management=rabbit.management,
+        gate_soak_ms=0,
+        gate_messages=20,
+        gate_latency_factor=1000,
+    )
+    with sidecar as url, Traffic(url) as traffic:
+        traffic.goes_on()
+        assert (sidecar.status().phase, sidecar.state) == ("observe", "running")
+        with pytest.raises(nats_bridge.ChangeRefused) as refused:
+            sidecar.weight(50)
+        assert (refused.value.code, refused.value.landed) == ("wrong_phase", "no")
+        assert "shadow" in refused.value.context["fix"]
+
+        adopted = sidecar.shadow(by="me", reason="compare")
+        assert (adopted.changed, adopted.phase, adopted.by, adopted.reason) == (True, "shadow", "me", "compare")
+        traffic.goes_on()
+        eventually(lambda: sidecar.gate().may_go_on, "the gate says yes", 40)
+        status = sidecar.status()
+        (parity,) = status.parity
+        assert (parity.queue, parity.counts.differences, parity.samples) == ("billing", 0, [])
+        assert parity.counts.matched >= 20 and status.unmapped == []
+
+        for percent, phase in ((50, "canary"), (100, "cutover")):
+            assert (sidecar.weight(percent, force=percent == 100).phase, sidecar.status().weight_percent) == (phase, percent)
+            traffic.goes_on()
+        status = sidecar.status()
+        assert status.nats.connected and status.rabbit.connected and status.nats.delivered >= 40
+        assert status.faults == nats_bridge.Faults(corrupted=0, dropped=0, reordered=0, duplicated=0)
+
+        back = sidecar.rollback(reason="enough")
+        assert (back.phase, back.weight_percent) == ("shadow", 0)
+        traffic.goes_on()
+        traffic.finish()
+        assert [change.weight_percent for change in sidecar.changes()][:3] == [0, 100, 50]
+        assert not any(change.automatic for change in sidecar.changes())
+    assert sidecar.state == "stopped"
+
+
+def test_the_gate_says_no_with_reasons_and_a_refusal_is_typed(server: NatsServer, rabbit: RabbitMq) -> None:
+    sidecar = Sidecar(rabbit=rabbit.fresh_vhost(), nats=server.url, trust_declared=True).start()
+    sidecar.shadow()
+    assert sidecar.shadow().changed is False
+    verdict = sidecar.gate()
+    assert not verdict.may_go_on and {reason.severity for reason in verdict.reasons} <= {"block", "wait", "note"}
+    with pytest.raises(nats_bridge.ChangeRefused) as refused:
+        sidecar.weight(5)
+    assert refused.value.code == "gate"
+    against = [reason.code for reason in verdict.reasons if reason.severity != "note"]
+    assert set(against) & set(refused.value.context["reasons"].split(","))
+    with pytest.raises(nats_bridge.InvalidConfig, match="percent"):
+        sidecar.weight(101)
+    with pytest.raises(nats_bridge.ChangeRefused) as refused:
+        sidecar.detach()
+    assert refused.value.code == "wrong_phase"
+    sidecar.stop()
+    with pytest.raises(nats_bridge.Closed):
+        sidecar.shadow()
+
+
+def test_what_is_wrong_is_a_typed_error_that_names_the_option(server: NatsServer, rabbit: RabbitMq) -> None:
+    url = rabbit.fresh_vhost()
+    with pytest.raises(nats_bridge.InvalidConfig) as wrong:
+        Sidecar(rabbit="http://nowhere", nats=server.url).start()
+    assert wrong.value.context["field"] == "rabbit"
+    with pytest.raises(nats_bridge.InvalidConfig) as wrong:
+        Sidecar(rabbit=url, nats=server.url, replicas="many").start()  # pyright: ignore[reportArgumentType]
+    assert wrong.value.context["field"] == "replicas"
+    with pytest.raises(TypeError, match="'weight'"):
+        Sidecar(rabbit=url, weight=7)  # pyright: ignore[reportCallIssue]
+    with pytest.raises(nats_bridge.Denied, match="RabbitMQ refused user 'nobody'"):
+        Sidecar(rabbit=url.replace("guest:guest", "nobody:nothing"), nats=server.url).start()
+    with pytest.raises(nats_bridge.Unreachable):
+        Sidecar(rabbit=url, nats="nats://127.0.0.1:1", connect={"connect_timeout_ms": 500}).start()
+    unstarted = Sidecar(rabbit=url, nats=server.url)
+    with pytest.raises(nats_bridge.Closed):
+        unstarted.status()
+
+
+async def test_asyncio_has_the_same_nobody_else_takes_the_account_and_it_is_taken_up_where_it_stands(
+    server: NatsServer, rabbit: RabbitMq
+) -> None:
+    vhost = rabbit.fresh_vhost()
+    sidecar = aio.Sidecar(rabbit=vhost, nats=server.url, trust_declared=True)
+    async with sidecar as url:
+        assert url.startswith("amqp://guest:guest@127.0.0.1:") and url.endswith(vhost.rsplit("/")[-1])
+        # They wait for a while, in case the first one is dead.
+        others = (aio.Sidecar(rabbit=vhost, nats=server.url), aio.AmqpListener(nats=server.url))
+        seconds = asyncio.gather(*(other.start() for other in others), return_exceptions=True)
+        traffic = await asyncio.to_thread(Traffic, url)
+        with traffic:
+            await asyncio.to_thread(traffic.goes_on)
+            assert (await sidecar.shadow()).phase == "shadow"
+            assert (await sidecar.gate()).may_go_on is False
+            assert (await sidecar.weight(50, force=True)).phase == "canary"
+            await asyncio.to_thread(traffic.goes_on)
+            with pytest.raises(nats_bridge.ChangeRefused):
+                await sidecar.weight(60)
+            await asyncio.to_thread(traffic.finish)
+            forced = (await sidecar.changes())[0]
+            assert (forced.forced, forced.weight_percent) == (True, 50)
+        for refused in await seconds:
+            assert isinstance(refused, nats_bridge.Conflict) and "holder" in refused.context
+    again = await aio.Sidecar(rabbit=vhost, nats=server.url).start()
+    status = await again.status()
+    assert (status.phase, status.weight_percent) == ("canary", 50)
+    assert (await again.rollback()).weight_percent == 0
+    waits = asyncio.ensure_future(again.wait())
+    await again.stop()
+    await waits

@@ -1,0 +1,192 @@
+//! The sidecar as data: its options, and what its cutover is asked.
+
+use std::time::Duration;
+
+use nats_bridge::Config;
+use serde::Deserialize;
+use serde_json::json;
+use sidecar::control_api::{Change, Control, Refused, RefusedCode, Target, Weight};
+use sidecar::running::{Sidecar, SidecarConfig, SidecarError};
+
+use crate::{Fault, read};
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Given {
+    rabbit: Option<String>,
+    rabbit_management: Option<String>,
+    trust_declared: Option<bool>,
+    listen: Option<String>,
+    replicas: Option<usize>,
+    quorum_fallback: Option<bool>,
+    consumer_timeout_ms: Option<u64>,
+    fence_timeout_ms: Option<u64>,
+    gate_soak_ms: Option<u64>,
+    gate_messages: Option<u64>,
+    gate_latency_factor: Option<f64>,
+    rollback_after_ms: Option<u64>,
+    auto_rollback: Option<bool>,
+}
+
+/// The settings that `options`, an object of JSON, say for a sidecar to `nats`.
+///
+/// # Errors
+/// `Argument`: an option is wrong.
+pub fn config(nats: Config, options: &str) -> Result<SidecarConfig, Fault> {
+    let given: Given = read(options)?;
+    let mut config = SidecarConfig { nats, ..SidecarConfig::default() };
+    config.rabbit = given.rabbit.ok_or_else(|| Fault::argument("rabbit", "it is needed"))?;
+    config.rabbit_management = given.rabbit_management;
+    config.trust_declared = given.trust_declared.unwrap_or(false);
+    if config.trust_declared && config.rabbit_management.is_some() {
+        return Err(Fault::argument("trust_declared", "it does not go together with rabbit_management"));
+    }
+    config.listen = given.listen.unwrap_or(config.listen);
+    config.jetstream.replicas = given.replicas.unwrap_or(config.jetstream.replicas);
+    config.jetstream.quorum_fallback = given.quorum_fallback.unwrap_or(config.jetstream.quorum_fallback);
+    match given.consumer_timeout_ms.map(Duration::from_millis) {
+        Some(Duration::ZERO) => config.jetstream.consumer_timeout = None,
+        Some(limit) => config.jetstream.consumer_timeout = Some(limit),
+        None => {}
+    }
+    config.fence_timeout = given.fence_timeout_ms.map_or(config.fence_timeout, Duration::from_millis);
+    config.gate.soak = given.gate_soak_ms.map_or(config.gate.soak, Duration::from_millis);
+    config.gate.messages = given.gate_messages.unwrap_or(config.gate.messages);
+    if let Some(factor) = given.gate_latency_factor {
+        if !(1.0..=1_000.0).contains(&factor) {
+            return Err(Fault::argument("gate_latency_factor", "1 to 1000"));
+        }
+        config.gate.latency_factor = factor;
+    }
+    config.rollback_after = match given.auto_rollback {
+        Some(false) => None,
+        _ => given.rollback_after_ms.map(Duration::from_millis).or(config.rollback_after),
+    };
+    Ok(config)
+}
+
+/// Starts it.
+///
+/// # Errors
+/// Why there is none.
+pub async fn start(config: SidecarConfig) -> Result<Sidecar, Fault> {
+    Ok(Sidecar::start(config).await?)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Asked {
+    by: String,
+    reason: String,
+    percent: Option<f64>,
+    force: bool,
+}
+
+/// Asks the cutover what `verb` says with `arguments`, an object of JSON, and gives the answer as JSON.
+///
+/// # Errors
+/// `Argument`, or `Told` with the code of the refusal.
+pub async fn ask(control: std::sync::Arc<dyn Control>, verb: String, arguments: String) -> Result<String, Fault> {
+    let asked: Asked = read(&arguments)?;
+    let to = match verb.as_str() {
+        "status" => return Ok(json!(control.status().await).to_string()),
+        "gate" => return Ok(json!(control.gate().await).to_string()),
+        "changes" => return Ok(json!(control.changes().await).to_string()),
+        "observe" => Target::Observe,
+        "shadow" => Target::Shadow,
+        "weight" => {
+            let weight = asked.percent.and_then(Weight::from_percent);
+            Target::Weight(weight.ok_or_else(|| Fault::argument("percent", "0 to 100, with at most two decimals"))?)
+        }
+        "rollback" => Target::Rollback,
+        "detach" => Target::Detach,
+        _ => return Err(Fault::argument("verb", format!("there is no verb '{verb}' of a sidecar"))),
+    };
+    let by = if asked.by.is_empty() { format!("process {}", std::process::id()) } else { asked.by };
+    let change = Change { to, by, reason: asked.reason, force: asked.force };
+    // Carried through although nobody may wait for it any more: half a change would be neither one thing nor the other.
+    let made = tokio::spawn(async move { control.change(change).await });
+    match made.await {
+        Ok(Ok(adopted)) => Ok(json!(adopted).to_string()),
+        Ok(Err(refused)) => Err(refused.into()),
+        Err(ended) => Err(Fault::told("closed", format!("the sidecar ended: {ended}"), Vec::new())),
+    }
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Self {
+        let code = match refused.code {
+            RefusedCode::Invalid => "config",
+            RefusedCode::Forbidden => "denied",
+            RefusedCode::WrongPhase => "wrong_phase",
+            RefusedCode::Unmapped => "unmapped",
+            RefusedCode::Gate => "gate",
+            RefusedCode::NotDrained => "not_drained",
+            RefusedCode::Conflict => "conflict",
+            RefusedCode::SideDown => "side_down",
+            RefusedCode::Draining => "closed",
+            _ => "rejected",
+        };
+        let reasons: Vec<&str> = refused.gate.iter().map(|reason| reason.code.as_str()).collect();
+        let mut context = vec![("why", refused.reason.clone()), ("fix", refused.fix.clone())];
+        if let Some(field) = &refused.field {
+            context.push(("field", field.clone()));
+        }
+        if !reasons.is_empty() {
+            context.push(("reasons", reasons.join(",")));
+        }
+        Fault::told(code, refused.to_string(), context)
+    }
+}
+
+impl From<SidecarError> for Fault {
+    fn from(error: SidecarError) -> Self {
+        match error {
+            SidecarError::Gateway(error) => error.into(),
+            other => Fault::told(other.kind().name(), other.to_string(), other.context()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(options: &str) -> String {
+        match config(Config::default(), options) {
+            Err(Fault::Argument { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_option_at_fault_is_named() {
+        assert_eq!(field("{}"), "rabbit");
+        assert_eq!(field(r#"{"rabbit":7}"#), "rabbit");
+        assert_eq!(field(r#"{"rabbit":"amqp://r","weight":7}"#), "weight");
+        assert_eq!(field(r#"{"rabbit":"amqp://r","fence_timeout_ms":-1}"#), "fence_timeout_ms");
+        assert_eq!(field(r#"{"rabbit":"amqp://r","gate_latency_factor":0.5}"#), "gate_latency_factor");
+        let both = r#"{"rabbit":"amqp://r","trust_declared":true,"rabbit_management":"http://r"}"#;
+        assert_eq!(field(both), "trust_declared");
+    }
+
+    #[test]
+    fn what_is_left_out_is_as_on_the_command_line_and_what_can_be_off_can_be_put_off() {
+        let made = config(Config::default(), r#"{"rabbit":"amqp://r"}"#).expect("settings");
+        let usual = SidecarConfig::default();
+        assert_eq!((made.fence_timeout, made.rollback_after), (usual.fence_timeout, usual.rollback_after));
+        assert_eq!((made.gate, made.trust_declared), (usual.gate, false));
+        let off = r#"{"rabbit":"amqp://r","consumer_timeout_ms":0,"auto_rollback":false,"gate_soak_ms":5}"#;
+        let made = config(Config::default(), off).expect("settings");
+        assert_eq!((made.jetstream.consumer_timeout, made.rollback_after), (None, None));
+        assert_eq!(made.gate.soak, Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_refusal_crosses_with_its_code_and_what_to_do() {
+        let refused = Refused::invalid("percent", "too much", "less");
+        let Fault::Told { code, context, .. } = refused.into() else { panic!("it was told") };
+        assert_eq!(code, "config");
+        assert!(context.contains(&("field", "percent".to_owned())) && context.contains(&("fix", "less".to_owned())));
+    }
+}
