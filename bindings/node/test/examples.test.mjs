@@ -45,8 +45,10 @@ given up, kept at HELLO_DLQ/1
 test("the code of the README runs", async (t) => {
   const { url } = await NatsServer.for(t);
   const made = folder(t);
-  const blocks = readFileSync(join(here, "README.md"), "utf8").split("```js\n").slice(1);
-  assert(blocks.length > 0);
+  const all = readFileSync(join(here, "README.md"), "utf8").split("```js\n").slice(1);
+  // Those that need RabbitMQ as well are run in sidecar.test.mjs.
+  const blocks = all.filter((block) => !block.includes(":5672"));
+  assert(blocks.length > 4);
   for (const [n, block] of blocks.entries()) {
     const file = join(made, `block-${n}.mjs`);
     writeFileSync(file, (block.split("```")[0] ?? "").replaceAll("nats://127.0.0.1:4222", url));

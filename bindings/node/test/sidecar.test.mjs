@@ -1,6 +1,7 @@
 // amqplib, unmodified, through the sidecar inside the process, on a real RabbitMQ and a real nats-server.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 
 import amqplib from "amqplib";
@@ -181,4 +182,17 @@ test("a sidecar alone does not keep the process running, and exit is clean", asy
      const sidecar = await Sidecar.start({ nats: process.argv[1], rabbit: ${JSON.stringify(await rabbit.freshVhost())} });
      console.log((await sidecar.status()).phase);`;
   assert.deepEqual(await run(script, url), { end: 0, out: "observe\n" });
+});
+
+test("the code of the README that needs RabbitMQ runs", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+  const [block, ...others] = readme.split("```js\n").filter((block) => block.includes(":5672"));
+  assert(block !== undefined && others.length === 0);
+  const script = (block.split("```")[0] ?? "")
+    .replace("nats://127.0.0.1:4222", url)
+    .replace("amqp://guest:guest@127.0.0.1:5672/%2f", await rabbit.freshVhost());
+  const { end, out } = await run(script, url);
+  assert.match(out, /^gate \S+\nshadow /);
+  assert.equal(end, 0);
 });

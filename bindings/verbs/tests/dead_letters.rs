@@ -16,6 +16,7 @@ async fn refused(bridge: &Bridge, verb: &str, arguments: Value) -> String {
     match ask(bridge.clone(), verb.into(), arguments.to_string(), || true).await.unwrap_err() {
         Fault::Argument { field, why } => format!("{field}: {why}"),
         Fault::Core(error) => error.to_string(),
+        Fault::Told { text, .. } => text,
     }
 }
 
