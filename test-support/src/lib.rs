@@ -7,6 +7,7 @@ pub mod eventually;
 pub mod fault_proxy;
 pub mod nats;
 mod ports;
+pub mod postgres;
 pub mod rabbit;
 pub mod random;
 mod signal;

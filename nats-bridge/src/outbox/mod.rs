@@ -38,8 +38,11 @@
 
 mod lanes;
 mod lookup;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod record;
 mod replay;
+mod send;
 mod shared;
 mod store;
 mod verdict;

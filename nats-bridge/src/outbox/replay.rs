@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::lookup::{self, Place, Places, Sight};
 use super::record::{Record, Refusal};
+use super::send::Sender;
 use super::shared::{Shared, now_ms};
 use super::verdict::{Verdict, verdict};
 use super::writer::Command;
@@ -25,6 +25,7 @@ const MARK_AHEAD: u64 = 1_024;
 pub(super) struct Replay {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
+    bridge: Bridge,
     sender: Arc<Sender>,
     // On disk: whoever opens the file next knows that what has a smaller number may have been sent.
     marked_below: u64,
@@ -33,14 +34,6 @@ pub(super) struct Replay {
     sending: JoinSet<Sent>,
     // Which entries those are.
     out: HashMap<u64, Arc<str>>,
-}
-
-/// What publishes one entry.
-struct Sender {
-    bridge: Bridge,
-    publisher: Publisher,
-    places: Mutex<Places>,
-    name: String,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,10 +54,11 @@ struct Sent {
 impl Replay {
     pub fn new(shared: Arc<Shared>, commands: mpsc::Sender<Command>, bridge: Bridge, publisher: Publisher) -> Self {
         let (marked_below, name) = (shared.sent_before.load(Ordering::Relaxed), shared.name.clone());
-        let sender = Arc::new(Sender { bridge, publisher, places: Mutex::default(), name });
+        let sender = Arc::new(Sender::new(bridge.clone(), publisher, name));
         Replay {
             shared,
             commands,
+            bridge,
             sender,
             marked_below,
             troubles: HashMap::new(),
@@ -75,7 +69,7 @@ impl Replay {
 
     /// Runs until it is stopped, or the connection is closed.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut connection = self.sender.bridge.connection();
+        let mut connection = self.bridge.connection();
         let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -175,7 +169,7 @@ impl Replay {
         let size = size(&record);
         self.sending.spawn(async move {
             let started_ms = now_ms();
-            let outcome = sender.send(record, sent_ms).await;
+            let outcome = sender.send(&record, sent_ms).await;
             Sent { subject, number, size, started_ms, outcome }
         });
     }
@@ -264,45 +258,6 @@ impl Replay {
         for (_, subject) in self.out.drain() {
             self.shared.lanes().failed(&subject, |_| Instant::now());
         }
-    }
-}
-
-impl Sender {
-    async fn send(&self, record: Record, sent_ms: Option<u64>) -> Result<&'static str> {
-        if let Some(sent_ms) = sent_ms
-            && self.is_stored(&record, sent_ms).await?
-        {
-            return Ok("found");
-        }
-        let published = self.publisher.publish(record.message).await?;
-        Ok(if published.duplicate { "duplicate" } else { "stored" })
-    }
-
-    // Whether a message that may have been sent since is in its stream, when the stream may no longer know its id.
-    async fn is_stored(&self, record: &Record, sent_ms: u64) -> Result<bool> {
-        let jetstream = self.bridge.jetstream();
-        let subject = record.message.subject();
-        // No stream: nothing can be there, and publishing says so.
-        let Some(Place { stream, window }) = self.places.lock().await.of(jetstream, subject).await? else {
-            return Ok(false);
-        };
-        let known_for = window.saturating_sub(self.bridge.config().publish.deadline);
-        if Duration::from_millis(now_ms().saturating_sub(sent_ms)) < known_for {
-            return Ok(false);
-        }
-        let sight = lookup::look(jetstream, &stream, subject, &record.id, record.put_ms).await?;
-        if sight == Sight::Unclear {
-            let name = self.name.clone();
-            metrics::counter!("natsbridge_outbox_possible_duplicates_total", "outbox" => name).increment(1);
-            tracing::warn!(
-                outbox = self.name,
-                msg_id = record.id,
-                stream,
-                subject,
-                "the stream's duplicate window is over, and what was handled is gone from it: this message may be stored a second time"
-            );
-        }
-        Ok(sight == Sight::Stored)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod file;
 mod kill;
+mod postgres;
 mod window;
 
 use std::collections::BTreeMap;

@@ -185,6 +185,7 @@ impl Places {
     fn fill() -> Result<Self, Failure> {
         let mut tools = Tools::open(None)?;
         tools.rabbitmq()?;
+        tools.postgresql()?;
         tools.node()?;
         let python = tools.python(Packages::Test)?;
         Ok(Self {

@@ -2,6 +2,7 @@
 
 mod nats_server;
 mod node;
+mod postgresql;
 mod python;
 mod rabbitmq;
 mod system;
@@ -32,12 +33,13 @@ pub struct ToolsArgs {
 /// The first thing that is missing and cannot be brought, with what to do.
 pub fn run(args: &ToolsArgs) -> Result<ExitCode, Failure> {
     let mut tools = Tools::open(args.tools_dir.clone())?;
-    let all = [Tool::NatsServer, Tool::OldestNatsServer, Tool::Rabbitmq, Tool::Python, Tool::Pyright];
+    let all = [Tool::NatsServer, Tool::OldestNatsServer, Tool::Rabbitmq, Tool::Postgresql, Tool::Python, Tool::Pyright];
     for tool in if args.tools.is_empty() { &all[..] } else { &args.tools } {
         let (name, place) = match tool {
             Tool::NatsServer => ("nats-server", tools.nats_server()?),
             Tool::OldestNatsServer => ("nats-server, oldest supported", tools.oldest_nats_server()?),
             Tool::Rabbitmq => ("rabbitmq-server", tools.rabbitmq()?),
+            Tool::Postgresql => ("postgresql", tools.postgresql()?),
             Tool::Python => ("python", tools.python(Packages::Test)?),
             Tool::Pyright => ("pyright", tools.pyright()?),
         };
@@ -55,6 +57,8 @@ enum Tool {
     OldestNatsServer,
     /// RabbitMQ, from the system's packages.
     Rabbitmq,
+    /// PostgreSQL, from the system's packages.
+    Postgresql,
     /// A Python environment with the pinned packages.
     Python,
     /// The type checker for Python.
@@ -114,6 +118,14 @@ impl Tools {
     /// When it is not there and cannot be installed, with what to run.
     pub fn rabbitmq(&mut self) -> Result<PathBuf, Failure> {
         rabbitmq::ensure()
+    }
+
+    /// The system's PostgreSQL: the directory of its programs.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be installed, with what to run.
+    pub fn postgresql(&mut self) -> Result<PathBuf, Failure> {
+        postgresql::ensure()
     }
 
     /// The Python interpreter of the project's own environment, with these packages in it.
