@@ -10,9 +10,13 @@
 //! - which tag belongs to which of several consumers of a channel that are served during one step: several queues
 //!   deliver at the same time. The set of tags is compared;
 //! - how many confirms one `multiple` puts together;
-//! - names that a broker makes up; they are numbered as they come.
+//! - names that a broker makes up; they are numbered as they come;
+//! - when a queue is emptied at the end: the order between dead letters of different queues and what was published to
+//!   it, which come at the same time; and the order of what a quorum queue was given back (`docs/mapping.md`).
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use crate::program::LAST;
 
 /// Connection and channel.
 pub type Place = (usize, u16);
@@ -39,14 +43,20 @@ impl Log {
         let mut lines = Vec::new();
         let mut put = |(connection, channel): &Place, text: &str| lines.push(format!("c{connection}/{channel} {text}"));
         for (place, replies) in &self.replies {
-            replies.iter().for_each(|reply| put(place, reply));
+            let (taken, others): (Vec<&str>, Vec<&str>) =
+                replies.iter().map(String::as_str).partition(|reply| is_drained(place) && reply.starts_with(GOT));
+            others.into_iter().for_each(|reply| put(place, reply));
+            let mut taken: Vec<&str> = taken.iter().map(|reply| without_count(reply)).collect();
+            taken.sort_by_key(|reply| came_from(reply));
+            taken.into_iter().for_each(|reply| put(place, reply));
         }
         for (place, replies) in &self.consuming {
             let mut replies = replies.clone();
             replies.sort();
             replies.iter().for_each(|reply| put(place, reply));
         }
-        for (place, deliveries) in &self.deliveries {
+        // What is taken out at the end is in the replies.
+        for (place, deliveries) in self.deliveries.iter().filter(|(place, _)| !is_drained(place)) {
             let consumers: BTreeSet<_> = deliveries.iter().map(|(consumer, ..)| consumer).collect();
             for consumer in &consumers {
                 for (_, tag, text) in deliveries.iter().filter(|(other, ..)| other == *consumer) {
@@ -71,6 +81,28 @@ impl Log {
         lines.extend(self.wrong.iter().map(|wrong| format!("WRONG: {wrong}")));
         lines
     }
+}
+
+/// How the reply to a `basic.get` begins.
+const GOT: &str = "basic.get-ok";
+
+/// Whether queues are emptied there, one after the other.
+fn is_drained((connection, _): &Place) -> bool {
+    *connection == LAST
+}
+
+/// A reply to `basic.get` without how much is left, which its place in the order says.
+fn without_count(reply: &str) -> &str {
+    reply.rsplit_once(", ").map_or(reply, |(reply, _)| reply)
+}
+
+/// Where a message came from: those of one origin have an order. Of what a quorum queue was given back each is alone.
+fn came_from(reply: &str) -> &str {
+    if reply.contains("x-delivery-count: ") {
+        return reply;
+    }
+    let latest = reply.split_once("x-death: [{").and_then(|(_, death)| death.split_once(" queue: '"));
+    latest.and_then(|(_, queue)| queue.split('\'').next()).unwrap_or_default()
 }
 
 /// Both transcripts, beside each other; `!` marks the lines that differ.
@@ -109,6 +141,29 @@ mod tests {
         assert_ne!(two, delivered(&[("a", 1, "m1"), ("b", 2, "m2"), ("a", 4, "m3")]), "tags");
         assert_ne!(two, delivered(&[("a", 1, "m1"), ("a", 2, "m2"), ("a", 3, "m3")]), "who gets it");
         assert_ne!(delivered(&[("a", 1, "m1"), ("a", 2, "m2")]), delivered(&[("a", 2, "m1"), ("a", 1, "m2")]));
+    }
+
+    #[test]
+    fn what_is_left_is_in_order_by_where_it_came_from() {
+        let left = |replies: &[&str]| {
+            let replies = replies.iter().map(|reply| (*reply).to_owned()).collect();
+            Log { replies: BTreeMap::from([((LAST, 1), replies)]), ..Log::default() }.lines()
+        };
+        let [a, b] = ["a", "b"].map(|queue| {
+            format!("basic.get-ok \"1\" headers={{x-death: [{{count: 1, exchange: '', queue: '{queue}', ")
+        });
+        let [a1, a2, b1] =
+            [format!("{a}m: 1}}]}}, 2 left"), format!("{a}m: 2}}]}}, 1 left"), format!("{b}m: 3}}]}}, 0 left")];
+        assert_eq!(left(&[&a1, &b1, &a2]), left(&[&b1, &a1, &a2]), "two queues at a time");
+        assert_ne!(left(&[&a1, &a2]), left(&[&a2, &a1]), "one queue's order");
+        let plain = ["basic.get-ok \"m1\", 1 left", "basic.get-ok \"m2\", 0 left"];
+        assert_ne!(left(&plain), left(&[plain[1], plain[0]]), "a publisher's order");
+        assert_ne!(left(&plain), left(&plain[..1]), "how many");
+        let back = [
+            "basic.get-ok \"m1\" headers={x-delivery-count: 1}, 1 left",
+            "basic.get-ok \"m2\" headers={x-delivery-count: 2}, 0 left",
+        ];
+        assert_eq!(left(&back), left(&[back[1], back[0]]), "what a quorum queue was given back");
     }
 
     #[test]

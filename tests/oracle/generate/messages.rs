@@ -81,7 +81,8 @@ impl Maker {
             },
             no_local: self.one_in(20),
             no_ack: if replies { !self.one_in(8) } else { self.one_in(4) },
-            exclusive: self.one_in(8),
+            // Refused beside others; RabbitMQ 3.10 grants it on a quorum queue (docs/mapping.md).
+            exclusive: self.one_in(8) && !self.themes.quorum,
             nowait,
             arguments: self.themes.consumer_arguments(&mut self.random),
         })))
