@@ -158,7 +158,9 @@ fn consume(step: &Value) -> ConsumeConfig {
         ..RetryPolicy::default()
     };
     let heartbeat = Duration::from_millis(500);
-    ConsumeConfig { retry, heartbeat, ..ConsumeConfig::new(text(step, "stream"), text(step, "name")) }
+    let usual = ConsumeConfig::new(text(step, "stream"), text(step, "name"));
+    let ack_wait = step["options"]["ack_wait_ms"].as_u64().map_or(usual.ack_wait, Duration::from_millis);
+    ConsumeConfig { retry, heartbeat, ack_wait, ..usual }
 }
 
 impl World {

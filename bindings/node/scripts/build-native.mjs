@@ -15,7 +15,8 @@ const here = dirname(dirname(fileURLToPath(import.meta.url)));
 const profile = process.argv.includes("--release") ? ["--release"] : [];
 const cargo = spawnSync(
   process.env["CARGO"] ?? "cargo",
-  ["build", "--package", "nats-bridge-node", "--message-format", "json-render-diagnostics", ...profile],
+  // Without its symbols it is a quarter of the size.
+  ["rustc", "--lib", "--package", "nats-bridge-node", "--message-format", "json-render-diagnostics", ...profile, "--", "-C", "strip=symbols"],
   { cwd: here, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", maxBuffer: 256 * 1024 * 1024 },
 );
 if (cargo.error) {

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -10,7 +11,11 @@ import { promisify } from "node:util";
 import { NatsServer } from "./server.mjs";
 
 const run = promisify(execFile);
-const here = fileURLToPath(new URL("..", import.meta.url));
+const { resolve } = createRequire(import.meta.url);
+const examples = fileURLToPath(new URL("../../../examples/node", import.meta.url));
+const amqplib = fileURLToPath(new URL("../node_modules/amqplib", import.meta.url));
+/** The package that is tested: this one, or one that was packed and installed. */
+const here = dirname(resolve("nats-bridge/package.json"));
 
 /**
  * A folder as a user has it, with the package in `node_modules`.
@@ -22,14 +27,14 @@ function folder(t) {
   t.after(() => rmSync(made, { recursive: true, force: true }));
   mkdirSync(join(made, "node_modules"));
   symlinkSync(here, join(made, "node_modules", "nats-bridge"), "dir");
-  symlinkSync(join(here, "node_modules", "amqplib"), join(made, "node_modules", "amqplib"), "dir");
+  symlinkSync(amqplib, join(made, "node_modules", "amqplib"), "dir");
   return made;
 }
 
 test("hello does what it says", async (t) => {
   const { url } = await NatsServer.for(t);
   const file = join(folder(t), "hello.mjs");
-  cpSync(join(here, "..", "..", "examples", "node", "hello.mjs"), file);
+  cpSync(join(examples, "hello.mjs"), file);
   assert.deepEqual(await run(process.execPath, [file, url]), {
     stdout: `stored at HELLO/1, sent again: duplicate=true
 attempt 1: order 17

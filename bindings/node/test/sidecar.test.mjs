@@ -2,6 +2,8 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 
 import amqplib from "amqplib";
@@ -186,7 +188,7 @@ test("a sidecar alone does not keep the process running, and exit is clean", asy
 
 test("the code of the README that needs RabbitMQ runs", async (t) => {
   const { url } = await NatsServer.for(t);
-  const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+  const readme = readFileSync(join(dirname(createRequire(import.meta.url).resolve("nats-bridge/package.json")), "README.md"), "utf8");
   const [block, ...others] = readme.split("```js\n").filter((block) => block.includes(":5672"));
   assert(block !== undefined && others.length === 0);
   const script = (block.split("```")[0] ?? "")

@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     retention: Literal["work_queue"]
     unbounded: bool
     retry: RetryPolicy
+    ack_wait_ms: int
     decrypt: str
     accept_unencrypted: bool
     schemas: bool
@@ -209,7 +210,11 @@ class World:
                 many = [Message(subjects[n % len(subjects)], str(n).encode(), f"n-{n}") for n in range(count)]
                 assert all(outcome.landed == "yes" for outcome in await done(self.bridge.publish_many(many)))
             case {"do": "consume", "stream": stream, "name": durable, "options": options}:
-                consume: ConsumeOptions = {"retry": options.get("retry"), "heartbeat_ms": 500}
+                consume: ConsumeOptions = {
+                    "retry": options.get("retry"),
+                    "ack_wait_ms": options.get("ack_wait_ms"),
+                    "heartbeat_ms": 500,
+                }
                 if "schemas" in options:
                     consume["schemas"] = REGISTRY
                     consume["accept_without_schema"] = options.get("accept_without_schema")

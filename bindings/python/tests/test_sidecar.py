@@ -5,6 +5,8 @@
 # pyright: reportUnknownArgumentType=false
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import pytest
 import nats_bridge
 from nats_bridge import Sidecar, aio
 from rabbit import RabbitMq
-from server import NatsServer, eventually
+from server import WORKSPACE, NatsServer, eventually
 
 KEYS = 8
 
@@ -216,3 +218,12 @@ async def test_asyncio_has_the_same_nobody_else_takes_the_account_and_it_is_take
     waits = asyncio.ensure_future(again.wait())
     await again.stop()
     await waits
+
+
+def test_the_code_of_the_readme_that_needs_rabbitmq_runs(server: NatsServer, rabbit: RabbitMq) -> None:
+    readme = (WORKSPACE / "bindings" / "python" / "README.md").read_text()
+    (code,) = (code for code in readme.split("```python\n")[1:] if ":5672" in code)
+    script = code.split("```")[0].replace("nats://127.0.0.1:4222", server.url)
+    script = script.replace("amqp://guest:guest@127.0.0.1:5672/%2f", rabbit.fresh_vhost())
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "") and ran.stdout.startswith("gate "), ran

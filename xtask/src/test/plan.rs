@@ -1,6 +1,8 @@
 //! The steps of `cargo xtask test`, in order: cheap ones first, and all Rust steps on one profile and one set of
 //! features, so that little is compiled twice.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -63,19 +65,19 @@ fn rust(places: &Places) -> Vec<Step> {
 
 fn python(places: &Places) -> Vec<Step> {
     let dir = workspace::root().join("bindings/python");
-    let mut develop = places.python(&["-m", "maturin", "develop", "--quiet"]);
-    develop.current_dir(&dir).env("VIRTUAL_ENV", &places.venv).env_remove("CONDA_PREFIX");
-    let mut pytest = places.python(&["-m", "pytest", "--quiet"]);
-    pytest.current_dir(&dir);
     let mut pyright = Command::new(&places.pyright);
     pyright.args(["--pythonpath".as_ref(), places.python.as_os_str()]).current_dir(&dir);
     vec![
-        step(
-            "python tests",
-            "the Python package builds, imports and keeps its promises",
-            Reads::Pytest,
-            vec![develop, pytest],
-        ),
+        Step {
+            name: "python tests".to_owned(),
+            promise: "the Python package builds as a wheel, installs into an empty environment, and keeps its promises there",
+            commands: Box::new({
+                let places = places.clone();
+                move || in_a_clean_environment(&places, &dir)
+            }),
+            reads: Reads::Pytest,
+            limit: LIMIT,
+        },
         check(
             "python types",
             "pyright, as configured in pyproject.toml (strict), accepts package and tests",
@@ -84,15 +86,59 @@ fn python(places: &Places) -> Vec<Step> {
     ]
 }
 
+/// A wheel, an environment that has it and nothing else, and the tests from there; what they need themselves they find behind it.
+fn in_a_clean_environment(places: &Places, dir: &Path) -> Result<Vec<Command>, Failure> {
+    let (wheels, clean) = (workspace::target().join("wheels"), workspace::target().join("clean-venv"));
+    for old in [&wheels, &clean] {
+        match fs::remove_dir_all(old) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Failure::new(error)),
+            _ => {}
+        }
+    }
+    let mut build = places.python(&["-m", "maturin", "build", "--quiet", "--auditwheel", "skip", "--out"]);
+    build.arg(&wheels).current_dir(dir).env("VIRTUAL_ENV", &places.venv).env_remove("CONDA_PREFIX");
+    let mut make = places.python(&["-m", "venv"]);
+    make.arg(&clean);
+    let inside = |args: &[&str]| {
+        let mut python = Command::new(clean.join("bin/python"));
+        python.args(args).current_dir(dir);
+        places.set(&mut python);
+        python
+    };
+    let mut install = inside(&["-m", "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check"]);
+    install.arg("--find-links").arg(&wheels).arg("nats-bridge");
+    // A `.pth` file is not read on PYTHONPATH: what is being developed there is not seen.
+    let packages = process::output(
+        "python",
+        places.python(&["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).current_dir(dir),
+    )?;
+    let mut pytest = inside(&["-c", FROM_THE_WHEEL]);
+    pytest.env("PYTHONPATH", packages.trim());
+    Ok(vec![build, make, install, pytest])
+}
+
+const FROM_THE_WHEEL: &str = "import sys, nats_bridge, pytest
+assert nats_bridge.__file__.startswith(sys.prefix), nats_bridge.__file__
+sys.exit(pytest.main(['--quiet']))";
+
 fn node(places: &Places) -> Vec<Step> {
     let dir = workspace::root().join("bindings/node");
     let npm = |args: &[&str]| places.npm(&dir, args);
+    // Two folders below the workspace, as the tests are in the package.
+    let clean = workspace::target().join("packed");
+    let mut install = Command::new("node");
+    install.args(["scripts/install-packed.mjs".as_ref(), clean.as_os_str()]).current_dir(&dir);
     vec![
         step(
             "node tests",
-            "the Node package builds, imports and keeps its promises",
+            "the Node package builds, packs, installs into an empty folder, and keeps its promises there",
             Reads::Node,
-            vec![npm(&["ci", "--no-audit", "--no-fund"]), npm(&["run", "build"]), npm(&["test"])],
+            vec![
+                npm(&["ci", "--no-audit", "--no-fund"]),
+                npm(&["run", "build"]),
+                install,
+                places.npm(&clean, &["test"]),
+            ],
         ),
         check("node types", "tsc, strict, accepts package and tests", vec![npm(&["run", "typecheck"])]),
     ]
