@@ -301,6 +301,10 @@ pub struct Serving {
 pub trait Ends: Send + Sync {
     /// It was told to stop, and clients are about to be sent away.
     fn draining(&self) {}
+    /// Whether it ends when another gateway has taken the account.
+    fn needs_lease(&self) -> bool {
+        true
+    }
     /// It serves no longer.
     fn ended(&self) {}
 }
@@ -333,6 +337,7 @@ async fn until_it_ends(
 ) {
     let lost = lease.lost();
     tokio::pin!(lost);
+    let mut leased = true;
     let end = loop {
         let draining = *tell.borrow() == GatewayState::Draining;
         tokio::select! {
@@ -340,7 +345,11 @@ async fn until_it_ends(
                 Ok(()) => GatewayState::Stopped,
                 Err(error) => GatewayState::Failed { why: format!("the listener failed: {error}") },
             },
-            error = &mut lost => {
+            error = &mut lost, if leased => {
+                if !ends.needs_lease() {
+                    leased = false;
+                    continue;
+                }
                 // At once: the other gateway serves already, and is not to be disturbed by last words.
                 served.abort();
                 break GatewayState::Failed { why: error.text };

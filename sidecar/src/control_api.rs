@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use crate::copies::StandbyStatus;
 pub use crate::gate::{Faults, Number, Reason, Severity, Verdict};
 
 /// The running cutover, as the HTTP surface drives it.
@@ -26,6 +28,15 @@ pub trait Control: Send + Sync + 'static {
 
     /// May the cutover go on?
     async fn gate(&self) -> Verdict;
+
+    /// Gives a broker up that is lost for good, or tells what that would do. Returns once it has begun.
+    ///
+    /// # Errors
+    /// [`Refused`], with everything left as it was.
+    async fn failover(self: Arc<Self>, asked: Failover) -> Result<FailoverReport, Refused>;
+
+    /// How far a failover is; `None` when there was none.
+    async fn failover_status(&self) -> Option<FailoverReport>;
 
     /// Rates and latencies over time.
     async fn history(&self) -> History;
@@ -154,6 +165,9 @@ pub struct Status {
     pub warnings: Vec<Warning>,
     /// Copies in the standby stream that nothing has been compared with yet.
     pub standby_lag: u64,
+    /// The standby copies of what NATS owns; `None` when none are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<StandbyStatus>,
     /// What the sidecar found wrong in messages that JetStream owns, since JetStream last owned nothing.
     #[serde(default)]
     pub faults: Faults,
@@ -237,6 +251,8 @@ pub struct Sides {
 
 /// What [`Side::error`] of a RabbitMQ says that was let go of on purpose.
 pub const DETACHED: &str = "detached";
+/// What [`Side::error`] of a NATS says that is lost for good.
+pub const GIVEN_UP: &str = "given up by a failover";
 
 /// One broker, as the sidecar sees it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -459,6 +475,67 @@ pub enum Target {
     Rollback,
     /// [`Phase::Native`]; only at 100 per cent and with RabbitMQ's queues empty.
     Detach,
+}
+
+/// A broker is lost for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failover {
+    /// Which.
+    pub lost: crate::ownership::Side,
+    /// Do it; without it, only what it would do is told.
+    pub execute: bool,
+    /// Although the broker answers.
+    pub force: bool,
+    /// Who asks.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a failover did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverReport {
+    /// The broker that is lost.
+    pub lost: crate::ownership::Side,
+    /// Whether it was begun; otherwise it was only looked at.
+    pub executed: bool,
+    /// Whether it goes on.
+    pub running: bool,
+    /// Whether the other broker owns everything.
+    pub done: bool,
+    /// Standby copies that the other broker has.
+    pub copies: u64,
+    /// Of them, those that were put into their queues.
+    pub replayed: u64,
+    /// Of them, those of messages that are settled, or that another copy stands for.
+    pub not_needed: u64,
+    /// Of them, those whose queue the other broker does not have; they stay in the standby queue.
+    pub left: u64,
+    /// Messages that may have been held and have no copy: they are lost.
+    pub no_copy: u64,
+    /// The epoch that it brought.
+    pub epoch: u64,
+    /// Why it stopped; asked for again, it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Default for FailoverReport {
+    fn default() -> Self {
+        Self {
+            lost: crate::ownership::Side::Nats,
+            executed: false,
+            running: false,
+            done: false,
+            copies: 0,
+            replayed: 0,
+            not_needed: 0,
+            left: 0,
+            no_copy: 0,
+            epoch: 0,
+            error: None,
+        }
+    }
 }
 
 /// A change that is in force.

@@ -311,6 +311,20 @@ impl Fences {
         self.send_fences()
     }
 
+    /// A side is lost for good: nothing of it is waited for.
+    pub fn give_up(&mut self, side: Side) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (name, queue) in &mut self.queues {
+            queue.sides[side.index()] = Outstanding::default();
+            for hold in queue.holds.extract_if(.., |hold| hold.shift.losing() == side) {
+                queue.last = Some(FenceState::Passed);
+                actions.push(Action::Lifted { queue: name.clone(), epoch: hold.shift.epoch, timed_out: false });
+            }
+        }
+        self.count_lifted(&actions);
+        actions
+    }
+
     /// A queue was deleted: nothing of it is waited for.
     pub fn forget(&mut self, name: &QueueName) -> Vec<Action> {
         let Some(queue) = self.queues.remove(name) else { return Vec::new() };

@@ -47,6 +47,10 @@ pub struct Evidence {
     pub unread: u64,
     /// What the sidecar found wrong in messages that JetStream owns, since the last time that JetStream owned nothing.
     pub faults: Faults,
+    /// Messages of this stage that were confirmed without a standby copy that they should have.
+    pub no_copy: u64,
+    /// Whether RabbitMQ takes no standby copies now.
+    pub standby_away: bool,
     /// Deliveries that wait for a fence.
     pub held: u64,
     /// Holds of this stage that were lifted because their time was over.
@@ -431,6 +435,16 @@ fn owned(evidence: &Evidence, limits: &Limits, found: &mut Found) {
         let text = format!("{n} queues did not wait for all that was older: order may be broken there");
         let fix = "look for consumers that do not settle; `nats-bridge status` names the queues";
         found.add(Block, "holds_timed_out", text, fix, [("queues", n.into())]);
+    }
+    if evidence.standby_away {
+        let text = "RabbitMQ takes no standby copies: NATS lost for good now would take messages along";
+        let fix = "see that RabbitMQ answers and lets the sidecar's own user have queues named nats-bridge.*";
+        found.add(Wait, "standby_away", text, fix, []);
+    }
+    if evidence.no_copy > 0 {
+        let text = format!("{} messages of JetStream have no standby copy", evidence.no_copy);
+        let fix = "`nats-bridge status` says why; they are lost if NATS is lost for good before they are settled";
+        found.add(Severity::Note, "no_standby_copy", text, fix, [("messages", evidence.no_copy.into())]);
     }
     let (rabbit, nats) = (&evidence.rabbit, &evidence.nats);
     let (tried, failed) = (nats.confirmed + nats.failed, nats.failed);

@@ -5,6 +5,7 @@ pub mod assess;
 pub mod cli;
 pub mod control;
 pub mod control_api;
+pub mod copies;
 pub mod dual;
 pub mod embedded;
 pub mod fence;

@@ -49,6 +49,8 @@ pub struct SidecarConfig {
     /// How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself; `None`: it never does.
     /// Default 10 s.
     pub rollback_after: Option<Duration>,
+    /// Whether what NATS owns is kept on RabbitMQ as well, so that NATS can be lost for good; default true.
+    pub standby: bool,
 }
 
 impl Default for SidecarConfig {
@@ -65,6 +67,7 @@ impl Default for SidecarConfig {
             fence_timeout: Duration::from_secs(30),
             gate: gate::Limits::default(),
             rollback_after: Some(Duration::from_secs(10)),
+            standby: true,
         }
     }
 }
@@ -218,6 +221,7 @@ async fn cut_over(
         gate: config.gate,
         rollback_after: config.rollback_after,
         integrity: integrity::Limits::default(),
+        standby: config.standby,
     };
     let cutover = match Cutover::start(parts).await {
         Ok(cutover) => cutover,
@@ -243,6 +247,11 @@ struct Both {
 impl Ends for Both {
     fn draining(&self) {
         self.cutover.drain();
+    }
+
+    fn needs_lease(&self) -> bool {
+        // It was in the NATS that was given up.
+        !self.cutover.has_given_up_nats()
     }
 
     fn ended(&self) {

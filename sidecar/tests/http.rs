@@ -54,6 +54,7 @@ impl Played {
             unmapped: Vec::new(),
             warnings: vec![Warning { code: "hold_timed_out".to_owned(), count: 2, text: "orders".to_owned() }],
             standby_lag: 9,
+            standby: None,
             faults: Faults::default(),
             rolled_back: None,
         };
@@ -73,6 +74,17 @@ impl Played {
 impl Control for Played {
     async fn status(&self) -> Status {
         self.now().clone()
+    }
+
+    async fn failover(self: Arc<Self>, asked: Failover) -> Result<FailoverReport, Refused> {
+        if let Some(refused) = &self.refuse {
+            return Err(refused.clone());
+        }
+        Ok(FailoverReport { lost: asked.lost, executed: asked.execute, copies: 7, ..FailoverReport::default() })
+    }
+
+    async fn failover_status(&self) -> Option<FailoverReport> {
+        None
     }
 
     async fn change(&self, request: Change) -> Result<Adopted, Refused> {
@@ -352,6 +364,25 @@ async fn verbs_make_the_change_and_say_what_is_in_force() {
     assert!(out.starts_with("phase:       native\n"), "{out}");
     let (_, out, _) = running.verb(&["status", "--json"]).await;
     assert_eq!(serde_json::from_str::<Status>(&out).expect("one JSON object"), *running.played.now());
+}
+
+#[tokio::test]
+async fn a_failover_is_only_looked_at_unless_it_is_told_to_and_its_exit_code_is_the_answer() {
+    let running = serve(Played::new(), |_| ()).await;
+    let (code, out, err) = running.verb(&["failover", "--lost", "nats"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("copies:   7 on rabbit") && out.contains("nothing was changed"), "{out}");
+    let (code, out, _) = running.verb(&["failover", "--lost", "nats", "--execute", "--json"]).await;
+    let report: FailoverReport = serde_json::from_str(&out).expect("one JSON object");
+    assert_eq!((code, report.executed, report.copies), (0, true, 7));
+    assert_eq!(running.get("/failover").await, (200, Value::Null));
+    let (status, body) = running.post("/failover", json!({ "lost": "both" })).await;
+    assert_eq!((status, body["field"].as_str()), (400, Some("lost")));
+    assert_eq!(running.verb(&["failover", "--lost", "both"]).await.0, 2);
+    let refused = Refused::new(RefusedCode::Conflict, "NATS answers: it is not lost", "roll back");
+    let refusing = serve(Played { refuse: Some(refused), ..Played::new() }, |_| ()).await;
+    let (code, _, err) = refusing.verb(&["failover", "--lost", "nats", "--execute"]).await;
+    assert!(code == 1 && err.contains("it is not lost"), "{err}");
 }
 
 fn reason(code: &str, severity: Severity) -> Reason {

@@ -77,6 +77,9 @@ fn kept(entry: &Value, fields: &[&str]) -> String {
     kept.to_string()
 }
 
+/// How the names of queues begin that a sidecar has made for itself on RabbitMQ: no application's.
+pub(super) const OF_THE_SIDECAR: &str = "nats-bridge.";
+
 /// What an export has as well: nothing that every vhost has or that goes with a connection.
 fn lasts(list: &str, entry: &Value) -> bool {
     match list {
@@ -84,7 +87,10 @@ fn lasts(list: &str, entry: &Value) -> bool {
             let name = text(entry, "name");
             !name.is_empty() && !name.starts_with("amq.") && entry["internal"] != true
         }
-        "queues" => entry["exclusive"] != true && !text(entry, "name").starts_with("amq.gen-"),
+        "queues" => {
+            let name = text(entry, "name");
+            entry["exclusive"] != true && !name.starts_with("amq.gen-") && !name.starts_with(OF_THE_SIDECAR)
+        }
         "bindings" => !text(entry, "source").is_empty(),
         _ => true,
     }

@@ -10,6 +10,7 @@ use amqp_compat::model::queue::QueueKind;
 use serde_json::{Map, Value};
 
 use super::code::{Severity, V_UNREAD};
+use super::digest::OF_THE_SIDECAR;
 use super::finding::{Entity, Finding};
 use super::live::Live;
 use crate::management::documents::definitions::read_binding;
@@ -306,6 +307,9 @@ impl Reader {
         for (place, mut entry) in self.take("queues")? {
             let Some(vhost) = self.vhost(&entry, &place)? else { continue };
             let name = text(&entry, "name", &place)?;
+            if name.starts_with(OF_THE_SIDECAR) {
+                continue;
+            }
             // A request over HTTP may not ask for it; RabbitMQ's list of queues tells it.
             let exclusive = matches!(entry.take("exclusive"), Some(Value::Bool(true)));
             let read = queue::declare(&name, &entry).map(|asked| QueueDeclare { exclusive, ..asked });

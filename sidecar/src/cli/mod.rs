@@ -6,6 +6,7 @@ mod apply;
 mod assess;
 mod detach;
 mod dlq;
+mod failover;
 mod gate;
 mod lease;
 mod logging;
@@ -118,6 +119,8 @@ pub enum Command {
     Observe(observe::ObserveArgs),
     /// Let go of RabbitMQ once JetStream owns everything and RabbitMQ's queues are empty.
     Detach(detach::DetachArgs),
+    /// A broker is lost for good: give the other one what was kept of it, and everything from then on.
+    Failover(failover::FailoverArgs),
     /// Look at dead letters, put them back to work, set them aside.
     Dlq(dlq::DlqArgs),
     /// Make streams, consumers, dead-letter streams and buckets as a file says, or compare.
@@ -144,6 +147,7 @@ impl Command {
             Command::Shadow(args) => shadow::run(args).await,
             Command::Observe(args) => observe::run(args).await,
             Command::Detach(args) => detach::run(args).await,
+            Command::Failover(args) => failover::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Provision(args) => provision::run(args).await,
             Command::Version => {

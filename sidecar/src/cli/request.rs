@@ -60,8 +60,25 @@ pub(super) async fn post<T: DeserializeOwned>(
         reason: &'a str,
     }
     let Asked { reason, percent, force } = asked;
-    let by = control.by.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "command line".to_owned());
-    let body = serde_json::to_string(&Body { percent, force, by: &by, reason }).map_err(Failure::cannot_run)?;
+    let by = by(control);
+    post_json(control, path, &Body { percent, force, by: &by, reason }).await
+}
+
+/// Who asks.
+pub(super) fn by(control: &Control) -> String {
+    control.by.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "command line".to_owned())
+}
+
+/// Sends one JSON object.
+///
+/// # Errors
+/// `cannot_run` when no sidecar answers.
+pub(super) async fn post_json<T: DeserializeOwned>(
+    control: &Control,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<Result<T, Refused>, Failure> {
+    let body = serde_json::to_string(body).map_err(Failure::cannot_run)?;
     send(control, "POST", path, &body).await
 }
 

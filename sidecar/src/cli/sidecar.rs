@@ -67,6 +67,10 @@ pub struct SidecarArgs {
     /// begin with `#` are passed over.
     #[arg(long, value_name = "FILE")]
     pub user_file: Option<PathBuf>,
+    /// Whether what NATS owns is kept on RabbitMQ as well, in queues named `nats-bridge.standby.QUEUE`, so that NATS can be lost for good
+    /// (`nats-bridge failover`). With `both` a publish is confirmed when both have it.
+    #[arg(long, value_enum, default_value_t = Standby::Both)]
+    pub standby: Standby,
     /// How long deliveries may wait for what was published before a change of weight; then they are delivered, with a
     /// warning, and may be out of order.
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
@@ -86,6 +90,15 @@ pub struct SidecarArgs {
     /// What the gate asks for, and when the sidecar rolls back by itself.
     #[command(flatten)]
     pub gate: GateLimits,
+}
+
+/// Which brokers have what NATS owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Standby {
+    /// NATS, and a copy on RabbitMQ.
+    Both,
+    /// NATS alone: a NATS that is lost for good takes it along.
+    Off,
 }
 
 /// What `nats-bridge gate` asks for before it says yes.
@@ -208,6 +221,7 @@ fn config(args: &SidecarArgs) -> Result<SidecarConfig, Failure> {
             ..gate::Limits::default()
         },
         rollback_after: (!args.gate.no_auto_rollback).then_some(args.gate.rollback_after),
+        standby: args.standby == Standby::Both,
     })
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Control, Failure, request};
-use crate::control_api::{DETACHED, FenceState, ParityCounts, QueueStatus, Side, Status};
+use crate::control_api::{DETACHED, FenceState, GIVEN_UP, ParityCounts, QueueStatus, Side, Status};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -61,6 +61,16 @@ fn text(status: &Status) -> String {
     if let Some(faults) = status.faults.words() {
         line("FAULTS", format!("messages of nats: {faults}"));
     }
+    if let Some(standby) = &status.standby {
+        let of = format!("{} on rabbit of what nats owns, lag {}", standby.copies, standby.lag);
+        let away = if standby.away { "; RABBIT TAKES NONE NOW" } else { "" };
+        line("copies", format!("{of}{away}"));
+        if standby.no_copy_total > 0 {
+            let why: Vec<String> = standby.no_copy_by.iter().map(|(why, count)| format!("{why} {count}")).collect();
+            let (now, all) = (standby.no_copy, standby.no_copy_total);
+            line("NO COPY", format!("{now} messages that nats may hold; {all} so far: {}", why.join(", ")));
+        }
+    }
     if status.standby_lag > 0 {
         line("standby lag", format!("{} copies", status.standby_lag));
     }
@@ -86,7 +96,7 @@ fn side(side: &Side) -> String {
     let state = match (&side.error, side.connected) {
         (_, true) => "connected".to_owned(),
         // On purpose, and for good.
-        (Some(error), false) if error == DETACHED => DETACHED.to_owned(),
+        (Some(error), false) if error == DETACHED || error == GIVEN_UP => error.clone(),
         (Some(error), false) => format!("NOT CONNECTED: {error}"),
         (None, false) => "NOT CONNECTED".to_owned(),
     };

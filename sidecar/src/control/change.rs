@@ -25,6 +25,11 @@ impl Cutover {
             let fix = "change the state through the sidecar that takes its place";
             return Err(Refused::new(RefusedCode::Draining, "the sidecar is shutting down", fix));
         }
+        if self.shared.nats_is_lost() {
+            let reason = "NATS was given up by a failover: RabbitMQ has everything";
+            let fix = "to begin again, give NATS an empty store and start the sidecar anew";
+            return Err(Refused::new(RefusedCode::WrongPhase, reason, fix));
+        }
         let mut saved = self.state.lock().await;
         let at = saved.state.position();
         let facts = self.facts(at, request.to).await;

@@ -2,6 +2,7 @@
 
 pub mod audit;
 mod change;
+mod failover;
 mod history;
 mod status;
 mod store;
@@ -24,8 +25,10 @@ pub use audit::{Audit, Management};
 pub use store::{BUCKET, State, Store, WriteError};
 
 use crate::control_api::{
-    Adopted, Change, ChangeRecord, Control, History, Phase, QueueParity, Refused, Status, Verdict,
+    Adopted, Change, ChangeRecord, Control, Failover, FailoverReport, History, Phase, QueueParity, Refused, Status,
+    Verdict,
 };
+use crate::copies::Copies;
 use crate::dual::DualBackend;
 use crate::dual::logins::{Accepted, Logins};
 use crate::dual::operator::{Operator, publish_fences};
@@ -69,6 +72,8 @@ pub struct Parts {
     pub rollback_after: Option<Duration>,
     /// How much is remembered of the messages that JetStream owns.
     pub integrity: integrity::Limits,
+    /// Whether what NATS owns is kept on RabbitMQ as well, so that NATS can be lost.
+    pub standby: bool,
 }
 
 /// What `shadow` compared.
@@ -102,6 +107,7 @@ pub struct Cutover {
     tasks: std::sync::Mutex<JoinSet<()>>,
     limits: gate::Limits,
     watch: watch::Watch,
+    failover: std::sync::Mutex<failover::Under>,
 }
 
 /// The state in force, and whether it is in the bucket.
@@ -115,6 +121,8 @@ struct Saved {
 const TICK: Duration = Duration::from_millis(100);
 /// How often RabbitMQ's queues are looked at, in `shadow`.
 const EMPTY: Duration = Duration::from_secs(2);
+/// How often queues of JetStream are looked for that hold nothing, while there are standby copies of them.
+const FORGET: Duration = Duration::from_secs(5);
 /// How often RabbitMQ's bindings and policies are compared with JetStream's while NATS owns anything.
 const AUDIT: Duration = Duration::from_secs(30);
 
@@ -144,7 +152,14 @@ impl Cutover {
         if let Some(shift) = state.shift {
             fences.resume(shift, Duration::ZERO);
         }
+        let operators = [
+            Arc::new(Operator::new(Side::Rabbit, Arc::clone(&parts.rabbit), parts.operator.clone())),
+            Arc::new(Operator::new(Side::Nats, Arc::clone(&parts.nats), parts.operator)),
+        ];
         let mut shared = Shared::new(ids, state.salt(), state.position(), fences, state.nats_may_hold);
+        if let Some(routes) = parts.routes.as_ref().filter(|_| parts.standby) {
+            shared.copies = Some(Arc::new(Copies::new(Arc::clone(&operators[0]), Arc::clone(routes))));
+        }
         shared.remember(parts.integrity);
         shared.routes = parts.routes;
         shared.shadow = parts.shadow.clone().map(|shadow| shadow as Arc<dyn Shadow>);
@@ -182,10 +197,6 @@ impl Cutover {
             Arc::clone(&logins),
             accepted,
         ));
-        let operators = [
-            Arc::new(Operator::new(Side::Rabbit, parts.rabbit, parts.operator.clone())),
-            Arc::new(Operator::new(Side::Nats, parts.nats, parts.operator)),
-        ];
         tracing::info!(phase = %state.phase, weight = %state.weight_percent, epoch = state.epoch, "the cutover is here");
         let cutover = Arc::new(Self {
             shared,
@@ -203,7 +214,11 @@ impl Cutover {
             tasks: std::sync::Mutex::new(JoinSet::new()),
             limits: parts.gate,
             watch: watch::Watch::default(),
+            failover: std::sync::Mutex::default(),
         });
+        if cutover.shared.order().phase != Phase::Native {
+            cutover.not_given_up().await?;
+        }
         match cutover.store.history().await {
             Ok(states) => states.iter().for_each(|state| cutover.watch.note(state)),
             Err(error) => tracing::warn!(error, "earlier changes are not listed"),
@@ -221,6 +236,11 @@ impl Cutover {
     /// What all its links share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Whether NATS was given up for good in this run.
+    pub fn has_given_up_nats(&self) -> bool {
+        self.shared.nats_is_lost()
     }
 
     /// Whether RabbitMQ lets the sidecar itself in; it is not asked once it is detached.
@@ -274,6 +294,15 @@ impl Cutover {
                 tokio::time::sleep(EMPTY).await;
                 let Some(cutover) = comparer.upgrade() else { return };
                 cutover.look_for_empty_queues().await;
+            }
+        });
+        let forgetter = Arc::downgrade(self);
+        tasks.spawn(async move {
+            let mut before = std::collections::HashMap::new();
+            loop {
+                tokio::time::sleep(FORGET).await;
+                let Some(cutover) = forgetter.upgrade() else { return };
+                cutover.forget_copies(&mut before).await;
             }
         });
         let sampler = Arc::downgrade(self);
@@ -332,9 +361,13 @@ impl Cutover {
         self.shared.act(actions);
         let changes = self.shared.unmapped_changes.load(Ordering::Relaxed);
         if changes != self.unmapped_kept.load(Ordering::Relaxed)
+            && !self.shared.nats_is_lost()
             && self.store.keep_unmapped(&self.shared.all_unmapped()).await.is_ok()
         {
             self.unmapped_kept.store(changes, Ordering::Relaxed);
+        }
+        if self.shared.nats_is_lost() {
+            return;
         }
         // A change that is under way has the lock, and writes itself.
         let Ok(mut saved) = self.state.try_lock() else { return };
@@ -385,7 +418,7 @@ impl Cutover {
     /// Adopts a change that another sidecar, or a human with a KV client, has made.
     async fn changed_elsewhere(&self, state: State, revision: u64) {
         let mut saved = self.state.lock().await;
-        if revision <= saved.revision {
+        if revision <= saved.revision || self.shared.nats_is_lost() {
             return;
         }
         let newer = state.epoch > saved.state.epoch;
@@ -411,6 +444,14 @@ impl Control for Cutover {
     async fn gate(&self) -> Verdict {
         let state = self.state.lock().await.state.clone();
         self.verdict(&state).await
+    }
+
+    async fn failover(self: Arc<Self>, asked: Failover) -> Result<FailoverReport, Refused> {
+        self.fail_over(asked).await
+    }
+
+    async fn failover_status(&self) -> Option<FailoverReport> {
+        self.failover_now()
     }
 
     async fn history(&self) -> History {

@@ -7,7 +7,7 @@ use amqp_compat::ReplyCode;
 use tokio::time::{Instant as Deadline, timeout_at};
 
 use super::Cutover;
-use crate::control_api::{DETACHED, Phase, QueueParity, QueueStatus, Side as SideStatus, Sides, Status};
+use crate::control_api::{DETACHED, GIVEN_UP, Phase, QueueParity, QueueStatus, Side as SideStatus, Sides, Status};
 use crate::fence::QueueName;
 use crate::ownership::Side;
 
@@ -25,7 +25,13 @@ impl Cutover {
             async {
                 if native { vec![None; queues.len()] } else { self.depths(&queues, Side::Rabbit, deadline).await }
             },
-            self.depths(&queues, Side::Nats, deadline),
+            async {
+                if self.shared.nats_is_lost() {
+                    vec![None; queues.len()]
+                } else {
+                    self.depths(&queues, Side::Nats, deadline).await
+                }
+            },
         );
         let mut unsettled = [0, 0];
         let mut statuses = Vec::with_capacity(queues.len());
@@ -65,6 +71,7 @@ impl Cutover {
             unmapped: self.shared.all_unmapped(),
             warnings: self.shared.warnings(),
             standby_lag: self.shadow.as_ref().map_or(0, |s| s.lag()),
+            standby: self.shared.copies.as_ref().map(|copies| copies.status()),
             faults: self.faults(),
             rolled_back: saved.rolled_back,
         }
@@ -111,6 +118,7 @@ impl Cutover {
     pub(super) async fn side(&self, side: Side, unsettled: u64, deadline: Deadline) -> SideStatus {
         let answer = match side {
             Side::Rabbit if self.shared.order().phase == Phase::Native => Err(DETACHED.to_owned()),
+            Side::Nats if self.shared.nats_is_lost() => Err(GIVEN_UP.to_owned()),
             Side::Nats if !self.bridge.connection().borrow().connected => Err("not connected".to_owned()),
             Side::Rabbit | Side::Nats => match timeout_at(deadline, self.operators[side.index()].ping()).await {
                 Ok(answer) => answer.map_err(|error| error.to_string()),

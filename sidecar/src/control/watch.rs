@@ -50,6 +50,7 @@ struct Stage {
     phase: Option<Phase>,
     totals: Totals,
     holds_timed_out: u64,
+    no_copy: u64,
     /// When JetStream last owned nothing.
     faults: Faults,
     /// When `shadow` began.
@@ -113,6 +114,7 @@ impl Cutover {
         let mut stage = lock(&self.watch.stage);
         stage.totals = totals;
         stage.holds_timed_out = self.holds_timed_out();
+        stage.no_copy = self.shared.copies.as_ref().map_or(0, |copies| copies.missed());
         if state.phase == Phase::Shadow {
             stage.parity = compared;
         }
@@ -187,6 +189,8 @@ impl Cutover {
             not_compared: compared.left_out.saturating_sub(stage.parity.left_out),
             unread: self.shadow.as_ref().map_or(0, |shadow| shadow.unread()),
             faults: self.shared.integrity().faults().since(&stage.faults),
+            no_copy: self.shared.copies.as_ref().map_or(0, |c| c.missed()).saturating_sub(stage.no_copy),
+            standby_away: self.shared.copies.as_ref().is_some_and(|copies| copies.status().away),
             held: self.shared.order().held.values().sum(),
             holds_timed_out: self.holds_timed_out().saturating_sub(stage.holds_timed_out),
         }

@@ -126,6 +126,7 @@ impl Backend for DualBackend {
                 Err(error) => return Err(error),
             };
             // As long as NATS holds nothing, nobody waits for it: its link comes when it comes.
+            let nats_matters = nats_matters && !self.shared.nats_is_lost();
             let nats = if nats_matters { self.open_nats(&login).await } else { None };
             if rabbit.is_none() && nats.is_none() {
                 return Err(AmqpError::new(ReplyCode::InternalError, "neither RabbitMQ nor NATS answers"));
@@ -141,7 +142,8 @@ impl Backend for DualBackend {
         let (commands, from_session) = mpsc::channel(LINK_CAPACITY);
         let (to_session, events) = mpsc::channel(LINK_CAPACITY);
         let replies = ReplyConsumers::new(Arc::clone(&self.replies), to_session.clone());
-        let engine = Engine::new(Arc::clone(&self.shared), number, &vhost, rabbit_is, presence(&nats), replies);
+        let nats_is = if self.shared.nats_is_lost() { Presence::Gone } else { presence(&nats) };
+        let engine = Engine::new(Arc::clone(&self.shared), number, &vhost, rabbit_is, nats_is, replies);
         tokio::spawn(run(engine, sides, [rabbit, nats], from_session, to_session));
         Ok(Link { commands, events })
     }

@@ -1,6 +1,7 @@
 //! What one channel of a link holds.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use amq_protocol::types::ShortString;
@@ -19,6 +20,8 @@ pub struct Channel {
     pub consumers: HashMap<ShortString, Consumer>,
     /// Publishes that are not confirmed, by number.
     pub publishes: HashMap<u64, InFlight>,
+    /// Publishes that their owner has confirmed and whose standby copies are not stored: number and id.
+    pub copying: HashMap<u64, u128>,
 }
 
 /// A publish that is not confirmed.
@@ -32,6 +35,8 @@ pub struct InFlight {
     pub since: Duration,
     /// Its exchange, when JetStream does not have it; it is missed there if RabbitMQ does.
     pub missed: Option<ShortString>,
+    /// Whether its standby copies are not stored yet.
+    pub copying: bool,
 }
 
 /// A consumer on both sides.
@@ -91,6 +96,8 @@ pub struct Open {
     pub inner: DeliveryId,
     /// What it is known by.
     pub key: MessageKey,
+    /// The queues that have dead-lettered it before.
+    pub died_in: Vec<Arc<str>>,
 }
 
 /// A request of the client that is not answered.

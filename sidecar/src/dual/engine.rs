@@ -9,19 +9,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use amq_protocol::types::ShortString;
+use amq_protocol::types::{AMQPValue, ShortString};
 use amqp_compat::backend::reply_to::ReplyConsumers;
 use amqp_compat::backend::{
     ChannelId, Command, Delivery, DeliveryId, Event, Message, Outcome, Publish, PublishOutcome, Reply, Topology,
 };
 use amqp_compat::error::{AmqpError, ReplyCode};
 use smallvec::SmallVec;
+use tokio::sync::mpsc;
 
 use super::channel::{Channel, Consumer, InFlight, Item, Open};
 use super::half::{Half, Presence};
 use super::shared::{Shared, Why};
 use super::stamp;
 use crate::control_api::Phase;
+use crate::copies::{Copied, Waiter};
 use crate::fence::{MessageKey, QueueName};
 use crate::integrity::Seen;
 use crate::ownership::Side;
@@ -39,6 +41,12 @@ pub struct Engine {
     pub(super) next_delivery: u64,
     pub(super) next_request: u64,
     in_flight: usize,
+    /// Publishes that wait for their standby copies alone.
+    pub(super) copying: usize,
+    /// Where it is said that copies are stored; taken by the task of the link.
+    copied: mpsc::UnboundedSender<Copied>,
+    /// The other end of it.
+    pub copies: Option<mpsc::UnboundedReceiver<Copied>>,
     /// Queues and bindings that go with this link, to be made again on a side that was lost.
     pub(super) own: Vec<(ChannelId, Topology)>,
     pub(super) own_queues: HashSet<ShortString>,
@@ -69,7 +77,11 @@ impl Engine {
         nats: Presence,
         replies: ReplyConsumers,
     ) -> Self {
+        let (copied, copies) = mpsc::unbounded_channel();
         let mut engine = Self {
+            copying: 0,
+            copied,
+            copies: Some(copies),
             shared,
             link,
             vhost: vhost.into(),
@@ -93,7 +105,7 @@ impl Engine {
 
     /// Whether the client's next command can be taken now.
     pub fn takes_commands(&self) -> bool {
-        if self.ended || self.in_flight >= Self::IN_FLIGHT_MOST {
+        if self.ended || self.in_flight + self.copying >= Self::IN_FLIGHT_MOST {
             return false;
         }
         self.halves.iter().all(|half| {
@@ -220,6 +232,10 @@ impl Engine {
         }
         let Ok(named) = self.reply_names(&publish) else { return };
         let shared = Arc::clone(&self.shared);
+        if shared.nats_is_lost() {
+            // What waits for NATS comes first, once it has another owner.
+            self.detach_nats();
+        }
         let bucket = shared.bucket(&publish.message);
         let rabbit = self.half(Side::Rabbit).attached();
         let mut why = None;
@@ -234,6 +250,7 @@ impl Engine {
         {
             publish.message.properties = named;
         }
+        let mut copying = false;
         let owner = match taken {
             None => Side::Nats,
             Some((phase, taken)) => {
@@ -245,7 +262,12 @@ impl Engine {
                     shadow.published(&self.vhost, id, taken.epoch, &publish.message, behind);
                 }
                 if taken.owner == Side::Nats {
-                    self.remember(id, channel, &publish.message);
+                    let queues = shared.queues_of(&self.vhost, &publish.message);
+                    self.remember(id, channel, &publish.message, &queues);
+                    if let Some(copies) = shared.copies.as_ref().filter(|_| rabbit_is_kept(phase)) {
+                        let waiter = Waiter { to: self.copied.clone(), copied: Copied { channel, seq, id } };
+                        copying = copies.keep(&queues, id, taken.epoch, &publish.message, waiter);
+                    }
                 }
                 stamp::stamp(&mut publish.message, id, taken.epoch);
                 taken.owner
@@ -253,7 +275,8 @@ impl Engine {
         };
         if let Some(open) = self.channels.get_mut(&channel) {
             let since = shared.now();
-            open.publishes.insert(seq, InFlight { stamp: taken.map(|(_, stamp)| stamp), id, since, missed });
+            let stamp = taken.map(|(_, stamp)| stamp);
+            open.publishes.insert(seq, InFlight { stamp, id, since, missed, copying });
             self.in_flight += 1;
         }
         let half = self.half_mut(owner);
@@ -273,8 +296,28 @@ impl Engine {
             }
             PublishOutcome::Failed => self.shared.meters.failed(owner),
         }
+        let (copying, id) = (in_flight.copying && outcome == PublishOutcome::Stored, in_flight.id);
         self.publish_ended(in_flight, outcome);
-        self.events.push_back(Event::Confirm { channel, seq, outcome });
+        match self.channels.get_mut(&channel).filter(|_| copying) {
+            Some(open) => {
+                open.copying.insert(seq, id);
+                self.copying += 1;
+            }
+            None => self.events.push_back(Event::Confirm { channel, seq, outcome }),
+        }
+    }
+
+    /// The standby copies of a publish are stored, or given up.
+    pub fn copied(&mut self, Copied { channel, seq, id }: Copied) {
+        let Some(open) = self.channels.get_mut(&channel) else { return };
+        // The number may be another publish's: its channel was opened again.
+        if let Some(in_flight) = open.publishes.get_mut(&seq).filter(|in_flight| in_flight.id == id) {
+            in_flight.copying = false;
+        } else if open.copying.get(&seq) == Some(&id) {
+            open.copying.remove(&seq);
+            self.copying -= 1;
+            self.events.push_back(Event::Confirm { channel, seq, outcome: PublishOutcome::Stored });
+        }
     }
 
     /// A publish needs no confirm any more.
@@ -286,6 +329,9 @@ impl Engine {
             if stamp.owner == Side::Nats {
                 let stored = outcome == PublishOutcome::Stored;
                 self.shared.integrity().confirmed(in_flight.id, stored, self.shared.now());
+                if let Some(copies) = &self.shared.copies {
+                    copies.answered(in_flight.id, stored);
+                }
             }
         }
         if outcome == PublishOutcome::Stored
@@ -353,7 +399,25 @@ impl Engine {
             // Both sides may use the same numbers; a generation begins them again.
             None => MessageKey::Anonymous { link: self.link << 16 | (generation & 0xffff), delivery: inner.0 },
         };
+        let redelivered = redelivered || read.again;
         Item { inner, generation, redelivered, ack_timeout, message, key, bucket, epoch: read.epoch }
+    }
+
+    /// The queues that have dead-lettered a message of NATS's: their standby copies are over when it is settled.
+    pub(super) fn died_in(&self, side: Side, message: &Message) -> Vec<Arc<str>> {
+        if side == Side::Rabbit || self.shared.copies.is_none() {
+            return Vec::new();
+        }
+        let deaths = message.properties.headers().as_ref().and_then(|table| table.inner().get("x-death"));
+        let Some(AMQPValue::FieldArray(deaths)) = deaths else { return Vec::new() };
+        let queue = |death: &AMQPValue| match death {
+            AMQPValue::FieldTable(death) => match death.inner().get("queue") {
+                Some(AMQPValue::LongString(queue)) => std::str::from_utf8(queue.as_bytes()).ok().map(Arc::from),
+                _ => None,
+            },
+            _ => None,
+        };
+        deaths.as_slice().iter().filter_map(queue).collect()
     }
 
     /// Looks again at what waits in one consumer, if any hold was lifted since it last did.
@@ -376,32 +440,35 @@ impl Engine {
 
     /// Gives the client what it may have, and each side the credit that this frees.
     pub(super) fn pump(&mut self, channel: ChannelId, tag: &ShortString) {
-        let Some(consumer) = self.channels.get_mut(&channel).and_then(|c| c.consumers.get_mut(tag)) else { return };
-        if !consumer.live {
-            return;
-        }
-        while let Some((side, item)) = consumer.merge.pop() {
+        loop {
+            let consumer = self.channels.get_mut(&channel).and_then(|c| c.consumers.get_mut(tag));
+            let Some(consumer) = consumer.filter(|consumer| consumer.live) else { return };
+            let Some((side, item)) = consumer.merge.pop() else { break };
+            let queue = consumer.queue.clone();
+            let died_in = self.died_in(side, &item.message);
             self.next_delivery += 1;
             let id = DeliveryId(self.next_delivery);
             let open = Open {
                 channel,
                 tag: Some(tag.clone()),
-                queue: consumer.queue.clone(),
+                queue: queue.clone(),
                 side,
                 generation: item.generation,
                 inner: item.inner,
                 key: item.key,
+                died_in,
             };
             self.unsettled.insert(id.0, open);
             self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
             if let (Side::Nats, MessageKey::Stamped(id)) = (side, item.key) {
                 let only = Reader { link: self.link, channel, tag: Some(tag) };
-                look_at(&self.shared, &consumer.queue, id, item.redelivered, &item.message, only);
+                look_at(&self.shared, &queue, id, item.redelivered, &item.message, only);
             }
             let Item { redelivered, ack_timeout, message, .. } = item;
             let delivery = Box::new(Delivery { id, redelivered, ack_timeout, message });
             self.events.push_back(Event::Delivery { channel, consumer_tag: tag.clone(), delivery });
         }
+        let Some(consumer) = self.channels.get_mut(&channel).and_then(|c| c.consumers.get_mut(tag)) else { return };
         for side in Side::BOTH {
             let amount = consumer.merge.grant(side);
             if amount > 0 {
@@ -436,6 +503,12 @@ impl Engine {
                 && let (Some(shadow), MessageKey::Stamped(id)) = (&self.shared.shadow, open.key)
             {
                 shadow.settled(&open.queue, id);
+            }
+            if outcome != Outcome::Requeue
+                && open.side == Side::Nats
+                && let (Some(copies), MessageKey::Stamped(id)) = (&self.shared.copies, open.key)
+            {
+                copies.settled(&open.queue, id, outcome == Outcome::Reject, &open.died_in);
             }
             let mut order = self.shared.order();
             actions.extend(match outcome {
@@ -513,8 +586,7 @@ impl Engine {
     }
 
     /// Remembers what is given to JetStream, to be looked at when it comes back.
-    fn remember(&self, id: u128, channel: ChannelId, message: &Message) {
-        let queues = self.shared.queues_of(&self.vhost, message);
+    fn remember(&self, id: u128, channel: ChannelId, message: &Message, queues: &[QueueName]) {
         if queues.is_empty() {
             return;
         }
@@ -522,13 +594,18 @@ impl Engine {
         (self.link, channel, message.exchange.as_str(), message.routing_key.as_str()).hash(&mut flow);
         message.properties.priority().hash(&mut flow);
         let (digest, expires) = (parity::digest(message), message.properties.expiration().is_some());
-        self.shared.integrity().published(id, digest, flow.finish(), &queues, expires);
+        self.shared.integrity().published(id, digest, flow.finish(), queues, expires);
     }
 
     /// Tells the client the answer to its request.
     pub(super) fn answer(&mut self, channel: ChannelId, reply: Result<Reply, AmqpError>) {
         self.events.push_back(Event::Reply { channel, reply });
     }
+}
+
+/// Whether RabbitMQ is there to keep copies.
+fn rabbit_is_kept(phase: Phase) -> bool {
+    matches!(phase, Phase::Canary | Phase::Cutover)
 }
 
 /// Who got a delivery.

@@ -109,7 +109,8 @@ impl Engine {
         self.next_delivery += 1;
         let id = DeliveryId(self.next_delivery);
         let (inner, generation, key) = (item.inner, item.generation, item.key);
-        let open = Open { channel, tag: None, queue: queue.clone(), side, generation, inner, key };
+        let died_in = self.died_in(side, &item.message);
+        let open = Open { channel, tag: None, queue: queue.clone(), side, generation, inner, key, died_in };
         self.unsettled.insert(id.0, open);
         Some(Delivery { id, redelivered: item.redelivered, ack_timeout: item.ack_timeout, message: item.message })
     }

@@ -68,6 +68,7 @@ pub(super) async fn run(
     let mut ends = links.map(Ends::new);
     let mut position = engine.shared.position();
     let mut lifts = engine.shared.lifts();
+    let mut copies = engine.copies.take();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch: Vec<Command> = Vec::with_capacity(BATCH);
@@ -109,6 +110,14 @@ pub(super) async fn run(
             Ok(()) = position.changed() => {
                 if position.borrow_and_update().phase == Phase::Native {
                     engine.detach_rabbit();
+                } else if engine.shared.nats_is_lost() {
+                    engine.detach_nats();
+                }
+            }
+            Some(copied) = async { match &mut copies { Some(copies) => copies.recv().await, None => pending().await } } => {
+                engine.copied(copied);
+                while let Some(Ok(copied)) = copies.as_mut().map(mpsc::UnboundedReceiver::try_recv) {
+                    engine.copied(copied);
                 }
             }
             Ok(()) = lifts.changed() => {

@@ -260,6 +260,39 @@ impl Engine {
         }
     }
 
+    /// NATS is lost for good. What it had in hand has failed; what it did not get waits until RabbitMQ owns everything.
+    pub fn detach_nats(&mut self) {
+        if self.half(Side::Nats).presence != Presence::Gone {
+            if self.half(Side::Nats).attached() {
+                self.lose(Side::Nats);
+            }
+            let half = self.half_mut(Side::Nats);
+            half.presence = Presence::Gone;
+            half.replay.clear();
+            self.report_behind();
+            // NATS had them, and whether their copies are stored is not known yet.
+            for (channel, open) in &mut self.channels {
+                for (seq, _) in open.copying.drain() {
+                    self.copying -= 1;
+                    let outcome = PublishOutcome::Failed;
+                    self.events.push_back(Event::Confirm { channel: *channel, seq, outcome });
+                }
+            }
+        }
+        if self.half(Side::Nats).parked.is_empty() || self.shared.order().fences.weight() > Weight::NONE {
+            return;
+        }
+        let rabbit = self.half(Side::Rabbit).attached();
+        let parked: Vec<_> = self.half_mut(Side::Nats).parked.drain(..).collect();
+        for publish in parked {
+            let half = self.half_mut(Side::Rabbit);
+            match rabbit {
+                true => half.tell(Command::Publish(publish)),
+                false => half.parked.push_back(publish),
+            }
+        }
+    }
+
     /// Time has passed: ends requests that have waited too long for the side that follows.
     pub fn tick(&mut self) {
         self.repeat_missed(Side::Nats);

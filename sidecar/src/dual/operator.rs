@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use amq_protocol::types::{FieldTable, ShortString};
 use amqp_compat::backend::{
-    Backend, Binding, Command, Event, Link, Login, Message, Publish, PublishOutcome, QueueDeclare, Reply, Topology,
+    Backend, Binding, Command, Event, Link, Login, Message, Outcome, Publish, PublishOutcome, QueueDeclare, Reply,
+    Topology,
 };
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::vhost::BindingDefinition;
@@ -47,8 +48,8 @@ pub struct Operator {
 /// The link of one vhost, for one thing at a time.
 type Slot = Arc<Mutex<Option<Talk>>>;
 
-/// One open link.
-struct Talk {
+/// One open link, with channel 1 open.
+pub(crate) struct Talk {
     link: Link,
     seq: u64,
 }
@@ -148,6 +149,91 @@ impl Operator {
         self.with(&queue.vhost, async |talk| talk.publish(message.clone()).await).await
     }
 
+    /// Leaves a word in a durable queue of the operator's own vhost, instead of what is there.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn mark(&self, queue: &str, word: &str) -> Result<(), AmqpError> {
+        let name = QueueName { vhost: self.login.vhost.as_str().into(), queue: queue.into() };
+        let declare = QueueDeclare {
+            queue: queue.into(),
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            arguments: FieldTable::default(),
+        };
+        self.with(&name.vhost, async |talk| {
+            talk.ask(Command::Topology { channel: CHANNEL, request: Topology::QueueDeclare(declare) }).await?;
+            let purge = Topology::QueuePurge { queue: queue.into() };
+            talk.ask(Command::Topology { channel: CHANNEL, request: purge }).await?;
+            let message = Message {
+                exchange: ShortString::default(),
+                routing_key: queue.into(),
+                properties: amq_protocol::protocol::basic::AMQPProperties::default().with_delivery_mode(2),
+                body: word.as_bytes().to_vec().into(),
+            };
+            talk.publish(message).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// The word that [`Operator::mark`] has left.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn marked(&self, queue: &str) -> Result<Option<String>, AmqpError> {
+        let name = QueueName { vhost: self.login.vhost.as_str().into(), queue: queue.into() };
+        if !matches!(self.depth(&name).await?, Some(depth) if depth.ready > 0) {
+            return Ok(None);
+        }
+        self.with(&name.vhost, async |talk| {
+            let Reply::Got(Some(got)) = talk.ask(Command::Get { channel: CHANNEL, queue: queue.into() }).await? else {
+                return Ok(None);
+            };
+            let deliveries = std::iter::once(got.delivery.id).collect();
+            talk.say(Command::Settle { channel: CHANNEL, deliveries, outcome: Outcome::Requeue }).await?;
+            Ok(Some(String::from_utf8_lossy(&got.delivery.message.body).into_owned()))
+        })
+        .await
+    }
+
+    /// Takes the word away.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn unmark(&self, queue: &str) -> Result<(), AmqpError> {
+        let vhost: Arc<str> = self.login.vhost.as_str().into();
+        let delete = Topology::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false };
+        self.with(&vhost, async |talk| {
+            talk.ask(Command::Topology { channel: CHANNEL, request: delete }).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// A link of one's own to a vhost.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn link(&self, vhost: &str) -> Result<Link, AmqpError> {
+        let login = Login { vhost: vhost.to_owned(), ..self.login.clone() };
+        timeout(PATIENCE, self.backend.open(login)).await.unwrap_or_else(|_| Err(self.silent()))
+    }
+
+    /// The same, with a channel.
+    pub(crate) async fn talk(&self, vhost: &str) -> Result<Talk, AmqpError> {
+        let mut talk = Talk { link: self.link(vhost).await?, seq: 0 };
+        timeout(PATIENCE, talk.ask(Command::OpenChannel { channel: CHANNEL }))
+            .await
+            .unwrap_or_else(|_| Err(self.silent()))?;
+        Ok(talk)
+    }
+
+    fn silent(&self) -> AmqpError {
+        let text = format!("{} did not answer within {} s", self.side, PATIENCE.as_secs());
+        AmqpError::new(ReplyCode::InternalError, text)
+    }
+
     /// Does one thing on the link of a vhost.
     ///
     /// # Cancel safety
@@ -176,19 +262,16 @@ impl Operator {
             *slot = Some(talk);
             Ok(done)
         });
-        did.await.unwrap_or_else(|_| {
-            let text = format!("{} did not answer within {} s", self.side, PATIENCE.as_secs());
-            Err(AmqpError::new(ReplyCode::InternalError, text))
-        })
+        did.await.unwrap_or_else(|_| Err(self.silent()))
     }
 }
 
 impl Talk {
-    async fn say(&mut self, command: Command) -> Result<(), AmqpError> {
+    pub(crate) async fn say(&mut self, command: Command) -> Result<(), AmqpError> {
         self.link.commands.send(command).await.map_err(|_| AmqpError::new(ReplyCode::InternalError, "the link ended"))
     }
 
-    async fn hear(&mut self) -> Result<Event, AmqpError> {
+    pub(crate) async fn hear(&mut self) -> Result<Event, AmqpError> {
         match self.link.events.recv().await {
             Some(Event::Closed { error } | Event::ChannelFailed { error, .. }) => Err(error),
             Some(event) => Ok(event),
@@ -196,7 +279,7 @@ impl Talk {
         }
     }
 
-    async fn ask(&mut self, command: Command) -> Result<Reply, AmqpError> {
+    pub(crate) async fn ask(&mut self, command: Command) -> Result<Reply, AmqpError> {
         self.say(command).await?;
         loop {
             if let Event::Reply { reply, .. } = self.hear().await? {

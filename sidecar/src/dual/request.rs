@@ -234,5 +234,6 @@ impl Engine {
         for (_, in_flight) in open.publishes.drain() {
             self.publish_ended(in_flight, PublishOutcome::Failed);
         }
+        self.copying -= open.copying.len();
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::meters::Meters;
 use super::stamp::Ids;
 use crate::control_api::{Phase, Unmapped, Warning};
+use crate::copies::Copies;
 use crate::fence::{Action, FenceId, Fences, QueueName, Stamp};
 use crate::integrity::{Integrity, Limits};
 use crate::ownership::{Bucket, Side};
@@ -33,6 +34,9 @@ pub trait Routes: Send + Sync + 'static {
     /// # Errors
     /// `InternalError` when JetStream does not answer.
     async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError>;
+    /// Of a queue that outlives its broker: whether it dead-letters what is rejected. `None` for another queue, and one that JetStream does
+    /// not have.
+    fn outlives(&self, vhost: &str, queue: &str) -> Option<bool>;
     /// The bindings of a vhost, but for those of the default exchange.
     ///
     /// # Errors
@@ -91,6 +95,10 @@ pub struct Shared {
     pub routes: Option<Arc<dyn Routes>>,
     /// Where copies go in `shadow`.
     pub shadow: Option<Arc<dyn Shadow>>,
+    /// Standby copies of what NATS owns; `None`: there are none.
+    pub copies: Option<Arc<Copies>>,
+    /// Whether NATS was given up for good.
+    nats_lost: AtomicBool,
     /// Messages published to each side as their owner, RabbitMQ first.
     pub published: [AtomicU64; 2],
     /// Messages of each side that were delivered, RabbitMQ first.
@@ -145,6 +153,8 @@ impl Shared {
             missed: Default::default(),
             routes: None,
             shadow: None,
+            copies: None,
+            nats_lost: AtomicBool::new(false),
             published: Default::default(),
             delivered: Default::default(),
             meters: Meters::default(),
@@ -228,6 +238,20 @@ impl Shared {
         if let Some(shadow) = &self.shadow {
             shadow.discarded(queue);
         }
+        if let Some(copies) = &self.copies {
+            copies.over(queue, self.ids.next());
+        }
+    }
+
+    /// NATS is lost for good: every link lets go of it, and keeps what it would have published there.
+    pub fn give_up_nats(&self) {
+        self.nats_lost.store(true, Ordering::Release);
+        self.position.send_modify(|_| {});
+    }
+
+    /// Whether NATS was given up for good.
+    pub fn nats_is_lost(&self) -> bool {
+        self.nats_lost.load(Ordering::Acquire)
     }
 
     /// The bucket of a message. Its ordering key is its routing key.
@@ -257,7 +281,18 @@ impl Shared {
         if let Some(shadow) = &self.shadow {
             shadow.phase(position.phase, epoch, self.ids.run());
         }
+        if let Some(copies) = self.copies.as_ref().filter(|_| position.phase == Phase::Native) {
+            copies.stop();
+        }
         self.position.send_replace(position);
+    }
+
+    /// Puts the position in force in which RabbitMQ has everything and NATS nothing: what waits for NATS waits no longer.
+    pub fn adopt_without_nats(&self, epoch: u64, position: Position) {
+        self.order().nats_may_hold = false;
+        self.adopt(epoch, position);
+        let actions = self.order().fences.give_up(Side::Nats);
+        self.act(actions);
     }
 
     /// Takes a publish under the epoch in force. `None` in `native`, where nothing is stamped.

@@ -6,6 +6,9 @@
 //! | `bridge-epoch` | every publish | the epoch it was published in |
 //! | `bridge-bare` | a publish without a header table | `true`: no table is delivered either |
 //! | `bridge-fence` | a fence | its id; a fence is never delivered to an application |
+//! | `bridge-copy` | a standby copy | `true`; one that is replayed is delivered as `redelivered` |
+//! | `bridge-exchange`, `bridge-key` | a standby copy | where it was published to |
+//! | `bridge-mode`, `bridge-ttl`, `bridge-user`, `bridge-cc` | a standby copy | delivery mode, expiration, user id and `CC`, which must not act on the copy |
 //!
 //! A publish of an application that has one of these headers itself is refused, so that none is taken for a fence or
 //! changed without a word.
@@ -28,6 +31,16 @@ pub const EPOCH: &str = "bridge-epoch";
 pub const BARE: &str = "bridge-bare";
 /// The id of a fence.
 pub const FENCE: &str = "bridge-fence";
+/// Set on a standby copy.
+pub const COPY: &str = "bridge-copy";
+const EXCHANGE: &str = "bridge-exchange";
+const KEY: &str = "bridge-key";
+const MODE: &str = "bridge-mode";
+const TTL: &str = "bridge-ttl";
+const USER: &str = "bridge-user";
+const CC: &str = "bridge-cc";
+/// All of them.
+const OURS: [&str; 11] = [ID, EPOCH, BARE, FENCE, COPY, EXCHANGE, KEY, MODE, TTL, USER, CC];
 /// The `type` property of a fence.
 const FENCE_TYPE: &str = "nats-bridge.fence";
 
@@ -68,12 +81,14 @@ pub struct Read {
     pub id: Option<u128>,
     /// The epoch it was published in; 0 when it was not published through the sidecar.
     pub epoch: u64,
+    /// Whether it is a standby copy that was replayed: it may have been delivered before.
+    pub again: bool,
 }
 
 /// The reserved header that a publish of an application has, if any.
 pub fn reserved(message: &Message) -> Option<&'static str> {
     let table = message.properties.headers().as_ref()?;
-    [ID, EPOCH, BARE, FENCE].into_iter().find(|name| table.contains_key(name))
+    OURS.into_iter().find(|name| table.contains_key(name))
 }
 
 /// Writes id and epoch on a message.
@@ -110,16 +125,105 @@ pub fn unstamp(message: &mut Message) -> Read {
         _ => 0,
     };
     let bare = table.contains_key(BARE);
-    let ours = |name: &ShortString| [ID, EPOCH, BARE, FENCE].contains(&name.as_str());
+    let ours = |name: &ShortString| OURS.contains(&name.as_str());
     let mut rest = FieldTable::default();
     for (name, value) in table.inner().iter().filter(|(name, _)| !ours(name)) {
         rest.insert(name.clone(), value.clone());
+    }
+    let aside = table.contains_key(COPY).then(|| table.clone());
+    if let Some(cc) = aside.as_ref().and_then(|table| table.inner().get(CC)) {
+        rest.insert("CC".into(), cc.clone());
     }
     let properties = std::mem::take(&mut message.properties);
     // A broker may have added a table of its own to a message that had none (`x-death`).
     message.properties =
         if bare && rest.inner().is_empty() { without_headers(&properties) } else { properties.with_headers(rest) };
-    Read { id, epoch }
+    if let Some(aside) = &aside {
+        put_back(message, aside);
+    }
+    Read { id, epoch, again: aside.is_some() }
+}
+
+/// The standby copy of a message, to be published to the queue `store` through the default exchange. What would make the copy
+/// itself expire, be refused or be routed to further queues is set aside.
+pub fn copy(message: &Message, id: u128, epoch: u64, store: &str) -> Message {
+    let mut copy = message.clone();
+    stamp(&mut copy, id, epoch);
+    let text = |text: &ShortString| AMQPValue::LongString(LongString::from(text.as_str()));
+    let mut table = copy.properties.headers().clone().unwrap_or_default();
+    let mut aside = |name: &'static str, value: Option<AMQPValue>| {
+        if let Some(value) = value {
+            table.insert(name.into(), value);
+        }
+    };
+    let properties = &message.properties;
+    aside(COPY, Some(AMQPValue::Boolean(true)));
+    aside(EXCHANGE, Some(text(&message.exchange)));
+    aside(KEY, Some(text(&message.routing_key)));
+    aside(MODE, properties.delivery_mode().map(AMQPValue::ShortShortUInt));
+    aside(TTL, properties.expiration().as_ref().map(text));
+    aside(USER, properties.user_id().as_ref().map(text));
+    let headers = properties.headers().as_ref();
+    aside(CC, headers.and_then(|table| table.inner().get("CC").cloned()));
+    let mut kept = FieldTable::default();
+    for (name, value) in table.inner().iter().filter(|(name, _)| !["CC", "BCC"].contains(&name.as_str())) {
+        kept.insert(name.clone(), value.clone());
+    }
+    copy.properties = without_limits(properties).with_delivery_mode(2).with_headers(kept);
+    Message { exchange: ShortString::default(), routing_key: store.into(), ..copy }
+}
+
+/// A copy that came out of its store, to be published to `exchange`, which leads to its queue and nowhere else. It has its routing
+/// key again, by which it may be dead-lettered, and expires as its message would have.
+pub fn replayed(mut copy: Message, exchange: &str) -> Message {
+    let table = copy.properties.headers().as_ref();
+    let (key, ttl) = (table.and_then(|t| short(t, KEY)), table.and_then(|t| short(t, TTL)));
+    copy.exchange = exchange.into();
+    copy.routing_key = key.unwrap_or_default();
+    if let Some(ttl) = ttl {
+        copy.properties = std::mem::take(&mut copy.properties).with_expiration(ttl);
+    }
+    copy
+}
+
+/// The id of a standby copy.
+pub fn id_of(copy: &Message) -> Option<u128> {
+    let table = copy.properties.headers().as_ref().filter(|table| table.contains_key(COPY))?;
+    Ulid::from_string(short(table, ID)?.as_str()).ok().map(|id| id.0)
+}
+
+/// What was set aside on a copy becomes part of the message again. Where it was dead-lettered to since then, and that it does not expire
+/// there, is the queue's word.
+fn put_back(message: &mut Message, aside: &FieldTable) {
+    let died = message.properties.headers().as_ref().is_some_and(|table| table.contains_key("x-death"));
+    if !died {
+        message.exchange = short(aside, EXCHANGE).unwrap_or_default();
+        message.routing_key = short(aside, KEY).unwrap_or_default();
+    }
+    let old = std::mem::take(&mut message.properties);
+    let mut properties = without_limits(&old);
+    if let Some(table) = old.headers() {
+        properties = properties.with_headers(table.clone());
+    }
+    if let Some(AMQPValue::ShortShortUInt(mode)) = aside.inner().get(MODE) {
+        properties = properties.with_delivery_mode(*mode);
+    }
+    if let Some(ttl) = short(aside, TTL).filter(|_| !died) {
+        properties = properties.with_expiration(ttl);
+    }
+    if let Some(user) = short(aside, USER) {
+        properties = properties.with_user_id(user);
+    }
+    message.properties = properties;
+}
+
+fn short(table: &FieldTable, name: &str) -> Option<ShortString> {
+    match table.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => {
+            std::str::from_utf8(text.as_bytes()).ok().and_then(|text| ShortString::try_new(text).ok())
+        }
+        _ => None,
+    }
 }
 
 /// A fence for a queue, to be published to it through the default exchange.
@@ -146,20 +250,31 @@ pub fn is_fence(message: &Message) -> Option<FenceId> {
     std::str::from_utf8(text.as_bytes()).ok()?.parse().ok()
 }
 
+macro_rules! copied {
+    ($old:expr, $new:expr, $($get:ident $set:ident),*) => {{
+        let mut new = $new;
+        $(if let Some(value) = $old.$get() { new = new.$set(value.clone()); })*
+        new
+    }};
+}
+
 fn without_headers(old: &AMQPProperties) -> AMQPProperties {
-    let mut new = AMQPProperties::default();
-    macro_rules! copy {
-        ($($get:ident $set:ident),*) => {
-            $(if let Some(value) = old.$get() { new = new.$set(value.clone()); })*
-        };
-    }
-    copy!(
-        content_type with_content_type, content_encoding with_content_encoding, delivery_mode with_delivery_mode,
-        priority with_priority, correlation_id with_correlation_id, reply_to with_reply_to,
-        expiration with_expiration, message_id with_message_id, timestamp with_timestamp, kind with_type,
-        user_id with_user_id, app_id with_app_id, cluster_id with_cluster_id
-    );
-    new
+    copied!(
+        old,
+        without_limits(old),
+        delivery_mode with_delivery_mode, expiration with_expiration, user_id with_user_id
+    )
+}
+
+/// Without headers, and without what a broker acts on: delivery mode, expiration and user id.
+fn without_limits(old: &AMQPProperties) -> AMQPProperties {
+    copied!(
+        old,
+        AMQPProperties::default(),
+        content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        timestamp with_timestamp, kind with_type, app_id with_app_id, cluster_id with_cluster_id
+    )
 }
 
 #[cfg(test)]
@@ -201,9 +316,37 @@ mod tests {
             let mut stamped = original.clone();
             stamp(&mut stamped, 77, 12);
             assert_ne!(stamped, original);
-            assert_eq!(unstamp(&mut stamped), Read { id: Some(77), epoch: 12 });
+            assert_eq!(unstamp(&mut stamped), Read { id: Some(77), epoch: 12, again: false });
             assert_eq!(stamped, original);
         }
+    }
+
+    #[test]
+    fn a_replayed_copy_is_delivered_exactly_as_its_message_was_published() {
+        let mut table = FieldTable::default();
+        table.insert("x-app".into(), AMQPValue::LongUInt(1));
+        table.insert("CC".into(), AMQPValue::LongString("elsewhere".into()));
+        for properties in [
+            AMQPProperties::default(),
+            AMQPProperties::default().with_headers(FieldTable::default()),
+            AMQPProperties::default().with_delivery_mode(1),
+            full(),
+            full().with_headers(table),
+        ] {
+            let original = message(properties);
+            let stored = copy(&original, 77, 12, "store");
+            assert_eq!((stored.exchange.as_str(), stored.routing_key.as_str()), ("", "store"));
+            assert_eq!(id_of(&stored), Some(77));
+            let own = &stored.properties;
+            assert_eq!((own.expiration(), own.user_id(), own.delivery_mode()), (&None, &None, &Some(2)));
+            assert!(!own.headers().as_ref().expect("stamped").contains_key("CC"), "it is routed nowhere else");
+            let mut replayed = replayed(stored, "to orders");
+            assert_eq!((replayed.exchange.as_str(), &replayed.routing_key), ("to orders", &original.routing_key));
+            assert_eq!(replayed.properties.expiration(), original.properties.expiration());
+            assert_eq!(unstamp(&mut replayed), Read { id: Some(77), epoch: 12, again: true });
+            assert_eq!(replayed, original);
+        }
+        assert_eq!(id_of(&message(full())), None);
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl Routes for JetStreamVhosts {
         }
     }
 
+    fn outlives(&self, vhost: &str, queue: &str) -> Option<bool> {
+        let settings = self.known(vhost)?.lasting(vhost, queue)?;
+        Some(settings.dead_letter_exchange.is_some())
+    }
+
     async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError> {
         Ok(self.vhost(vhost).await?.durable_queues(vhost))
     }

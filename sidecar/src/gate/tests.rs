@@ -38,9 +38,17 @@ fn good(phase: Phase) -> Evidence {
         not_compared: 0,
         unread: 0,
         faults: Faults::default(),
+        no_copy: 0,
+        standby_away: false,
         held: 0,
         holds_timed_out: 0,
     }
+}
+
+#[test]
+fn a_message_without_a_standby_copy_is_named_and_while_none_can_be_made_the_weight_waits() {
+    only(&Evidence { no_copy: 3, ..good(Phase::Canary) }, "no_standby_copy", Severity::Note);
+    only(&Evidence { standby_away: true, ..good(Phase::Cutover) }, "standby_away", Severity::Wait);
 }
 
 fn judged(evidence: &Evidence) -> Verdict {

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::control_api::{Change, Refused, Target, Weight};
+use crate::control_api::{Change, Failover, Refused, Target, Weight};
+use crate::ownership::Side;
 
 /// The longest `by` and `reason`, in bytes.
 const LONGEST: usize = 1024;
@@ -18,7 +19,7 @@ pub(super) fn change(target: Option<Target>, body: &[u8]) -> Result<Change, Refu
         Some(target) => target,
         None => Target::Weight(percent(fields.remove("percent"))?),
     };
-    let force = if target.is_none() { flag(fields.remove("force"))? } else { false };
+    let force = if target.is_none() { flag("force", fields.remove("force"))? } else { false };
     let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
     let reason = text(&mut fields, "reason")?.unwrap_or_default();
     match fields.keys().next() {
@@ -26,6 +27,34 @@ pub(super) fn change(target: Option<Target>, body: &[u8]) -> Result<Change, Refu
         Some(field) => {
             let known = if target.is_none() { "percent, force, by and reason" } else { "by and reason" };
             Err(Refused::invalid(field, format!("the field `{field}` is not known"), format!("the fields are {known}")))
+        }
+    }
+}
+
+/// Reads the body of a request for a failover.
+///
+/// # Errors
+/// `Invalid`, naming the field at fault.
+pub(super) fn failover(body: &[u8]) -> Result<Failover, Refused> {
+    let mut fields = object(body)?;
+    let fix = "send the broker that is lost for good, such as {\"lost\": \"nats\"}";
+    let lost = match fields.remove("lost") {
+        None => return Err(Refused::invalid("lost", "the field `lost` is missing", fix)),
+        Some(Value::String(side)) if side == "nats" => Side::Nats,
+        Some(Value::String(side)) if side == "rabbit" => Side::Rabbit,
+        Some(other) => {
+            return Err(Refused::invalid("lost", format!("`lost` is {other}: nats or rabbit is expected"), fix));
+        }
+    };
+    let execute = flag("execute", fields.remove("execute"))?;
+    let force = flag("force", fields.remove("force"))?;
+    let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
+    let reason = text(&mut fields, "reason")?.unwrap_or_default();
+    match fields.keys().next() {
+        None => Ok(Failover { lost, execute, force, by, reason }),
+        Some(field) => {
+            let known = "the fields are lost, execute, force, by and reason";
+            Err(Refused::invalid(field, format!("the field `{field}` is not known"), known))
         }
     }
 }
@@ -54,11 +83,11 @@ fn percent(value: Option<Value>) -> Result<Weight, Refused> {
     }
 }
 
-fn flag(value: Option<Value>) -> Result<bool, Refused> {
+fn flag(name: &str, value: Option<Value>) -> Result<bool, Refused> {
     match value {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(flag)) => Ok(flag),
-        Some(other) => Err(Refused::invalid("force", format!("`force` is {other}"), "send true or false")),
+        Some(other) => Err(Refused::invalid(name, format!("`{name}` is {other}"), "send true or false")),
     }
 }
 
@@ -87,6 +116,21 @@ mod tests {
         let said = change(None, br#"{"percent": 0.25, "by": "me", "reason": "why", "force": true}"#).expect("valid");
         let weight = Weight::from_buckets(25).expect("valid");
         assert_eq!(said, Change { to: Target::Weight(weight), by: "me".into(), reason: "why".into(), force: true });
+    }
+
+    #[test]
+    fn a_failover_names_the_broker_and_changes_nothing_unless_told_to() {
+        let asked = failover(br#"{"lost":"nats"}"#).expect("valid");
+        assert_eq!((asked.lost, asked.execute, asked.force), (Side::Nats, false, false));
+        for (body, field) in [
+            ("", "lost"),
+            (r#"{"lost":"kafka"}"#, "lost"),
+            (r#"{"lost":"nats","execute":"yes"}"#, "execute"),
+            (r#"{"lost":"rabbit","percent":5}"#, "percent"),
+        ] {
+            let refused = failover(body.as_bytes()).expect_err(body);
+            assert_eq!((refused.code, refused.field.as_deref()), (RefusedCode::Invalid, Some(field)), "{body}");
+        }
     }
 
     #[test]

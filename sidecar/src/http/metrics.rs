@@ -50,6 +50,11 @@ pub(super) fn observe(status: &Status) {
     gauge!("natsbridge_queues").set(status.queues.len() as f64);
     gauge!("natsbridge_unmapped").set(status.unmapped.len() as f64);
     gauge!("natsbridge_standby_lag").set(status.standby_lag as f64);
+    if let Some(standby) = &status.standby {
+        gauge!("natsbridge_standby_copies").set(standby.copies as f64);
+        gauge!("natsbridge_standby_copies_lag").set(standby.lag as f64);
+        gauge!("natsbridge_standby_no_copy").set(standby.no_copy as f64);
+    }
     for (fault, count) in Faults::NAMES.into_iter().zip(status.faults.counts()) {
         gauge!("natsbridge_nats_faults", "fault" => fault).set(count as f64);
     }

@@ -10,6 +10,8 @@
 //! | `GET /gate` | 200, [`Verdict`](crate::control_api::Verdict): may I go on? |
 //! | `GET /history` | 200, [`History`](crate::control_api::History): the last hour |
 //! | `GET /changes` | 200, the last [`ChangeRecord`](crate::control_api::ChangeRecord)s, newest first |
+//! | `POST /failover` `{lost, execute, force, by, reason}` | 200, [`FailoverReport`](crate::control_api::FailoverReport): it was begun |
+//! | `GET /failover` | 200, how far it is; `null` when there was none |
 //! | `GET /access` | 200, whether this caller may change something |
 //! | `GET /livez` | 200 while the process serves |
 //! | `GET /readyz` | 200, or 503 with the reasons |

@@ -15,7 +15,9 @@ use tracing::info;
 
 use super::probes::{Readiness, readiness};
 use super::{Options, access, body, metrics, page};
-use crate::control_api::{ChangeRecord, Control, History, Refused, RefusedCode, Status, Target, Verdict};
+use crate::control_api::{
+    ChangeRecord, Control, Failover, FailoverReport, History, Refused, RefusedCode, Status, Target, Verdict,
+};
 
 /// The largest body of a request, in bytes.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -44,6 +46,7 @@ pub(super) fn router(options: Options) -> Router {
         .route("/weight", change(None))
         .route("/rollback", change(Some(Target::Rollback)))
         .route("/detach", change(Some(Target::Detach)))
+        .route("/failover", get(failover_status).post(failover))
         .route("/livez", get(|| async { Json(json!({ "live": true })) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
@@ -143,6 +146,31 @@ async fn answer(
     }
 }
 
+/// How far a failover is; `null` when there was none.
+async fn failover_status(State(options): Shared) -> Json<Option<FailoverReport>> {
+    Json(options.control.failover_status().await)
+}
+
+async fn failover(State(options): Shared, ConnectInfo(peer): Caller, headers: HeaderMap, body: Bytes) -> Response {
+    if let Err((code, refused)) = access::check(options.token.as_deref(), peer, &headers) {
+        info!(%peer, reason = refused.reason, "a failover was not taken");
+        return (code, Json(refused)).into_response();
+    }
+    let asked = match body::failover(&body) {
+        Ok(asked) => asked,
+        Err(refused) => return refusal(refused),
+    };
+    let Failover { lost, execute, force, by, reason } = &asked;
+    info!(%lost, execute, force, by, reason, %peer, "a failover is asked for");
+    match Arc::clone(&options.control).failover(asked).await {
+        Ok(report) => Json(report).into_response(),
+        Err(refused) => {
+            info!(%peer, code = ?refused.code, reason = refused.reason, "a failover was refused");
+            refusal(refused)
+        }
+    }
+}
+
 fn refusal(refused: Refused) -> Response {
     let code = match refused.code {
         RefusedCode::Invalid => StatusCode::BAD_REQUEST,
@@ -158,7 +186,7 @@ fn refusal(refused: Refused) -> Response {
 }
 
 fn not_found(what: &str) -> Response {
-    let fix = "see GET /, /status, /gate, /history, /changes, /access, /livez, /readyz, /metrics and POST /observe, /shadow, /weight, /rollback, /detach";
+    let fix = "see GET /, /status, /gate, /history, /changes, /access, /livez, /readyz, /failover, /metrics and POST /observe, /shadow, /weight, /rollback, /detach, /failover";
     (StatusCode::NOT_FOUND, Json(Refused::new(RefusedCode::Invalid, what, fix))).into_response()
 }
 

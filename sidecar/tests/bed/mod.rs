@@ -43,7 +43,7 @@ pub struct Ends {
     pub vhost: String,
     pub nats_url: String,
     /// All sidecars of a test are in one process, which has one lease. `tests/lease.rs` is about two.
-    lease: OnceCell<Lease>,
+    pub lease: OnceCell<Lease>,
 }
 
 /// What one sidecar does otherwise than the others.
@@ -53,6 +53,8 @@ pub struct Likeness {
     pub rollback_after: Option<Duration>,
     /// How long a message may be neither delivered nor in its queue.
     pub patience: Duration,
+    /// Whether what NATS owns has standby copies.
+    pub standby: bool,
     /// What is done to JetStream's deliveries, once it is armed.
     pub tampering: Option<Arc<tampering::Fault>>,
 }
@@ -61,7 +63,14 @@ impl Default for Likeness {
     fn default() -> Self {
         let patience = integrity::Limits::default().patience;
         let (gate, fence_limit) = (gate::Limits::default(), Duration::from_secs(30));
-        Self { fence_limit, gate, rollback_after: Some(Duration::from_secs(10)), patience, tampering: None }
+        Self {
+            fence_limit,
+            gate,
+            rollback_after: Some(Duration::from_secs(10)),
+            patience,
+            standby: true,
+            tampering: None,
+        }
     }
 }
 
@@ -94,6 +103,10 @@ impl Ends {
     }
 
     pub async fn sidecar_like(&self, like: Likeness) -> Sidecar {
+        self.try_sidecar(like).await.expect("started")
+    }
+
+    pub async fn try_sidecar(&self, like: Likeness) -> Result<Sidecar, String> {
         let bridge = Bridge::connect(&self.nats_url).await.expect("NATS answers");
         let config = RabbitMqConfig::from_url(&self.rabbit_url).expect("a URL");
         let lease = self.lease.get_or_init(async || Lease::acquire(&bridge).await.expect("free")).await.clone();
@@ -124,14 +137,15 @@ impl Ends {
             gate: like.gate,
             rollback_after: like.rollback_after,
             integrity: integrity::Limits { patience: like.patience, ..integrity::Limits::default() },
+            standby: like.standby,
         };
-        let cutover = Cutover::start(parts).await.expect("started");
+        let cutover = Cutover::start(parts).await?;
         let listener = Listener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("bound");
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(listener.run(cutover.backend(), shutdown.clone()));
         let vhost = self.vhost.replace('/', "%2f");
-        Sidecar { cutover, url: format!("amqp://guest:guest@{address}/{vhost}"), standby, shutdown, serving }
+        Ok(Sidecar { cutover, url: format!("amqp://guest:guest@{address}/{vhost}"), standby, shutdown, serving })
     }
 }
 

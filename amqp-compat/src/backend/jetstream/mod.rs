@@ -28,6 +28,7 @@ use nats_bridge::publish::ConfirmInbox;
 
 use crate::backend::{Backend, Link, Login, Message};
 use crate::error::{AmqpError, ReplyCode};
+use crate::model::queue::QueueArguments;
 use crate::model::vhost::{BindingDefinition, Route};
 
 mod ack;
@@ -161,6 +162,14 @@ impl JetStreamBackend {
         let state = vhost.state();
         let durable = state.model.queues().filter(|queue| queue.is_persistent());
         durable.map(|queue| ShortString::try_new(&*queue.name).unwrap_or_default()).collect()
+    }
+
+    /// What is in force for a queue that outlives this process; `None` for another one, and one that is not there.
+    pub fn lasting(&self, vhost: &str, queue: &str) -> Option<QueueArguments> {
+        let vhost = self.vhosts.get(vhost)?;
+        let state = vhost.state();
+        let definition = state.model.queue(state.model.queue_slot(queue)?)?;
+        definition.is_persistent().then(|| state.model.policies().settings_of(definition))
     }
 
     /// The bindings of a vhost, but for those of the default exchange.

@@ -1,0 +1,134 @@
+//! `nats-bridge failover`: a broker is lost for good.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::{Control, Failure, request};
+use crate::control_api::{FailoverReport, Refused};
+
+/// Arguments of `failover`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  nats-bridge failover --lost nats --execute --reason 'the disk of nats-1 is gone'\n\nSafe to repeat: it goes on where it stopped.\n\nExit codes: 0 done, or looked at; 1 refused, or done with copies left over or messages without a copy; 2 no sidecar answers, or it stopped."
+)]
+pub struct FailoverArgs {
+    /// The broker that will not come back with what it held.
+    #[arg(long, value_enum)]
+    pub lost: Lost,
+    /// Do it. Without it, only what it would do is printed.
+    #[arg(long)]
+    pub execute: bool,
+    /// Although the broker answers.
+    #[arg(long)]
+    pub force: bool,
+    /// Why; kept in the sidecar's history.
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// The sidecar to talk to.
+    #[command(flatten)]
+    pub control: Control,
+}
+
+/// A broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lost {
+    /// NATS: RabbitMQ gets everything.
+    Nats,
+    /// RabbitMQ: NATS gets everything.
+    Rabbit,
+}
+
+/// How often the sidecar is asked how far it is.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// Gives a broker up, and waits until the other one has everything.
+///
+/// # Errors
+/// `refused` when the sidecar says no, or not everything could be saved; `cannot_run` when it cannot be reached, or stopped.
+pub async fn run(args: FailoverArgs) -> Result<(), Failure> {
+    let FailoverArgs { lost, execute, force, reason, control } = &args;
+    #[derive(Serialize)]
+    struct Body<'a> {
+        lost: Lost,
+        execute: bool,
+        force: bool,
+        by: &'a str,
+        reason: &'a str,
+    }
+    let by = request::by(control);
+    let body = Body { lost: *lost, execute: *execute, force: *force, by: &by, reason };
+    let answer: Result<FailoverReport, Refused> = request::post_json(control, "/failover", &body).await?;
+    let mut report = match answer {
+        Ok(report) => report,
+        Err(refused) => {
+            if control.json {
+                request::print_json(&refused)?;
+            }
+            return Err(Failure::refused(refused));
+        }
+    };
+    let bar = bar(control.json);
+    while report.running {
+        bar.set_length(report.copies);
+        bar.set_position(report.replayed + report.not_needed + report.left);
+        tokio::time::sleep(EVERY).await;
+        let now: Option<FailoverReport> = request::get(control, "/failover").await?;
+        report = now.ok_or_else(|| Failure::cannot_run("the sidecar was started anew meanwhile; try again"))?;
+    }
+    bar.finish_and_clear();
+    match control.json {
+        true => request::print_json(&report)?,
+        false => request::print(&text(&report)),
+    }
+    match &report.error {
+        Some(error) => Err(Failure::cannot_run(format!("it stopped: {error}; the same command goes on from here"))),
+        None if report.executed && report.left + report.no_copy > 0 => {
+            let FailoverReport { left, no_copy, .. } = report;
+            Err(Failure::refused(format!("{no_copy} messages had no copy, and {left} copies have no queue to go to")))
+        }
+        None => Ok(()),
+    }
+}
+
+fn bar(json: bool) -> ProgressBar {
+    let shown = !json && std::io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(0), target);
+    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}") {
+        bar.set_style(style);
+    }
+    bar.set_message("replaying");
+    bar
+}
+
+fn text(report: &FailoverReport) -> String {
+    let FailoverReport { lost, copies, replayed, not_needed, left, no_copy, epoch, .. } = report;
+    if !report.executed {
+        return format!(
+            "lost:     {lost}\ncopies:   {copies} on {}\nno copy:  {no_copy} messages, which would be lost\nnothing was changed; --execute does it\n",
+            lost.other()
+        );
+    }
+    let state =
+        if report.done { format!("{} has everything, epoch {epoch}", lost.other()) } else { "stopped".to_owned() };
+    format!(
+        "lost:     {lost}\nstate:    {state}\nreplayed: {replayed} of {copies} copies, {not_needed} not needed, {left} left over\nno copy:  {no_copy} messages\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_says_that_nothing_was_changed() {
+        let report = FailoverReport { copies: 3, no_copy: 1, ..FailoverReport::default() };
+        let text = text(&report);
+        assert!(text.contains("copies:   3 on rabbit") && text.contains("nothing was changed"), "{text}");
+    }
+}

@@ -1,0 +1,239 @@
+//! Standby copies of what NATS owns, kept on RabbitMQ: so that NATS can be lost for good and nothing that was confirmed with it.
+//!
+//! Each durable queue `Q` has a queue `nats-bridge.standby.Q` in its vhost. A publish that NATS owns is confirmed to its publisher when
+//! NATS has it and RabbitMQ has a copy of it for each durable queue that it is in. A copy is removed when its delivery is settled for good;
+//! that of a message which was rejected in a queue with a dead-letter exchange stays until the dead letter is settled.
+//! What cannot be copied (RabbitMQ is away, its store is full) is confirmed without, and counted.
+//!
+//! [`ledger`] decides; [`store`] has the queues of one vhost; [`replay`] puts copies into the real queues when NATS is given up.
+
+pub mod ledger;
+mod replay;
+mod store;
+mod tally;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use amqp_compat::backend::{ChannelId, Message};
+use amqp_compat::error::AmqpError;
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::replay::Progress;
+pub use self::tally::StandbyStatus;
+
+use self::ledger::Ledger;
+use self::store::{Job, Keep};
+use self::tally::Tally;
+use crate::dual::operator::Operator;
+use crate::dual::shared::Routes;
+use crate::dual::stamp;
+use crate::fence::QueueName;
+
+/// A publish needs no copy any more: all that it was to have are stored, or given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Its channel.
+    pub channel: ChannelId,
+    /// Its number there.
+    pub seq: u64,
+    /// Its id.
+    pub id: u128,
+}
+
+/// Says [`Copied`] when the last copy of a publish has let go of it.
+#[derive(Debug)]
+pub struct Waiter {
+    /// To the link of the publish. It has no bound of its own: a link has a bounded number of publishes in hand.
+    pub to: mpsc::UnboundedSender<Copied>,
+    /// What is said.
+    pub copied: Copied,
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let _ = self.to.send(self.copied);
+    }
+}
+
+/// The standby copies of one sidecar on RabbitMQ.
+pub struct Copies {
+    operator: Arc<Operator>,
+    routes: Arc<dyn Routes>,
+    /// By vhost. What a store has to do is bounded by what links have in hand, and by their settlements.
+    stores: Mutex<HashMap<Arc<str>, mpsc::UnboundedSender<Job>>>,
+    /// Publishes that NATS has not answered, and the queues that they have copies for.
+    open: Mutex<BTreeMap<u128, SmallVec<[QueueName; 1]>>>,
+    tally: Arc<Tally>,
+    /// NATS is given up: no copy is taken or removed any more.
+    ended: AtomicBool,
+    /// What is known of each queue's copies once its store has been let go of.
+    ledgers: tokio::sync::Mutex<BTreeMap<QueueName, Ledger>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Copies {
+    /// Copies through the sidecar's own links to RabbitMQ, made when they are needed.
+    pub fn new(operator: Arc<Operator>, routes: Arc<dyn Routes>) -> Self {
+        Self {
+            operator,
+            routes,
+            stores: Mutex::default(),
+            open: Mutex::default(),
+            tally: Arc::default(),
+            ended: AtomicBool::new(false),
+            ledgers: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn tell(&self, vhost: &Arc<str>, job: Job) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        let mut stores = lock(&self.stores);
+        let store = stores.entry(Arc::clone(vhost)).or_insert_with(|| {
+            let (jobs, waiting) = mpsc::unbounded_channel();
+            tokio::spawn(store::run(Arc::clone(&self.operator), Arc::clone(vhost), waiting, Arc::clone(&self.tally)));
+            jobs
+        });
+        let _ = store.send(job);
+    }
+
+    /// A message is about to be given to NATS, which will put it into these queues. Whether its confirm waits for copies.
+    pub fn keep(&self, queues: &[QueueName], id: u128, epoch: u64, message: &Message, waiter: Waiter) -> bool {
+        // A queue that does not outlive its broker has promised nothing.
+        let durable: SmallVec<[QueueName; 1]> =
+            queues.iter().filter(|q| self.routes.outlives(&q.vhost, &q.queue).is_some()).cloned().collect();
+        if durable.is_empty() || self.ended.load(Ordering::Acquire) {
+            return false;
+        }
+        lock(&self.open).insert(id, durable.clone());
+        let waiter = Arc::new(waiter);
+        for QueueName { vhost, queue } in durable {
+            let message = stamp::copy(message, id, epoch, &store::name(&queue));
+            self.tell(&vhost, Job::Keep(Box::new(Keep { queue, id, message, waiter: Arc::clone(&waiter) })));
+        }
+        true
+    }
+
+    /// NATS has answered a publish, or is not asked any more.
+    pub fn answered(&self, id: u128, stored: bool) {
+        let queues = lock(&self.open).remove(&id);
+        if !stored {
+            for QueueName { vhost, queue } in queues.into_iter().flatten() {
+                self.tell(&vhost, Job::Settled { queue, id });
+            }
+        }
+    }
+
+    /// A delivery of NATS's ended for good. `died_in`: the queues that had dead-lettered it before.
+    pub fn settled(&self, name: &QueueName, id: u128, rejected: bool, died_in: &[Arc<str>]) {
+        let QueueName { vhost, queue } = name;
+        for queue in died_in {
+            self.tell(vhost, Job::Settled { queue: Arc::clone(queue), id });
+        }
+        match self.routes.outlives(vhost, queue) {
+            // It lives on as a dead letter.
+            Some(dead_letters) if rejected && dead_letters => {}
+            Some(_) => self.tell(vhost, Job::Settled { queue: Arc::clone(queue), id }),
+            None => {}
+        }
+    }
+
+    /// A queue was purged or deleted: all that was published up to now with ids below `before` is over in it.
+    pub fn over(&self, name: &QueueName, before: u128) {
+        if lock(&self.stores).contains_key(&name.vhost) {
+            self.tell(&name.vhost, Job::Over { queue: Arc::clone(&name.queue), before });
+        }
+    }
+
+    /// Below this id nothing is on its way to NATS. `next`: no id so far is greater.
+    pub fn under_way(&self, next: u128) -> u128 {
+        lock(&self.open).first_key_value().map_or(next, |(id, _)| *id)
+    }
+
+    /// The queues that have copies, and whether each has dead letters.
+    pub fn queues(&self) -> Vec<(QueueName, bool)> {
+        let names = self.tally.queues();
+        let known = |q: QueueName| self.routes.outlives(&q.vhost, &q.queue).map(|dead_letters| (q, dead_letters));
+        names.into_iter().filter_map(known).collect()
+    }
+
+    /// For people.
+    pub fn status(&self) -> StandbyStatus {
+        self.tally.status()
+    }
+
+    /// How many messages are without a copy that should have one, so far.
+    pub fn missed(&self) -> u64 {
+        self.tally.missed()
+    }
+
+    /// RabbitMQ is detached: no copy is taken or removed any more.
+    pub fn stop(&self) {
+        self.ended.store(true, Ordering::Release);
+        lock(&self.stores).clear();
+    }
+
+    /// Lets go of the stores: every copy is back in its queue, and nothing is taken or removed any more.
+    async fn let_go(&self) {
+        let mut ledgers = self.ledgers.lock().await;
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let stores: Vec<_> = lock(&self.stores).drain().collect();
+        for (vhost, store) in stores {
+            let (answer, kept) = oneshot::channel();
+            if store.send(Job::LetGo(answer)).is_ok()
+                && let Ok(kept) = kept.await
+            {
+                let named = |(queue, ledger)| (QueueName { vhost: Arc::clone(&vhost), queue }, ledger);
+                ledgers.extend(kept.into_iter().map(named));
+            }
+        }
+    }
+
+    /// Puts all copies that are needed into the real queues of RabbitMQ, in order; those of `queues` and of all that had copies in this
+    /// run. May be called again after an error: what was replayed is not replayed twice.
+    ///
+    /// # Errors
+    /// What RabbitMQ said, or that it did not answer.
+    pub async fn replay(&self, queues: &[QueueName], progress: &Progress) -> Result<(), AmqpError> {
+        self.let_go().await;
+        let mut ledgers = self.ledgers.lock().await;
+        for queue in queues {
+            ledgers.entry(queue.clone()).or_default();
+        }
+        for (queue, ledger) in ledgers.iter_mut() {
+            let open = |id: u128| lock(&self.open).contains_key(&id);
+            replay::replay(&self.operator, queue, ledger, &open, progress).await?;
+        }
+        self.tally.emptied();
+        Ok(())
+    }
+
+    /// How many copies RabbitMQ holds for these queues, as far as it is known without reading them.
+    ///
+    /// # Errors
+    /// What RabbitMQ said, or that it did not answer.
+    pub async fn count(&self, queues: &[QueueName]) -> Result<u64, AmqpError> {
+        let known: std::collections::BTreeSet<QueueName> = queues.iter().cloned().chain(self.tally.queues()).collect();
+        let mut sum = self.tally.status().copies;
+        for name in known {
+            let store = QueueName { vhost: name.vhost.clone(), queue: store::name(&name.queue).into() };
+            // What this sidecar reads is not ready, and counted already.
+            if !self.tally.has(&name) {
+                sum += self.operator.depth(&store).await?.map_or(0, |depth| depth.ready);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+#[cfg(test)]
+mod simulation;
