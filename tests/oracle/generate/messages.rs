@@ -76,7 +76,7 @@ impl Maker {
             consumer_tag: match (replies, !nowait && self.one_in(4)) {
                 (_, true) => "".into(),
                 // For RabbitMQ a consumer of direct replies has no tag that could be in use.
-                (true, _) => self.fresh_tag(),
+                (true, _) => format!("r{}", self.fresh_tag()).into(),
                 (false, _) => self.new_tag(),
             },
             no_local: self.one_in(20),

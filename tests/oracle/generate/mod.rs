@@ -236,6 +236,8 @@ impl Maker {
             let first = match self.kind() {
                 Kind::Consume | Kind::CloseChannel | Kind::Disconnect | Kind::Lose | Kind::Odd => Kind::Get,
                 Kind::Request | Kind::Answer => Kind::Get,
+                // What comes before its answer is at fault or not, by how far RabbitMQ is with it.
+                Kind::Tx => Kind::Get,
                 kind => kind,
             };
             operations.push(self.operation(first, place));
