@@ -69,12 +69,55 @@ async fn a_version_is_registered_once_and_an_incompatible_one_not_at_all() {
     assert_eq!(schemas.names().await.unwrap(), ["customer", "order"]);
     for (draft, kind) in [
         (Draft::json("{\"type\":\"colour\"}"), ErrorKind::Config),
-        (Draft { format: Format::Avro, ..Draft::json("{}") }, ErrorKind::Unsupported),
+        (Draft { format: Format::Avro, ..Draft::json("{}") }, ErrorKind::Config),
         (Draft { format: Format::Protobuf, ..Draft::json("{}") }, ErrorKind::Unsupported),
     ] {
         assert_eq!(schemas.register("other", &draft).await.unwrap_err().kind(), kind, "{draft:?}");
     }
     assert_eq!(schemas.register("no name", &Draft::json("{}")).await.unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[tokio::test]
+async fn avro_is_registered_compared_and_enforced_both_ways() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    let schemas = bridge.schemas("SCHEMAS").await.unwrap();
+    let record = |fields: &str| Draft {
+        format: Format::Avro,
+        ..Draft::json(format!(r#"{{"type":"record","name":"Order","fields":[{{"name":"id","type":"long"}}{fields}]}}"#))
+    };
+    assert_eq!(schemas.register("order", &record("")).await.unwrap().version, 1);
+    let error = schemas.register("order", &record(r#",{"name":"note","type":"string"}"#)).await.unwrap_err();
+    for part in ["reader=new", "writer=1", "path=/note", "rule=READER_FIELD_MISSING_DEFAULT_VALUE"] {
+        assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains(part), "{error}");
+    }
+    let with_default = record(r#",{"name":"note","type":"string","default":""}"#);
+    assert_eq!(schemas.register("order", &with_default).await.unwrap().version, 2);
+    let json = schemas.register("order", &Draft::json("{}")).await.unwrap_err();
+    assert!(json.kind() == ErrorKind::Conflict && json.to_string().contains("avro"), "{json}");
+
+    let publisher = publisher(&bridge).await;
+    let publish = |payload: &'static [u8]| publisher.publish(Message::new("orders.new", payload).schema("order"));
+    // 17 and "ok"; then without the text, and as JSON.
+    publish(&[34, 4, b'o', b'k']).await.unwrap();
+    for (payload, path) in [(&[34][..], "path=/note"), (br#"{"id": 17, "note": "ok"}"#, "path=")] {
+        let error = publish(payload).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Schema && error.to_string().contains(path), "{error}");
+    }
+    let mut consumer = bridge.consume(config()).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.payload(), &[34, 4, b'o', b'k'][..]);
+    delivery.ack_confirmed().await.unwrap();
+    // Past the publisher that checks.
+    bridge.publish(Message::new("orders.new", &[34][..]).header(SCHEMA, "order/2")).await.unwrap();
+    let letters = async || {
+        let stream = bridge.jetstream().get_stream("ORDERS_DLQ").await;
+        stream.is_ok_and(|stream| stream.cached_info().state.messages == 1)
+    };
+    tokio::select! {
+        delivery = consumer.next() => panic!("it was handed out: {delivery:?}"),
+        () = eventually_true("it is a dead letter", letters) => {}
+    }
 }
 
 #[tokio::test]

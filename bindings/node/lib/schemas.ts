@@ -15,7 +15,7 @@ export type Compatibility =
   | "FULL"
   | "FULL_TRANSITIVE";
 
-/** A JSON Schema: its text, or what the text means. */
+/** A schema: its text, or what the text means. */
 export type SchemaText = string | boolean | object;
 
 /** How a schema is registered. */
@@ -24,7 +24,7 @@ export interface RegisterOptions {
   readonly compatibility?: Compatibility;
   /** Subjects on which messages may have it from now on, with wildcards; default as it was, or everywhere for the first one. */
   readonly subjects?: readonly string[];
-  /** What language it is in; default `json`, and others are refused. */
+  /** What language it is in; `json` (default) or `avro`; others are refused. */
   readonly format?: string;
 }
 
@@ -78,7 +78,7 @@ export class Schemas {
    * Registers a schema as the next version under this name, if it is compatible. One that is there already stays what it is.
    *
    * Rejects with `config` (the name, the schema or a subject is not legal), `conflict` (it is not compatible; `context` has
-   * `reader`, `writer`, `path` and `rule`) or `unsupported` (`format` is not `json`).
+   * `reader`, `writer`, `path` and `rule`) or `unsupported` (`format` is not `json` or `avro`).
    */
   async register(name: string, schema: SchemaText, options: RegisterOptions = {}): Promise<Registered> {
     refuseUnknown(options, { compatibility: true, subjects: true, format: true });
@@ -89,7 +89,7 @@ export class Schemas {
   async differences(
     name: string,
     schema: SchemaText,
-    options: { readonly compatibility?: Compatibility } = {},
+    options: { readonly compatibility?: Compatibility; readonly format?: string } = {},
   ): Promise<SchemaDifference[]> {
     return (await this.#ask("differences", { ...options, name, schema: text(schema) })) as SchemaDifference[];
   }

@@ -205,15 +205,18 @@ def test_schemas_are_registered_compared_and_read(server: NatsServer) -> None:
         with pytest.raises(nats_bridge.Conflict) as refused:
             schemas.register("order", {"type": "string"})
         assert refused.value.context["rule"] == "TYPE_CHANGED"
-        with pytest.raises(nats_bridge.Unsupported, match="avro"):
-            schemas.register("other", '"string"', format="avro")
+        with pytest.raises(nats_bridge.Unsupported, match="protobuf"):
+            schemas.register("other", '"string"', format="protobuf")
+        assert schemas.register("count", '"int"', format="avro").version == 1
+        (difference,) = schemas.differences("count", '"string"', format="avro")
+        assert difference.rule == "TYPE_MISMATCH"
         with pytest.raises(nats_bridge.InvalidConfig, match="compatibility"):
             schemas.set_compatibility("order", "SIDEWAYS")  # pyright: ignore[reportArgumentType]
         schemas.set_compatibility("order", "NONE")
         assert schemas.register("order", {"type": "string"}).version == 2
         found = schemas.get("order")
         assert (found.version, found.schema, found.compatibility, found.subjects) == (2, '{"type": "string"}', "NONE", ["orders.>"])
-        assert schemas.names() == ["order"]
+        assert schemas.names() == ["count", "order"]
         with pytest.raises(nats_bridge.NotFound):
             schemas.get("order", 3)
 

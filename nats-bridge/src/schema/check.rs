@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::SCHEMA;
-use super::document::{Schema, read};
-use super::json::JsonSchema;
+use super::document::Schema;
+use super::language::Language;
 use super::registry::{Schemas, check_name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
@@ -35,7 +35,7 @@ struct Compiled {
     /// Name and version, as the header has them.
     id: String,
     schema: Schema,
-    json: JsonSchema,
+    language: Language,
     read: Instant,
 }
 
@@ -124,13 +124,14 @@ impl Checker {
             Err(error) if error.is_temporary() && self.keep(named) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let json = read(schema.format, &schema.schema).map_err(|error| error.with("schema", &schema.name))?;
+        let language =
+            Language::read(schema.format, &schema.schema).map_err(|error| error.with("schema", &schema.name))?;
         let id = format!("{}/{}", schema.name, schema.version);
         let mut known = self.lock();
         if named.version.is_none() {
             known.newest.insert(schema.name.clone(), (schema.version, Instant::now()));
         }
-        let compiled = Arc::new(Compiled { id: id.clone(), schema, json, read: Instant::now() });
+        let compiled = Arc::new(Compiled { id: id.clone(), schema, language, read: Instant::now() });
         if known.versions.insert(id.clone(), compiled).is_none() {
             known.order.push_back(id);
         }
@@ -171,8 +172,8 @@ impl Checker {
         };
         let Some(compiled) = known.versions.get_mut(&format!("{}/{version}", named.name)) else { return false };
         let Compiled { id, schema, .. } = &**compiled;
-        let Ok(json) = read(schema.format, &schema.schema) else { return false };
-        *compiled = Arc::new(Compiled { id: id.clone(), schema: schema.clone(), json, read: now });
+        let Ok(language) = Language::read(schema.format, &schema.schema) else { return false };
+        *compiled = Arc::new(Compiled { id: id.clone(), schema: schema.clone(), language, read: now });
         true
     }
 
@@ -188,7 +189,7 @@ impl Compiled {
                 .with("schema", &self.id)
                 .with("why", format!("it is for messages on {}", self.schema.subjects.join(", "))));
         }
-        self.json.check(payload).map_err(|violation| violation.into_error(&self.id, show_value))
+        self.language.check(payload).map_err(|violation| violation.into_error(&self.id, show_value))
     }
 }
 

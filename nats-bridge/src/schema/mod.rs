@@ -7,7 +7,8 @@
 //!   `schema`.
 //!
 //! A message says in the header [`SCHEMA`] which version it was checked against. Nothing is coerced: a text is not a number, and
-//! a default is not filled in. Schemas are JSON Schemas; Avro and Protobuf are refused by name.
+//! a default is not filled in. Schemas are JSON Schemas, or, with the feature `avro`, Avro schemas: then a payload is one datum in
+//! Avro's binary encoding, and what reads what is said by Avro's schema resolution. Protobuf is refused by name.
 //!
 //! ```no_run
 //! # async fn example() -> nats_bridge::Result<()> {
@@ -32,11 +33,14 @@
 //! # }
 //! ```
 
+#[cfg(feature = "avro")]
+mod avro;
 mod check;
 mod compatibility;
 mod contains;
 mod document;
 mod json;
+mod language;
 mod registry;
 mod violation;
 

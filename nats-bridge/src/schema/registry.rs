@@ -75,7 +75,7 @@ impl Schemas {
     /// order of names apart, stays the version that it is; its compatibility and subjects are changed if they are given.
     ///
     /// # Errors
-    /// `Config`: the name, the schema or a subject is not legal. `Unsupported`: it is not a JSON Schema. `Conflict`: it is not
+    /// `Config`: the name, the schema or a subject is not legal. `Unsupported`: its language. `Conflict`: it is not
     /// compatible; the error names `compatibility`, `reader` and `writer`, and the first difference by `path` and `rule`; or
     /// others register without end. `TooLarge`: all its versions are more than a message may be. Else as JetStream answers.
     pub async fn register(&self, name: &str, draft: &Draft) -> Result<Registered> {

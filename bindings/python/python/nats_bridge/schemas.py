@@ -89,16 +89,17 @@ class Schemas:
         Raises:
             InvalidConfig: the name, the schema or a subject is not legal.
             Conflict: it is not compatible; ``context`` has ``reader``, ``writer``, ``path`` and ``rule``.
-            Unsupported: ``format`` is not ``json``.
+            Unsupported: ``format`` is not ``json`` or ``avro``.
         """
         asked = draft(self._bucket, name, schema, compatibility, subjects, format)
         return Registered(**json.loads(self._native.ask("schemas.register", asked)))
 
     def differences(
-        self, name: str, schema: SchemaText, *, compatibility: Compatibility | None = None
+        self, name: str, schema: SchemaText, *, compatibility: Compatibility | None = None, format: str | None = None
     ) -> list[SchemaDifference]:
         """What would not be compatible, if this schema were registered now."""
-        return read_differences(self._native.ask("schemas.differences", draft(self._bucket, name, schema, compatibility)))
+        asked = draft(self._bucket, name, schema, compatibility, format=format)
+        return read_differences(self._native.ask("schemas.differences", asked))
 
     def get(self, name: str, version: int | None = None) -> Schema:
         """One version, or the newest.

@@ -37,10 +37,11 @@ class Schemas:
         return Registered(**json.loads(await self._ask("register", asked)))
 
     async def differences(
-        self, name: str, schema: SchemaText, *, compatibility: Compatibility | None = None
+        self, name: str, schema: SchemaText, *, compatibility: Compatibility | None = None, format: str | None = None
     ) -> list[SchemaDifference]:
         """What would not be compatible, if this schema were registered now."""
-        return read_differences(await self._ask("differences", draft(self._bucket, name, schema, compatibility)))
+        asked = draft(self._bucket, name, schema, compatibility, format=format)
+        return read_differences(await self._ask("differences", asked))
 
     async def get(self, name: str, version: int | None = None) -> Schema:
         """One version, or the newest."""
