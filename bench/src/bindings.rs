@@ -33,6 +33,12 @@ pub struct BindingsArgs {
     /// Only comparisons whose name contains this.
     #[arg(long)]
     pub only: Option<String>,
+    /// Instead of comparing: passes so many messages through each package, and says whether its memory stays flat.
+    #[arg(long, value_name = "MESSAGES")]
+    pub memory: Option<usize>,
+    /// With --memory: how often each package connects and closes, and whether it keeps files, threads or memory of it.
+    #[arg(long, default_value_t = 1_000)]
+    pub cycles: usize,
     /// The Python that has the packages.
     #[arg(long, env = "BENCH_PYTHON", default_value = "python3")]
     pub python: PathBuf,
@@ -93,6 +99,9 @@ struct Servers {
 /// # Errors
 /// When a server or a client cannot be started, or a message is refused or missing.
 pub async fn run(args: &BindingsArgs, quick: bool) -> Result<Vec<Figure>, AnyError> {
+    if let Some(messages) = args.memory {
+        return memory(args, messages).await.map(|()| Vec::new());
+    }
     let args = &if quick { BindingsArgs { messages: 2_000, rounds: 1, ..args.clone() } } else { args.clone() };
     let servers =
         tokio::task::spawn_blocking(|| Servers { nats: NatsServer::start(), rabbit: RabbitMq::start() }).await?;
@@ -106,6 +115,29 @@ pub async fn run(args: &BindingsArgs, quick: bool) -> Result<Vec<Figure>, AnyErr
         }
     }
     Ok(figures)
+}
+
+/// Runs `bench/bindings/memory.*`, which judge themselves, on a server that is fresh for each.
+async fn memory(args: &BindingsArgs, messages: usize) -> Result<(), AnyError> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("bindings");
+    let (python, node) = (folder.join("memory.py"), folder.join("memory.mjs"));
+    let mut grows = Vec::new();
+    for face in ["threads", "asyncio", "node"] {
+        let server = tokio::task::spawn_blocking(NatsServer::start).await?;
+        let mut command = match face {
+            "node" => Command::new("node"),
+            _ => Command::new(&args.python),
+        };
+        match face {
+            "node" => command.arg("--expose-gc").arg(&node),
+            _ => command.arg(&python).arg(face),
+        };
+        let numbers = [messages, args.cycles].map(|number| number.to_string());
+        if !command.arg(server.url()).args(numbers).kill_on_drop(true).status().await?.success() {
+            grows.push(face);
+        }
+    }
+    if grows.is_empty() { Ok(()) } else { Err(format!("memory or handles grow: {}", grows.join(", ")).into()) }
 }
 
 fn name(pair: Pair, size: usize) -> String {

@@ -21,6 +21,10 @@ pub struct BenchArgs {
     /// Fewer messages: shows that it works, not how fast it is.
     #[arg(long)]
     quick: bool,
+    /// With `bindings`: passes so many messages through each package and connects and closes 1 000 times, and says whether
+    /// memory and handles stay what they are.
+    #[arg(long, value_name = "MESSAGES")]
+    memory: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,6 +80,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         }
         if args.quick {
             cargo.arg("--quick");
+        }
+        if let (Some(messages), &"bindings") = (args.memory, what) {
+            cargo.args(["--memory", &messages.to_string()]);
         }
         let status = cargo.status().doing("cannot start cargo")?;
         if !status.success() {

@@ -1,4 +1,5 @@
-// The addon, as the Rust in `src/` exports it. Private: `index.ts` is the public API.
+// The addon, as the Rust in `src/` exports it: what is a promise here may be its value instead, when that is there at once, so it is
+// awaited and nothing else. Private: `index.ts` is the public API.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";

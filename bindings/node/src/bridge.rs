@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use crate::consumer::{ConsumeOptions, Consumer};
 use crate::errors;
 use crate::health::HealthCheck;
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 use crate::ledger::Ledger;
 use crate::options::millis;
 use crate::publish::{self, PublishOptions, Published};
@@ -142,7 +142,7 @@ impl Bridge {
         headers: Vec<String>,
         schema: Option<String>,
         stop: Option<&Stop>,
-    ) -> napi::Result<PromiseRaw<'env, Option<Published>>> {
+    ) -> napi::Result<Eventually<'env, Option<Published>>> {
         let message = publish::message(subject, payload, id, headers, schema)?;
         let core = self.core.get().clone();
         let work = Stop::unless_told(stop.cloned(), async move { core.publish(message).await });
@@ -156,7 +156,7 @@ impl Bridge {
         env: &'env Env,
         messages: Array<'_>,
         stop: Option<&Stop>,
-    ) -> napi::Result<PromiseRaw<'env, Option<Vec<publish::Outcome>>>> {
+    ) -> napi::Result<Eventually<'env, Option<Vec<publish::Outcome>>>> {
         let messages = publish::messages(&messages)?;
         let core = self.core.get().clone();
         let work = Stop::unless_told(stop.cloned(), async move { Ok(core.publish_many(messages).await) });
@@ -173,7 +173,7 @@ impl Bridge {
         stream: String,
         name: String,
         options: ConsumeOptions,
-    ) -> napi::Result<PromiseRaw<'env, Consumer>> {
+    ) -> napi::Result<Eventually<'env, Consumer>> {
         let config = options.config(stream, name)?;
         let core = self.core.get().clone();
         self.core.promise(env, async move { core.consume(config).await }, Consumer::new)
@@ -216,7 +216,7 @@ impl Bridge {
         bucket: String,
         keep_ms: f64,
         lease_ms: f64,
-    ) -> napi::Result<PromiseRaw<'env, Ledger>> {
+    ) -> napi::Result<Eventually<'env, Ledger>> {
         let (keep, lease) = (millis("keepMs", keep_ms)?, millis("leaseMs", lease_ms)?);
         let core = self.core.get().clone();
         self.core.promise(env, async move { core.ledger(bucket, keep, lease).await }, Ledger::new)
@@ -224,7 +224,7 @@ impl Bridge {
 
     /// Waits at most `budget_ms` for what is outstanding, then closes.
     #[napi]
-    pub fn close<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn close<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<Eventually<'env, ()>> {
         let budget = millis("budgetMs", budget_ms)?;
         let core = self.core.get().clone();
         self.core.promise(env, async move { core.close(budget).await }, |()| ())

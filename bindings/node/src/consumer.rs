@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use napi::bindgen_prelude::{Env, PromiseRaw};
+use napi::bindgen_prelude::Env;
 use napi_derive::napi;
 use nats_bridge::{ConsumeConfig, ConsumerHandle, ConsumerState, RetryPolicy};
 use tokio::sync::Mutex;
 
 use crate::delivery::Delivery;
 use crate::errors;
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 use crate::jobs::Jobs;
 use crate::options::{count, keys, millis};
 use crate::stop::Stop;
@@ -197,7 +197,7 @@ impl Consumer {
         env: &'env Env,
         timeout_ms: Option<f64>,
         stop: Option<&Stop>,
-    ) -> napi::Result<PromiseRaw<'env, Option<Delivery>>> {
+    ) -> napi::Result<Eventually<'env, Option<Delivery>>> {
         let limit = timeout_ms.map(|ms| millis("timeoutMs", ms)).transpose()?;
         self.core
             .promise(env, next(self.core.get().clone(), limit, stop.cloned()), |delivery| delivery.map(Delivery::new))
@@ -223,7 +223,7 @@ impl Consumer {
 
     /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.
     #[napi]
-    pub fn drain<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn drain<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<Eventually<'env, ()>> {
         let budget = millis("budgetMs", budget_ms)?;
         let handle = self.handle.get().clone();
         self.handle.promise(env, async move { handle.drain(budget).await }, |()| ())

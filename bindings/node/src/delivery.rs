@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use napi::bindgen_prelude::{Buffer, Env, PromiseRaw};
+use napi::bindgen_prelude::{Buffer, Env};
 use napi_derive::napi;
 use nats_bridge::{Failure, Reason, Received};
 
 use crate::errors;
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 use crate::options::millis;
 
 /// A delivered message.
@@ -112,7 +112,7 @@ async fn retry(
 impl Delivery {
     /// Says that the message is done.
     #[napi]
-    pub fn ack<'env>(&self, env: &'env Env, confirmed: bool) -> napi::Result<PromiseRaw<'env, Settled>> {
+    pub fn ack<'env>(&self, env: &'env Env, confirmed: bool) -> napi::Result<Eventually<'env, Settled>> {
         self.core.promise(env, ack(self.take()?, confirmed), Settled::from)
     }
 
@@ -124,7 +124,7 @@ impl Delivery {
         kind: String,
         detail: String,
         delay_ms: Option<f64>,
-    ) -> napi::Result<PromiseRaw<'env, Settled>> {
+    ) -> napi::Result<Eventually<'env, Settled>> {
         let pause = delay_ms.map(|ms| millis("delayMs", ms)).transpose()?;
         self.core.promise(env, retry(self.take()?, Failure::of(kind, detail), pause), Settled::from)
     }
@@ -137,14 +137,14 @@ impl Delivery {
         reason: String,
         kind: String,
         detail: String,
-    ) -> napi::Result<PromiseRaw<'env, Settled>> {
+    ) -> napi::Result<Eventually<'env, Settled>> {
         let reason = self::reason(&reason)?;
         self.core.promise(env, self.take()?.dead_letter(reason, Failure::of(kind, detail)), Settled::from)
     }
 
     /// Gives it back to the server unsettled.
     #[napi]
-    pub fn give_back<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn give_back<'env>(&self, env: &'env Env) -> napi::Result<Eventually<'env, ()>> {
         let core = self.take()?;
         let back = async move {
             core.give_back().await;

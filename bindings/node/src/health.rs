@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use napi::bindgen_prelude::{Env, PromiseRaw};
+use napi::bindgen_prelude::Env;
 use napi_derive::napi;
 use nats_bridge_verbs::{health, metrics};
 
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 
 /// A health check.
 #[napi]
@@ -25,7 +25,7 @@ impl HealthCheck {
 impl HealthCheck {
     /// Looks; the promise resolves to what was found, as JSON.
     #[napi]
-    pub fn look<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, String>> {
+    pub fn look<'env>(&self, env: &'env Env) -> napi::Result<Eventually<'env, String>> {
         let core = self.core.get().clone();
         self.core.promise(env, async move { Ok(health::look(&core).await) }, |found| found)
     }

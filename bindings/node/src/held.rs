@@ -2,11 +2,14 @@
 
 use std::future::Future;
 
-use napi::bindgen_prelude::{Env, PromiseRaw, ToNapiValue};
+use napi::bindgen_prelude::{Either, Env, PromiseRaw, ToNapiValue};
 use nats_bridge_verbs::eager::{self, Begun};
 use tokio::runtime::Handle;
 
 use crate::errors;
+
+/// A result that is there, or the promise of it. Whoever awaits it sees no difference.
+pub type Eventually<'env, V> = Either<V, PromiseRaw<'env, V>>;
 
 /// A value of the core, and the runtime that it lives on.
 ///
@@ -39,23 +42,25 @@ impl<T> Held<T> {
         act()
     }
 
-    /// Begins `work` on this thread, and gives the promise of what `convert` makes of its result. A result that is there at
-    /// once costs no turn of the event loop; an error that is there at once is thrown.
+    /// Begins `work` on this thread, and gives what `convert` makes of its result: itself if it is there at once, which then costs
+    /// neither a promise nor a turn of the event loop, else the promise of it. An error that is there at once is thrown.
     pub fn promise<'env, R: Send + 'static, V: ToNapiValue + Send + 'static>(
         &self,
         env: &'env Env,
         work: impl Future<Output = nats_bridge::Result<R>> + Send + 'static,
         convert: impl FnOnce(R) -> V + Send + 'static,
-    ) -> napi::Result<PromiseRaw<'env, V>> {
+    ) -> napi::Result<Eventually<'env, V>> {
         let rest = {
             let _entered = self.runtime.enter();
             match eager::begin(work) {
-                Begun::Done(Ok(result)) => return PromiseRaw::resolve(env, convert(result)),
+                Begun::Done(Ok(result)) => return Ok(Either::A(convert(result))),
                 Begun::Done(Err(error)) => return Err(errors::from_core(&error)),
                 Begun::Waits(rest) => rest,
             }
         };
-        env.spawn_future(async move { rest.await.map(convert).map_err(|error| errors::from_core(&error)) })
+        let promise =
+            env.spawn_future(async move { rest.await.map(convert).map_err(|error| errors::from_core(&error)) });
+        promise.map(Either::B)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use napi::bindgen_prelude::{Env, PromiseRaw};
+use napi::bindgen_prelude::Env;
 use napi_derive::napi;
 use nats_bridge::consume::{self, Answer};
 use nats_bridge::{Failure, Received};
 
 use crate::delivery::{self, Delivery};
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 
 /// What a handler has to do, piece by piece. Collected, it drains the consumer.
 #[napi]
@@ -51,7 +51,7 @@ impl From<consume::Job> for Job {
 impl Jobs {
     /// Waits for the next piece of work; none when the consumer was drained and everything is answered.
     #[napi]
-    pub fn next<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, Option<Job>>> {
+    pub fn next<'env>(&self, env: &'env Env) -> napi::Result<Eventually<'env, Option<Job>>> {
         let core = self.core.get().clone();
         self.core.promise(env, async move { core.lock().await.next().await }, |job| job.map(Job::from))
     }

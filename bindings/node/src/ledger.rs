@@ -2,12 +2,12 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use napi::bindgen_prelude::{Env, PromiseRaw};
+use napi::bindgen_prelude::Env;
 use napi_derive::napi;
 use nats_bridge::ledger::{Begun, Entry};
 
 use crate::errors;
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 
 /// A ledger.
 #[napi]
@@ -45,7 +45,7 @@ impl From<Begun> for LedgerEntry {
 impl Ledger {
     /// Begins an id.
     #[napi]
-    pub fn begin<'env>(&self, env: &'env Env, id: String) -> napi::Result<PromiseRaw<'env, LedgerEntry>> {
+    pub fn begin<'env>(&self, env: &'env Env, id: String) -> napi::Result<Eventually<'env, LedgerEntry>> {
         let core = self.core.get().clone();
         self.core.promise(env, async move { core.begin(&id).await }, LedgerEntry::from)
     }
@@ -68,13 +68,13 @@ impl LedgerEntry {
 
     /// Says that it is done.
     #[napi]
-    pub fn done<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn done<'env>(&self, env: &'env Env) -> napi::Result<Eventually<'env, ()>> {
         self.core.promise(env, self.take()?.done(), |()| ())
     }
 
     /// Says that it was not done.
     #[napi]
-    pub fn undo<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn undo<'env>(&self, env: &'env Env) -> napi::Result<Eventually<'env, ()>> {
         self.core.promise(env, self.take()?.undo(), |()| ())
     }
 }

@@ -11,7 +11,7 @@ use napi_derive::napi;
 use crate::bridge::ConnectOptions;
 use crate::consumer::State;
 use crate::errors;
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 use crate::options::{count, millis};
 
 /// A listener for AMQP clients.
@@ -113,7 +113,7 @@ impl AmqpListener {
 impl AmqpListener {
     /// Sends clients away; the promise resolves when they are gone, or were cut after `budget_ms`.
     #[napi]
-    pub fn stop<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn stop<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<Eventually<'env, ()>> {
         let budget = millis("budgetMs", budget_ms)?;
         let core = self.core.get().clone();
         let stop = async move {

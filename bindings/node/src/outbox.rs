@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 
 use crate::bridge::Bridge;
 use crate::errors;
-use crate::held::Held;
+use crate::held::{Eventually, Held};
 use crate::publish;
 
 /// An outbox.
@@ -45,7 +45,7 @@ pub fn open_outbox(env: &Env, json: String) -> napi::Result<PromiseRaw<'_, Outbo
 impl Outbox {
     /// Publishes over this connection from now on.
     #[napi]
-    pub fn start<'env>(&self, env: &'env Env, bridge: &Bridge) -> napi::Result<PromiseRaw<'env, ()>> {
+    pub fn start<'env>(&self, env: &'env Env, bridge: &Bridge) -> napi::Result<Eventually<'env, ()>> {
         let (core, bridge) = (self.core.get().clone(), bridge.core().clone());
         self.core.promise(env, async move { core.start(&bridge).await }, |()| ())
     }
@@ -60,7 +60,7 @@ impl Outbox {
         id: Option<Either<String, bool>>,
         headers: Vec<String>,
         schema: Option<String>,
-    ) -> napi::Result<PromiseRaw<'env, Queued>> {
+    ) -> napi::Result<Eventually<'env, Queued>> {
         let message = publish::message(subject, payload, id, headers, schema)?;
         let core = self.core.get().clone();
         self.core.promise(env, async move { core.put(message).await }, Queued::from)
@@ -68,7 +68,7 @@ impl Outbox {
 
     /// Takes many, all or none: for each, subject, payload, id, headers and schema in turn.
     #[napi]
-    pub fn put_many<'env>(&self, env: &'env Env, messages: Array<'_>) -> napi::Result<PromiseRaw<'env, Vec<Queued>>> {
+    pub fn put_many<'env>(&self, env: &'env Env, messages: Array<'_>) -> napi::Result<Eventually<'env, Vec<Queued>>> {
         let messages = publish::messages(&messages)?;
         let core = self.core.get().clone();
         let put = async move { core.put_many(messages).await };

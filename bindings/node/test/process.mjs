@@ -10,10 +10,10 @@ const here = fileURLToPath(new URL(".", import.meta.url));
  * Runs a script in a process of its own; gives its exit code and what it wrote.
  *
  * @param {string} script
- * @param {string} url
+ * @param {string[]} given
  */
-export async function run(script, url) {
-  const child = spawn(process.execPath, ["--input-type=module", "--eval", script, url], { cwd: here });
+export async function run(script, ...given) {
+  const child = spawn(process.execPath, ["--expose-gc", "--input-type=module", "--eval", script, ...given], { cwd: here });
   let out = "";
   child.stdout.on("data", (bytes) => (out += String(bytes)));
   child.stderr.on("data", (bytes) => (out += String(bytes)));
