@@ -215,7 +215,8 @@ impl Writer {
 
     // A file that could not be written is closed by redb; it is opened again when something is to be written next.
     fn write(&self, changes: &[Change]) -> Result<()> {
-        if changes.is_empty() {
+        // Opened again also for those who only read it.
+        if changes.is_empty() && self.shared.store().is_some() {
             return Ok(());
         }
         let written = catch_unwind(AssertUnwindSafe(|| {
@@ -228,7 +229,7 @@ impl Writer {
                     store
                 }
             };
-            store.apply(changes)
+            if changes.is_empty() { Ok(()) } else { store.apply(changes) }
         }));
         let written = written.unwrap_or_else(|_| {
             let why = "the file's contents contradict each other";
