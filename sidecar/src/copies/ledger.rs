@@ -26,8 +26,8 @@ pub struct Ledger {
     removed: Remembered,
     /// Ids below it are over.
     over: u128,
-    /// Copies that are in the store.
-    stored: u64,
+    /// Copies that are in the store. One that comes out before the store has confirmed it is counted late.
+    stored: i64,
 }
 
 /// A set with a bound; the oldest goes first.
@@ -90,7 +90,7 @@ impl Ledger {
     pub fn attached(&mut self, stored: u64) {
         self.window.clear();
         self.places.clear();
-        self.stored = stored;
+        self.stored = i64::try_from(stored).unwrap_or(i64::MAX);
     }
 
     /// A copy was put into the store.
@@ -100,20 +100,20 @@ impl Ledger {
 
     /// How many copies the store holds.
     pub fn copies(&self) -> u64 {
-        self.stored
+        u64::try_from(self.stored).unwrap_or(0)
     }
 
     /// Settlements whose copies are still in the store.
     pub fn lag(&self) -> u64 {
         // Of a message that never had a copy nothing will come.
-        (self.settled.ids.len() as u64).min(self.stored)
+        (self.settled.ids.len() as u64).min(self.copies())
     }
 
     /// A copy came out of the store: whether it is to be removed.
     pub fn arrived(&mut self, place: Place, id: u128) -> bool {
         if self.places.contains_key(&id) {
             // A second copy of it: the first one stays.
-            self.stored = self.stored.saturating_sub(1);
+            self.stored -= 1;
             return true;
         }
         if self.is_over(id) {
@@ -173,7 +173,7 @@ impl Ledger {
 
     /// What was put back is in the store twice until it is removed here.
     pub fn turned(&mut self) {
-        self.stored = self.stored.saturating_sub(1);
+        self.stored -= 1;
     }
 
     /// Of what the store holds: what is replayed, each message once, in the order in which it was published. `open` are those whose
@@ -196,7 +196,7 @@ impl Ledger {
     }
 
     fn forget(&mut self, id: u128) {
-        self.stored = self.stored.saturating_sub(1);
+        self.stored -= 1;
         self.removed.insert(id, Self::REMOVED_MOST);
     }
 }

@@ -227,6 +227,15 @@ fn what_is_not_settled_is_replayed_once_in_order_whatever_is_lost_on_the_way() {
 }
 
 #[test]
+fn a_copy_that_comes_out_before_it_is_confirmed_is_counted_once() {
+    let mut ledger = Ledger::default();
+    assert_eq!(ledger.settled(1), None);
+    assert!(ledger.arrived(7, 1));
+    ledger.stored();
+    assert_eq!((ledger.copies(), ledger.lag()), (0, 0));
+}
+
+#[test]
 fn each_broken_promise_is_found() {
     for broken in
         [Broken::SettledEarly, Broken::WindowOnly, Broken::ReplayedTwice, Broken::NotInOrder, Broken::BothRemoved]
