@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::control_api::{ParityCounts, Phase, Weight};
+use crate::control_api::{GIVEN_UP, ParityCounts, Phase, Weight};
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -320,7 +320,11 @@ fn state(evidence: &Evidence, found: &mut Found) {
         found.add(Block, "rolled_back", format!("the sidecar has rolled back by itself: {why}"), fix, []);
     }
     for (code, name, side) in [("rabbit_down", "RabbitMQ", &evidence.rabbit), ("nats_down", "NATS", &evidence.nats)] {
-        if !side.connected {
+        if side.error.as_deref() == Some(GIVEN_UP) {
+            let text = format!("{name} was given up by a failover");
+            let fix = "give NATS an empty store and start the sidecar anew; then `nats-bridge shadow`";
+            found.add(Block, "given_up", text, fix, []);
+        } else if !side.connected {
             let why = side.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
             let fix = "start it, or mend the way to it; `nats-bridge status` shows when it answers";
             found.add(Block, code, format!("{name} does not answer{why}"), fix, []);

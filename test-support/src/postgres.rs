@@ -104,6 +104,7 @@ impl Postgres {
     fn spawn(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
+            let before = self.log().len();
             let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log"));
             let log = log.map_err(|e| format!("cannot open the log: {e}"))?;
             let mut command = self.command("postgres");
@@ -124,7 +125,7 @@ impl Postgres {
                     return Ok(());
                 }
                 // Killed before, its own processes may not have noticed yet.
-                Err(_) if Instant::now() < deadline && self.log().trim_end().ends_with("are still in use.") => {
+                Err(_) if Instant::now() < deadline && is_in_use(&self.log(), before) => {
                     std::thread::sleep(Duration::from_millis(50));
                 }
                 Err(why) => {
@@ -235,6 +236,11 @@ fn release(watchdog: Option<Child>) {
         let _ = watchdog.kill();
         let _ = watchdog.wait();
     }
+}
+
+/// Whether a start said, in what was logged after `before`, that a server that was killed has not quite gone.
+fn is_in_use(log: &str, before: usize) -> bool {
+    log.get(before..).is_some_and(|said| said.contains("still in use"))
 }
 
 #[cfg(test)]

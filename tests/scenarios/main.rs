@@ -28,6 +28,7 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    chaos: "chaos.json";
     dead_letter: "dead-letter.json";
     dedup: "dedup.json";
     drain: "drain.json";

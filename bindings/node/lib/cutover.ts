@@ -106,6 +106,22 @@ export interface Faults {
   readonly duplicated: number;
 }
 
+/** How it stands with the copies on RabbitMQ of what JetStream owns. */
+export interface StandbyStatus {
+  /** Copies that RabbitMQ holds. */
+  readonly copies: number;
+  /** Of them, those whose message is settled and which are not removed yet. */
+  readonly lag: number;
+  /** Messages without a copy that JetStream may still hold; at most 100 000 are known. */
+  readonly noCopy: number;
+  /** Messages that were confirmed without a copy since the sidecar started. */
+  readonly noCopyTotal: number;
+  /** Why, and how many. */
+  readonly noCopyBy: Readonly<Record<string, number>>;
+  /** Whether RabbitMQ takes no copies now. */
+  readonly away: boolean;
+}
+
 /** Where the cutover stands. */
 export interface CutoverStatus {
   readonly phase: Phase;
@@ -137,6 +153,8 @@ export interface CutoverStatus {
   readonly standbyLag: number;
   /** What is wrong in messages that JetStream owns, since it last owned nothing. */
   readonly faults: Faults;
+  /** The copies on RabbitMQ of what JetStream owns; none where none are kept. */
+  readonly standby?: StandbyStatus;
   /** Why the sidecar has rolled back by itself, if that was the last thing that happened. */
   readonly rolledBack?: string;
 }

@@ -36,6 +36,7 @@ export type {
   Phase,
   QueueParity,
   QueueStatus,
+  StandbyStatus,
   Unmapped,
   Verdict,
 } from "./cutover.js";

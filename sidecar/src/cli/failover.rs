@@ -39,7 +39,7 @@ pub struct FailoverArgs {
 pub enum Lost {
     /// NATS: RabbitMQ gets everything.
     Nats,
-    /// RabbitMQ: NATS gets everything.
+    /// RabbitMQ. Refused as yet: what it owns has no copy on NATS.
     Rabbit,
 }
 

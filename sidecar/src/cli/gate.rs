@@ -5,12 +5,12 @@ use std::fmt::Write;
 use clap::Args;
 
 use super::{Control, Failure, request};
-use crate::control_api::{Reason, Severity, Verdict};
+use crate::control_api::{Phase, Reason, Severity, Verdict};
 
 /// Arguments of `gate`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  nats-bridge gate && nats-bridge weight 25\n\nExit codes: 0 yes, 1 no, 2 no sidecar answers."
+    after_help = "Example:\n  nats-bridge gate && nats-bridge weight 25\n\nExit codes: 0 yes, or the move is done, 1 no, 2 no sidecar answers."
 )]
 pub struct GateArgs {
     /// The sidecar to talk to.
@@ -29,18 +29,24 @@ pub async fn run(args: GateArgs) -> Result<(), Failure> {
     } else {
         request::print(&text(&verdict));
     }
-    if verdict.may_go_on { Ok(()) } else { Err(Failure::refused("the gate says no")) }
+    let is_done = verdict.phase == Phase::Native;
+    if verdict.may_go_on || is_done { Ok(()) } else { Err(Failure::refused("the gate says no")) }
 }
 
 fn text(verdict: &Verdict) -> String {
-    let answer = if verdict.may_go_on { "yes" } else { "NO" };
+    let answer = match verdict.phase {
+        Phase::Native => "the move is done",
+        _ if verdict.may_go_on => "yes",
+        _ => "NO",
+    };
     let mut out = format!("may I go on?  {answer}\n");
     let Verdict { phase, weight_percent, .. } = verdict;
     let _ = writeln!(out, "now:          {phase}, {weight_percent} % of the ordering keys are owned by nats");
     if let Some(next) = &verdict.next {
         let _ = writeln!(out, "next:         {next}");
     }
-    if !verdict.reasons.is_empty() {
+    // After it there is only that nothing is left to do.
+    if !verdict.reasons.is_empty() && verdict.phase != Phase::Native {
         let _ = write!(out, "\n{}", reasons(&verdict.reasons));
     }
     out
@@ -65,7 +71,7 @@ pub(super) fn reasons(reasons: &[Reason]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control_api::{Phase, Weight};
+    use crate::control_api::Weight;
 
     #[test]
     fn the_answer_comes_first_and_each_reason_says_what_to_do() {
@@ -98,5 +104,9 @@ wait   too_soon  in force for 1 s
                  -> do this
 ";
         assert_eq!(text(&verdict), expected);
+        let done = Verdict { phase: Phase::Native, weight_percent: Weight::ALL, next: None, ..verdict };
+        let expected =
+            "may I go on?  the move is done\nnow:          native, 100 % of the ordering keys are owned by nats\n";
+        assert_eq!(text(&done), expected);
     }
 }

@@ -21,7 +21,8 @@ impl Cutover {
         let mut queues: Vec<QueueName> = self.shared.order().fences.queues().cloned().collect();
         queues.sort();
         let native = saved.phase == Phase::Native;
-        let (rabbit_ready, nats_ready) = tokio::join!(
+        // At once: a broker that does not answer must not use up the other one's time.
+        let (rabbit_ready, nats_ready, mut rabbit, mut nats) = tokio::join!(
             async {
                 if native { vec![None; queues.len()] } else { self.depths(&queues, Side::Rabbit, deadline).await }
             },
@@ -32,6 +33,8 @@ impl Cutover {
                     self.depths(&queues, Side::Nats, deadline).await
                 }
             },
+            self.side(Side::Rabbit, 0, deadline),
+            self.side(Side::Nats, 0, deadline),
         );
         let mut unsettled = [0, 0];
         let mut statuses = Vec::with_capacity(queues.len());
@@ -52,10 +55,7 @@ impl Cutover {
                 fence: view.fence,
             });
         }
-        let (rabbit, nats) = tokio::join!(
-            self.side(Side::Rabbit, unsettled[0], deadline),
-            self.side(Side::Nats, unsettled[1], deadline)
-        );
+        (rabbit.unsettled, nats.unsettled) = (unsettled[0], unsettled[1]);
         Status {
             phase: saved.phase,
             weight_percent: saved.weight_percent,

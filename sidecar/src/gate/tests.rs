@@ -87,6 +87,13 @@ fn when_all_is_well_the_answer_is_yes_and_names_the_next_step() {
 }
 
 #[test]
+fn a_nats_that_was_given_up_is_not_one_to_start_again() {
+    let good = good(Phase::Observe);
+    let nats = SideEvidence { connected: false, error: Some(GIVEN_UP.to_owned()), ..good.nats.clone() };
+    only(&Evidence { nats, ..good }, "given_up", Severity::Block);
+}
+
+#[test]
 fn no_data_is_not_parity() {
     let nothing = Evidence { parity: ParityCounts::default(), ..good(Phase::Shadow) };
     only(&nothing, "too_few", Severity::Wait);

@@ -148,6 +148,19 @@ async fn publish(channel: &Channel, exchange: &str) -> String {
     }
 }
 
+/// What is said to a message of `user`.
+async fn publish_as(connection: &Connection, user: &str) -> String {
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("selected");
+    let properties = BasicProperties::default().with_user_id(user.into());
+    let published =
+        channel.basic_publish("".into(), "their.q".into(), BasicPublishOptions::default(), b"x", properties).await;
+    match published {
+        Ok(confirm) => said(confirm.await),
+        Err(error) => error.to_string(),
+    }
+}
+
 /// What a client is told that does one thing after another, each on a channel of its own.
 async fn transcript(connection: &Connection) -> Vec<String> {
     let mut told = Vec::new();
@@ -239,6 +252,10 @@ async fn what_a_user_may_not_do_is_refused_in_rabbitmqs_words() {
         assert_eq!(api.send("PUT", "/permissions/acl-amqp/acl-limited", more).0, 204);
         let channel = limited.create_channel().await.expect("a channel");
         steps.push(said(channel.queue_purge("their.q".into(), QueuePurgeOptions::default()).await));
+        steps.push(publish_as(&limited, "guest").await);
+        api.send("PUT", "/users/acl-limited", json!({ "password": "p", "tags": "impersonator" }));
+        let impersonator = open("acl-limited:p", "acl-amqp").await.expect("connected");
+        steps.push(publish_as(&impersonator, "guest").await);
         assert_eq!(api.send("DELETE", "/users/acl-limited", Value::Null).0, 204);
         eventually("the client has heard", || !limited.status().connected());
         assert!(open("acl-limited:p", "acl-amqp").await.is_err());

@@ -427,7 +427,7 @@ impl LinkActor {
             &message.properties,
             message.exchange.as_str(),
             message.routing_key.as_str(),
-            Some(&self.access.user),
+            self.access.must_be(),
             &mut self.route,
         )?;
         self.replies.deliver(message);

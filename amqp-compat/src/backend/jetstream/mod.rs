@@ -184,9 +184,7 @@ impl Backend for JetStreamBackend {
         let known = self.config.behind_rabbitmq
             || match &login.certificate {
                 Some(name) => self.users.get(name).is_some(),
-                None => self.users.get(&login.user).is_some_and(|account| {
-                    account.password.as_ref().is_some_and(|password| password.is(&login.password))
-                }),
+                None => self.users.get(&login.user).is_some_and(|account| account.is_password(&login.password)),
             };
         if known {
             return Ok(());

@@ -182,6 +182,8 @@ pub(crate) struct Access {
     changes: watch::Receiver<u64>,
     /// `None` for everything.
     permission: Option<Permission>,
+    /// Whether it may publish in the name of others (RabbitMQ's tag `impersonator`).
+    impersonates: bool,
 }
 
 impl Access {
@@ -197,10 +199,12 @@ impl Access {
     ) -> Result<Self, AmqpError> {
         let changes = users.changes.subscribe();
         let users = (!config.behind_rabbitmq).then(|| users.clone());
-        let mut access = Self { user: user.to_owned(), vhost: vhost.clone(), users, changes, permission: None };
+        let mut access =
+            Self { user: user.to_owned(), vhost: vhost.clone(), users, changes, permission: None, impersonates: false };
         if let Some(users) = &access.users {
             let account = users.get(user).ok_or_else(|| access.user_is_deleted())?;
             access.permission = restricted(access::may_open(&account, vhost)?);
+            access.impersonates = account.is("impersonator");
         }
         Ok(access)
     }
@@ -221,7 +225,13 @@ impl Access {
         let account = users.get(&self.user).ok_or_else(|| self.user_is_deleted())?;
         let permission = account.permission(&self.vhost).or_else(|| Permission::new("", "", "").ok());
         self.permission = permission.and_then(restricted);
+        self.impersonates = account.is("impersonator");
         Ok(())
+    }
+
+    /// The user that a publish's `user_id` has to name; `None` for any.
+    pub(crate) fn must_be(&self) -> Option<&str> {
+        (!self.impersonates).then_some(&self.user)
     }
 
     /// Whether there is anything that it may not do.

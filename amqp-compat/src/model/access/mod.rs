@@ -42,6 +42,14 @@ impl Account {
         }
     }
 
+    /// Whether it logs in with this. One that the gateway was started with may have an empty password.
+    pub fn is_password(&self, sent: &str) -> bool {
+        match &self.password {
+            Some(password) => password.is(sent),
+            None => self.fixed && sent.is_empty(),
+        }
+    }
+
     /// Nobody: may do nothing.
     pub fn nobody() -> Self {
         Self { name: String::new(), password: None, tags: Vec::new(), permissions: BTreeMap::new(), fixed: false }

@@ -17,6 +17,7 @@ from .cutover import (
     Phase,
     QueueParity,
     QueueStatus,
+    StandbyStatus,
     Unmapped,
     Verdict,
 )
@@ -158,6 +159,7 @@ __all__ = [
     "Settled",
     "Sidecar",
     "SidecarOptions",
+    "StandbyStatus",
     "Stats",
     "StreamOptions",
     "Timeout",

@@ -174,6 +174,24 @@ class Faults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyStatus:
+    """How it stands with the copies on RabbitMQ of what JetStream owns."""
+
+    copies: int
+    """Copies that RabbitMQ holds."""
+    lag: int
+    """Of them, those whose message is settled and which are not removed yet."""
+    no_copy: int
+    """Messages without a copy that JetStream may still hold; at most 100 000 are known."""
+    no_copy_total: int
+    """Messages that were confirmed without a copy since the sidecar started."""
+    no_copy_by: dict[str, int]
+    """Why, and how many."""
+    away: bool
+    """Whether RabbitMQ takes no copies now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CutoverStatus:
     """Where the cutover stands."""
 
@@ -209,6 +227,8 @@ class CutoverStatus:
     """Copies that nothing has been compared with yet."""
     faults: Faults
     """What is wrong in messages that JetStream owns, since it last owned nothing."""
+    standby: StandbyStatus | None = None
+    """The copies on RabbitMQ of what JetStream owns; ``None`` where none are kept."""
     rolled_back: str | None = None
     """Why the sidecar has rolled back by itself, if that was the last thing that happened."""
 
@@ -308,6 +328,7 @@ def read_status(answer: str) -> CutoverStatus:
         parity.append(
             QueueParity(vhost=vhost, queue=name, counts=counts, unverified_by=unverified_by, samples=samples)
         )
+    standby = given.pop("standby", None)
     return CutoverStatus(
         rabbit=BrokerStatus(**sides["rabbit"]),
         nats=BrokerStatus(**sides["nats"]),
@@ -316,6 +337,7 @@ def read_status(answer: str) -> CutoverStatus:
         unmapped=[Unmapped(**unmapped) for unmapped in given.pop("unmapped")],
         warnings=[CutoverWarning(**warning) for warning in given.pop("warnings")],
         faults=Faults(**given.pop("faults")),
+        standby=None if standby is None else StandbyStatus(**standby),
         **given,
     )
 

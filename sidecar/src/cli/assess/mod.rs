@@ -101,7 +101,7 @@ fn next(args: &AssessArgs, input: &Input, assessment: &Assessment) -> String {
         ),
         (true, Way::Serve) => {
             format!(
-                "nats-bridge serve --nats {nats} --user NAME:PASSWORD{}",
+                "nats-bridge serve --nats {nats} --management 127.0.0.1:15672 --user NAME:PASSWORD{}",
                 vhost_flags(input.inventory.vhosts.keys())
             )
         }

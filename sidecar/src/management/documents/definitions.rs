@@ -358,8 +358,9 @@ impl Plan {
             None => self.users.push((name.to_owned(), asked)),
             Some(given) if asked.is_password_of(given) => {}
             Some(_) => self.refused.push(format!(
-                "user '{name}': serve is started with it and with another password; leave it out of --user and \
-                 --user-file, or out of the document"
+                "user '{name}': serve is started with it and with another password; give --user and --user-file \
+                 others, such as an administrator of your own (without any, serve has guest:guest), or leave it out of \
+                 the document"
             )),
         }
         Ok(())
