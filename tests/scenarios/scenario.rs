@@ -250,11 +250,24 @@ impl World {
                     other => panic!("{step}: {other:?}"),
                 }));
             }
-            "kill_server" => self.server.kill_9(),
-            "start_server" => self.server.restart(),
+            "kill_server" => {
+                self.server.kill_9();
+                self.until_connected(false).await;
+            }
+            "start_server" => {
+                self.server.restart();
+                self.until_connected(true).await;
+            }
             _ => return super::letters::act(&self.bridge, self.keys.path(), &verb, step).await,
         }
         Ok(Value::Null)
+    }
+
+    /// Waits until the client has noticed. A request that is written to a socket of a killed server is lost, and waited for in vain.
+    async fn until_connected(&self, connected: bool) {
+        let mut connection = self.bridge.connection();
+        let noticed = tokio::time::timeout(PATIENCE, connection.wait_for(|now| now.connected == connected)).await;
+        assert!(noticed.is_ok_and(|now| now.is_ok()), "the client has not noticed");
     }
 
     fn keys(&self, name: &Value) -> Result<Option<Keys>> {
