@@ -155,9 +155,7 @@ impl Bridge {
         json: String,
     ) -> PyResult<u64> {
         let work = nats_bridge_verbs::ask(self.core.get()?.clone(), verb, json, || true);
-        completions.start(future, work, |py, answer| {
-            Ok(answer.map_err(|e| errors::from_fault(&e))?.into_pyobject(py)?.into_any().unbind())
-        })
+        completions.start_ask(future, work)
     }
 
     /// The connection as it is now, as JSON.

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use nats_bridge_verbs::Fault;
 use nats_bridge_verbs::eager::Begun;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
@@ -103,6 +104,17 @@ impl Completions {
         });
         lock(&self.waiting).insert(token, Waiting { future: future.unbind(), task });
         Ok(token)
+    }
+
+    /// As [`Completions::start`], for a verb whose answer is JSON.
+    pub fn start_ask(
+        &self,
+        future: Bound<'_, PyAny>,
+        work: impl Future<Output = Result<String, Fault>> + Send + 'static,
+    ) -> PyResult<u64> {
+        self.start(future, work, |py, answer| {
+            Ok(answer.map_err(|e| errors::from_fault(&e))?.into_pyobject(py)?.into_any().unbind())
+        })
     }
 }
 

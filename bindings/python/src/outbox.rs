@@ -136,9 +136,7 @@ impl Outbox {
         json: String,
     ) -> PyResult<u64> {
         let work = nats_bridge_verbs::outbox::ask(self.core.get()?.clone(), verb, json);
-        completions.start(future, work, |py, answer| {
-            Ok(answer.map_err(|e| errors::from_fault(&e))?.into_pyobject(py)?.into_any().unbind())
-        })
+        completions.start_ask(future, work)
     }
 
     /// What it holds, as JSON.

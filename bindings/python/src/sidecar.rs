@@ -74,8 +74,6 @@ impl Sidecar {
         json: String,
     ) -> PyResult<u64> {
         let work = verbs::ask(self.core.get()?.control(), verb, json);
-        completions.start(future, work, |py, answer| {
-            Ok(answer.map_err(|e| errors::from_fault(&e))?.into_pyobject(py)?.into_any().unbind())
-        })
+        completions.start_ask(future, work)
     }
 }

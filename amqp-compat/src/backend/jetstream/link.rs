@@ -19,14 +19,14 @@ use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
 use super::users::Access;
-use super::vhost::{VhostRuntime, made_up_name, not_shared};
+use super::vhost::{VhostRuntime, not_shared};
 use crate::backend::reply_to::{self, ReplyConsumers};
 use crate::backend::{
     ChannelId, Command, Consume, DeliveryId, Event, LINK_CAPACITY, Link, Message, Outcome, Publish, PublishOutcome,
     Reply, Topology,
 };
 use crate::error::{AmqpError, ReplyCode};
-use crate::model::access::{Right, Thing, of_topology};
+use crate::model::access::{Right, Thing};
 use crate::model::consumer::ConsumerArguments;
 use crate::model::dead_letter::split_bcc;
 use crate::model::queue::{Owner, QueueKind, display};
@@ -351,27 +351,13 @@ impl LinkActor {
                 return reply;
             }
         }
-        self.check_topology(&request)?;
+        self.access.check_topology(&self.vhost, &request)?;
         let (reply, cancelled) = match &self.vhost.config.gateways {
             Some(gateways) => gateways.change(&self.vhost, request, self.owner).await?,
             None => self.vhost.change(request, self.owner).await?,
         };
         self.cancelled.extend(cancelled);
         Ok(reply)
-    }
-
-    fn check_topology(&self, request: &Topology) -> Result<(), AmqpError> {
-        if !self.access.is_restricted() {
-            return Ok(());
-        }
-        // Only its beginning is known to anybody.
-        let named = made_up_name();
-        let is_there = |thing, name: &str| match thing {
-            Thing::Exchange => self.vhost.state().model.exchange(name).is_some(),
-            Thing::Queue => self.vhost.state().model.queue_slot(name).is_some(),
-        };
-        let needs = of_topology(request, &named, is_there);
-        needs.into_iter().try_for_each(|(right, thing, name)| self.access.check(right, thing, name))
     }
 
     async fn publish(&mut self, publish: Publish) {

@@ -16,6 +16,8 @@ use tokio::sync::{Mutex, watch};
 use super::JetStreamBackend;
 use super::bucket::{is_there, open_bucket};
 use super::config::{JetStreamConfig, User};
+use super::vhost::{VhostRuntime, made_up_name};
+use crate::backend::Topology;
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::name;
 use crate::model::access::{self, Account, Hashing, Password, Permission, Right, Thing};
@@ -234,11 +236,6 @@ impl Access {
         (!self.impersonates).then_some(&self.user)
     }
 
-    /// Whether there is anything that it may not do.
-    pub(crate) fn is_restricted(&self) -> bool {
-        self.permission.is_some()
-    }
-
     /// Refuses what the user may not do.
     ///
     /// # Errors
@@ -248,6 +245,24 @@ impl Access {
             None => Ok(()),
             Some(permission) => permission.check(right, thing, name, (&self.user, &self.vhost)),
         }
+    }
+
+    /// Refuses a change of exchanges, queues or bindings that the user may not make.
+    ///
+    /// # Errors
+    /// `AccessRefused`, with RabbitMQ's text.
+    pub(super) fn check_topology(&self, vhost: &VhostRuntime, request: &Topology) -> Result<(), AmqpError> {
+        if self.permission.is_none() {
+            return Ok(());
+        }
+        // Only its beginning is known to anybody.
+        let named = made_up_name();
+        let is_there = |thing, name: &str| match thing {
+            Thing::Exchange => vhost.state().model.exchange(name).is_some(),
+            Thing::Queue => vhost.state().model.queue_slot(name).is_some(),
+        };
+        let needs = access::of_topology(request, &named, is_there);
+        needs.into_iter().try_for_each(|(right, thing, name)| self.check(right, thing, name))
     }
 
     fn user_is_deleted(&self) -> AmqpError {

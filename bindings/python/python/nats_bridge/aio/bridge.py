@@ -64,11 +64,7 @@ class connect:
 
     async def _connect(self) -> "Bridge":
         mailbox = Mailbox()
-        try:
-            native = await mailbox.wait(NativeBridge.connect_start, self._servers, self._options)
-        except BaseException:
-            mailbox.close()
-            raise
+        native = await mailbox.wait_or_close(NativeBridge.connect_start, self._servers, self._options)
         return Bridge(native, mailbox)
 
 

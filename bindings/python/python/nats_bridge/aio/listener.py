@@ -32,11 +32,8 @@ class AmqpListener(ListenerFacts):
         if self._mailbox is not None:
             raise started_before()
         self._mailbox = Mailbox()
-        try:
-            self._native = await self._mailbox.wait(NativeListener.start_start, self._servers, self._options)
-        except BaseException:
-            self._mailbox.close()
-            raise
+        start = self._mailbox.wait_or_close(NativeListener.start_start, self._servers, self._options)
+        self._native = await start
         return self
 
     async def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:

@@ -31,6 +31,16 @@ class Mailbox:
         """Starts a call of the core and waits for its result. Cancelled, it stops the call."""
         return await self.wait_or(lambda _: None, start, *args, **names)
 
+    async def wait_or_close(
+        self, start: Callable[Concatenate[Completions, "Future[T]", P], int], *args: P.args, **names: P.kwargs
+    ) -> T:
+        """As `wait`, for what the mailbox is made for: if that fails, it leaves the event loop."""
+        try:
+            return await self.wait(start, *args, **names)
+        except BaseException:
+            self.close()
+            raise
+
     async def wait_or(
         self,
         give_back: Callable[[T], None],

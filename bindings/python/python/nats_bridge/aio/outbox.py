@@ -41,11 +41,7 @@ class open_outbox:
 
     async def _open(self) -> "Outbox":
         mailbox = Mailbox()
-        try:
-            native = await mailbox.wait(NativeOutbox.open_start, self._settings)
-        except BaseException:
-            mailbox.close()
-            raise
+        native = await mailbox.wait_or_close(NativeOutbox.open_start, self._settings)
         return Outbox(native, mailbox)
 
 

@@ -45,12 +45,8 @@ class Sidecar(SidecarFacts):
         if self._mailbox is not None:
             raise started_before()
         self._mailbox = Mailbox()
-        try:
-            start = self._mailbox.wait(NativeSidecar.start_start, self._servers, self._connect, self._given)
-            self._sidecar = await start
-        except BaseException:
-            self._mailbox.close()
-            raise
+        start = self._mailbox.wait_or_close(NativeSidecar.start_start, self._servers, self._connect, self._given)
+        self._sidecar = await start
         self._native = self._sidecar.listener
         return self
 
