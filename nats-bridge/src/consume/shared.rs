@@ -400,7 +400,8 @@ impl Shared {
     }
 
     async fn hand_over_until_it_is_stored(self: Arc<Self>, mut received: Received, token: Token, mut why: Remembered) {
-        let pauses = RetryPolicy { max_pause: Duration::from_secs(15), ..RetryPolicy::default() };
+        // Short: whoever waits for another leader of the dead-letter stream is to hear of it soon.
+        let pauses = RetryPolicy { max_pause: Duration::from_secs(2), ..RetryPolicy::default() };
         for attempt in 1.. {
             let pause = pauses.full_pause(attempt).mul_f64(0.5 + 0.5 * rand::random::<f64>());
             tokio::select! {

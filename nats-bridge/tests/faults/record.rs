@@ -37,6 +37,13 @@ pub struct Handled {
     pub settled: Option<Result<Settled, String>>,
 }
 
+impl Handled {
+    /// The SDK has taken its ack.
+    pub fn acked(&self) -> bool {
+        self.did == Did::Acked && matches!(self.settled, Some(Ok(_)))
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Did {
     Acked,
@@ -91,5 +98,12 @@ impl Record {
         if worker == self.worker() {
             all[place].settled = Some(settled.map_err(|e| e.to_string()));
         }
+    }
+
+    /// Whether every settlement of the worker that lives on has ended.
+    pub fn all_settled(&self) -> bool {
+        let (all, worker) = (self.handled.lock().unwrap(), self.worker());
+        let mut of_it = all.iter().filter(|one| one.worker == worker && one.did != Did::Dropped);
+        of_it.all(|one| one.settled.is_some())
     }
 }

@@ -7,7 +7,10 @@ use nats_bridge::{
     Bridge, Config, ConsumeConfig, Consumer, Delivery, Failure, Message, PublishConfig, Retention, RetryPolicy,
     StreamSpec,
 };
+use test_support::eventually::eventually_some;
+use test_support::fault_proxy::FaultProxy;
 use test_support::random::Random;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::places::{Places, Proxies};
 use crate::record::{Did, Handled, Record};
@@ -50,10 +53,11 @@ pub async fn run(seed: u64, places: Places) -> Result<Figures, Vec<String>> {
     let publisher = Arc::new(Proxies::start(&places, seed).await);
 
     let publishing = tokio::spawn(publish(seed, publisher.urls(), record.clone()));
-    let workers = || worker(seed, places.clone(), record.clone());
+    let workers = || Worker::start(seed, places.clone(), record.clone());
     // When it is killed, 2.10 may forget what was delivered and not acked, and never delivers it again.
     let gently = observer.server_version().starts_with("2.10.");
-    storm::rage(seed, places.clone(), gently, publisher.clone(), workers, record.clone()).await;
+    let letters = letters(places.replicas());
+    let _worker = storm::rage(seed, &places, gently, &publisher, workers, &record, &Letters(&observer, letters)).await;
     publishing.await.unwrap();
     verdict::wait_until_nothing_is_left(&observer, retention).await?;
     verdict::judge(seed, &observer, retention, &record).await
@@ -74,9 +78,7 @@ async fn observe(places: &Places, retention: Retention) -> Bridge {
         max_age: Some(Duration::from_secs(3600)),
         ..StreamSpec::new("ORDERS", ["orders.>"])
     };
-    let letters =
-        StreamSpec { replicas: places.replicas(), max_bytes: Some(64 << 20), ..StreamSpec::dead_letters_of("ORDERS") };
-    for spec in [orders, letters] {
+    for spec in [orders, letters(places.replicas())] {
         let end = Instant::now() + Duration::from_secs(60);
         while let Err(error) = bridge.ensure_stream(&spec).await {
             assert!(Instant::now() < end, "{error}");
@@ -84,6 +86,26 @@ async fn observe(places: &Places, retention: Retention) -> Bridge {
         }
     }
     bridge
+}
+
+fn letters(replicas: u8) -> StreamSpec {
+    StreamSpec { replicas, max_bytes: Some(64 << 20), ..StreamSpec::dead_letters_of("ORDERS") }
+}
+
+/// The dead-letter stream, which a storm may fill up.
+pub struct Letters<'a>(&'a Bridge, StreamSpec);
+
+impl Letters<'_> {
+    /// It takes nothing more from now on; false when no server could be told so.
+    pub async fn full(&self) -> bool {
+        let full = StreamSpec { max_messages: Some(1), ..self.1.clone() };
+        self.0.ensure_stream(&full).await.is_ok()
+    }
+
+    /// It has room again.
+    pub async fn empty(&self) {
+        eventually_some("room for dead letters", || async { self.0.ensure_stream(&self.1).await.ok() }).await;
+    }
 }
 
 async fn connect(urls: Vec<String>) -> Bridge {
@@ -95,7 +117,7 @@ async fn connect(urls: Vec<String>) -> Bridge {
         publish: PublishConfig {
             ack_wait: Duration::from_millis(700),
             attempts: 100,
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_secs(100),
             no_stream_wait: Duration::from_secs(30),
             max_in_flight: 40,
             ..PublishConfig::default()
@@ -143,31 +165,49 @@ pub fn retry() -> RetryPolicy {
     }
 }
 
-// A worker process: its own connection behind proxies of its own.
-async fn worker(seed: u64, places: Places, record: Arc<Record>) -> Arc<Proxies> {
-    let generation = record.worker();
-    let proxies = Arc::new(Proxies::start(&places, seed ^ (generation << 32)).await);
-    let (urls, kept) = (proxies.urls(), proxies.clone());
-    tokio::spawn(async move {
-        // The proxies live as long as the worker.
-        let _kept = kept;
-        let bridge = connect(urls).await;
-        let config = ConsumeConfig {
-            retry: retry(),
-            ack_wait: Duration::from_secs(2),
-            max_messages: 24,
-            heartbeat: Duration::from_millis(300),
-            stalled_after: Duration::from_secs(2),
-            ..ConsumeConfig::new("ORDERS", "billing")
-        };
-        while record.worker() == generation {
-            match bridge.consume(config.clone()).await {
-                Ok(consumer) => return work(seed, generation, consumer, record).await,
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+/// A worker process: a runtime of its own, which ends at once with all that it did, and its own connection behind proxies of
+/// its own.
+pub struct Worker {
+    pub proxies: Arc<Proxies>,
+    runtime: Option<Runtime>,
+}
+
+impl Worker {
+    async fn start(seed: u64, places: Places, record: Arc<Record>) -> Worker {
+        let generation = record.worker();
+        let proxies = Arc::new(Proxies::start(&places, seed ^ (generation << 32)).await);
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(consume(seed, generation, proxies.urls(), record));
+        Worker { proxies, runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // First what it has sent and what is on its way, so that no last word of its tasks is heard.
+        self.proxies.each(FaultProxy::shut);
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
-    });
-    proxies
+    }
+}
+
+async fn consume(seed: u64, generation: u64, urls: Vec<String>, record: Arc<Record>) {
+    let bridge = connect(urls).await;
+    let config = ConsumeConfig {
+        retry: retry(),
+        ack_wait: Duration::from_secs(2),
+        max_messages: 24,
+        heartbeat: Duration::from_millis(300),
+        stalled_after: Duration::from_secs(2),
+        ..ConsumeConfig::new("ORDERS", "billing")
+    };
+    while record.worker() == generation {
+        match bridge.consume(config.clone()).await {
+            Ok(consumer) => return work(seed, generation, consumer, record).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
 }
 
 async fn work(seed: u64, worker: u64, mut consumer: Consumer, record: Arc<Record>) {
@@ -180,7 +220,6 @@ async fn work(seed: u64, worker: u64, mut consumer: Consumer, record: Arc<Record
             Err(_) => {}
         }
     }
-    // What vanished does not drain either: nothing of it reaches the server any more.
 }
 
 async fn handle(seed: u64, worker: u64, delivery: Delivery, record: Arc<Record>) {

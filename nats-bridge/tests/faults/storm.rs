@@ -3,34 +3,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use test_support::fault_proxy::Weather;
+use test_support::fault_proxy::{FaultProxy, Weather};
 use test_support::random::Random;
 
 use crate::places::{Places, Proxies};
 use crate::record::Record;
+use crate::run::{Letters, Worker};
 
 /// How many faults a storm has.
 const FAULTS: u64 = 8;
 
-/// Lets faults happen, one after the other, and leaves calm weather.
+/// Lets faults happen, one after the other, and leaves calm weather and the last worker.
 ///
 /// `gently`: a server that goes is stopped and not killed. `worker` makes a fresh worker after the old one has vanished.
 pub async fn rage<F>(
     seed: u64,
-    places: Places,
+    places: &Places,
     gently: bool,
-    publisher: Arc<Proxies>,
+    publisher: &Arc<Proxies>,
     mut worker: impl FnMut() -> F,
-    record: Arc<Record>,
-) where
-    F: Future<Output = Arc<Proxies>>,
+    record: &Record,
+    letters: &Letters<'_>,
+) -> Worker
+where
+    F: Future<Output = Worker>,
 {
     let mut random = Random::new(seed ^ 0x5707);
     let mut consumer = worker().await;
     for _ in 0..FAULTS {
         pause(&mut random, 50, 400).await;
-        let side = if random.one_in(2) { publisher.clone() } else { consumer.clone() };
-        match random.below(9) {
+        let side = if random.one_in(2) { publisher.clone() } else { consumer.proxies.clone() };
+        match random.below(11) {
             0 => weather(&side, Weather::Slow(Duration::from_millis(30)), &mut random).await,
             1 => weather(&side, Weather::Split(7), &mut random).await,
             2 => side.each(|proxy| proxy.cut()),
@@ -57,20 +60,42 @@ pub async fn rage<F>(
                 tokio::task::spawn_blocking(move || places.kill_and_restart(which, away, gently)).await.unwrap();
                 record.server_killed();
             }
-            _ => {
+            8 => {
                 // The worker's process is gone with all that it held and knew.
-                record.worker_vanished();
-                consumer.each(|proxy| proxy.shut());
-                consumer = worker().await;
+                vanish(&mut consumer, &mut worker, record).await;
+            }
+            _ => {
+                // Nothing can be given up meanwhile; half of the time the worker that tries to is gone before it can.
+                let vanishes = random.one_in(2);
+                let full = letters.full().await;
+                pause(&mut random, 200, 1_200).await;
+                if vanishes {
+                    vanish(&mut consumer, &mut worker, record).await;
+                }
+                pause(&mut random, 0, 400).await;
+                if full {
+                    letters.empty().await;
+                }
             }
         }
     }
-    for side in [&publisher, &consumer] {
+    for side in [publisher, &consumer.proxies] {
         side.each(|proxy| {
             proxy.set(Weather::Calm);
             proxy.open();
         });
     }
+    consumer
+}
+
+async fn vanish<F>(consumer: &mut Worker, worker: &mut impl FnMut() -> F, record: &Record)
+where
+    F: Future<Output = Worker>,
+{
+    consumer.proxies.each(FaultProxy::shut);
+    record.worker_vanished();
+    // The old one ends here.
+    *consumer = worker().await;
 }
 
 async fn weather(side: &Proxies, weather: Weather, random: &mut Random) {

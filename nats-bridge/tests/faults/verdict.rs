@@ -1,6 +1,6 @@
 //! What must hold in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::jetstream::message::StreamMessage;
@@ -99,6 +99,11 @@ async fn left(bridge: &Bridge, retention: Retention) -> Result<(u64, usize), Str
 
 pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Record) -> Result<Figures, Vec<String>> {
     let mut faults = Vec::new();
+    // The server may know of a settlement before its future does.
+    let end = Instant::now() + Duration::from_secs(20);
+    while !record.all_settled() && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let stored = all(bridge, "ORDERS").await;
     let letters = all(bridge, "ORDERS_DLQ").await;
     let published: BTreeMap<usize, Outcome> = record.published.lock().unwrap().iter().cloned().collect();
@@ -112,7 +117,9 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
 
     // Confirmed is stored, once; what landed not is nowhere.
     let mut sequences: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+    let mut still_stored: BTreeSet<(usize, u64)> = BTreeSet::new();
     for message in &stored {
+        still_stored.insert((number(message), message.sequence));
         sequences.entry(number(message)).or_default().push(message.sequence);
     }
     for (sequence, calls) in &handled {
@@ -134,7 +141,9 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
         match outcome {
             Outcome::Stored { sequence } => {
                 confirmed += 1;
-                if !places.contains(sequence) {
+                // A work queue has let go of what is settled: then its handling, or its dead letter, tells where it lay.
+                let kept = retention == Retention::WorkQueue || still_stored.contains(&(*number, *sequence));
+                if !places.contains(sequence) || !kept {
                     faults.push(format!("{number} was confirmed at {sequence} and is at {places:?}"));
                 }
             }
@@ -142,7 +151,11 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
                 faults.push(format!("{number} is at {places:?} although nothing landed: {error}"));
             }
             Outcome::No(_) => {}
-            Outcome::Unknown => unknown += 1,
+            // Calm weather came long before the deadline: a resend had to find out.
+            Outcome::Unknown => {
+                unknown += 1;
+                faults.push(format!("it was never found out what became of {number}"));
+            }
         }
         // A work queue forgets the ids of settled messages when its server restarts.
         let forgetful = retention == Retention::WorkQueue && record.kills() > 0;
@@ -175,9 +188,19 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
         }
         // An ack of a worker that lives on is never followed by another call in that worker.
         for (i, call) in calls.iter().enumerate() {
-            let acked = call.did == Did::Acked && matches!(call.settled, Some(Ok(_)));
-            if acked && let Some(later) = calls[i + 1..].iter().find(|later| later.worker == call.worker) {
+            if call.acked()
+                && let Some(later) = calls[i + 1..].iter().find(|later| later.worker == call.worker)
+            {
                 faults.push(format!("{sequence} was acked and handled again by the same worker: {call:?}, {later:?}"));
+            }
+            // Nor is one that the server has confirmed, by any worker, while no server was killed.
+            let confirmed = call.acked() && fate(seed, call.number) == Fate::AckConfirmed;
+            let unkilled = |later: &&Handled| later.kills == call.kills && call.kills.is_multiple_of(2);
+            if confirmed && let Some(later) = calls[i + 1..].iter().find(unkilled) {
+                faults.push(format!("{sequence} was acked for good and handled again: {call:?}, {later:?}"));
+            }
+            if call.worker == record.worker() && call.did != Did::Dropped && call.settled.is_none() {
+                faults.push(format!("{sequence}: a settlement never ended: {call:?}"));
             }
         }
     }
@@ -192,10 +215,10 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
         for sequence in places {
             let calls = handled.get(sequence).map(Vec::as_slice).unwrap_or_default();
             let letters = by_origin.get(sequence).map(Vec::as_slice).unwrap_or_default();
-            let acked = calls.iter().any(|call| call.did == Did::Acked && matches!(call.settled, Some(Ok(_))));
             let reason = letters.first().map(|letter| header(letter, dead_letter::REASON)).unwrap_or_default();
             match letters.len() {
-                0 if !acked && !calls.iter().any(|call| call.did == Did::Acked) => {
+                // An ack whose answer was lost may have been heard: nothing is un-acked any more.
+                0 if !calls.iter().any(|call| call.did == Did::Acked) => {
                     faults.push(format!("{number} at {sequence} is neither done nor a dead letter: {calls:?}"));
                 }
                 0 => {}
@@ -206,12 +229,19 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
                     if !by_policy && reason != "crash_loop" && !calls.iter().any(|call| call.did != Did::Acked) {
                         faults.push(format!("{number} at {sequence} is a dead letter ({reason}) without a failure"));
                     }
+                    // The worker that lives on knows what it has acked. A dead letter from before that ack may be of a worker
+                    // that vanished before it had ended the original, if a killed server has forgotten the count too.
+                    let stored_at = SystemTime::from(letters[0].time);
+                    let nobody_knew = |call: &Handled| record.worker() > 0 && record.kills() > 0 && stored_at < call.at;
+                    let mut acked = calls.iter().filter(|call| call.worker == record.worker() && call.acked());
+                    if let Some(acked) = acked.find(|call| !nobody_knew(call)) {
+                        faults.push(format!("{number} at {sequence} is done and a dead letter ({reason}): {acked:?}"));
+                    }
                     if header(letters[0], dead_letter::SUBJECT) != format!("orders.{}", number % 5) {
                         faults.push(format!("the dead letter of {number} names another subject"));
                     }
                     let failed = calls.iter().rfind(|call| matches!(call.did, Did::Failed | Did::Rejected));
                     if let Some(failed) = failed.filter(|_| reason != "crash_loop") {
-                        let stored_at = SystemTime::from(letters[0].time);
                         let took = stored_at.duration_since(failed.at).unwrap_or_default();
                         hand_over_ms.push(took.as_millis() as u64);
                     }
