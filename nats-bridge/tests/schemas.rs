@@ -70,7 +70,7 @@ async fn a_version_is_registered_once_and_an_incompatible_one_not_at_all() {
     for (draft, kind) in [
         (Draft::json("{\"type\":\"colour\"}"), ErrorKind::Config),
         (Draft { format: Format::Avro, ..Draft::json("{}") }, ErrorKind::Config),
-        (Draft { format: Format::Protobuf, ..Draft::json("{}") }, ErrorKind::Unsupported),
+        (Draft { format: Format::Protobuf, ..Draft::json("{}") }, ErrorKind::Config),
     ] {
         assert_eq!(schemas.register("other", &draft).await.unwrap_err().kind(), kind, "{draft:?}");
     }
@@ -118,6 +118,61 @@ async fn avro_is_registered_compared_and_enforced_both_ways() {
         delivery = consumer.next() => panic!("it was handed out: {delivery:?}"),
         () = eventually_true("it is a dead letter", letters) => {}
     }
+}
+
+#[tokio::test]
+async fn protobuf_is_registered_compared_and_enforced_both_ways() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    let schemas = bridge.schemas("SCHEMAS").await.unwrap();
+    let order = |fields: &str| Draft {
+        format: Format::Protobuf,
+        ..Draft::json(format!("syntax = \"proto3\"; message Order {{ int64 id = 1; {fields} }}"))
+    };
+    assert_eq!(schemas.register("order", &order("int32 cents = 2;")).await.unwrap().version, 1);
+    for (fields, path, rule) in [
+        ("string cents = 2;", "path=/Order/cents", "rule=FIELD_SAME_TYPE"),
+        ("", "path=/Order/cents", "rule=FIELD_NO_DELETE_UNLESS_NUMBER_RESERVED"),
+    ] {
+        let error = schemas.register("order", &order(fields)).await.unwrap_err();
+        for part in ["compatibility=BACKWARD", "reader=new", "writer=1", path, rule] {
+            assert!(error.kind() == ErrorKind::Conflict && error.to_string().contains(part), "{error}");
+        }
+    }
+    let both = Draft { compatibility: Some(Compatibility::Full), ..order("string cents = 2;") };
+    assert_eq!(schemas.differences("order", &both).await.unwrap().len(), 1);
+    let note = order("int32 cents = 2; string note = 3;");
+    assert_eq!(schemas.register("order", &note).await.unwrap().version, 2);
+
+    let publisher = publisher(&bridge).await;
+    let publish = |payload: &'static [u8]| publisher.publish(Message::new("orders.new", payload).schema("order"));
+    // 17, 5 and "ok"; then a text that is not one, a field that is not there, and JSON.
+    let fits: &[u8] = &[8, 17, 16, 5, 26, 2, b'o', b'k'];
+    publish(fits).await.unwrap();
+    for (payload, part) in [
+        (&[8, 17, 26, 1, 0xff][..], "path=/note"),
+        (&[8, 17, 32, 1], "Order has no field 4"),
+        (br#"{"id": 17}"#, "path=/"),
+    ] {
+        let error = publish(payload).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Schema && error.landed() == Landed::No, "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let mut consumer = bridge.consume(config()).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    assert_eq!(delivery.payload(), fits);
+    delivery.ack_confirmed().await.unwrap();
+    // Past the publisher that checks: this version has no notes.
+    bridge.publish(Message::new("orders.new", fits).header(SCHEMA, "order/1")).await.unwrap();
+    let letters = bridge.dead_letters("ORDERS_DLQ").await.unwrap();
+    let letter = async || letters.count().await.is_ok_and(|count| count == 1);
+    tokio::select! {
+        delivery = consumer.next() => panic!("it was handed out: {delivery:?}"),
+        () = eventually_true("it is a dead letter", letter) => {}
+    }
+    let all = letters.peek(&Default::default(), 10).await.unwrap();
+    assert_eq!((all[0].reason().to_string().as_str(), &all[0].payload[..]), ("schema", fits));
+    assert!(all[0].detail().contains("Order has no field 3"), "{}", all[0].detail());
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ export interface RegisterOptions {
   readonly compatibility?: Compatibility;
   /** Subjects on which messages may have it from now on, with wildcards; default as it was, or everywhere for the first one. */
   readonly subjects?: readonly string[];
-  /** What language it is in; `json` (default) or `avro`; others are refused. */
+  /** What language it is in; `json` (default), `avro` or `protobuf`. */
   readonly format?: string;
 }
 
@@ -78,7 +78,7 @@ export class Schemas {
    * Registers a schema as the next version under this name, if it is compatible. One that is there already stays what it is.
    *
    * Rejects with `config` (the name, the schema or a subject is not legal), `conflict` (it is not compatible; `context` has
-   * `reader`, `writer`, `path` and `rule`) or `unsupported` (`format` is not `json` or `avro`).
+   * `reader`, `writer`, `path` and `rule`) or `argument` (`format` is no language).
    */
   async register(name: string, schema: SchemaText, options: RegisterOptions = {}): Promise<Registered> {
     refuseUnknown(options, { compatibility: true, subjects: true, format: true });

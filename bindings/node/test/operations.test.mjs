@@ -216,11 +216,15 @@ test("schemas are registered, compared and read", async (t) => {
   await assert.rejects(schemas.register("order", { type: "string" }), (/** @type {import("nats-bridge").BridgeError} */ error) => {
     return error.code === "conflict" && error.context["rule"] === "TYPE_CHANGED";
   });
-  await assert.rejects(schemas.register("other", "{}", { format: "protobuf" }), { code: "unsupported" });
+  await assert.rejects(schemas.register("other", "{}", { format: "protobuf" }), { code: "config" });
+  const item = (/** @type {string} */ type) => `syntax = "proto3"; message Item { ${type} n = 1; }`;
+  await schemas.register("item", item("int32"), { format: "protobuf" });
+  const [changed] = await schemas.differences("item", item("int64"), { format: "protobuf" });
+  assert.deepEqual([changed?.path, changed?.rule], ["/Item/n", "FIELD_SAME_TYPE"]);
   await schemas.setCompatibility("order", "NONE");
   assert.equal((await schemas.register("order", { type: "string" })).version, 2);
   const { version, schema, compatibility, subjects } = await schemas.get("order");
   assert.deepEqual([version, schema, compatibility, subjects], [2, '{"type":"string"}', "NONE", ["orders.>"]]);
-  assert.deepEqual(await schemas.names(), ["order"]);
+  assert.deepEqual(await schemas.names(), ["item", "order"]);
   await assert.rejects(schemas.get("order", 3), { code: "not_found" });
 });

@@ -205,8 +205,11 @@ def test_schemas_are_registered_compared_and_read(server: NatsServer) -> None:
         with pytest.raises(nats_bridge.Conflict) as refused:
             schemas.register("order", {"type": "string"})
         assert refused.value.context["rule"] == "TYPE_CHANGED"
-        with pytest.raises(nats_bridge.Unsupported, match="protobuf"):
+        with pytest.raises(nats_bridge.InvalidConfig, match="protobuf"):
             schemas.register("other", '"string"', format="protobuf")
+        schemas.register("item", 'syntax = "proto3"; message Item { int32 n = 1; }', format="protobuf")
+        (difference,) = schemas.differences("item", 'syntax = "proto3"; message Item { int64 n = 1; }', format="protobuf")
+        assert (difference.path, difference.rule) == ("/Item/n", "FIELD_SAME_TYPE")
         assert schemas.register("count", '"int"', format="avro").version == 1
         (difference,) = schemas.differences("count", '"string"', format="avro")
         assert difference.rule == "TYPE_MISMATCH"
@@ -216,7 +219,7 @@ def test_schemas_are_registered_compared_and_read(server: NatsServer) -> None:
         assert schemas.register("order", {"type": "string"}).version == 2
         found = schemas.get("order")
         assert (found.version, found.schema, found.compatibility, found.subjects) == (2, '{"type": "string"}', "NONE", ["orders.>"])
-        assert schemas.names() == ["count", "order"]
+        assert schemas.names() == ["count", "item", "order"]
         with pytest.raises(nats_bridge.NotFound):
             schemas.get("order", 3)
 

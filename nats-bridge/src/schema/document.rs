@@ -34,7 +34,8 @@ pub enum Format {
     Json,
     /// Apache Avro; a payload is one datum in its binary encoding, without a header. With the feature `avro`; else refused.
     Avro,
-    /// Protocol Buffers. Not supported: refused.
+    /// Protocol Buffers: the text of one `.proto` file, `proto2` or `proto3`, that imports nothing but `google/protobuf/*`; a payload is its first
+    /// message. With the feature `protobuf`; else refused.
     Protobuf,
 }
 
@@ -146,10 +147,18 @@ impl Document {
     /// What is not compatible, with the versions that are compared; 0 is the new one.
     pub fn differences(&self, compatibility: Compatibility, new: &Language) -> Result<Vec<(Pair<usize>, Difference)>> {
         let before: Vec<usize> = (1..=self.versions.len()).collect();
-        let mut found = Vec::new();
+        let mut found: Vec<(Pair<usize>, Difference)> = Vec::new();
         for pair in compatibility.pairs(0, &before) {
             let old = Language::read(self.format, &self.versions[pair.reader.max(pair.writer) - 1])?;
-            found.extend(new.differences(&old, pair.reader == 0).into_iter().map(|difference| (pair, difference)));
+            for difference in new.differences(&old, pair.reader == 0) {
+                // Rules without a direction say the same both ways.
+                let known = |(with, one): &(Pair<usize>, Difference)| {
+                    with.reader.max(with.writer) == pair.reader.max(pair.writer) && *one == difference
+                };
+                if !found.iter().any(known) {
+                    found.push((pair, difference));
+                }
+            }
         }
         Ok(found)
     }

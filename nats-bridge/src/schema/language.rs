@@ -5,6 +5,8 @@ use super::avro::AvroSchema;
 use super::contains::Difference;
 use super::document::Format;
 use super::json::JsonSchema;
+#[cfg(feature = "protobuf")]
+use super::protobuf::ProtobufSchema;
 use super::violation::Violation;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -14,6 +16,8 @@ pub(super) enum Language {
     Json(JsonSchema),
     #[cfg(feature = "avro")]
     Avro(AvroSchema),
+    #[cfg(feature = "protobuf")]
+    Protobuf(ProtobufSchema),
 }
 
 impl Language {
@@ -28,7 +32,10 @@ impl Language {
             Format::Avro => AvroSchema::read(text).map(Language::Avro),
             #[cfg(not(feature = "avro"))]
             Format::Avro => return Err(unsupported(format, "this was built without the feature `avro`")),
-            Format::Protobuf => return Err(unsupported(format, "Protobuf is not there yet")),
+            #[cfg(feature = "protobuf")]
+            Format::Protobuf => ProtobufSchema::read(text).map(Language::Protobuf),
+            #[cfg(not(feature = "protobuf"))]
+            Format::Protobuf => return Err(unsupported(format, "this was built without the feature `protobuf`")),
         };
         read.map_err(|why| Error::new(ErrorKind::Config).with("format", format.name()).with("why", why))
     }
@@ -39,6 +46,8 @@ impl Language {
             Language::Json(schema) => schema.check(payload),
             #[cfg(feature = "avro")]
             Language::Avro(schema) => schema.check(payload),
+            #[cfg(feature = "protobuf")]
+            Language::Protobuf(schema) => schema.check(payload),
         }
     }
 
@@ -52,13 +61,17 @@ impl Language {
             (Language::Avro(new), Language::Avro(old)) if new_reads => new.refuses_of(old),
             #[cfg(feature = "avro")]
             (Language::Avro(new), Language::Avro(old)) => old.refuses_of(new),
+            // Its rules look at both directions.
+            #[cfg(feature = "protobuf")]
+            (Language::Protobuf(new), Language::Protobuf(old)) => new.breaks(old),
             // A registry's entry has one language; see `Document::with`.
-            #[cfg(feature = "avro")]
+            #[cfg(any(feature = "avro", feature = "protobuf"))]
             _ => vec![Difference { path: String::new(), rule: "NOT_COMPARABLE", detail: "another language".into() }],
         }
     }
 }
 
+#[cfg(not(all(feature = "avro", feature = "protobuf")))]
 fn unsupported(format: Format, why: &'static str) -> Error {
     Error::new(ErrorKind::Unsupported).with("format", format.name()).with("why", why)
 }

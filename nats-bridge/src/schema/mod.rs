@@ -7,8 +7,12 @@
 //!   `schema`.
 //!
 //! A message says in the header [`SCHEMA`] which version it was checked against. Nothing is coerced: a text is not a number, and
-//! a default is not filled in. Schemas are JSON Schemas, or, with the feature `avro`, Avro schemas: then a payload is one datum in
-//! Avro's binary encoding, and what reads what is said by Avro's schema resolution. Protobuf is refused by name.
+//! a default is not filled in. Schemas are JSON Schemas, or, by feature:
+//!
+//! - `avro`: Avro schemas. A payload is one datum in Avro's binary encoding, and what reads what is said by Avro's schema resolution.
+//! - `protobuf`: a `.proto` file, whose first message is what a payload is, in Protobuf's binary encoding. What breaks the other side is said by buf's
+//!   rules of its category `WIRE_JSON`, with same types and cardinalities instead of those that can be decoded somehow. They look at both
+//!   directions, so kinds of compatibility differ only in how far back they look. Nothing may be in a payload that its version does not have.
 //!
 //! ```no_run
 //! # async fn example() -> nats_bridge::Result<()> {
@@ -41,6 +45,8 @@ mod contains;
 mod document;
 mod json;
 mod language;
+#[cfg(feature = "protobuf")]
+mod protobuf;
 mod registry;
 mod violation;
 

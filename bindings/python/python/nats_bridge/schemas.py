@@ -89,7 +89,7 @@ class Schemas:
         Raises:
             InvalidConfig: the name, the schema or a subject is not legal.
             Conflict: it is not compatible; ``context`` has ``reader``, ``writer``, ``path`` and ``rule``.
-            Unsupported: ``format`` is not ``json`` or ``avro``.
+            InvalidConfig: ``format`` is not ``json``, ``avro`` or ``protobuf``.
         """
         asked = draft(self._bucket, name, schema, compatibility, subjects, format)
         return Registered(**json.loads(self._native.ask("schemas.register", asked)))
