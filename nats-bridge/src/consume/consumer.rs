@@ -10,6 +10,7 @@ use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::active::Active;
 use super::credit::Credit;
 use super::delivery::{Delivery, Received};
 use super::held::Held;
@@ -61,12 +62,16 @@ impl Bridge {
             Some(bucket) => Some(Checker::new(Schemas::open(js, bucket).await?)),
             None => None,
         };
+        let active = match config.single_active {
+            true => Some(self.unless_denied(Active::open(self, &config)).await?),
+            false => None,
+        };
         let held = Held::new(Credit::new(config.max_messages, config.max_bytes));
         let (dropped, dropped_rx) = mpsc::unbounded_channel();
         let (statuses, statuses_rx) = mpsc::unbounded_channel();
         let client = self.client().clone();
         let shared =
-            Arc::new(Shared::new(client, js.clone(), self.pulse(), config, letters, checker, held, dropped, statuses));
+            Arc::new(Shared::new(client, js.clone(), self.pulse(), config, letters, checker, active, held, dropped, statuses));
         Supervisor::start(shared.clone(), self.connection(), dropped_rx, statuses_rx).await?;
         if shared.config.advisories {
             tokio::spawn(net::watch(shared.clone()));
@@ -109,7 +114,7 @@ async fn make_dead_letter_stream(bridge: &Bridge, stream: &str) -> Result<()> {
 impl Consumer {
     /// Waits for the next delivery; none when the consumer was drained.
     ///
-    /// Gives nothing while the consumer is [`ConsumerState::Paused`].
+    /// Gives nothing while the consumer is [`ConsumerState::Paused`] or [`ConsumerState::Waiting`].
     ///
     /// # Errors
     /// `NotFound`: the stream or consumer was deleted. `Closed`: the connection was closed. After an error, and after

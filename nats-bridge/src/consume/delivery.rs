@@ -26,6 +26,7 @@ struct Inner {
     place: Place,
     // None: it is handed out as it was stored.
     decrypted: Option<Decrypted>,
+    fencing_number: Option<u64>,
 }
 
 /// A message to be settled exactly once: [`ack`](Delivery::ack), [`retry`](Delivery::retry),
@@ -69,8 +70,8 @@ pub enum Settled {
 }
 
 impl Received {
-    pub(super) fn new(message: async_nats::Message, place: Place) -> Self {
-        Received(Arc::new(Inner { message, place, decrypted: None }))
+    pub(super) fn new(message: async_nats::Message, place: Place, fencing_number: Option<u64>) -> Self {
+        Received(Arc::new(Inner { message, place, decrypted: None, fencing_number }))
     }
 
     /// The same message with the payload that it had before it was encrypted.
@@ -144,6 +145,16 @@ impl Received {
         self.0.place.pending
     }
 
+    /// Under which lease of the [single active consumer](super::ConsumeConfig::single_active) it came: higher with each instance
+    /// that becomes the active one; none without that setting.
+    ///
+    /// An instance that was cut off or stopped for a while may still be handling a message when another has taken over. Store
+    /// the number with the effect and refuse a lower one there: then the former one's effects cannot come behind the
+    /// latter's. It begins anew if the bucket `{stream}_ACTIVE` is deleted.
+    pub fn fencing_number(&self) -> Option<u64> {
+        self.0.fencing_number
+    }
+
     /// The same message, one attempt later.
     pub(super) fn next_attempt(&self) -> Received {
         let place = Place { delivered: self.0.place.delivered + 1, ..self.0.place };
@@ -162,7 +173,7 @@ impl Received {
 
 impl Inner {
     fn copy(&self) -> Inner {
-        Inner { message: self.message.clone(), place: self.place, decrypted: self.decrypted.clone() }
+        Inner { message: self.message.clone(), decrypted: self.decrypted.clone(), ..*self }
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct ConsumeMetrics {
     pub held: Gauge,
     pub pending: Gauge,
     pub paused: Gauge,
+    pub active: Gauge,
+    pub activated: Counter,
 }
 
 impl ConsumeMetrics {
@@ -49,6 +51,8 @@ impl ConsumeMetrics {
             held: gauge!("natsbridge_consumer_held", &labels),
             pending: gauge!("natsbridge_consumer_pending", &labels),
             paused: gauge!("natsbridge_consumer_paused", &labels),
+            active: gauge!("natsbridge_consumer_active", &labels),
+            activated: counter!("natsbridge_consumer_activations_total", &labels),
         }
     }
 }

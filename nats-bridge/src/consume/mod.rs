@@ -3,8 +3,10 @@
 //! - [`Consumer`]: gives [`Delivery`]s, or runs a handler over them.
 //! - [`ConsumerHandle`]: watches and drains a consumer from elsewhere.
 //! - [`Jobs`]: a handler's work, for one that runs elsewhere.
+//! - `active`: which of several instances consumes, where only one may.
 //! - `supervisor`: the task behind it, which pulls, keeps long deliveries alive and rebuilds what is stuck.
 
+mod active;
 mod consumer;
 mod credit;
 mod delivery;
@@ -75,6 +77,12 @@ pub struct ConsumeConfig {
     /// With [`schemas`](ConsumeConfig::schemas): hands out messages that name no schema, too, such as older ones; default false: they
     /// become dead letters.
     pub accept_without_schema: bool,
+    /// Of all instances that consume under this name with this set, one at a time gets messages, in the stream's order, and
+    /// the others are [`ConsumerState::Waiting`]; default false. The lease is a key of the bucket `{stream}_ACTIVE`, which is
+    /// made if it does not exist. One that was drained is followed at once; one that died, or cannot reach the server, after
+    /// twice `ack_wait`, when what it held comes again first. All instances need the same `ack_wait`. See
+    /// [`Received::fencing_number`].
+    pub single_active: bool,
 }
 
 /// How a consumer is.
@@ -83,6 +91,8 @@ pub struct ConsumeConfig {
 pub enum ConsumerState {
     /// It pulls and delivers.
     Running,
+    /// Another instance is the single active consumer. It takes over when that one stops, so it counts as ready.
+    Waiting,
     /// A message that was given up cannot be stored as a dead letter, or the key or schema of the next one cannot be asked for: nothing
     /// new is pulled or handed out until they can. Not ready.
     Paused {
@@ -120,6 +130,7 @@ impl ConsumeConfig {
             accept_unencrypted: false,
             schemas: None,
             accept_without_schema: false,
+            single_active: false,
         }
     }
 
@@ -135,6 +146,9 @@ impl ConsumeConfig {
             }
             c if c.max_run.is_zero() || c.stalled_after.is_zero() => {
                 Err(wrong("max_run and stalled_after are above 0"))
+            }
+            c if c.single_active && c.ack_wait < Duration::from_secs(1) => {
+                Err(wrong("single_active needs an ack_wait of at least 1 s"))
             }
             c if c.accept_unencrypted && c.decrypt.is_none() => {
                 Err(wrong("accept_unencrypted means something with decrypt only"))

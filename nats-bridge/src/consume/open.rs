@@ -17,7 +17,11 @@ impl Shared {
     /// Takes the next message to hand out, decrypted and checked where the consumer does that, unless nothing may be handed out.
     pub fn take_ready(self: &Arc<Self>, now: Instant) -> Option<(Received, Token)> {
         loop {
-            if self.paused.load(Ordering::Acquire) || self.fetching.load(Ordering::Acquire) {
+            // What is here when it drains goes back.
+            if self.drain.is_cancelled() {
+                return None;
+            }
+            if self.paused.load(Ordering::Acquire) || self.fetching.load(Ordering::Acquire) || !self.may_work(now) {
                 return None;
             }
             let (received, token) = self.lock().ready.pop_front()?;

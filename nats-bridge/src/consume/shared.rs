@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::active::Active;
 use super::delivery::{Received, Settled};
 use super::done::{Done, End};
 use super::held::{Held, Token};
@@ -58,6 +59,8 @@ pub(super) struct Shared {
     pub statuses: mpsc::UnboundedSender<(u16, Message)>,
     pub decrypter: Option<Decrypter>,
     pub checker: Option<Checker>,
+    /// The lease of a single active consumer.
+    pub active: Option<Active>,
     inner: Mutex<Inner>,
 }
 
@@ -103,6 +106,7 @@ impl Shared {
         config: ConsumeConfig,
         letters: Publisher,
         checker: Option<Checker>,
+        active: Option<Active>,
         held: Held,
         dropped: mpsc::UnboundedSender<(Received, Token)>,
         statuses: mpsc::UnboundedSender<(u16, Message)>,
@@ -115,7 +119,10 @@ impl Shared {
             letters,
             letter_subject: dead_letter::subject(&config.stream, &config.name),
             host: host(),
-            state: watch::Sender::new(ConsumerState::Running),
+            state: watch::Sender::new(match active {
+                Some(_) => ConsumerState::Waiting,
+                None => ConsumerState::Running,
+            }),
             arrived: Notify::new(),
             credit: Notify::new(),
             dropped,
@@ -126,6 +133,7 @@ impl Shared {
             intake: Mutex::new(None),
             statuses,
             checker,
+            active,
             decrypter: config.decrypt.clone().map(Decrypter::new),
             inner: Mutex::new(Inner {
                 held,
@@ -167,6 +175,7 @@ impl Shared {
         }
         let mut first = Some(first);
         let now = Instant::now();
+        let fencing_number = self.active.as_ref().and_then(|active| active.fencing_number());
         let attempts = u64::from(self.config.retry.attempts);
         let (mut fresh, mut again, mut for_supervisor) = (0, 0, false);
         let mut inner = self.lock();
@@ -205,7 +214,7 @@ impl Shared {
                     place.delivered = inner.true_count(&place);
                     again += u64::from(place.delivered > 1);
                     let token = inner.held.insert(reply, &place, bytes, now);
-                    let received = Received::new(message, place);
+                    let received = Received::new(message, place, fencing_number);
                     match place.delivered > attempts {
                         // The policy's last attempt was not settled: nobody reported how it ended.
                         true => {

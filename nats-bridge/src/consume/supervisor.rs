@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::ConsumerState;
+use super::active::pull_expires;
 use super::delivery::Received;
 use super::held::Token;
 use super::outcomes::Remembered;
@@ -40,6 +41,8 @@ pub(super) struct Supervisor {
     looked: Instant,
     ask_not_before: Instant,
     draining: bool,
+    // Draining, and nothing more is pulled for it.
+    left: bool,
 }
 
 impl Supervisor {
@@ -65,14 +68,26 @@ impl Supervisor {
             looked: now,
             ask_not_before: now,
             draining: false,
+            left: false,
         };
         tokio::spawn(supervisor.run());
         Ok(())
     }
 
     async fn run(mut self) {
+        let contest = {
+            let shared = self.shared.clone();
+            tokio::spawn(async move {
+                if let Some(active) = &shared.active {
+                    active.contend(&shared).await;
+                }
+            })
+        };
         let ended = self.work().await;
         let shared = &self.shared;
+        shared.end.cancel();
+        // Whoever waits for the end may end the process, and the next instance should not have to wait.
+        let _ = contest.await;
         let state = match &ended {
             Ok(()) => ConsumerState::Stopped,
             Err(error) => {
@@ -81,7 +96,6 @@ impl Supervisor {
             }
         };
         shared.lock().ended = Some(ended);
-        shared.end.cancel();
         shared.state.send_replace(state);
         shared.metrics.held.set(0.0);
         shared.arrived.notify_one();
@@ -98,6 +112,7 @@ impl Supervisor {
         loop {
             self.settle_up().await?;
             self.ask().await;
+            self.leave_when_the_pull_is_over().await;
             if self.drained() {
                 return Ok(());
             }
@@ -113,8 +128,12 @@ impl Supervisor {
                 Some((code, message)) = self.statuses.recv() => self.heed(code, &message).await?,
                 Some((received, token)) = self.dropped.recv() => self.give_back(received, token),
                 Ok(()) = self.connection.changed() => self.reconnected().await?,
+                () = lost(&shared) => self.give_way().await?,
                 _ = tick.tick() => self.tick().await?,
-                () = shared.drain.cancelled(), if !self.draining => self.start_draining().await,
+                () = shared.drain.cancelled(), if !self.draining => {
+                    self.draining = true;
+                    self.shared.state.send_replace(ConsumerState::Draining);
+                }
             }
         }
     }
@@ -123,7 +142,7 @@ impl Supervisor {
     fn drained(&self) -> bool {
         let inner = self.shared.lock();
         let silent = inner.closed || !self.connection.borrow().connected;
-        self.draining && silent && inner.held.credit.held() == 0
+        self.left && silent && inner.held.credit.held() == 0
     }
 
     // What came up while messages were read.
@@ -139,7 +158,7 @@ impl Supervisor {
         for (received, token) in unreported {
             self.give_up_unreported(received, token);
         }
-        if self.draining {
+        if self.left {
             self.return_ready().await;
         } else if closed {
             return Err(Error::new(ErrorKind::Closed).with("consumer", &self.shared.config.name));
@@ -148,17 +167,26 @@ impl Supervisor {
     }
 
     async fn ask(&mut self) {
-        if self.draining || self.shared.paused.load(Ordering::Acquire) || Instant::now() < self.ask_not_before {
+        let (now, shared) = (Instant::now(), &self.shared);
+        let waits = shared.paused.load(Ordering::Acquire) || !shared.may_work(now) || now < self.ask_not_before;
+        if self.draining || waits {
             return;
         }
         let Some(ask) = self.shared.lock().held.credit.ask(self.alone) else { return };
         self.alone = false;
         let config = &self.shared.config;
+        let (expires, heartbeat) = match config.single_active {
+            true => {
+                let expires = pull_expires(config.ack_wait);
+                (expires, config.heartbeat.min(expires / 2))
+            }
+            false => (PULL_EXPIRES, config.heartbeat),
+        };
         let mut body = format!(
             r#"{{"batch":{},"expires":{},"idle_heartbeat":{}"#,
             ask.messages,
-            PULL_EXPIRES.as_nanos(),
-            config.heartbeat.as_nanos()
+            expires.as_nanos(),
+            heartbeat.as_nanos()
         );
         if let Some(bytes) = ask.bytes {
             body.push_str(&format!(r#","max_bytes":{bytes}"#));
@@ -290,10 +318,12 @@ impl Supervisor {
             (inner.heard, inner.delivered) = (now, now);
             return Ok(());
         }
+        // Without the lease they are the next one's.
+        let signs = if self.shared.may_work(now) { signs } else { Vec::new() };
         for reply in signs {
             let _ = self.shared.client.publish(reply, IN_PROGRESS).await;
         }
-        if !pull_open || self.draining {
+        if !pull_open || self.draining || !self.shared.may_work(now) {
             self.shared.lock().delivered = now;
             return Ok(());
         }
@@ -362,14 +392,40 @@ impl Supervisor {
         Ok(())
     }
 
+    // Another instance is the active consumer: what came for this one and was not handed out comes to that one.
+    async fn give_way(&mut self) -> Result<()> {
+        self.rebuild().await?;
+        {
+            let mut inner = self.shared.lock();
+            for (_, token) in std::mem::take(&mut inner.ready) {
+                inner.held.remove(token);
+            }
+        }
+        if let Some(active) = &self.shared.active {
+            active.cleared.notify_one();
+        }
+        Ok(())
+    }
+
     async fn info(&self) -> Result<Value> {
         let config = &self.shared.config;
         ask(&self.shared.jetstream, format!("CONSUMER.INFO.{}.{}", config.stream, config.name)).await
     }
 
-    async fn start_draining(&mut self) {
-        self.draining = true;
-        self.shared.state.send_replace(ConsumerState::Draining);
+    // A pull that nobody listens to makes the server put the first message that is given back behind the others: where order
+    // counts, its end is awaited.
+    async fn leave_when_the_pull_is_over(&mut self) {
+        let waits = || {
+            let inner = self.shared.lock();
+            let (config, open) = (&self.shared.config, inner.held.credit.pull_open() && !inner.closed);
+            // Its end may have been lost.
+            let longest = pull_expires(config.ack_wait) + Duration::from_secs(1);
+            config.single_active && open && inner.heard.elapsed() < longest
+        };
+        if !self.draining || self.left || (self.connection.borrow().connected && waits()) {
+            return;
+        }
+        self.left = true;
         // What is on its way still comes, and is given back.
         if let Some(mut subscriber) = put(&self.shared, None) {
             let _ = subscriber.drain().await;
@@ -387,6 +443,14 @@ impl Supervisor {
             let _ = self.shared.send(&received, Bytes::from_static(b"-NAK")).await;
             self.shared.settled(token, &received, None);
         }
+    }
+}
+
+// The lease of a single active consumer was lost.
+async fn lost(shared: &Shared) {
+    match &shared.active {
+        Some(active) => active.lost.notified().await,
+        None => std::future::pending().await,
     }
 }
 
