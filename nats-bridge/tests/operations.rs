@@ -1,11 +1,9 @@
-//! Health, the ledger, traces and the net below the retry policy, on a real server.
+//! Health, traces and the net below the retry policy, on a real server.
 
 #![allow(clippy::unwrap_used)]
 
 mod orders;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
@@ -13,8 +11,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt;
 use nats_bridge::dead_letter::Filter;
 use nats_bridge::health::{HealthCheck, Required};
-use nats_bridge::ledger::Begun;
-use nats_bridge::{Bridge, ConsumeConfig, ErrorKind, Message, RetryPolicy, TraceContext};
+use nats_bridge::{ConsumeConfig, Message, RetryPolicy, TraceContext};
 use test_support::eventually::{eventually_some, eventually_true};
 use test_support::nats::NatsServer;
 
@@ -69,51 +66,6 @@ async fn health_names_what_is_missing_full_or_behind() {
     // The server either keeps what is above the new limit, and then refuses more, or removed it.
     let full = letters.info().await.unwrap().state.bytes >= 1;
     assert_eq!(health.problems.iter().any(|problem| problem.contains("ORDERS_DLQ is full")), full, "{health:?}");
-}
-
-#[tokio::test]
-async fn an_effect_with_a_ledger_happens_once() {
-    let server = NatsServer::start();
-    let bridge = bridge(&server).await;
-    let lease = Duration::from_millis(300);
-    let hour = Duration::from_secs(3600);
-    let ledger = Arc::new(bridge.ledger("billing-done", hour, lease).await.unwrap());
-    let effects = Arc::new(AtomicUsize::new(0));
-    // Many at once: one has it.
-    let racing: Vec<_> = (0..10)
-        .map(|_| {
-            let (ledger, effects) = (ledger.clone(), effects.clone());
-            tokio::spawn(async move {
-                if let Begun::First(entry) = ledger.begin("order 17 > *").await.unwrap() {
-                    effects.fetch_add(1, Ordering::SeqCst);
-                    entry.done().await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for task in racing {
-        task.await.unwrap();
-    }
-    assert_eq!(effects.load(Ordering::SeqCst), 1);
-    let other = Bridge::connect(server.url()).await.unwrap().ledger("billing-done", hour, lease).await.unwrap();
-    assert!(matches!(other.begin("order 17 > *").await.unwrap(), Begun::Done));
-
-    // A worker that dies leaves its entry for the lease, and may not finish after that.
-    let Begun::First(dead) = ledger.begin("o-2").await.unwrap() else { panic!("nobody else has it") };
-    assert!(matches!(other.begin("o-2").await.unwrap(), Begun::Elsewhere));
-    let heir = eventually_some("the lease is over", || async {
-        match other.begin("o-2").await.unwrap() {
-            Begun::First(entry) => Some(entry),
-            _ => None,
-        }
-    })
-    .await;
-    assert_eq!(dead.done().await.unwrap_err().kind(), ErrorKind::Conflict);
-    heir.undo().await.unwrap();
-    let Begun::First(entry) = ledger.begin("o-2").await.unwrap() else { panic!("it was undone") };
-    entry.done().await.unwrap();
-    assert_eq!(ledger.begin("").await.unwrap_err().kind(), ErrorKind::InvalidMessage);
-    assert_eq!(bridge.ledger("no.dots", hour, lease).await.unwrap_err().kind(), ErrorKind::Config);
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ mod orders;
 
 use std::time::Duration;
 
-use nats_bridge::{Bridge, Config, ConsumeConfig, Consumer, ConsumerHandle, ConsumerState, Delivery, ErrorKind, Message};
+use nats_bridge::{
+    Bridge, Config, ConsumeConfig, Consumer, ConsumerHandle, ConsumerState, Delivery, ErrorKind, Message,
+};
 use test_support::eventually::eventually_true;
 use test_support::fault_proxy::{FaultProxy, Weather};
 use test_support::nats::NatsServer;
@@ -53,7 +55,8 @@ async fn one_instance_gets_everything_in_order_and_the_next_follows_when_it_is_d
     let (mut expected, mut fences) = (0, Vec::new());
     while !waiting.is_empty() {
         let handles: Vec<ConsumerHandle> = waiting.iter().map(Consumer::handle).collect();
-        eventually_true("one is active", || async { handles.iter().any(|h| h.state() == ConsumerState::Running) }).await;
+        eventually_true("one is active", || async { handles.iter().any(|h| h.state() == ConsumerState::Running) })
+            .await;
         let active = handles.iter().position(|handle| handle.state() == ConsumerState::Running).unwrap();
         let mut consumer = waiting.remove(active);
         for handle in handles.iter().enumerate().filter(|(i, _)| *i != active).map(|(_, handle)| handle) {

@@ -10,4 +10,6 @@ mod ports;
 pub mod postgres;
 pub mod rabbit;
 pub mod random;
+pub mod redis;
 mod signal;
+mod watchdog;

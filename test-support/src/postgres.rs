@@ -3,12 +3,13 @@
 use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::ports;
 use crate::signal::signal;
+use crate::watchdog::Watchdog;
 
 /// A running PostgreSQL with the database and the superuser `postgres`, without a password.
 ///
@@ -20,7 +21,7 @@ pub struct Postgres {
     bin: PathBuf,
     // The user that it runs as; none: the one that calls.
     user: Option<(u32, u32)>,
-    server: Option<(Child, Option<Child>)>,
+    server: Option<(Child, Watchdog)>,
 }
 
 impl Postgres {
@@ -69,7 +70,7 @@ impl Postgres {
     /// Kills it at once (SIGKILL) and waits until it and its own processes are gone.
     pub fn kill_9(&mut self) {
         let Some((mut child, watchdog)) = self.server.take() else { return };
-        release(watchdog);
+        watchdog.release();
         let _ = child.kill();
         let _ = child.wait();
         // They notice that it is gone; a start refuses while they use its memory.
@@ -78,7 +79,7 @@ impl Postgres {
     /// Stops it, with its connections cut, and waits; SIGKILL after 10 s.
     pub fn stop(&mut self) {
         let Some((mut child, watchdog)) = self.server.take() else { return };
-        release(watchdog);
+        watchdog.release();
         // PostgreSQL's "fast shutdown".
         signal(child.id(), "INT");
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -120,7 +121,7 @@ impl Postgres {
             let ended = self.wait_until_ready(&mut child, deadline);
             match ended {
                 Ok(()) => {
-                    let watchdog = guard(child.id(), self.dir.path());
+                    let watchdog = Watchdog::over(child.id(), self.dir.path());
                     self.server = Some((child, watchdog));
                     return Ok(());
                 }
@@ -215,27 +216,6 @@ fn other_user() -> Result<Option<(u32, u32)>, String> {
         Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
     });
     ids.map(Some).ok_or_else(|| "PostgreSQL refuses to run as root, and there is no user postgres".to_owned())
-}
-
-// Has it killed when this process ends in whatever way: the watchdog's stdin is then closed.
-fn guard(pid: u32, dir: &Path) -> Option<Child> {
-    Command::new("sh")
-        .args(["-c", "read line; kill -INT $1 2>/dev/null; sleep 1; kill -9 $1 2>/dev/null; rm -rf \"$2\"", "sh"])
-        .arg(pid.to_string())
-        .arg(dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()
-}
-
-// Before the process is gone: its id may belong to another afterwards.
-fn release(watchdog: Option<Child>) {
-    if let Some(mut watchdog) = watchdog {
-        let _ = watchdog.kill();
-        let _ = watchdog.wait();
-    }
 }
 
 /// Whether a start said, in what was logged after `before`, that a server that was killed has not quite gone.

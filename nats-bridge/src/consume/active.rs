@@ -143,7 +143,11 @@ impl Active {
             if shared.end.is_cancelled() {
                 return;
             }
-            tracing::warn!(consumer = shared.config.name, fencing_number, "another instance is the active consumer now");
+            tracing::warn!(
+                consumer = shared.config.name,
+                fencing_number,
+                "another instance is the active consumer now"
+            );
             self.lost.notify_one();
             tokio::select! {
                 () = self.cleared.notified() => {}

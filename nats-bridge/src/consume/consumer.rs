@@ -70,8 +70,18 @@ impl Bridge {
         let (dropped, dropped_rx) = mpsc::unbounded_channel();
         let (statuses, statuses_rx) = mpsc::unbounded_channel();
         let client = self.client().clone();
-        let shared =
-            Arc::new(Shared::new(client, js.clone(), self.pulse(), config, letters, checker, active, held, dropped, statuses));
+        let shared = Arc::new(Shared::new(
+            client,
+            js.clone(),
+            self.pulse(),
+            config,
+            letters,
+            checker,
+            active,
+            held,
+            dropped,
+            statuses,
+        ));
         Supervisor::start(shared.clone(), self.connection(), dropped_rx, statuses_rx).await?;
         if shared.config.advisories {
             tokio::spawn(net::watch(shared.clone()));

@@ -232,6 +232,7 @@ impl Places {
         let mut tools = Tools::open(None)?;
         tools.rabbitmq()?;
         tools.postgresql()?;
+        tools.redis()?;
         tools.node()?;
         let python = tools.python(Packages::Test)?;
         Ok(Self {

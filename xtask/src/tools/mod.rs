@@ -5,6 +5,7 @@ mod node;
 mod postgresql;
 mod python;
 mod rabbitmq;
+mod redis;
 mod system;
 
 use std::fs::File;
@@ -33,13 +34,22 @@ pub struct ToolsArgs {
 /// The first thing that is missing and cannot be brought, with what to do.
 pub fn run(args: &ToolsArgs) -> Result<ExitCode, Failure> {
     let mut tools = Tools::open(args.tools_dir.clone())?;
-    let all = [Tool::NatsServer, Tool::OldestNatsServer, Tool::Rabbitmq, Tool::Postgresql, Tool::Python, Tool::Pyright];
+    let all = [
+        Tool::NatsServer,
+        Tool::OldestNatsServer,
+        Tool::Rabbitmq,
+        Tool::Postgresql,
+        Tool::Redis,
+        Tool::Python,
+        Tool::Pyright,
+    ];
     for tool in if args.tools.is_empty() { &all[..] } else { &args.tools } {
         let (name, place) = match tool {
             Tool::NatsServer => ("nats-server", tools.nats_server()?),
             Tool::OldestNatsServer => ("nats-server, oldest supported", tools.oldest_nats_server()?),
             Tool::Rabbitmq => ("rabbitmq-server", tools.rabbitmq()?),
             Tool::Postgresql => ("postgresql", tools.postgresql()?),
+            Tool::Redis => ("redis-server", tools.redis()?),
             Tool::Python => ("python", tools.python(Packages::Test)?),
             Tool::Pyright => ("pyright", tools.pyright()?),
         };
@@ -59,6 +69,8 @@ enum Tool {
     Rabbitmq,
     /// PostgreSQL, from the system's packages.
     Postgresql,
+    /// Redis, from the system's packages.
+    Redis,
     /// A Python environment with the pinned packages.
     Python,
     /// The type checker for Python.
@@ -126,6 +138,14 @@ impl Tools {
     /// When it is not there and cannot be installed, with what to run.
     pub fn postgresql(&mut self) -> Result<PathBuf, Failure> {
         postgresql::ensure()
+    }
+
+    /// The system's `redis-server`.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be installed, with what to run.
+    pub fn redis(&mut self) -> Result<PathBuf, Failure> {
+        redis::ensure()
     }
 
     /// The Python interpreter of the project's own environment, with these packages in it.

@@ -226,7 +226,7 @@ fn headers(json: &Value) -> Option<Vec<(String, String)>> {
     serde_json::from_value(json.clone()).ok()
 }
 
-fn failed(error: tokio_postgres::Error) -> Error {
+pub(crate) fn failed(error: tokio_postgres::Error) -> Error {
     let (kind, sqlstate) = match error.code() {
         Some(code) => (ErrorKind::Rejected, Some(code.code().to_owned())),
         None => (ErrorKind::Unreachable, None),

@@ -1,4 +1,4 @@
-//! Which messages were handled, for effects that must not happen twice.
+//! A ledger in a key-value bucket.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,42 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
+use super::{Known, Ledger, Place};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provision::BucketSpec;
 
-/// A key-value bucket with one entry for each id that was begun or done. Clones share it.
-///
-/// A message may come twice: its handler died behind the effect and before the ack, or it was published again after the
-/// stream's duplicate window. With a ledger the second handling sees that the first was done. What it cannot do: when a
-/// worker dies between the effect and [`Entry::done`], the next one begins again; an effect that must be exactly once even
-/// then has to be stored together with the id, in one transaction of its database.
-///
-/// ```no_run
-/// # async fn charge(_: &[u8]) -> nats_bridge::Result<()> { Ok(()) }
-/// # async fn example(bridge: nats_bridge::Bridge, delivery: nats_bridge::Delivery) -> nats_bridge::Result<()> {
-/// use std::time::Duration;
-/// use nats_bridge::ledger::Begun;
-///
-/// let day = Duration::from_secs(24 * 3600);
-/// let ledger = bridge.ledger("billing-done", day, Duration::from_secs(30)).await?;
-/// match ledger.begin(delivery.id().unwrap_or_default()).await? {
-///     Begun::First(entry) => {
-///         charge(delivery.payload()).await?;
-///         entry.done().await?;
-///         delivery.ack().await?;
-///     }
-///     Begun::Done => drop(delivery.ack().await?),
-///     Begun::Elsewhere => drop(delivery.retry("another worker has it").await?),
-/// }
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-pub struct Ledger(Arc<Inner>);
-
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Bucket {
     store: Store,
     lease: Duration,
     // Entries of others that were not done when they were seen: since when, and in which revision.
@@ -57,21 +28,10 @@ struct Seen {
     order: VecDeque<String>,
 }
 
-/// What became of [`Ledger::begin`].
-#[derive(Debug)]
-pub enum Begun {
-    /// Nobody has done it: do it, and say so.
-    First(Entry),
-    /// It was done before.
-    Done,
-    /// Another worker has begun it and its lease is not over: come back later.
-    Elsewhere,
-}
-
 /// An id that this process has begun.
 #[derive(Debug)]
-pub struct Entry {
-    ledger: Ledger,
+pub(super) struct Claim {
+    bucket: Arc<Bucket>,
     key: String,
     revision: u64,
 }
@@ -107,59 +67,48 @@ impl Bridge {
             .get_key_value(&name)
             .await
             .map_err(|e| Error::new(ErrorKind::Unreachable).with("bucket", &name).because(e))?;
-        Ok(Ledger(Arc::new(Inner { store, lease, seen: Mutex::default() })))
+        Ok(Ledger(Place::Bucket(Arc::new(Bucket { store, lease, seen: Mutex::default() }))))
     }
 }
 
-impl Ledger {
-    /// Begins to handle the message with this id, unless that was done, or another worker is at it.
-    ///
-    /// # Errors
-    /// `InvalidMessage`: the id is empty. `Unreachable`: the bucket cannot be read or written; nothing is known then.
-    pub async fn begin(&self, id: &str) -> Result<Begun> {
-        if id.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidMessage).with("why", "a ledger needs ids"));
-        }
+impl Bucket {
+    pub async fn begin(self: &Arc<Self>, id: &str) -> Result<Known<Claim>> {
         let key = key(id);
-        match self.0.store.create(&key, BEGUN.into()).await {
-            Ok(revision) => return Ok(Begun::First(Entry { ledger: self.clone(), key, revision })),
+        match self.store.create(&key, BEGUN.into()).await {
+            Ok(revision) => return Ok(Known::First(Claim { bucket: self.clone(), key, revision })),
             Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
             Err(error) => return Err(self.error(error)),
         }
-        let entry = self.0.store.entry(&key).await.map_err(|e| self.error(e))?;
+        let entry = self.store.entry(&key).await.map_err(|e| self.error(e))?;
         match entry {
-            Some(entry) if entry.operation == Operation::Put && entry.value == DONE => Ok(Begun::Done),
+            Some(entry) if entry.operation == Operation::Put && entry.value == DONE => Ok(Known::Done),
             Some(entry) => self.take_over(key, entry.revision).await,
             // It ran out, or was undone, a moment ago.
-            None => Ok(Begun::Elsewhere),
+            None => Ok(Known::Elsewhere),
         }
     }
 
     // Whoever has seen the same revision for the whole lease takes it by compare-and-set: no clocks are compared.
-    async fn take_over(&self, key: String, revision: u64) -> Result<Begun> {
+    async fn take_over(self: &Arc<Self>, key: String, revision: u64) -> Result<Known<Claim>> {
         if !self.is_over(&key, revision, Instant::now()) {
-            return Ok(Begun::Elsewhere);
+            return Ok(Known::Elsewhere);
         }
-        match self.0.store.update(&key, BEGUN.into(), revision).await {
+        match self.store.update(&key, BEGUN.into(), revision).await {
             Ok(revision) => {
-                tracing::warn!(
-                    bucket = self.0.store.name,
-                    key,
-                    "a worker did not finish what it had begun; begun again"
-                );
-                metrics::counter!("natsbridge_ledger_taken_over_total", "bucket" => self.0.store.name.clone())
+                tracing::warn!(bucket = self.store.name, key, "a worker did not finish what it had begun; begun again");
+                metrics::counter!("natsbridge_ledger_taken_over_total", "bucket" => self.store.name.clone())
                     .increment(1);
-                Ok(Begun::First(Entry { ledger: self.clone(), key, revision }))
+                Ok(Known::First(Claim { bucket: self.clone(), key, revision }))
             }
             // Somebody else did.
-            Err(_) => Ok(Begun::Elsewhere),
+            Err(_) => Ok(Known::Elsewhere),
         }
     }
 
     fn is_over(&self, key: &str, revision: u64, now: Instant) -> bool {
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match seen.first.get(key) {
-            Some((known, since)) if *known == revision => now.duration_since(*since) >= self.0.lease,
+            Some((known, since)) if *known == revision => now.duration_since(*since) >= self.lease,
             known => {
                 if known.is_none() {
                     seen.order.push_back(key.to_owned());
@@ -176,33 +125,24 @@ impl Ledger {
     }
 
     fn error(&self, error: impl std::error::Error + Send + Sync + 'static) -> Error {
-        Error::new(ErrorKind::Unreachable).with("bucket", &self.0.store.name).with("why", &error).because(error)
+        Error::new(ErrorKind::Unreachable).with("bucket", &self.store.name).with("why", &error).because(error)
     }
 }
 
-impl Entry {
-    /// Says that it is done: whoever begins it again is told so.
-    ///
-    /// # Errors
-    /// `Conflict`: the lease was over and another worker has begun it. `Unreachable`: the bucket cannot be written; it may
-    /// have been.
+impl Claim {
     pub async fn done(self) -> Result<()> {
-        match self.ledger.0.store.update(&self.key, DONE.into(), self.revision).await {
+        match self.bucket.store.update(&self.key, DONE.into(), self.revision).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == async_nats::jetstream::kv::UpdateErrorKind::WrongLastRevision => {
-                Err(Error::new(ErrorKind::Conflict).with("bucket", &self.ledger.0.store.name).with("key", &self.key))
+                Err(Error::new(ErrorKind::Conflict).with("bucket", &self.bucket.store.name).with("key", &self.key))
             }
-            Err(error) => Err(self.ledger.error(error)),
+            Err(error) => Err(self.bucket.error(error)),
         }
     }
 
-    /// Says that it was not done: whoever comes next begins at once. Dropped without a word, the lease has to run out.
-    ///
-    /// # Errors
-    /// As [`Entry::done`].
     pub async fn undo(self) -> Result<()> {
-        let deleted = self.ledger.0.store.delete_expect_revision(&self.key, Some(self.revision)).await;
-        deleted.map_err(|e| self.ledger.error(e))
+        let deleted = self.bucket.store.delete_expect_revision(&self.key, Some(self.revision)).await;
+        deleted.map_err(|e| self.bucket.error(e))
     }
 }
 
