@@ -7,7 +7,7 @@ mod orders;
 use std::time::Duration;
 
 use nats_bridge::encryption::{Keyring, Keys};
-use nats_bridge::schema::{Compatibility, Draft, Format, SCHEMA};
+use nats_bridge::schema::{Compatibility, Draft, Format, SCHEMA, Upcasters};
 use nats_bridge::{Bridge, ConsumeConfig, Consumer, Delivery, ErrorKind, Landed, Message, PublishConfig, RetryPolicy};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
@@ -297,6 +297,74 @@ async fn what_does_not_fit_is_not_handed_out_and_becomes_a_dead_letter_with_its_
     while letters.count().await.unwrap() < 3 {
         // A message is looked at when somebody wants it.
         assert!(tokio::time::timeout(Duration::from_millis(300), consumer.next()).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn older_versions_are_handed_out_as_the_newest_or_become_dead_letters_as_they_were() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    let schemas = bridge.schemas("SCHEMAS").await.unwrap();
+    for field in ["euros", "cents", "amount", "value"] {
+        let text = format!(
+            r#"{{"type":"object","required":["{field}"],"properties":{{"{field}":{{"type":"integer","maximum":900}}}},"additionalProperties":false}}"#
+        );
+        let draft = Draft { compatibility: Some(Compatibility::None), ..Draft::json(text) };
+        schemas.register("order", &draft).await.unwrap();
+    }
+    let publisher = publisher(&bridge).await;
+    for (payload, schema) in [
+        (r#"{"euros":1}"#, "order/1"),
+        (r#"{"cents":2}"#, "order/2"),
+        (r#"{"cents":13}"#, "order/2"),
+        (r#"{"cents":900}"#, "order/2"),
+        (r#"{"amount":3}"#, "order/3"),
+        (r#"{"value":4}"#, "order/4"),
+    ] {
+        publisher.publish(Message::new("orders.new", payload).schema(schema)).await.unwrap();
+    }
+    let renamed = |from: &'static str, to: &'static str, plus: i64| {
+        move |payload: &[u8]| {
+            let order: serde_json::Value = serde_json::from_slice(payload).map_err(|e| e.to_string())?;
+            match order[from].as_i64() {
+                Some(13) => Err("13 is not liked".to_owned()),
+                Some(amount) => Ok(format!(r#"{{"{to}":{}}}"#, amount + plus).into()),
+                None => Err(format!("there is no {from}")),
+            }
+        }
+    };
+    let gap = Upcasters::new().step("order", 1, renamed("a", "b", 0)).step("order", 3, renamed("a", "b", 0));
+    for wrong in [
+        ConsumeConfig { upcast: Some(gap), ..config() },
+        ConsumeConfig { upcast: Some(Upcasters::new()), schemas: None, ..config() },
+    ] {
+        assert_eq!(bridge.consume(wrong).await.unwrap_err().kind(), ErrorKind::Config);
+    }
+    let steps = Upcasters::new().step("order", 2, renamed("cents", "amount", 1)).step(
+        "order",
+        3,
+        renamed("amount", "value", 0),
+    );
+    let mut consumer = bridge.consume(ConsumeConfig { upcast: Some(steps), ..config() }).await.unwrap();
+    for (payload, stated) in
+        [(r#"{"value":3}"#, "order/2"), (r#"{"value":3}"#, "order/3"), (r#"{"value":4}"#, "order/4")]
+    {
+        let delivery = next(&mut consumer).await;
+        assert_eq!((&delivery.payload()[..], delivery.schema()), (payload.as_bytes(), Some("order/4")));
+        assert_eq!(delivery.header(SCHEMA), Some(stated));
+        delivery.ack().await.unwrap();
+    }
+    let letters = bridge.dead_letters("ORDERS_DLQ").await.unwrap();
+    eventually_true("the others are dead letters", || async { letters.count().await.unwrap() == 3 }).await;
+    let all = letters.peek(&Default::default(), 10).await.unwrap();
+    for (payload, parts) in [
+        (r#"{"euros":1}"#, &["schema=order/1", "upcast_to=2", "no step"][..]),
+        (r#"{"cents":13}"#, &["schema=order/2", "upcast_to=3", "13 is not liked"]),
+        (r#"{"cents":900}"#, &["schema=order/4", "path=/value", "value=901", "upcast_from=2"]),
+    ] {
+        let letter = all.iter().find(|letter| letter.payload == payload.as_bytes()).unwrap();
+        assert_eq!(letter.reason().to_string(), "schema");
+        parts.iter().for_each(|part| assert!(letter.detail().contains(part), "{part}: {}", letter.detail()));
     }
 }
 

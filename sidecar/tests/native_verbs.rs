@@ -1,4 +1,4 @@
-//! `nats-bridge dlq` and `nats-bridge provision`, as the binary, on a real server.
+//! `nats-bridge dlq`, `nats-bridge provision` and `nats-bridge schema`, as the binary, on a real server.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -229,4 +229,63 @@ async fn an_encrypted_letter_is_shown_to_who_has_the_key() {
     let refused = cli.run(&[&show[..], &["--decrypt", "others"]].concat());
     let err = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && err.contains("unknown key") && err.contains("key=2026-11"), "{err}");
+}
+
+#[test]
+fn schemas_are_checked_and_registered_from_files() {
+    let cli = Cli::start();
+    let write = |name: &str, text: &str| std::fs::write(cli.dir.path().join(name), text).expect("a file");
+    write("order.json", r#"{"type": "integer", "maximum": 9}"#);
+    write("item.proto", "syntax = \"proto3\"; message Item { int32 n = 1; }");
+    write("customer.avsc", r#"{"type": "record", "name": "C", "fields": [{"name": "id", "type": "int"}]}"#);
+    // Nobody has made the registry, and nothing is made by looking.
+    assert!(String::from_utf8_lossy(&cli.run(&["schema", "list"]).stderr).contains("SCHEMAS"));
+    cli.expect(1, &["schema", "check", "order.json"]);
+    let out =
+        cli.expect(0, &["schema", "register", "order.json", "item.proto", "customer.avsc", "--subject", "orders.>"]);
+    assert!(out.contains("item.proto: item is version 1"), "{out}");
+    assert!(cli.expect(0, &["schema", "register", "order.json"]).contains("version 1, as before"));
+    let listed = cli.json(0, &["schema", "list"]);
+    let row = |index: usize| (listed[index]["name"].as_str(), listed[index]["format"].as_str());
+    assert_eq!([row(0), row(1)], [(Some("customer"), Some("avro")), (Some("item"), Some("protobuf"))]);
+    assert_eq!(listed[2]["subjects"][0], "orders.>");
+
+    write("order.json", r#"{"type": "integer", "maximum": 8}"#);
+    write("item.proto", "syntax = \"proto3\"; message Item { string n = 1; }");
+    write("fine.json", "true");
+    let out = cli.expect(1, &["schema", "check", "order.json", "item.proto", "fine.json"]);
+    for part in
+        ["order.json: /: MAXIMUM_DECREASED", "item.proto: /Item/n: FIELD_SAME_TYPE", "fine.json: fine is compatible"]
+    {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let checked = cli.json(1, &["schema", "register", "fine.json", "order.json"]);
+    assert_eq!(
+        (&checked[0]["compatible"], &checked[1]["differences"][0]["rule"]),
+        (&true.into(), &"MAXIMUM_DECREASED".into())
+    );
+    // One of them cannot be, so none is.
+    assert_eq!(cli.json(0, &["schema", "list"]).as_array().map(Vec::len), Some(3));
+    cli.expect(0, &["schema", "check", "order.json", "--compatibility", "none"]);
+    assert!(cli.expect(0, &["schema", "show", "order"]).contains("\"maximum\": 9"));
+    assert_eq!(cli.json(0, &["schema", "show", "item", "--version", "1"])["format"], "protobuf");
+    cli.expect(1, &["schema", "show", "order", "--version", "7"]);
+
+    write("old.json", r#"{"type": "integer", "maximum": 7}"#);
+    cli.expect(0, &["schema", "check", "order.json", "--against", "old.json", "--nats", "nats://127.0.0.1:1"]);
+    cli.expect(1, &["schema", "check", "order.json", "--against", "old.json", "--compatibility", "FULL"]);
+    write("broken.proto", "syntax = \"proto3\";\nmessage A { B b = 1; }");
+    for (arguments, part) in [
+        (&["schema", "check", "broken.proto"][..], "broken.proto: "),
+        (&["schema", "check", "gone.json"], "gone.json: "),
+        (&["schema", "check", "m.toml"], "m.toml: --format"),
+        (&["schema", "check", "order.json", "--against", "broken.proto"], "broken.proto: "),
+        (&["schema", "check", "order.json", "fine.json", "--name", "x"], "--name"),
+        (&["schema", "check", "order.json", "--compatibility", "SIDEWAYS"], "SIDEWAYS"),
+    ] {
+        let output = cli.run(arguments);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {err}");
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
 }

@@ -27,6 +27,8 @@ struct Inner {
     // None: it is handed out as it was stored.
     decrypted: Option<Decrypted>,
     fencing_number: Option<u64>,
+    // Payload and schema. None: it is of the version that it was published in.
+    upcast: Option<(Bytes, String)>,
 }
 
 /// A message to be settled exactly once: [`ack`](Delivery::ack), [`retry`](Delivery::retry),
@@ -71,7 +73,7 @@ pub enum Settled {
 
 impl Received {
     pub(super) fn new(message: async_nats::Message, place: Place, fencing_number: Option<u64>) -> Self {
-        Received(Arc::new(Inner { message, place, decrypted: None, fencing_number }))
+        Received(Arc::new(Inner { message, place, decrypted: None, fencing_number, upcast: None }))
     }
 
     /// The same message with the payload that it had before it was encrypted.
@@ -80,19 +82,37 @@ impl Received {
         Received(Arc::new(Inner { decrypted: Some(decrypted), ..inner }))
     }
 
+    /// The same message with its payload in a newer version.
+    pub(super) fn upcast(self, payload: Bytes, schema: String) -> Self {
+        let inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| shared.copy());
+        Received(Arc::new(Inner { upcast: Some((payload, schema)), ..inner }))
+    }
+
     /// The subject it was published to.
     pub fn subject(&self) -> &str {
         &self.0.message.subject
     }
 
-    /// The payload; decrypted, if the consumer does that.
+    /// The payload; decrypted and in the version that the consumer wants, if it does that.
     pub fn payload(&self) -> &Bytes {
+        if let Some((payload, _)) = &self.0.upcast {
+            return payload;
+        }
         self.0.decrypted.as_ref().map_or(&self.0.message.payload, |decrypted| &decrypted.payload)
     }
 
     /// The key that the payload was decrypted with; none when it was not encrypted, or the consumer does not decrypt.
     pub fn key_id(&self) -> Option<&str> {
         self.0.decrypted.as_ref()?.key_id.as_deref()
+    }
+
+    /// The schema and version of [`payload`](Received::payload), such as `order/3`: what the message says, unless it was
+    /// [made newer](crate::ConsumeConfig::upcast). The header says what it was published with.
+    pub fn schema(&self) -> Option<&str> {
+        match &self.0.upcast {
+            Some((_, schema)) => Some(schema),
+            None => self.header(crate::schema::SCHEMA),
+        }
     }
 
     /// The payload as it lies in the stream.
@@ -173,7 +193,8 @@ impl Received {
 
 impl Inner {
     fn copy(&self) -> Inner {
-        Inner { message: self.message.clone(), decrypted: self.decrypted.clone(), ..*self }
+        let (message, decrypted) = (self.message.clone(), self.decrypted.clone());
+        Inner { message, decrypted, upcast: self.upcast.clone(), ..*self }
     }
 }
 

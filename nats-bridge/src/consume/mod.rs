@@ -32,6 +32,7 @@ pub use jobs::{Answer, Job, Jobs};
 use crate::encryption::Keys;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
+use crate::schema::Upcasters;
 
 /// What to consume, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +84,9 @@ pub struct ConsumeConfig {
     /// twice `ack_wait`, when what it held comes again first. All instances need the same `ack_wait`. See
     /// [`Received::fencing_number`].
     pub single_active: bool,
+    /// With [`schemas`](ConsumeConfig::schemas): hands out older versions of a schema as the one that these steps lead to; default none. What
+    /// they cannot bring there becomes a dead letter with reason `schema`, as it was stored.
+    pub upcast: Option<Upcasters>,
 }
 
 /// How a consumer is.
@@ -131,6 +135,7 @@ impl ConsumeConfig {
             schemas: None,
             accept_without_schema: false,
             single_active: false,
+            upcast: None,
         }
     }
 
@@ -156,7 +161,8 @@ impl ConsumeConfig {
             c if c.accept_without_schema && c.schemas.is_none() => {
                 Err(wrong("accept_without_schema means something with schemas only"))
             }
-            _ => Ok(()),
+            c if c.upcast.is_some() && c.schemas.is_none() => Err(wrong("upcast means something with schemas only")),
+            c => c.upcast.as_ref().map_or(Ok(()), Upcasters::check),
         }
     }
 }

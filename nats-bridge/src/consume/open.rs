@@ -1,4 +1,4 @@
-//! Handing out what can be decrypted and fits its schema, in its order; giving up what cannot or does not.
+//! Handing out what can be decrypted and fits its schema, in its order and in the version that is wanted; giving up what cannot or does not.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,7 +54,20 @@ impl Shared {
             Ok(schema) => Ok(Wanted::Schema(schema)),
             Err(error) => Err((Reason::Schema, error)),
         })?;
-        Ok(decrypted)
+        let upcast = self.upcast(decrypted.as_ref().unwrap_or(received)).map_err(|why| match why {
+            Ok(schema) => Ok(Wanted::Schema(schema)),
+            Err(error) => Err((Reason::Schema, error)),
+        })?;
+        Ok(upcast.or(decrypted))
+    }
+
+    // None: it stays what it is.
+    fn upcast(&self, received: &Received) -> Result<Option<Received>, Result<Named, Error>> {
+        let (Some(checker), Some(steps)) = (&self.checker, &self.config.upcast) else { return Ok(None) };
+        let Some(stated) = received.header(SCHEMA) else { return Ok(None) };
+        let show_value = received.key_id().is_none();
+        let upcast = checker.upcast(steps, stated, received.subject(), received.payload(), show_value)?;
+        Ok(upcast.map(|(payload, schema)| received.clone().upcast(payload, schema)))
     }
 
     fn check(&self, received: &Received) -> Result<(), Result<Named, Error>> {

@@ -4,10 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::SCHEMA;
 use super::document::Schema;
 use super::language::Language;
 use super::registry::{Schemas, check_name};
+use super::upcast::Upcasters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 
@@ -111,6 +114,30 @@ impl Checker {
         }
         let Some(compiled) = self.find(&named) else { return Err(Ok(named)) };
         compiled.check(subject, payload, show_value).map_err(Err)
+    }
+
+    /// A stored message's payload as the version that the steps lead to, and that version; none when it stays what it is. `Err(Ok(named))`: that
+    /// version has to be [fetched](Checker::fetch) first.
+    ///
+    /// # Errors
+    /// `Schema`: a step is missing or fails, or what comes out does not fit.
+    pub fn upcast(
+        &self,
+        steps: &Upcasters,
+        stated: &str,
+        subject: &str,
+        payload: &[u8],
+        show_value: bool,
+    ) -> Result<Option<(Bytes, String)>, Result<Named, Error>> {
+        // It was checked, so it is legal.
+        let Ok(Named { name, version: Some(version) }) = Named::read(stated) else { return Ok(None) };
+        let Some(target) = steps.target(&name, version) else { return Ok(None) };
+        let id = format!("{name}/{target}");
+        let named = Named { name, version: Some(target) };
+        let Some(compiled) = self.find(&named) else { return Err(Ok(named)) };
+        let payload = steps.run(&named.name, version, target, payload).map_err(Err)?;
+        compiled.check(subject, &payload, show_value).map_err(|error| Err(error.with("upcast_from", version)))?;
+        Ok(Some((payload, id)))
     }
 
     /// Reads a version from the registry.

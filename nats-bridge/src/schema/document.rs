@@ -75,6 +75,30 @@ impl Draft {
         Draft { schema: schema.into(), format: Format::Json, compatibility: None, subjects: None }
     }
 
+    /// What would not be compatible, if this came behind these versions, the oldest first. No registry is asked.
+    ///
+    /// ```
+    /// use nats_bridge::schema::Draft;
+    ///
+    /// let old = Draft::json(r#"{"type": "integer", "maximum": 9}"#);
+    /// let new = Draft::json(r#"{"type": "integer", "maximum": 8}"#);
+    /// assert_eq!(new.differences(&[old]).unwrap()[0].rule, "MAXIMUM_DECREASED");
+    /// ```
+    ///
+    /// # Errors
+    /// `Config`: one of them is not a schema. `Conflict`: they are in several languages. `Unsupported`: a language was left out.
+    pub fn differences(&self, before: &[Draft]) -> Result<Vec<Difference>> {
+        let new = Language::read(self.format, &self.schema)?;
+        if let Some(other) = before.iter().find(|old| old.format != self.format) {
+            let why = format!("it is {}, and was {}", self.format.name(), other.format.name());
+            return Err(Error::new(ErrorKind::Conflict).with("why", why));
+        }
+        let versions = before.iter().map(|old| old.schema.clone()).collect();
+        let document = Document { versions, ..Document::new(self.format) };
+        let found = document.differences(self.compatibility.unwrap_or_default(), &new)?;
+        Ok(found.into_iter().map(|(_, difference)| difference).collect())
+    }
+
     /// Reads it.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! - [`PublishConfig::schemas`](crate::PublishConfig::schemas), [`Message::schema`](crate::Message::schema): nothing is sent that does not fit.
 //! - [`ConsumeConfig::schemas`](crate::ConsumeConfig::schemas): nothing is handed out that does not fit; it becomes a dead letter with reason
 //!   `schema`.
+//! - [`Upcasters`]: what was written in an older version is handed out in a newer one.
 //!
 //! A message says in the header [`SCHEMA`] which version it was checked against. Nothing is coerced: a text is not a number, and
 //! a default is not filled in. Schemas are JSON Schemas, or, by feature:
@@ -48,6 +49,7 @@ mod language;
 #[cfg(feature = "protobuf")]
 mod protobuf;
 mod registry;
+mod upcast;
 mod violation;
 
 pub(crate) use check::{Checker, Named};
@@ -55,6 +57,7 @@ pub use compatibility::Compatibility;
 pub use contains::Difference;
 pub use document::{Draft, Format, Schema};
 pub use registry::{Registered, Schemas};
+pub use upcast::Upcasters;
 
 /// The header that names the schema and the version of a payload: `order/3`.
 pub const SCHEMA: &str = "Schema";

@@ -50,11 +50,11 @@ impl Bridge {
 }
 
 impl Schemas {
-    /// Opens a registry that is there.
+    /// Opens a registry that is there; [`Bridge::schemas`] makes one.
     ///
     /// # Errors
     /// `NotFound`: there is no such bucket. `Unreachable`: it cannot be looked at.
-    pub(crate) async fn open(jetstream: &jetstream::Context, bucket: &str) -> Result<Schemas> {
+    pub async fn open(jetstream: &jetstream::Context, bucket: &str) -> Result<Schemas> {
         // What the client adds to a payload is far less than this.
         let max_payload = jetstream.client().server_info().max_payload.saturating_sub(4096);
         match jetstream.get_key_value(bucket).await {

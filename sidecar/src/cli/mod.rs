@@ -19,6 +19,7 @@ mod provision;
 mod remedy;
 mod request;
 mod rollback;
+mod schema;
 pub mod serve;
 mod shadow;
 pub mod sidecar;
@@ -125,6 +126,8 @@ pub enum Command {
     Dlq(dlq::DlqArgs),
     /// Make streams, consumers, dead-letter streams and buckets as a file says, or compare.
     Provision(provision::ProvisionArgs),
+    /// Check, register and show schemas of payloads.
+    Schema(schema::SchemaArgs),
     /// Print the version, as --version does.
     Version,
 }
@@ -150,6 +153,7 @@ impl Command {
             Command::Failover(args) => failover::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Provision(args) => provision::run(args).await,
+            Command::Schema(args) => schema::run(args).await,
             Command::Version => {
                 println!("nats-bridge {}", env!("CARGO_PKG_VERSION"));
                 Ok(())
