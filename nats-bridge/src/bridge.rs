@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
 use tokio::sync::{broadcast, watch};
 
-use crate::config::{Config, Login};
+use crate::config::Config;
 use crate::connection::{Connection, ConnectionEvent, Events};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
@@ -54,7 +54,7 @@ impl Bridge {
         check_region(config.region.as_deref())?;
         let events = Arc::new(Events::new());
         let servers = config.servers.join(",");
-        let client = options(&config, events.clone()).await?.connect(&config.servers[..]).await.map_err(|e| {
+        let client = options(&config, events.clone())?.connect(&config.servers[..]).await.map_err(|e| {
             let kind = match e.kind() {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => ErrorKind::Denied,
                 ConnectErrorKind::ServerParse => ErrorKind::Config,
@@ -219,9 +219,9 @@ fn names_a_call(text: &str) -> bool {
     subject.starts_with("$JS.API.") && !subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.")
 }
 
-async fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {
+fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {
     let pause_max = config.reconnect_pause_max;
-    let mut options = ConnectOptions::new()
+    Ok(crate::login::options(config)?
         .name(&config.name)
         .connection_timeout(config.connect_timeout)
         .request_timeout(Some(config.request_timeout))
@@ -232,31 +232,11 @@ async fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions>
         .event_callback(move |event| {
             let events = events.clone();
             async move { events.report(event) }
-        });
-    for path in &config.root_certificates {
-        options = options.add_root_certificates(path.clone());
-    }
-    if let Some((certificate, key)) = &config.client_certificate {
-        options = options.add_client_certificate(certificate.clone(), key.clone());
-    }
-    Ok(match &config.login {
-        // The client itself does not look at these.
-        Login::FromUrl => match url_login(&config.servers)? {
-            Some((user, Some(password))) => options.user_and_password(user, password),
-            Some((token, None)) => options.token(token),
-            None => options,
-        },
-        Login::Password { user, password } => options.user_and_password(user.clone(), password.clone()),
-        Login::Token(token) => options.token(token.clone()),
-        Login::Nkey(seed) => options.nkey(seed.clone()),
-        Login::CredentialsFile(path) => options.credentials_file(path).await.map_err(|e| {
-            Error::new(ErrorKind::Config).with("credentials_file", path.display()).with("why", &e).because(e)
-        })?,
-    })
+        }))
 }
 
 // User and password, or a token alone, of the first URL that has them.
-fn url_login(servers: &[String]) -> Result<Option<(String, Option<String>)>> {
+pub(crate) fn url_login(servers: &[String]) -> Result<Option<(String, Option<String>)>> {
     for server in servers {
         let wrong = || Error::new(ErrorKind::Config).with("server", without_passwords(server));
         let address: async_nats::ServerAddr = server.parse().map_err(|e| wrong().because(e))?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::login::Login;
 use crate::publish::PublishConfig;
 
 /// How to reach NATS and how to behave when it is away. All fields have defaults; see each.
@@ -34,41 +35,6 @@ pub struct Config {
     pub region: Option<String>,
     /// The window and the bounds of [`Bridge::publish`](crate::Bridge::publish).
     pub publish: PublishConfig,
-}
-
-/// How to log in to NATS.
-#[derive(Clone, Default)]
-#[non_exhaustive]
-pub enum Login {
-    /// With what the server URLs carry, or not at all.
-    #[default]
-    FromUrl,
-    /// User and password.
-    Password {
-        /// The user.
-        user: String,
-        /// The password.
-        password: String,
-    },
-    /// A shared token.
-    Token(String),
-    /// The seed of an nkey (`SU...`).
-    Nkey(String),
-    /// A credentials file with a JWT and a seed, as `nsc` writes it.
-    CredentialsFile(PathBuf),
-}
-
-// Secrets stay out of logs.
-impl std::fmt::Debug for Login {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Login::FromUrl => f.write_str("FromUrl"),
-            Login::Password { user, .. } => write!(f, "Password {{ user: {user:?} }}"),
-            Login::Token(_) => f.write_str("Token"),
-            Login::Nkey(_) => f.write_str("Nkey"),
-            Login::CredentialsFile(path) => write!(f, "CredentialsFile({path:?})"),
-        }
-    }
 }
 
 impl Default for Config {

@@ -268,8 +268,8 @@ fn schemas_are_checked_and_registered_from_files() {
     assert_eq!(cli.json(0, &["schema", "list"]).as_array().map(Vec::len), Some(3));
     cli.expect(0, &["schema", "check", "order.json", "--compatibility", "none"]);
     assert!(cli.expect(0, &["schema", "show", "order"]).contains("\"maximum\": 9"));
-    assert_eq!(cli.json(0, &["schema", "show", "item", "--version", "1"])["format"], "protobuf");
-    cli.expect(1, &["schema", "show", "order", "--version", "7"]);
+    assert_eq!(cli.json(0, &["schema", "show", "item/1"])["format"], "protobuf");
+    cli.expect(1, &["schema", "show", "order/7"]);
 
     write("old.json", r#"{"type": "integer", "maximum": 7}"#);
     cli.expect(0, &["schema", "check", "order.json", "--against", "old.json", "--nats", "nats://127.0.0.1:1"]);
@@ -280,6 +280,10 @@ fn schemas_are_checked_and_registered_from_files() {
         (&["schema", "check", "gone.json"], "gone.json: "),
         (&["schema", "check", "m.toml"], "m.toml: --format"),
         (&["schema", "check", "order.json", "--against", "broken.proto"], "broken.proto: "),
+        (&["schema", "show", "order/0"], "order/0"),
+        (&["schema", "list", "--nats-creds", "a", "--nats-token-file", "b"], "--nats-token-file"),
+        (&["schema", "list", "--nats-user", "a"], "--nats-password-file"),
+        (&["schema", "list", "--nats-user", "a", "--nats-password-file", "gone"], "--nats-password-file gone"),
         (&["schema", "check", "order.json", "fine.json", "--name", "x"], "--name"),
         (&["schema", "check", "order.json", "--compatibility", "SIDEWAYS"], "SIDEWAYS"),
     ] {

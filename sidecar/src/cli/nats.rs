@@ -12,11 +12,20 @@ use super::{Failure, remedy};
 #[derive(Debug, Clone, Default, Args)]
 pub struct NatsLogin {
     /// Log in to NATS with this credentials file, as `nsc` writes it (a JWT and a seed).
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "nats_nkey")]
+    #[arg(long, global = true, value_name = "FILE", group = "nats_login")]
     pub nats_creds: Option<PathBuf>,
     /// Log in to NATS with the nkey whose seed (`SU...`) is in this file.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", group = "nats_login")]
     pub nats_nkey: Option<PathBuf>,
+    /// Log in to NATS with the token in this file.
+    #[arg(long, global = true, value_name = "FILE", group = "nats_login")]
+    pub nats_token_file: Option<PathBuf>,
+    /// Log in to NATS as this user, with --nats-password-file.
+    #[arg(long, global = true, value_name = "NAME", requires = "nats_password_file")]
+    pub nats_user: Option<String>,
+    /// The file with the password of --nats-user. Like the other files it is read again for each connection that is made.
+    #[arg(long, global = true, value_name = "FILE", group = "nats_login", requires = "nats_user")]
+    pub nats_password_file: Option<PathBuf>,
     /// Take NATS servers whose certificates are of this CA (PEM), besides the system's.
     #[arg(long, global = true, value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
@@ -29,10 +38,12 @@ pub struct NatsLogin {
 }
 
 impl NatsLogin {
-    fn files(&self) -> [(&'static str, Option<&PathBuf>); 5] {
+    fn files(&self) -> [(&'static str, Option<&PathBuf>); 7] {
         [
             ("--nats-creds", self.nats_creds.as_ref()),
             ("--nats-nkey", self.nats_nkey.as_ref()),
+            ("--nats-token-file", self.nats_token_file.as_ref()),
+            ("--nats-password-file", self.nats_password_file.as_ref()),
             ("--nats-ca", self.nats_ca.as_ref()),
             ("--nats-cert", self.nats_cert.as_ref()),
             ("--nats-key", self.nats_key.as_ref()),
@@ -72,14 +83,14 @@ impl NatsLogin {
                 return Err(Failure::cannot_run(format!("{flag} {}: {error}", file.display())));
             }
         }
-        let login = match (&self.nats_creds, &self.nats_nkey) {
-            (Some(file), _) => Login::CredentialsFile(file.clone()),
-            (None, Some(file)) => {
-                let seed =
-                    super::token_in(file).map_err(|error| Failure::cannot_run(format!("--nats-nkey {error}")))?;
-                Login::Nkey(seed)
+        let login = match self {
+            NatsLogin { nats_creds: Some(file), .. } => Login::CredentialsFile(file.clone()),
+            NatsLogin { nats_nkey: Some(file), .. } => Login::NkeyFile(file.clone()),
+            NatsLogin { nats_token_file: Some(file), .. } => Login::TokenFile(file.clone()),
+            NatsLogin { nats_user: Some(user), nats_password_file: Some(file), .. } => {
+                Login::PasswordFile { user: user.clone(), file: file.clone() }
             }
-            (None, None) => Login::FromUrl,
+            _ => Login::FromUrl,
         };
         Ok(Config {
             servers: urls.split(',').map(|url| url.trim().to_owned()).collect(),
@@ -102,6 +113,8 @@ mod tests {
         let logins = [
             ("--nats-creds", NatsLogin { nats_creds: missing(), ..NatsLogin::default() }),
             ("--nats-nkey", NatsLogin { nats_nkey: missing(), ..NatsLogin::default() }),
+            ("--nats-token-file", NatsLogin { nats_token_file: missing(), ..NatsLogin::default() }),
+            ("--nats-password-file", NatsLogin { nats_password_file: missing(), ..NatsLogin::default() }),
             ("--nats-ca", NatsLogin { nats_ca: missing(), ..NatsLogin::default() }),
             ("--nats-cert", NatsLogin { nats_cert: missing(), ..NatsLogin::default() }),
             ("--nats-key", NatsLogin { nats_key: missing(), ..NatsLogin::default() }),

@@ -40,6 +40,8 @@ pub(super) fn nats(given: &str, error: &nats_bridge::Error) -> Failure {
         NatsError::Unsupported => format!(
             "--nats {url}: it cannot be used{why}; nats-server 2.10.26 or newer with JetStream is needed (`nats-server -js`)"
         ),
+        // A file of the login or of a certificate.
+        NatsError::Config if error.context().iter().any(|(key, _)| *key == "field") => format!("--nats {url}: {error}"),
         NatsError::Config => format!("--nats {url}: not understood{why}; nats://HOST:PORT is expected"),
         _ => format!("--nats {url}: {error}"),
     })

@@ -38,7 +38,7 @@ pub enum Verb {
     #[command(after_help = "Example:\n  nats-bridge schema list --json")]
     List,
     /// Print a schema's text as it was registered.
-    #[command(after_help = "Example:\n  nats-bridge schema show order --version 2")]
+    #[command(after_help = "Example:\n  nats-bridge schema show order/2")]
     Show(ShowArgs),
 }
 
@@ -84,11 +84,9 @@ pub struct RegisterArgs {
 /// What `show` needs.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
-    /// The schema's name.
-    pub name: String,
-    /// Which version; default the newest.
-    #[arg(long)]
-    pub version: Option<u32>,
+    /// The schema's name, and a version as in `order/2`; without one, the newest.
+    #[arg(value_parser = wanted, value_name = "NAME[/VERSION]")]
+    pub wanted: (String, Option<u32>),
 }
 
 /// Does what was asked for.
@@ -125,7 +123,8 @@ pub async fn run(args: SchemaArgs) -> Result<(), Failure> {
         }
         Verb::Show(with) => {
             let bridge = native.connect().await?;
-            let schema = async { open(&bridge, &bucket).await?.get(&with.name, with.version).await };
+            let (name, version) = with.wanted;
+            let schema = async { open(&bridge, &bucket).await?.get(&name, version).await };
             let schema = schema.await.map_err(failure);
             native::close(&bridge).await;
             match (schema?, native.json) {
@@ -314,6 +313,16 @@ fn in_file(file: &Path, error: nats_bridge::Error) -> Failure {
         _ => 2,
     };
     Failure { code, text: format!("{}: {error}", file.display()) }
+}
+
+fn wanted(text: &str) -> Result<(String, Option<u32>), String> {
+    match text.split_once('/') {
+        None => Ok((text.to_owned(), None)),
+        Some((name, version)) => match version.parse() {
+            Ok(version) if version > 0 => Ok((name.to_owned(), Some(version))),
+            _ => Err("a version is a number from 1, as in order/2".to_owned()),
+        },
+    }
 }
 
 fn format(text: &str) -> Result<Format, String> {
