@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -68,6 +70,15 @@ impl Drop for Serve {
     }
 }
 
+fn http(address: &Value, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(address.as_str().expect("an address")).expect("connected");
+    write!(socket, "GET {path} HTTP/1.0\r\n\r\n").expect("written");
+    let mut text = String::new();
+    socket.read_to_string(&mut text).expect("read");
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, text)
+}
+
 fn command(dir: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nats-bridge"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--embedded"]).arg(dir.join("store")).args(more);
@@ -125,6 +136,40 @@ async fn messages_outlive_a_stop_and_a_start() {
     let (_connection, channel) = serve.channel().await;
     assert_eq!(get(&channel).await.as_deref(), Some("kept"));
     assert_eq!(serve.end("INT"), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probes_tell_whether_nats_answers_and_metrics_what_was_counted() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let serve = Serve::start_with(dir.path(), &["--http", "127.0.0.1:0"]);
+    let address = &serve.ready["http"];
+    assert_eq!((http(address, "/livez").0, http(address, "/readyz").0, http(address, "/status").0), (200, 200, 404));
+    let (_connection, channel) = serve.channel().await;
+    publish(&channel, "17").await;
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !http(address, "/metrics").1.contains("\nnatsbridge_amqp_published_total 1\n") {
+        assert!(Instant::now() < deadline, "{}", http(address, "/metrics").1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // It is started again at once, so it is killed again until it was seen to be away.
+    let (mut killed, deadline) = (0, Instant::now() + Duration::from_secs(60));
+    loop {
+        let pid = nats_pid(dir.path());
+        if pid != killed {
+            send("KILL", pid);
+            killed = pid;
+        }
+        let (status, text) = http(address, "/readyz");
+        if status == 503 {
+            assert!(text.contains("nats does not answer"), "{text}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+    }
+    while http(address, "/readyz").0 != 200 {
+        assert!(Instant::now() < deadline, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, User};
 use amqp_compat::listener::Listener;
 use amqp_compat::session::Limits;
 use clap::Args;
+use metrics_exporter_prometheus::PrometheusHandle;
 use nats_bridge::Bridge;
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -19,6 +20,7 @@ use super::nats::NatsLogin;
 use super::tls::TlsArgs;
 use super::{ConsumerTimeout, Failure, remedy, signals};
 use crate::embedded::{Embedded, Plan};
+use crate::http::{self, Gateway, Surface};
 use crate::management::{Management, Shown};
 use crate::ready;
 
@@ -68,6 +70,10 @@ pub struct ServeArgs {
     /// given; RabbitMQ's own port is 15672.
     #[arg(long, value_name = "HOST:PORT")]
     pub management: Option<String>,
+    /// Where `/livez`, `/readyz` and `/metrics` (Prometheus) are served, without a login; port 0 takes a free one. Not served
+    /// unless given.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http: Option<String>,
     /// Who may log in; may be given more than once. Without it: guest:guest, on a loopback address only.
     #[arg(long = "user", value_name = "NAME:PASSWORD")]
     pub users: Vec<String>,
@@ -96,6 +102,8 @@ struct Ready {
     nats: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     management: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<String>,
     pid: u32,
 }
 
@@ -126,6 +134,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
         }
     }
     let management = bind_management(&args, users.is_empty()).await?;
+    let http = bind_http(&args).await?;
     let shutdown = CancellationToken::new();
     signals::cancel(&shutdown)?;
     let embedded = match &args.embedded {
@@ -147,7 +156,8 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     };
     let outcome = match args.nats_login.connect(&nats, "nats-bridge").await {
         Ok(bridge) => {
-            let outcome = serve(args, (listener, tls, management), &nats, bridge.clone(), users, shutdown).await;
+            let outcome =
+                serve(args, Sockets { listener, tls, management, http }, &nats, bridge.clone(), users, shutdown).await;
             // Before its server stops: a connection that is closed is not taken for a lost one.
             let _ = bridge.close(LAST_WORDS).await;
             outcome
@@ -166,14 +176,23 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long requests to the HTTP API may take to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// What is listened on.
+struct Sockets {
+    listener: Listener,
+    tls: Option<SocketAddr>,
+    management: Option<Management>,
+    http: Option<(Surface, SocketAddr, PrometheusHandle)>,
+}
+
 async fn serve(
     args: ServeArgs,
-    (mut listener, tls, management): (Listener, Option<SocketAddr>, Option<Management>),
+    sockets: Sockets,
     nats: &str,
     bridge: Bridge,
     users: Vec<User>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
+    let Sockets { mut listener, tls, management, http } = sockets;
     let listen_failed = |error| remedy::bind("--listen", &args.listen, &error);
     let address = listener.local_addr().map_err(listen_failed)?;
     let max_payload = bridge.client().server_info().max_payload;
@@ -192,6 +211,7 @@ async fn serve(
         ..defaults
     };
     let config = place.settle(config);
+    let watched = bridge.clone();
     let backend = JetStreamBackend::connect(bridge, config)
         .await
         .map_err(|error| Failure::cannot_run(format!("--nats {}: {error}", remedy::without_password(nats))))?;
@@ -209,12 +229,19 @@ async fn serve(
     let managed = management.as_ref().map(Management::local_addr).transpose();
     let managed = managed.map_err(|error| Failure::cannot_run(format!("--management: {error}")))?;
     let managing = management.map(|management| tokio::spawn(manage(management, shown, shutdown.clone())));
+    let probed = http.as_ref().map(|(_, address, _)| *address);
+    let probing = http.map(|(surface, address, metrics)| {
+        info!(%address, "serving /livez, /readyz and /metrics");
+        let gateway = Gateway { bridge: watched, metrics, shutdown: shutdown.clone() };
+        tokio::spawn(surface.run_gateway(gateway, shutdown.clone()))
+    });
     let mut served = tokio::spawn(listener.run(backend, shutdown));
     if let Some(file) = &args.ready_file {
         let management = managed.map(|address| address.to_string());
         let (listen, nats) = (address.to_string(), nats.to_owned());
         let listen_tls = tls.map(|address| address.to_string());
-        let ready = Ready { listen, listen_tls, nats, management, pid: std::process::id() };
+        let http = probed.map(|address| address.to_string());
+        let ready = Ready { listen, listen_tls, nats, management, http, pid: std::process::id() };
         ready::write(file, &ready)
             .map_err(|error| Failure::cannot_run(format!("--ready-file {}: {error}", file.display())))?;
     }
@@ -226,6 +253,7 @@ async fn serve(
             // At once: the other gateway serves already, and is not to be disturbed by last words.
             served.abort();
             managing.iter().for_each(JoinHandle::abort);
+            probing.iter().for_each(JoinHandle::abort);
             Err(Failure::cannot_run(format!("--nats {shown}: {}", error.text)))
         }
     };
@@ -253,6 +281,15 @@ async fn bind_management(args: &ServeArgs, only_guest: bool) -> Result<Option<Ma
         )));
     }
     Ok(Some(management))
+}
+
+/// Binds the socket of probes and metrics, where one is asked for, and begins to record: before anything is counted.
+async fn bind_http(args: &ServeArgs) -> Result<Option<(Surface, SocketAddr, PrometheusHandle)>, Failure> {
+    let Some(place) = &args.http else { return Ok(None) };
+    let failed = |error| remedy::bind("--http", place, &error);
+    let surface = Surface::bind(place).await.map_err(failed)?;
+    let address = surface.local_addr().map_err(failed)?;
+    Ok(Some((surface, address, http::metrics::install().map_err(Failure::cannot_run)?)))
 }
 
 async fn manage(management: Management, shown: Shown, shutdown: CancellationToken) {

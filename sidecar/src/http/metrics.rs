@@ -9,6 +9,9 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 
 use crate::control_api::{Faults, ParityCounts, Phase, Status, Verdict};
 
+/// Of Prometheus' text format.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 /// Makes Prometheus the recorder of this process.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The HTTP surface of a sidecar: JSON for people and tools, Prometheus metrics, probes.
+//! The HTTP surface of a sidecar: JSON for people and tools, Prometheus metrics, probes. Of a gateway (`serve --http`): the last two.
 //!
 //! | request | answer |
 //! |---|---|
@@ -23,6 +23,7 @@
 mod access;
 pub(crate) mod ask;
 mod body;
+mod gateway;
 pub mod metrics;
 mod page;
 mod probes;
@@ -32,11 +33,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio_util::sync::CancellationToken;
 
 use crate::control_api::Control;
+
+pub use gateway::Gateway;
 
 /// A bound HTTP socket.
 #[derive(Debug)]
@@ -81,8 +85,30 @@ impl Surface {
     /// # Cancel safety
     /// Dropping the future closes the socket; a change that is being made goes on or not, as its `Control` does.
     pub async fn run(self, options: Options, shutdown: CancellationToken) -> io::Result<()> {
-        let upkeep = options.metrics.clone().map(|handle| tokio::spawn(metrics::keep_up(handle)));
-        let app = routes::router(options).into_make_service_with_connect_info::<SocketAddr>();
+        let metrics = options.metrics.clone();
+        self.serve(routes::router(options), metrics, shutdown).await
+    }
+
+    /// As [`Surface::run`], for the probes and metrics of a gateway.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket.
+    pub async fn run_gateway(self, gateway: Gateway, shutdown: CancellationToken) -> io::Result<()> {
+        let metrics = Some(gateway.metrics.clone());
+        self.serve(gateway::router(gateway), metrics, shutdown).await
+    }
+
+    async fn serve(
+        self,
+        router: Router,
+        metrics: Option<PrometheusHandle>,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        let upkeep = metrics.map(|handle| tokio::spawn(metrics::keep_up(handle)));
+        let app = router.into_make_service_with_connect_info::<SocketAddr>();
         let served = axum::serve(self.socket, app).with_graceful_shutdown(shutdown.cancelled_owned()).await;
         if let Some(upkeep) = upkeep {
             upkeep.abort();

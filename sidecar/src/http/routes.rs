@@ -100,7 +100,7 @@ async fn render(State(options): Shared) -> Response {
     if let Ok(verdict) = tokio::time::timeout(STATUS_TIMEOUT, options.control.gate()).await {
         metrics::observe_gate(&verdict);
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], handle.render()).into_response()
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], handle.render()).into_response()
 }
 
 async fn in_time(control: &dyn Control) -> Option<Status> {
