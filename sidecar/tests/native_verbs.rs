@@ -293,3 +293,65 @@ fn schemas_are_checked_and_registered_from_files() {
         assert!(err.contains(part), "{arguments:?}: {err}");
     }
 }
+
+#[test]
+fn settings_come_from_a_file_and_say_where_they_come_from() {
+    let cli = Cli::start();
+    let write = |text: &str| std::fs::write(cli.dir.path().join("c.toml"), text).expect("a file");
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nats-bridge"))
+            .args(arguments)
+            .env_remove("NATS_URL")
+            .envs(variables.iter().copied())
+            .current_dir(cli.dir.path())
+            .output()
+            .expect("runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let url = cli.server.url();
+    write(&format!("nats = {url:?}\n\n[schema]\nbucket = \"MINE\"\njson = true\n"));
+    std::fs::write(cli.dir.path().join("order.json"), "true").expect("a file");
+    let (code, out, err) = run(&["--config", "c.toml", "schema", "register", "order.json"], &[]);
+    assert_eq!(code, Some(0), "{err}");
+    // The verb's own table, with its --json.
+    assert!(out.contains("\"version\": 1") || out.contains("\"version\":1"), "{out}");
+    let variable = [("NATS_BRIDGE_CONFIG", "c.toml")];
+    let (code, out, _) = run(&["schema", "list"], &variable);
+    assert!(code == Some(0) && out.contains("order"), "{out}");
+    // The environment comes before the file, and a flag before both.
+    let elsewhere = [("NATS_BRIDGE_CONFIG", "c.toml"), ("NATS_BRIDGE_SCHEMAS", "NONE")];
+    let (code, _, err) = run(&["schema", "list"], &elsewhere);
+    assert!(code == Some(1) && err.contains("NONE"), "{err}");
+    assert_eq!(run(&["schema", "list", "--bucket", "MINE"], &elsewhere).0, Some(0));
+
+    write("nats = \"nats://app:s3cret@a:1\"\n[serve]\nuser = [\"app:s3cret\"]\nconsumer_timeout = \"10m\"\n");
+    let show = ["config", "show", "--origin", "serve", "--listen", "0.0.0.0:1"];
+    let (code, out, err) = run(&show, &[("NATS_BRIDGE_CONFIG", "c.toml"), ("NATS_BRIDGE_VHOST", "v")]);
+    assert_eq!(code, Some(0), "{err}");
+    let row = |flag: &str| {
+        let line = out.lines().find(|line| line.split_whitespace().next() == Some(flag)).expect(flag);
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!([row("listen"), row("vhost"), row("consumer_timeout")], ["0.0.0.0:1 flag", "v environment", "10m file"]);
+    assert_eq!([row("user"), row("replicas")], ["app:*** file", "1 default"]);
+    assert!(row("nats").ends_with(" file") && !out.contains("s3cret"), "{out}");
+    let (_, out, _) = run(&["config", "show", "--redact=false", "--json", "serve"], &variable);
+    assert!(out.contains("app:s3cret"), "{out}");
+    let (code, out, err) = run(&["config", "check"], &variable);
+    assert!(code == Some(0) && out.contains("c.toml is legal (serve)"), "{out}{err}");
+    for (text, part) in [
+        ("[serve]\nlisen = 1", "serve.lisen: the verb has no such flag"),
+        ("[serve]\nconsumer_timeout = \"10\"", "consumer-timeout"),
+        ("[serve]\nuser_file = \"gone\"", "--user-file gone"),
+        ("[serve]\nnats_creds = \"a\"\nnats_nkey = \"b\"", "--nats-"),
+        ("[serve]\nshared = \"maybe\"", "shared: true or false"),
+        ("[serve\n", "c.toml: "),
+    ] {
+        write(text);
+        let (code, out, err) = run(&["config", "check"], &variable);
+        assert!(code == Some(2) && err.contains("c.toml: ") && err.contains(part), "{text}: {out}{err}");
+    }
+    assert!(run(&["config", "check", "--config", "gone.toml"], &[]).2.contains("gone.toml: "));
+    assert!(run(&["config", "check"], &[]).2.contains("--config is needed"));
+}

@@ -2,6 +2,7 @@
 //!
 //! - [`Consumer`]: gives [`Delivery`]s, or runs a handler over them.
 //! - [`ConsumerHandle`]: watches and drains a consumer from elsewhere.
+//! - [`Intake`]: the same handler over a durable consumer or plain subscriptions, by a flag such as `USE_JETSTREAM=1`.
 //! - [`Jobs`]: a handler's work, for one that runs elsewhere.
 //! - `active`: which of several instances consumes, where only one may.
 //! - `supervisor`: the task behind it, which pulls, keeps long deliveries alive and rebuilds what is stuck.
@@ -12,6 +13,7 @@ mod credit;
 mod delivery;
 mod done;
 mod held;
+mod intake;
 mod jobs;
 mod keyed;
 mod metrics;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 pub use consumer::{Consumer, ConsumerHandle};
 pub use delivery::{Delivery, Received, Settled};
+pub use intake::{Intake, USE_JETSTREAM, use_jetstream};
 pub use jobs::{Answer, Job, Jobs};
 
 use crate::encryption::Keys;

@@ -4,6 +4,7 @@
 
 mod apply;
 mod assess;
+mod config;
 mod detach;
 mod dlq;
 mod failover;
@@ -21,6 +22,7 @@ mod request;
 mod rollback;
 mod schema;
 pub mod serve;
+mod settings;
 mod shadow;
 pub mod sidecar;
 mod signals;
@@ -31,15 +33,24 @@ mod topology;
 mod verify;
 mod weight;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
+
+use settings::Source;
 
 /// Runs the command line of this process and answers its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, source) = match started_with(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            return ExitCode::from(failure.code);
+        }
+    };
     logging::start(cli.log_format);
     let runtime = match runtime() {
         Ok(runtime) => runtime,
@@ -48,13 +59,26 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match runtime.block_on(cli.command.run()) {
+    match runtime.block_on(cli.command.run(source.as_ref())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// The command line, with what the environment and the file of settings add to it. What clap refuses ends the process.
+fn started_with(mut words: Vec<OsString>) -> Result<(Cli, Option<Source>), Failure> {
+    let source = settings::file_of(&words, |name| std::env::var_os(name))?;
+    let merged = settings::merged(&words, source.as_ref(), |name| std::env::var_os(name))?;
+    // It is about the settings of others.
+    if merged.verbs.first().is_none_or(|verb| verb != "config") {
+        words = merged.words;
+    }
+    let matches = settings::command().get_matches_from(words);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    Ok((cli, source))
 }
 
 /// Half of the cores and at least two, unless `TOKIO_WORKER_THREADS` says otherwise: nats-server or RabbitMQ, and mostly the application,
@@ -75,6 +99,9 @@ pub struct Cli {
     /// How log lines are written to stderr. `RUST_LOG` chooses what is logged (default `info`).
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+    /// A file (TOML) with settings, for what neither the command line nor the environment says; `nats-bridge config` tells more.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -126,6 +153,8 @@ pub enum Command {
     Dlq(dlq::DlqArgs),
     /// Make streams, consumers, dead-letter streams and buckets as a file says, or compare.
     Provision(provision::ProvisionArgs),
+    /// Check the file of settings; show what is set, and by what.
+    Config(config::ConfigArgs),
     /// Check, register and show schemas of payloads.
     Schema(schema::SchemaArgs),
     /// Print the version, as --version does.
@@ -134,7 +163,7 @@ pub enum Command {
 
 impl Command {
     /// Runs the verb to its end.
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self, source: Option<&Source>) -> Result<(), Failure> {
         match self {
             Command::Serve(args) => serve::run(args).await,
             Command::Assess(args) => assess::run(args).await,
@@ -153,6 +182,7 @@ impl Command {
             Command::Failover(args) => failover::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Provision(args) => provision::run(args).await,
+            Command::Config(args) => config::run(args, source),
             Command::Schema(args) => schema::run(args).await,
             Command::Version => {
                 println!("nats-bridge {}", env!("CARGO_PKG_VERSION"));

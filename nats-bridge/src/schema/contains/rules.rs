@@ -1,5 +1,5 @@
 //! The rules of Confluent's Schema Registry for JSON Schema (strict), one by one: which change may be made where the new schema has to
-//! read what the old one wrote.
+//! read what the old one wrote. Left out are those about the metadata of that registry itself (`RESERVED_PROPERTY_*`).
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -127,11 +127,41 @@ const RULES: &[(&str, &str, &str, bool)] = &[
     ("COMBINED_TYPE_SUBSCHEMAS_CHANGED", r#"{"oneOf":[{"type":"string"},{"type":"integer"}]}"#, r#"{"oneOf":[{"type":"boolean"},{"type":"null"}]}"#, NO),
     ("NOT_TYPE_EXTENDED", r#"{"not":{"type":"integer"}}"#, r#"{"not":{"type":"number"}}"#, NO),
     ("NOT_TYPE_NARROWED", r#"{"not":{"type":"number"}}"#, r#"{"not":{"type":"integer"}}"#, YES),
+    ("SCHEMA_ADDED", r#"{"type":"array"}"#, r#"{"type":"array","items":{"type":"string"}}"#, NO),
+    ("SCHEMA_REMOVED", r#"{"type":"array","items":{"type":"string"}}"#, r#"{"type":"array"}"#, YES),
+    ("OPTIONAL_PROPERTY_ADDED_TO_OPEN_CONTENT_MODEL", r#"{"type":"object"}"#, r#"{"type":"object","properties":{"a":{"type":"string"}}}"#, NO),
+    ("REQUIRED_PROPERTY_ADDED_TO_OPEN_CONTENT_MODEL", r#"{"type":"object"}"#, r#"{"type":"object","properties":{"a":{}},"required":["a"]}"#, NO),
+    ("REQUIRED_PROPERTY_WITH_DEFAULT_ADDED_TO_OPEN_CONTENT_MODEL", r#"{"type":"object"}"#, r#"{"type":"object","properties":{"a":{"type":"integer","default":1}},"required":["a"]}"#, NO),
+    ("MAX_CONTAINS_ADDED", r#"{"type":"array","contains":{"const":1}}"#, r#"{"type":"array","contains":{"const":1},"maxContains":3}"#, NO),
+    ("MAX_CONTAINS_REMOVED", r#"{"type":"array","contains":{"const":1},"maxContains":3}"#, r#"{"type":"array","contains":{"const":1}}"#, YES),
+    ("MAX_CONTAINS_INCREASED", r#"{"type":"array","contains":{"const":1},"maxContains":3}"#, r#"{"type":"array","contains":{"const":1},"maxContains":4}"#, YES),
+    ("MAX_CONTAINS_DECREASED", r#"{"type":"array","contains":{"const":1},"maxContains":3}"#, r#"{"type":"array","contains":{"const":1},"maxContains":2}"#, NO),
+    ("MIN_CONTAINS_ADDED", r#"{"type":"array","contains":{"const":1}}"#, r#"{"type":"array","contains":{"const":1},"minContains":2}"#, NO),
+    ("MIN_CONTAINS_REMOVED", r#"{"type":"array","contains":{"const":1},"minContains":2}"#, r#"{"type":"array","contains":{"const":1}}"#, YES),
+    ("MIN_CONTAINS_INCREASED", r#"{"type":"array","contains":{"const":1},"minContains":2}"#, r#"{"type":"array","contains":{"const":1},"minContains":3}"#, NO),
+    ("MIN_CONTAINS_DECREASED", r#"{"type":"array","contains":{"const":1},"minContains":3}"#, r#"{"type":"array","contains":{"const":1},"minContains":2}"#, YES),
+    ("UNEVALUATED_PROPERTIES_ADDED", r#"{"type":"object","unevaluatedProperties":false}"#, r#"{"type":"object"}"#, YES),
+    ("UNEVALUATED_PROPERTIES_REMOVED", r#"{"type":"object"}"#, r#"{"type":"object","unevaluatedProperties":false}"#, NO),
+    ("UNEVALUATED_PROPERTIES_EXTENDED", r#"{"type":"object","unevaluatedProperties":false}"#, r#"{"type":"object","unevaluatedProperties":{"type":"string"}}"#, YES),
+    ("UNEVALUATED_PROPERTIES_NARROWED", r#"{"type":"object","unevaluatedProperties":{"type":"string"}}"#, r#"{"type":"object","unevaluatedProperties":{"type":"string","maxLength":2}}"#, NO),
+    ("UNEVALUATED_ITEMS_ADDED", r#"{"type":"array","unevaluatedItems":false}"#, r#"{"type":"array"}"#, YES),
+    ("UNEVALUATED_ITEMS_REMOVED", r#"{"type":"array"}"#, r#"{"type":"array","unevaluatedItems":false}"#, NO),
+    ("UNEVALUATED_ITEMS_EXTENDED", r#"{"type":"array","unevaluatedItems":false}"#, r#"{"type":"array","unevaluatedItems":{"type":"string"}}"#, YES),
+    ("UNEVALUATED_ITEMS_NARROWED", r#"{"type":"array","unevaluatedItems":{"type":"string"}}"#, r#"{"type":"array","unevaluatedItems":{"type":"string","maxLength":2}}"#, NO),
 ];
 
-/// Where we say no and Confluent says yes: a default would have to be filled in, and nothing is.
-const STRICTER: [&str; 2] =
-    ["REQUIRED_ATTRIBUTE_WITH_DEFAULT_ADDED", "REQUIRED_PROPERTY_WITH_DEFAULT_ADDED_TO_UNOPEN_CONTENT_MODEL"];
+/// Where we say no and Confluent says yes: a default would have to be filled in, and nothing is; or the keywords are among those that only pass
+/// when they are the same.
+const STRICTER: [&str; 8] = [
+    "REQUIRED_ATTRIBUTE_WITH_DEFAULT_ADDED",
+    "REQUIRED_PROPERTY_WITH_DEFAULT_ADDED_TO_UNOPEN_CONTENT_MODEL",
+    "MAX_CONTAINS_REMOVED",
+    "MAX_CONTAINS_INCREASED",
+    "MIN_CONTAINS_REMOVED",
+    "MIN_CONTAINS_DECREASED",
+    "UNEVALUATED_PROPERTIES_EXTENDED",
+    "UNEVALUATED_ITEMS_EXTENDED",
+];
 
 #[test]
 fn each_rule_of_confluents_is_ours() {
