@@ -147,6 +147,15 @@ async fn a_file_of_streams_consumers_dead_letters_and_buckets_is_applied_once_an
 }
 
 #[tokio::test]
+async fn the_example_of_a_file_is_applied() {
+    let server = NatsServer::start();
+    let bridge = Bridge::connect(server.url()).await.unwrap();
+    let manifest = Manifest::from_toml(include_str!("../../examples/streams.toml")).unwrap();
+    assert_eq!(bridge.apply(&manifest).await.unwrap().changes.len(), 4);
+    assert!(bridge.plan(&manifest).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn durable_asks_for_replicas_or_for_a_server_that_syncs_first() {
     let lazy = NatsServer::start();
     let monitor = Monitor::new(&lazy.monitor_url()).unwrap();

@@ -196,7 +196,7 @@ impl Command {
 #[derive(Debug, Clone, Args)]
 pub struct Control {
     /// The sidecar's HTTP address, `HOST:PORT` or a URL.
-    #[arg(long, env = "NATS_BRIDGE_HTTP", default_value = "127.0.0.1:8222", value_name = "ADDR")]
+    #[arg(long, env = "NATS_BRIDGE_HTTP", default_value = "127.0.0.1:8223", value_name = "ADDR")]
     pub http: String,
     /// Take the address from this ready file of the sidecar instead.
     #[arg(long, value_name = "FILE")]

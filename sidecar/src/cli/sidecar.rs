@@ -54,7 +54,7 @@ pub struct SidecarArgs {
     #[command(flatten)]
     pub tls: TlsArgs,
     /// Where status and control are served; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8222", value_name = "HOST:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8223", value_name = "HOST:PORT")]
     pub http: String,
     /// File that gets the real addresses as JSON once connections are accepted.
     #[arg(long, value_name = "FILE")]
