@@ -1,5 +1,7 @@
 //! Figures: what every benchmark prints, as a table and as JSON.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 /// One comparison: ours beside a peer, measured in the same run.
@@ -42,4 +44,10 @@ pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     if sorted.is_empty() { 0.0 } else { sorted[(sorted.len() - 1) / 2] }
+}
+
+/// The value that this share of sorted values does not exceed; zero for none.
+pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or_default()
 }

@@ -51,7 +51,7 @@ impl Bridge {
     /// - `Denied`: the login was refused.
     /// - `Unsupported`: JetStream is not enabled for this account, or the server is older than 2.10.26.
     pub async fn connect_with(config: Config) -> Result<Bridge> {
-        check_region(config.region.as_deref())?;
+        check(&config)?;
         let events = Arc::new(Events::new());
         let servers = config.servers.join(",");
         let client = options(&config, events.clone())?.connect(&config.servers[..]).await.map_err(|e| {
@@ -233,6 +233,18 @@ fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {
             let events = events.clone();
             async move { events.report(event) }
         }))
+}
+
+fn check(config: &Config) -> Result<()> {
+    check_region(config.region.as_deref())?;
+    let wrong = |field: &'static str, why: &'static str| Err(Error::new(ErrorKind::Config).with(field, why));
+    match config {
+        c if c.servers.iter().all(|server| server.trim().is_empty()) => wrong("servers", "names no server"),
+        c if c.connect_timeout.is_zero() => wrong("connect_timeout", "is above 0"),
+        c if c.request_timeout.is_zero() => wrong("request_timeout", "is above 0"),
+        c if c.ping_interval.is_zero() => wrong("ping_interval", "is above 0"),
+        _ => Ok(()),
+    }
 }
 
 // User and password, or a token alone, of the first URL that has them.

@@ -34,6 +34,7 @@ pub use jobs::{Answer, Job, Jobs};
 
 use crate::encryption::Keys;
 use crate::error::{Error, ErrorKind, Result};
+use crate::provision::check_name;
 use crate::retry::RetryPolicy;
 use crate::schema::Upcasters;
 
@@ -143,12 +144,24 @@ impl ConsumeConfig {
     }
 
     fn check(&self) -> Result<()> {
+        check_name("stream", &self.stream)?;
+        check_name("consumer", &self.name)?;
+        if let Some(name) = &self.dead_letter_stream {
+            check_name("dead_letter_stream", name)?;
+        }
         let wrong = |what: &'static str| Error::new(ErrorKind::Config).with("consumer", &self.name).with("why", what);
+        if let Some(subject) = self.filter_subjects.iter().find(|subject| !is_filter(subject)) {
+            let error =
+                wrong("a subject in filter_subjects is words without spaces, joined by dots; `>` is the last one");
+            return Err(error.with("filter_subjects", subject.escape_debug()));
+        }
         match self {
             // The client drops what its subscription buffer of 65 536 cannot take.
             c if c.max_messages == 0 || c.max_messages > 32_768 => Err(wrong("max_messages is 1 to 32768")),
             c if c.max_bytes == 0 || c.max_bytes > i32::MAX as usize => Err(wrong("max_bytes is 1 to 2 GiB")),
             c if c.retry.attempts == 0 => Err(wrong("retry.attempts is at least 1")),
+            c if !(c.retry.factor >= 1.0 && c.retry.factor.is_finite()) => Err(wrong("retry.factor is at least 1")),
+            c if c.ack_wait < Duration::from_millis(100) => Err(wrong("ack_wait is at least 100 ms")),
             c if c.heartbeat < Duration::from_millis(100) || c.heartbeat > Duration::from_secs(15) => {
                 Err(wrong("heartbeat is 100 ms to 15 s"))
             }
@@ -168,6 +181,12 @@ impl ConsumeConfig {
             c => c.upcast.as_ref().map_or(Ok(()), Upcasters::check),
         }
     }
+}
+
+fn is_filter(subject: &str) -> bool {
+    let words = subject.strip_suffix(".>").unwrap_or(subject);
+    let is_word = |word: &str| !word.is_empty() && word != ">";
+    (subject == ">" || words.split('.').all(is_word)) && !subject.bytes().any(|b| b.is_ascii_whitespace() || b == 0)
 }
 
 /// What the server may deliver beyond the policy's attempts before it gives up by itself: room for processes that died

@@ -24,7 +24,18 @@ impl Shared {
             if self.paused.load(Ordering::Acquire) || self.fetching.load(Ordering::Acquire) || !self.may_work(now) {
                 return None;
             }
-            let (received, token) = self.lock().ready.pop_front()?;
+            let (received, token) = {
+                let mut inner = self.lock();
+                let (received, token) = inner.ready.pop_front()?;
+                // Nothing to open: no second look at the table.
+                if self.decrypter.is_none() && self.checker.is_none() {
+                    if let Some(tenant) = inner.held.get_mut(token) {
+                        tenant.started = Some(now);
+                    }
+                    return Some((received, token));
+                }
+                (received, token)
+            };
             match self.open(&received) {
                 Ok(opened) => {
                     if let Some(tenant) = self.lock().held.get_mut(token) {

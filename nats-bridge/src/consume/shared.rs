@@ -80,6 +80,8 @@ pub(super) struct Inner {
     done: Done,
     /// The subscription ended.
     pub closed: bool,
+    /// The supervisor waits for everything to be settled.
+    pub draining: bool,
     // Messages that wait for the dead-letter stream.
     stuck: usize,
 }
@@ -146,6 +148,7 @@ impl Shared {
                 told_again: Vec::new(),
                 done: Done::default(),
                 closed: false,
+                draining: false,
                 stuck: 0,
             }),
             config,
@@ -272,8 +275,9 @@ impl Shared {
             inner.done.ended(received.sequence(), received.stored_at_nanos(), end);
         }
         let wants = !wanted && inner.held.credit.wants_pull();
+        let draining = inner.draining;
         drop(inner);
-        if wants || self.drain.is_cancelled() {
+        if wants || draining {
             self.credit.notify_one();
         }
     }

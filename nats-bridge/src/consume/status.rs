@@ -1,5 +1,7 @@
 //! What the server says about a pull instead of sending a message. Pure.
 
+use async_nats::HeaderMap;
+
 /// What a status means for the consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Status {
@@ -31,6 +33,12 @@ pub(crate) fn read(code: u16, description: &str) -> Status {
     }
 }
 
+/// How many messages and bytes a pull that ended had left; none where the server does not say.
+pub(crate) fn left(headers: Option<&HeaderMap>) -> Option<(usize, usize)> {
+    let number = |name: &str| headers?.get(name)?.as_str().parse().ok();
+    Some((number("Nats-Pending-Messages")?, number("Nats-Pending-Bytes")?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +53,15 @@ mod tests {
         assert_eq!(read(409, "Server Shutdown"), Status::Busy("409 Server Shutdown".into()));
         assert_eq!(read(409, "Leadership Change"), Status::Busy("409 Leadership Change".into()));
         assert!(matches!(read(503, ""), Status::Gone(_)));
+    }
+
+    #[test]
+    fn what_a_pull_had_left_is_read_where_it_is_said() {
+        let mut headers = HeaderMap::new();
+        assert_eq!((left(None), left(Some(&headers))), (None, None));
+        headers.insert("Nats-Pending-Messages", "3");
+        assert_eq!(left(Some(&headers)), None);
+        headers.insert("Nats-Pending-Bytes", "70");
+        assert_eq!(left(Some(&headers)), Some((3, 70)));
     }
 }

@@ -132,6 +132,7 @@ impl Supervisor {
                 _ = tick.tick() => self.tick().await?,
                 () = shared.drain.cancelled(), if !self.draining => {
                     self.draining = true;
+                    shared.lock().draining = true;
                     self.shared.state.send_replace(ConsumerState::Draining);
                 }
             }
@@ -209,7 +210,7 @@ impl Supervisor {
         if !self.shared.lock().held.credit.is_current(number) {
             return Ok(());
         }
-        self.shared.lock().held.credit.pull_over();
+        self.shared.lock().held.credit.ended(status::left(message.headers.as_ref()));
         match status {
             Status::Heartbeat | Status::PullOver => {}
             Status::TooLarge => self.alone = true,
@@ -284,7 +285,8 @@ impl Supervisor {
             Some(leaving) => shared.poll_subscriber(leaving, cx),
             None => shared.poll_intake(cx),
         };
-        let mut read = std::future::poll_fn(read);
+        // Outside of Tokio's budget, which would leave all but 127 messages where nobody keeps them alive.
+        let mut read = tokio::task::unconstrained(std::future::poll_fn(read));
         while !shared.lock().closed && (&mut read).now_or_never().is_some() {}
         shared.arrived.notify_one();
     }
@@ -378,7 +380,7 @@ impl Supervisor {
         if let Some(mut old) = put(&self.shared, Some(subscriber)) {
             let _ = old.unsubscribe().await;
             let read = |cx: &mut Context<'_>| self.shared.poll_subscriber(&mut old, cx);
-            let mut read = std::future::poll_fn(read);
+            let mut read = tokio::task::unconstrained(std::future::poll_fn(read));
             while !self.shared.lock().closed && (&mut read).now_or_never().is_some() {}
             // The end of the old one is not the end.
             self.shared.lock().closed = false;

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use nats_bridge::{Error, Landed, Published, Settled};
 
@@ -13,7 +13,11 @@ pub struct Record {
     pub handled: Mutex<Vec<Handled>>,
     worker: AtomicU64,
     kills: AtomicU64,
+    killed_at: Mutex<Option<Instant>>,
 }
+
+/// How long a delivery may have been on its way.
+const IN_DOUBT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub enum Outcome {
@@ -29,8 +33,8 @@ pub struct Handled {
     pub sequence: u64,
     pub attempt: u64,
     pub worker: u64,
-    /// [`Record::kills`] at that moment.
-    pub kills: u64,
+    /// [`Record::era`] when it came.
+    pub era: u64,
     pub at: SystemTime,
     pub did: Did,
     /// What the SDK said about the settlement; none while it has not.
@@ -67,11 +71,19 @@ impl Record {
     /// Once before a server is killed, and once after it.
     pub fn server_killed(&self) {
         self.kills.fetch_add(1, Ordering::SeqCst);
+        *self.killed_at.lock().unwrap() = Some(Instant::now());
     }
 
-    /// Odd while a server is being killed; the same even number twice: none was killed in between.
     pub fn kills(&self) -> u64 {
-        self.kills.load(Ordering::SeqCst)
+        self.kills.load(Ordering::SeqCst) / 2
+    }
+
+    /// What a delivery is to remember that comes now. Odd while a server is being killed and shortly after, when it may be
+    /// from before the kill; the same even number twice: none was killed since the first one was delivered.
+    pub fn era(&self) -> u64 {
+        let kills = self.kills.load(Ordering::SeqCst);
+        let lately = self.killed_at.lock().unwrap().is_some_and(|at| at.elapsed() < IN_DOUBT);
+        if lately { kills | 1 } else { kills }
     }
 
     /// What the present worker does from now on did not happen: its process is gone.

@@ -224,7 +224,7 @@ async fn work(seed: u64, worker: u64, mut consumer: Consumer, record: Arc<Record
 
 async fn handle(seed: u64, worker: u64, delivery: Delivery, record: Arc<Record>) {
     let number: usize = std::str::from_utf8(delivery.payload()).unwrap().parse().unwrap();
-    let attempt = delivery.attempt();
+    let (attempt, era) = (delivery.attempt(), record.era());
     let fate = fate(seed, number);
     let slow = if fate == Fate::Slow { 250 } else { 5 };
     tokio::time::sleep(Duration::from_millis(slow)).await;
@@ -241,7 +241,7 @@ async fn handle(seed: u64, worker: u64, delivery: Delivery, record: Arc<Record>)
         sequence: delivery.sequence(),
         attempt,
         worker,
-        kills: record.kills(),
+        era,
         at: SystemTime::now(),
         did,
         settled: None,

@@ -173,7 +173,7 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
         for (i, call) in calls.iter().enumerate() {
             again += usize::from(call.attempt > 1);
             let known = |before: &&Handled| {
-                let none_killed = before.kills == call.kills && call.kills.is_multiple_of(2);
+                let none_killed = before.era == call.era && call.era.is_multiple_of(2);
                 before.worker == call.worker || none_killed
             };
             if call.attempt == 1
@@ -195,7 +195,7 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
             }
             // Nor is one that the server has confirmed, by any worker, while no server was killed.
             let confirmed = call.acked() && fate(seed, call.number) == Fate::AckConfirmed;
-            let unkilled = |later: &&Handled| later.kills == call.kills && call.kills.is_multiple_of(2);
+            let unkilled = |later: &&Handled| later.era == call.era && call.era.is_multiple_of(2);
             if confirmed && let Some(later) = calls[i + 1..].iter().find(unkilled) {
                 faults.push(format!("{sequence} was acked for good and handled again: {call:?}, {later:?}"));
             }
@@ -262,7 +262,7 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
         handled: handled.values().map(Vec::len).sum(),
         again,
         letters: letters.len(),
-        kills: record.kills() / 2,
+        kills: record.kills(),
         workers: record.worker(),
         stored_twice,
         hand_over_ms,

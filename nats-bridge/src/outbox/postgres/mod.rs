@@ -18,9 +18,11 @@
 //!   [`discard`] end that.
 //! - *Bounds*: a relay holds [`RelayConfig::batch`] rows. The table is bounded by whoever owns the database; its depth and age are metrics.
 //!
-//! A transaction is open while a batch is published. Keep `idle_in_transaction_session_timeout`, if set, above the deadline of
-//! [`PublishConfig`](crate::PublishConfig). On CockroachDB, which has no `LISTEN`, leave [`RelayConfig::listen`] off; nothing but SQL that it
-//! documents is used, and it was not tested there.
+//! A transaction is open while a batch is published. Set `idle_in_transaction_session_timeout` above the deadline of
+//! [`PublishConfig`](crate::PublishConfig) and below the streams' duplicate window, such as 90 s: without it, a relay whose connection to the
+//! database is half open keeps its rows until TCP notices, which may be hours, and a relay that takes over a row after the window may store
+//! it twice. On CockroachDB, which has no `LISTEN`, leave [`RelayConfig::listen`] off; nothing but SQL that it documents is used, and it was not
+//! tested there.
 //!
 //! ```no_run
 //! # async fn example(bridge: nats_bridge::Bridge, mut client: tokio_postgres::Client) -> Result<(), Box<dyn std::error::Error>> {

@@ -4,6 +4,9 @@
 //! a recorder installed. The raw side does what the client's documentation shows. Rounds alternate between the two, and
 //! which one goes first alternates too; the ratio is taken round by round.
 
+mod latency;
+mod paced;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -35,6 +38,19 @@ pub struct CoreArgs {
     /// The most messages that a consumer holds (ours) or asks for at once (raw).
     #[arg(long, default_value_t = 1_000)]
     pub credit: usize,
+    /// Round trips of one publish at a time, in each round.
+    #[arg(long, default_value_t = 5_000)]
+    pub trips: usize,
+    /// Messages a second that are sustained through handler and ack.
+    #[arg(long, default_value_t = 10_000)]
+    pub rate: u32,
+    /// For how long each rate is sustained, in seconds; the search for the highest one takes a third of that for each rate that it
+    /// tries.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// Handlers that run at the same time, on both sides.
+    #[arg(long, default_value_t = 64)]
+    pub handlers: usize,
     /// Only workloads whose name contains this.
     #[arg(long)]
     pub only: Option<String>,
@@ -61,7 +77,11 @@ enum Work {
 /// # Errors
 /// When a server cannot be started, or a message is refused or missing.
 pub async fn run(args: &CoreArgs, quick: bool) -> Result<Vec<Figure>, AnyError> {
-    let args = &if quick { CoreArgs { messages: 2_000, rounds: 1, ..args.clone() } } else { args.clone() };
+    let args = &if quick {
+        CoreArgs { messages: 2_000, rounds: 1, trips: 100, seconds: 1, ..args.clone() }
+    } else {
+        args.clone()
+    };
     // Metrics are on: every count goes to a real recorder.
     metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
     let server = tokio::task::spawn_blocking(NatsServer::start).await?;
@@ -74,7 +94,23 @@ pub async fn run(args: &CoreArgs, quick: bool) -> Result<Vec<Figure>, AnyError> 
             }
         }
     }
+    let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    if wanted(latency::NAME) {
+        figures.push(latency::compare(&server.url(), args).await?);
+    }
+    if wanted(paced::SUSTAINED) {
+        figures.push(paced::sustained(&server.url(), args).await?);
+    }
+    if wanted(paced::HIGHEST) {
+        figures.push(paced::highest(&server.url(), args, quick).await?);
+    }
     Ok(figures)
+}
+
+// A work queue of its own for each measurement.
+async fn with_stream(bridge: &Bridge) -> Result<(), AnyError> {
+    let spec = StreamSpec { retention: Retention::WorkQueue, unbounded: true, ..StreamSpec::new("BENCH", ["bench.>"]) };
+    Ok(bridge.ensure_stream(&spec).await?)
 }
 
 fn name(work: Work, size: usize) -> String {
@@ -162,8 +198,7 @@ async fn once(
     side: Side,
 ) -> Result<(Duration, Duration), AnyError> {
     let bridge = Bridge::connect(url).await?;
-    let spec = StreamSpec { retention: Retention::WorkQueue, unbounded: true, ..StreamSpec::new("BENCH", ["bench.>"]) };
-    bridge.ensure_stream(&spec).await?;
+    with_stream(&bridge).await?;
     let payload = Bytes::from(vec![b'x'; size]);
     let took = match (work, side) {
         (Work::Publish { ids }, Side::Ours) => publish_ours(&bridge, args, ids, payload).await?,
