@@ -7,6 +7,8 @@ const [client, work, url = ""] = process.argv.slice(2);
 const [messages = 0, size = 0, window = 0] = process.argv.slice(5).map(Number);
 const body = Buffer.alloc(size, "x");
 const queue = "bench";
+// How many windows a call that publishes many is given.
+const given = 10;
 
 /** The wall clock, and the CPU time of this process. */
 function clock() {
@@ -22,11 +24,12 @@ const ids = () => Array.from({ length: messages }, (_, n) => `bench-message-${St
 const drives = {
   async "ours many"() {
     const { connect } = await import("nats-bridge");
-    const bridge = await connect(url);
+    // The window slides over what is given at once.
+    const bridge = await connect(url, { publish: { maxInFlight: window } });
     const took = clock();
     const named = ids();
-    for (let begin = 0; begin < messages; begin += window) {
-      const some = named.slice(begin, begin + window).map((id) => ({ subject: "bench.x", payload: body, id }));
+    for (let begin = 0; begin < messages; begin += given * window) {
+      const some = named.slice(begin, begin + given * window).map((id) => ({ subject: "bench.x", payload: body, id }));
       assert((await bridge.publishMany(some)).every(({ landed }) => landed === "yes"));
     }
     const found = took();
@@ -40,6 +43,7 @@ const drives = {
     const took = clock();
     for (let n = 1; n <= messages; n++) {
       const delivery = await consumer.next();
+      assert.equal(delivery?.payload.length, size);
       // The last one is confirmed: all acks before it have been taken then.
       await delivery?.ack({ confirmed: n === messages });
     }
@@ -74,6 +78,7 @@ const drives = {
     let n = 0;
     for await (const message of taken) {
       n += 1;
+      assert.equal(message.data.length, size);
       if (n === messages) {
         await message.ackAck();
         break;
@@ -111,6 +116,7 @@ const drives = {
     await new Promise((resolve, reject) => {
       channel
         .consume(queue, (message) => {
+          assert.equal(message.content.length, size);
           channel.ack(message);
           n += 1;
           if (n === messages) resolve();

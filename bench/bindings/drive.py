@@ -13,6 +13,8 @@ CLIENT, WORK, URL = sys.argv[1:4]
 MESSAGES, SIZE, WINDOW = (int(text) for text in sys.argv[4:7])
 BODY = b"x" * SIZE
 QUEUE = "bench"
+# How many windows a call that publishes many is given.
+GIVEN = 10
 
 Took = tuple[float, float]
 
@@ -34,11 +36,12 @@ def ids() -> list[str]:
 def ours_many() -> Took:
     import nats_bridge
 
-    with nats_bridge.connect(URL) as bridge:
+    # The window slides over what is given at once, at most as many messages as are in flight.
+    with nats_bridge.connect(URL, publish={"max_in_flight": WINDOW}) as bridge:
         clock = Clock()
         named = ids()
-        for begin in range(0, MESSAGES, WINDOW):
-            some = [nats_bridge.Message("bench.x", BODY, id) for id in named[begin : begin + WINDOW]]
+        for begin in range(0, MESSAGES, GIVEN * WINDOW):
+            some = [nats_bridge.Message("bench.x", BODY, id) for id in named[begin : begin + GIVEN * WINDOW]]
             assert all(outcome.landed == "yes" for outcome in bridge.publish_many(some))
         return clock.took()
 
@@ -60,6 +63,7 @@ def ours_consume() -> Took:
         clock = Clock()
         for n in range(1, MESSAGES + 1):
             delivery = next(deliveries)
+            assert len(delivery.payload) == SIZE
             # The last one is confirmed: all acks before it have been taken then.
             delivery.ack(confirmed=n == MESSAGES)
         return clock.took()
@@ -73,6 +77,7 @@ def ours_consume_aio() -> Took:
             clock = Clock()
             for n in range(1, MESSAGES + 1):
                 delivery = await deliveries.next()
+                assert delivery is not None and len(delivery.payload) == SIZE
                 await delivery.ack(confirmed=n == MESSAGES)
             return clock.took()
 
@@ -109,6 +114,7 @@ def nats_py_consume() -> Took:
         while taken < MESSAGES:
             for message in await pull.fetch(min(WINDOW, MESSAGES - taken), timeout=30):
                 taken += 1
+                assert len(message.data) == SIZE
                 await (message.ack_sync() if taken == MESSAGES else message.ack())
         took = clock.took()
         await client.close()
@@ -141,7 +147,8 @@ def pika_consume() -> Took:
     channel.basic_qos(prefetch_count=WINDOW)
     clock = Clock()
     taken = 0
-    for method, _, _ in channel.consume(QUEUE):
+    for method, _, body in channel.consume(QUEUE):
+        assert len(body) == SIZE
         channel.basic_ack(method.delivery_tag)
         taken += 1
         if taken == MESSAGES:

@@ -18,6 +18,7 @@ export const {
   Sidecar,
   connect,
   metrics,
+  onLog,
   openOutbox,
   originalName,
 } = bridge;

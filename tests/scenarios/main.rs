@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod letters;
+mod outbox;
 mod scenario;
 
 macro_rules! scenarios {
@@ -34,6 +35,7 @@ scenarios! {
     drain: "drain.json";
     encryption: "encryption.json";
     order_by_key: "order-by-key.json";
+    outbox: "outbox.json";
     publish: "publish.json";
     reconnect: "reconnect.json";
     redrive: "redrive.json";

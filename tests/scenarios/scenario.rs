@@ -14,8 +14,10 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use test_support::nats::NatsServer;
 
+use super::outbox::TheOutbox;
+
 /// How long a step may wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 const REGISTRY: &str = "SCHEMAS";
 
@@ -30,6 +32,7 @@ struct World {
     bridge: Bridge,
     consumers: HashMap<String, (Option<Consumer>, ConsumerHandle)>,
     deliveries: HashMap<String, Option<Delivery>>,
+    outbox: TheOutbox,
 }
 
 /// Does the scenario that this JSON is.
@@ -38,7 +41,8 @@ pub async fn run(text: &str) {
     let server = NatsServer::start();
     let bridge = connect(&server, None, None).await.unwrap();
     let keys = tempfile::tempdir().unwrap();
-    let mut world = World { server, keys, bridge, consumers: HashMap::new(), deliveries: HashMap::new() };
+    let (consumers, deliveries) = (HashMap::new(), HashMap::new());
+    let mut world = World { server, keys, bridge, consumers, deliveries, outbox: TheOutbox::default() };
     for step in scenario["steps"].as_array().unwrap() {
         let outcome = world.act(step).await;
         match (&step["error"], outcome) {
@@ -166,6 +170,10 @@ fn consume(step: &Value) -> ConsumeConfig {
 impl World {
     async fn act(&mut self, step: &Value) -> Result<Value> {
         let verb = text(step, "do");
+        let of_outbox = self.outbox.act(self.keys.path(), &self.bridge, &verb, step, || message(step));
+        if let Some(done) = of_outbox.await {
+            return done;
+        }
         match verb.as_str() {
             "stream" => {
                 let mut spec = step["options"].clone();

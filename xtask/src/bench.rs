@@ -107,9 +107,9 @@ fn packages(tools: &mut Tools) -> Result<PathBuf, Failure> {
     let npm = |dir: &str, args: &[&str]| {
         process::output("npm", Command::new("npm").args(args).current_dir(root.join(dir)).env("PYO3_PYTHON", &python))
     };
-    npm("bindings/node", &["ci", "--no-audit", "--no-fund", "--silent"])?;
+    npm("bindings/node", &["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"])?;
     npm("bindings/node", &["run", "build:native", "--", "--release"])?;
     npm("bindings/node", &["run", "build:js"])?;
-    npm("bench/bindings", &["ci", "--no-audit", "--no-fund", "--silent"])?;
+    npm("bench/bindings", &["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"])?;
     Ok(python)
 }

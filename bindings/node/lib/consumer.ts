@@ -2,9 +2,9 @@ import { setImmediate } from "node:timers/promises";
 
 import { aborted, refuseAborted, type Abortable } from "./abort.js";
 import { Delivery } from "./delivery.js";
-import { asked, BridgeError } from "./errors.js";
+import { asked, atOnce, BridgeError } from "./errors.js";
 import { handle, tellKey, type Handler, type RunOptions } from "./handling.js";
-import { native, type NativeConsumer, type NativeDelivery } from "./native.js";
+import { native, type NativeConsumer, type NativePage } from "./native.js";
 import { refuseUnknown } from "./options.js";
 
 // After so many deliveries that were there already, timers and sockets get a turn.
@@ -22,9 +22,11 @@ export type ConsumerState = "running" | "paused" | "draining" | "stopped" | "fai
 export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   readonly #native: NativeConsumer;
   #turn = 0;
+  // Takes what is there already, until it is full.
+  #page: NativePage | undefined;
   // What arrived for a wait that was aborted, and the end of such a wait.
-  readonly #returned: NativeDelivery[] = [];
-  #ending: Promise<void> = Promise.resolve();
+  readonly #returned: NativePage[] = [];
+  #ending: Promise<void> | undefined;
 
   /** @internal */
   constructor(made: NativeConsumer) {
@@ -37,29 +39,57 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    *
    * Rejects with `not_found` (the stream or consumer was deleted), `closed` or `aborted`.
    */
-  async next({ timeoutMs, signal }: { readonly timeoutMs?: number } & Abortable = {}): Promise<Delivery | undefined> {
-    refuseAborted(signal);
+  async next(options: { readonly timeoutMs?: number } & Abortable = {}): Promise<Delivery | undefined> {
+    refuseAborted(options.signal);
+    return this.#atOnce() ?? this.#wait(options);
+  }
+
+  // The next delivery, if it is there already; not when timers and sockets have their turn.
+  #atOnce(): Delivery | undefined {
+    const page = this.#page;
+    if (page === undefined || this.#ending !== undefined || this.#returned.length > 0) {
+      return undefined;
+    }
     this.#turn += 1;
     if (this.#turn % TURN === 0) {
-      await setImmediate();
+      return undefined;
     }
+    const at = atOnce(() => this.#native.take(page));
+    return at < 0 ? undefined : new Delivery(page, at);
+  }
+
+  async #wait({ timeoutMs, signal }: { readonly timeoutMs?: number } & Abortable): Promise<Delivery | undefined> {
+    if (this.#turn % TURN === 0) {
+      await setImmediate();
+      const delivery = this.#atOnce();
+      if (delivery !== undefined) {
+        return delivery;
+      }
+    }
+    // Let go of before anything is waited for, so that what is in it can be collected.
+    this.#page = undefined;
     await this.#ending;
     const returned = this.#returned.shift();
     if (returned !== undefined) {
-      return new Delivery(returned);
+      return new Delivery(returned, 0);
     }
-    const made = await (signal === undefined
+    this.#turn += 1;
+    const page = await (signal === undefined
       ? asked(() => this.#native.next(timeoutMs, undefined))
       : this.#unlessAborted(signal, timeoutMs));
-    return made === null ? undefined : new Delivery(made);
+    if (page === null) {
+      return undefined;
+    }
+    this.#page = page;
+    return new Delivery(page, 0);
   }
 
-  async #unlessAborted(signal: AbortSignal, timeoutMs: number | undefined): Promise<NativeDelivery | null> {
+  async #unlessAborted(signal: AbortSignal, timeoutMs: number | undefined): Promise<NativePage | null> {
     const stop = new native.Stop();
     const onAbort = () => stop.stop();
     signal.addEventListener("abort", onAbort, { once: true });
     const wait = asked(() => this.#native.next(timeoutMs, stop));
-    this.#ending = wait.then(
+    const ending = wait.then(
       (made) => {
         if (signal.aborted && made !== null) {
           this.#returned.push(made);
@@ -67,6 +97,13 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
       },
       () => {},
     );
+    this.#ending = ending;
+    ending.finally(() => {
+      // A wait that began later has its own end.
+      if (this.#ending === ending) {
+        this.#ending = undefined;
+      }
+    });
     try {
       const made = await wait;
       if (signal.aborted) {
@@ -125,7 +162,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   [Symbol.asyncIterator](): AsyncIterator<Delivery, undefined> {
     return {
       next: async () => {
-        const value = await this.next();
+        const value = this.#atOnce() ?? (await this.#wait({}));
         return value === undefined ? { done: true, value } : { done: false, value };
       },
       return: async () => {
@@ -169,7 +206,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   async #giveBack(): Promise<void> {
     await this.#ending;
     for (const returned of this.#returned.splice(0)) {
-      await asked(() => returned.giveBack());
+      await asked(() => returned.giveBack(0));
     }
   }
 

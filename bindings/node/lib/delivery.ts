@@ -1,5 +1,5 @@
-import { asked } from "./errors.js";
-import { native, type NativeDelivery } from "./native.js";
+import { asked, atOnce } from "./errors.js";
+import { native, type NativePage } from "./native.js";
 
 /** Why a message was given up: the value of the header `Dead-Letter-Reason`. */
 export type Reason =
@@ -20,6 +20,8 @@ export type Settled =
   | { readonly outcome: "retried"; readonly afterMs: number }
   | { readonly outcome: "dead_lettered"; readonly stream: string; readonly sequence: number };
 
+const ACKED: Settled = Object.freeze({ outcome: "acked" });
+
 /** The name that a header of a dead letter had on the original message; `undefined` for one that the dead letter added. */
 export function originalName(header: string): string | undefined {
   return native.originalName(header) ?? undefined;
@@ -27,63 +29,67 @@ export function originalName(header: string): string | undefined {
 
 /** A message as it was received. */
 export class Received {
-  readonly #native: NativeDelivery;
+  /** @internal */
+  protected readonly page: NativePage;
+  /** @internal */
+  protected readonly at: number;
   #payload: Buffer | undefined;
 
   /** @internal */
-  constructor(made: NativeDelivery) {
-    this.#native = made;
+  constructor(page: NativePage, at: number) {
+    this.page = page;
+    this.at = at;
   }
 
   /** The subject it was published to. */
   get subject(): string {
-    return this.#native.subject;
+    return this.page.subject(this.at);
   }
 
   /** The payload; decrypted, if the consumer does that. */
   get payload(): Buffer {
-    this.#payload ??= this.#native.payload;
+    this.#payload ??= this.page.payload(this.at);
     return this.#payload;
   }
 
   /** The key that the payload was decrypted with; `undefined` when it was not encrypted, or the consumer does not decrypt. */
   get keyId(): string | undefined {
-    return this.#native.keyId ?? undefined;
+    return this.page.keyId(this.at) ?? undefined;
   }
 
   /** The id that it was published with. */
   get id(): string | undefined {
-    return this.#native.id ?? undefined;
+    return this.page.id(this.at) ?? undefined;
   }
 
   /** All headers, `Nats-Msg-Id` included. */
   get headers(): Record<string, string[]> {
-    return this.#native.headers;
+    return this.page.headers(this.at);
   }
 
   /** The first value of a header; names are compared exactly. */
   header(name: string): string | undefined {
-    return this.#native.header(name) ?? undefined;
+    return this.page.header(this.at, name) ?? undefined;
   }
 
   /** Which delivery of this message it is, from 1. Above 1 it may have been handled before. */
   get attempt(): number {
-    return this.#native.attempt;
+    return this.page.attempt(this.at);
   }
 
   /** Its sequence in the stream. */
   get sequence(): number {
-    return this.#native.sequence;
+    return this.page.sequence(this.at);
   }
 
   /** When the stream stored it. */
   get storedAt(): Date {
-    return new Date(this.#native.storedAtMs);
+    return new Date(this.page.storedAtMs(this.at));
   }
 
   /** How many messages the consumer had still to deliver after this one. */
   get pending(): number {
-    return this.#native.pending;
+    return this.page.pending(this.at);
   }
 }
 
@@ -94,14 +100,6 @@ export class Received {
  * as failed and follows the retry policy.
  */
 export class Delivery extends Received {
-  readonly #native: NativeDelivery;
-
-  /** @internal */
-  constructor(made: NativeDelivery) {
-    super(made);
-    this.#native = made;
-  }
-
   /**
    * Says that the message is done.
    *
@@ -112,7 +110,11 @@ export class Delivery extends Received {
    * 5 s; the server may have it).
    */
   async ack({ confirmed = false }: { readonly confirmed?: boolean } = {}): Promise<Settled> {
-    return asked(() => this.#native.ack(confirmed));
+    const waits = atOnce(() => this.page.ack(this.at, confirmed));
+    if (waits !== undefined) {
+      await asked(() => waits);
+    }
+    return ACKED;
   }
 
   /**
@@ -124,7 +126,7 @@ export class Delivery extends Received {
    * Rejects with `already_settled` or `closed` (the message comes again).
    */
   async retry(why: unknown = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
-    return asked(() => this.#native.retry(...failure(why), delayMs));
+    return asked(() => this.page.retry(this.at, ...failure(why), delayMs));
   }
 
   /**
@@ -134,12 +136,12 @@ export class Delivery extends Received {
    * pauses and goes on trying, and there is nothing to do about this delivery.
    */
   async deadLetter(why: unknown = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
-    return asked(() => this.#native.deadLetter(reason, ...failure(why)));
+    return asked(() => this.page.deadLetter(this.at, reason, ...failure(why)));
   }
 
   /** Whether it was settled. */
   get settled(): boolean {
-    return this.#native.settled;
+    return this.page.settled(this.at);
   }
 }
 

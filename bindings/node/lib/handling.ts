@@ -32,7 +32,7 @@ export class GiveUp extends Error {
 /** Answers which key a message has; an exception makes it a message that failed. */
 export function tellKey(job: NativeJob, key: Key): void {
   try {
-    const told: unknown = key(new Received(job.message()));
+    const told: unknown = key(new Received(job.message(), 0));
     if (typeof told !== "string") {
       throw new TypeError(`a key is a string, not ${typeof told}`);
     }
@@ -45,7 +45,7 @@ export function tellKey(job: NativeJob, key: Key): void {
 /** Runs the handler over one message. */
 export async function handle(job: NativeJob, handler: Handler): Promise<void> {
   try {
-    await handler(new Received(job.message()));
+    await handler(new Received(job.message(), 0));
     job.done();
   } catch (error) {
     failed(job, error);

@@ -16,6 +16,8 @@ export { HealthCheck, metrics } from "./health.js";
 export type { Health, Lag, MirrorLag, Stats } from "./health.js";
 export { Ledger, LedgerEntry } from "./ledger.js";
 export type { LedgerState } from "./ledger.js";
+export { onLog } from "./logs.js";
+export type { LogLevel, LogRecord } from "./logs.js";
 export type { Change, Plan } from "./manifest.js";
 export { openOutbox, Outbox } from "./outbox.js";
 export type { OutboxOptions, OutboxStatus, PutOptions, Queued, Refused } from "./outbox.js";

@@ -16,27 +16,28 @@ export interface NativePublished {
   readonly landed: "yes";
 }
 
-export interface NativeDelivery {
-  readonly subject: string;
-  readonly payload: Buffer;
-  readonly id: string | null;
-  readonly headers: Record<string, string[]>;
-  readonly keyId: string | null;
-  readonly attempt: number;
-  readonly sequence: number;
-  readonly storedAtMs: number;
-  readonly pending: number;
-  readonly settled: boolean;
-  header(name: string): string | null;
-  ack(confirmed: boolean): Promise<Settled>;
-  retry(kind: string, detail: string, delayMs: number | undefined): Promise<Settled>;
-  deadLetter(reason: Reason, kind: string, detail: string): Promise<Settled>;
-  giveBack(): Promise<void>;
+/** Delivered messages, each known by its place, from 0. */
+export interface NativePage {
+  subject(at: number): string;
+  payload(at: number): Buffer;
+  id(at: number): string | null;
+  headers(at: number): Record<string, string[]>;
+  header(at: number, name: string): string | null;
+  keyId(at: number): string | null;
+  attempt(at: number): number;
+  sequence(at: number): number;
+  storedAtMs(at: number): number;
+  pending(at: number): number;
+  settled(at: number): boolean;
+  ack(at: number, confirmed: boolean): Promise<void> | undefined;
+  retry(at: number, kind: string, detail: string, delayMs: number | undefined): Promise<Settled>;
+  deadLetter(at: number, reason: Reason, kind: string, detail: string): Promise<Settled>;
+  giveBack(at: number): Promise<void>;
 }
 
 export interface NativeJob {
   readonly wantsKey: boolean;
-  message(): NativeDelivery;
+  message(): NativePage;
   key(key: string): void;
   done(): void;
   failed(kind: string, detail: string, giveUp: Reason | undefined): void;
@@ -53,7 +54,9 @@ export interface NativeStop {
 export interface NativeConsumer {
   readonly state: { readonly state: ConsumerState; readonly why?: string };
   readonly held: number;
-  next(timeoutMs: number | undefined, stop: NativeStop | undefined): Promise<NativeDelivery | null>;
+  /** The place of the next delivery in `page`; below 0: none is there, or the page is full. */
+  take(page: NativePage): number;
+  next(timeoutMs: number | undefined, stop: NativeStop | undefined): Promise<NativePage | null>;
   jobs(concurrency: number, keyed: boolean): NativeJobs;
   beginToDrain(): void;
   drain(budgetMs: number): Promise<void>;
@@ -130,6 +133,9 @@ export interface Native {
   startSidecar(nats: readonly string[], connect: ConnectOptions, options: string): Promise<NativeSidecar>;
   originalName(name: string): string | null;
   renderMetrics(): string;
+  collectLogs(wake: () => void): void;
+  setLogLevel(level: string): void;
+  takeLogs(): string;
   connect(servers: readonly string[], options: ConnectOptions): Promise<NativeBridge>;
   openOutbox(json: string): Promise<NativeOutbox>;
 }

@@ -124,6 +124,11 @@ export interface SidecarOptions {
   readonly gateMessages?: number;
   /** How many times RabbitMQ's 99th percentile of confirm times JetStream's may be; 1 to 1000; default 1.5. */
   readonly gateLatencyFactor?: number;
+  /**
+   * Whether what NATS owns is kept on RabbitMQ as well, so that NATS can be lost for good; a publish is confirmed when both have it.
+   * Default `"both"`.
+   */
+  readonly standby?: "both" | "off";
   /** How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself; default 10 000. */
   readonly rollbackAfterMs?: number;
   /**
@@ -315,6 +320,7 @@ export const SIDECAR_OPTIONS: Names<SidecarOptions> = {
   gateSoakMs: true,
   gateMessages: true,
   gateLatencyFactor: true,
+  standby: true,
   rollbackAfterMs: true,
   autoRollback: true,
   connect: true,

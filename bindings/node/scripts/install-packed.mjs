@@ -28,7 +28,7 @@ function npm(cwd, ...args) {
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
 const [packed] = /** @type {{ filename: string, size: number }[]} */ (
-  JSON.parse(npm(here, "pack", "--json", "--pack-destination", folder))
+  JSON.parse(npm(here, "pack", "--ignore-scripts", "--json", "--pack-destination", folder))
 );
 if (packed === undefined) {
   console.error("npm packed nothing");

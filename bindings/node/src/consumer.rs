@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use napi::bindgen_prelude::Env;
 use napi_derive::napi;
 use nats_bridge::{ConsumeConfig, ConsumerHandle, ConsumerState, RetryPolicy};
 use tokio::sync::Mutex;
 
-use crate::delivery::Delivery;
+use crate::delivery::Page;
 use crate::errors;
 use crate::held::{Eventually, Held};
 use crate::jobs::Jobs;
@@ -190,17 +191,35 @@ async fn next(
 
 #[napi]
 impl Consumer {
-    /// Waits for the next delivery; none when there is none within the time, or when the consumer was drained.
+    /// Puts the next delivery into `page` if it is there already and fits, and says at which place; below 0: it does not.
+    #[napi]
+    pub fn take(&self, page: &Page) -> napi::Result<i32> {
+        let nothing = Ok(-1);
+        if page.is_full() {
+            return nothing;
+        }
+        // Somebody else waits: first come, first served.
+        let Ok(mut consumer) = self.core.get().try_lock() else { return nothing };
+        let Some(consumer) = consumer.as_mut() else { return nothing };
+        match self.core.within(|| consumer.next().now_or_never()) {
+            Some(Ok(Some(delivery))) => Ok(i32::try_from(page.add(delivery)).unwrap_or(i32::MAX)),
+            // That it was drained is for the one who waits to find out: it stays so.
+            Some(Ok(None)) | None => nothing,
+            Some(Err(error)) => Err(errors::from_core(&error)),
+        }
+    }
+
+    /// Waits for the next delivery, and begins a page with it; none when there is none within the time, or when the consumer was
+    /// drained.
     #[napi]
     pub fn next<'env>(
         &self,
         env: &'env Env,
         timeout_ms: Option<f64>,
         stop: Option<&Stop>,
-    ) -> napi::Result<Eventually<'env, Option<Delivery>>> {
+    ) -> napi::Result<Eventually<'env, Option<Page>>> {
         let limit = timeout_ms.map(|ms| millis("timeoutMs", ms)).transpose()?;
-        self.core
-            .promise(env, next(self.core.get().clone(), limit, stop.cloned()), |delivery| delivery.map(Delivery::new))
+        self.core.promise(env, next(self.core.get().clone(), limit, stop.cloned()), |delivery| delivery.map(Page::new))
     }
 
     /// Begins to give its deliveries as the work of a handler.

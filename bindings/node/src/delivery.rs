@@ -1,10 +1,10 @@
-//! One delivered message, and its settlement.
+//! Delivered messages, and their settlement.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use napi::bindgen_prelude::{Buffer, Env};
+use napi::bindgen_prelude::{BufferSlice, Env};
 use napi_derive::napi;
 use nats_bridge::{Failure, Reason, Received};
 
@@ -12,13 +12,28 @@ use crate::errors;
 use crate::held::{Eventually, Held};
 use crate::options::millis;
 
-/// A delivered message.
+/// Delivered messages, each known by its place. One object for many, as what V8 does to make an object of an addon, and to collect
+/// it, takes longer than everything else about a message. They are let go of together.
 #[napi]
-pub struct Delivery {
-    received: Received,
-    // None once it is settled.
-    core: Held<Mutex<Option<nats_bridge::Delivery>>>,
+pub struct Page {
+    slots: Held<Mutex<Slots>>,
 }
+
+#[derive(Default)]
+struct Slots {
+    all: Vec<Slot>,
+    bytes: usize,
+}
+
+struct Slot {
+    received: Received,
+    // None once it is settled, or when something else settles it.
+    core: Option<nats_bridge::Delivery>,
+}
+
+/// How many messages, and from how many bytes on, a page is full: what was settled stays in memory until the page is collected.
+const FULL: usize = 64;
+const FULL_BYTES: usize = 64 * 1024;
 
 /// What became of a delivery.
 #[napi(object)]
@@ -50,22 +65,53 @@ impl From<nats_bridge::Settled> for Settled {
     }
 }
 
-impl Delivery {
-    /// Wraps a delivery of the core.
+impl Page {
+    /// A page that begins with this delivery.
     pub fn new(delivery: nats_bridge::Delivery) -> Self {
-        Delivery { received: delivery.received(), core: Held::new(Mutex::new(Some(delivery))) }
+        let page = Page { slots: Held::new(Mutex::default()) };
+        page.add(delivery);
+        page
     }
 
-    /// A message that something else settles.
+    /// A page of one message, which something else settles.
     pub fn of<T>(received: Received, beside: &Held<T>) -> Self {
-        Delivery { received, core: Held::beside(beside, Mutex::new(None)) }
+        let slots = Slots { all: vec![Slot { received, core: None }], bytes: 0 };
+        Page { slots: Held::beside(beside, Mutex::new(slots)) }
     }
 
-    fn take(&self) -> napi::Result<nats_bridge::Delivery> {
-        // What is behind the lock is whole at every step.
-        let taken = self.core.get().lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.ok_or_else(|| errors::already_settled(self.received.subject(), self.received.sequence()))
+    /// Adds a delivery, and says at which place.
+    pub fn add(&self, delivery: nats_bridge::Delivery) -> usize {
+        let mut slots = self.lock();
+        slots.bytes += delivery.payload().len();
+        slots.all.push(Slot { received: delivery.received(), core: Some(delivery) });
+        slots.all.len() - 1
     }
+
+    /// Whether it takes no more.
+    pub fn is_full(&self) -> bool {
+        let slots = self.lock();
+        slots.all.len() >= FULL || slots.bytes >= FULL_BYTES
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        // What is behind the lock is whole at every step.
+        self.slots.get().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, at: u32) -> napi::Result<nats_bridge::Delivery> {
+        let mut slots = self.lock();
+        let slot = slots.all.get_mut(at as usize).ok_or_else(nothing_there)?;
+        let taken = slot.core.take();
+        taken.ok_or_else(|| errors::already_settled(slot.received.subject(), slot.received.sequence()))
+    }
+
+    fn read<T>(&self, at: u32, read: impl FnOnce(&Received) -> T) -> napi::Result<T> {
+        self.lock().all.get(at as usize).map(|slot| read(&slot.received)).ok_or_else(nothing_there)
+    }
+}
+
+fn nothing_there() -> napi::Error {
+    errors::invalid("at", "no message is there")
 }
 
 /// The reason with this name.
@@ -109,11 +155,11 @@ async fn retry(
 }
 
 #[napi]
-impl Delivery {
-    /// Says that the message is done.
+impl Page {
+    /// Says that the message is done. It is acked then, and nothing else.
     #[napi]
-    pub fn ack<'env>(&self, env: &'env Env, confirmed: bool) -> napi::Result<Eventually<'env, Settled>> {
-        self.core.promise(env, ack(self.take()?, confirmed), Settled::from)
+    pub fn ack<'env>(&self, env: &'env Env, at: u32, confirmed: bool) -> napi::Result<Eventually<'env, ()>> {
+        self.slots.promise(env, ack(self.take(at)?, confirmed), |_| ())
     }
 
     /// Says that handling failed.
@@ -121,12 +167,13 @@ impl Delivery {
     pub fn retry<'env>(
         &self,
         env: &'env Env,
+        at: u32,
         kind: String,
         detail: String,
         delay_ms: Option<f64>,
     ) -> napi::Result<Eventually<'env, Settled>> {
         let pause = delay_ms.map(|ms| millis("delayMs", ms)).transpose()?;
-        self.core.promise(env, retry(self.take()?, Failure::of(kind, detail), pause), Settled::from)
+        self.slots.promise(env, retry(self.take(at)?, Failure::of(kind, detail), pause), Settled::from)
     }
 
     /// Gives the message up at once.
@@ -134,90 +181,95 @@ impl Delivery {
     pub fn dead_letter<'env>(
         &self,
         env: &'env Env,
+        at: u32,
         reason: String,
         kind: String,
         detail: String,
     ) -> napi::Result<Eventually<'env, Settled>> {
         let reason = self::reason(&reason)?;
-        self.core.promise(env, self.take()?.dead_letter(reason, Failure::of(kind, detail)), Settled::from)
+        self.slots.promise(env, self.take(at)?.dead_letter(reason, Failure::of(kind, detail)), Settled::from)
     }
 
     /// Gives it back to the server unsettled.
     #[napi]
-    pub fn give_back<'env>(&self, env: &'env Env) -> napi::Result<Eventually<'env, ()>> {
-        let core = self.take()?;
+    pub fn give_back<'env>(&self, env: &'env Env, at: u32) -> napi::Result<Eventually<'env, ()>> {
+        let core = self.take(at)?;
         let back = async move {
             core.give_back().await;
             Ok(())
         };
-        self.core.promise(env, back, |()| ())
+        self.slots.promise(env, back, |()| ())
     }
 
     /// Whether it was settled.
-    #[napi(getter)]
-    pub fn settled(&self) -> bool {
-        self.core.get().lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    #[napi]
+    pub fn settled(&self, at: u32) -> bool {
+        self.lock().all.get(at as usize).is_none_or(|slot| slot.core.is_none())
     }
 
     /// The subject it was published to.
-    #[napi(getter)]
-    pub fn subject(&self) -> String {
-        self.received.subject().to_owned()
+    #[napi]
+    pub fn subject(&self, at: u32) -> napi::Result<String> {
+        self.read(at, |received| received.subject().to_owned())
     }
 
     /// The payload; a copy each time.
-    #[napi(getter)]
-    pub fn payload(&self) -> Buffer {
-        self.received.payload().to_vec().into()
+    #[napi]
+    pub fn payload<'env>(&self, env: &'env Env, at: u32) -> napi::Result<BufferSlice<'env>> {
+        self.read(at, |received| received.payload().clone()).and_then(|payload| BufferSlice::copy_from(env, payload))
     }
 
     /// The id that it was published with.
-    #[napi(getter)]
-    pub fn id(&self) -> Option<String> {
-        self.received.id().map(str::to_owned)
+    #[napi]
+    pub fn id(&self, at: u32) -> napi::Result<Option<String>> {
+        self.read(at, |received| received.id().map(str::to_owned))
     }
 
     /// All headers.
-    #[napi(getter)]
-    pub fn headers(&self) -> HashMap<String, Vec<String>> {
-        let headers = self.received.headers().into_iter().flat_map(|headers| headers.iter());
-        headers.map(|(name, values)| (name.to_string(), values.iter().map(ToString::to_string).collect())).collect()
+    #[napi]
+    pub fn headers(&self, at: u32) -> napi::Result<HashMap<String, Vec<String>>> {
+        self.read(at, |received| {
+            let headers = received.headers().into_iter().flat_map(|headers| headers.iter());
+            headers.map(|(name, values)| (name.to_string(), values.iter().map(ToString::to_string).collect())).collect()
+        })
     }
 
     /// The first value of a header.
     #[napi]
-    pub fn header(&self, name: String) -> Option<String> {
-        self.received.header(&name).map(str::to_owned)
+    pub fn header(&self, at: u32, name: String) -> napi::Result<Option<String>> {
+        self.read(at, |received| received.header(&name).map(str::to_owned))
     }
 
     /// The key that the payload was decrypted with.
-    #[napi(getter)]
-    pub fn key_id(&self) -> Option<String> {
-        self.received.key_id().map(str::to_owned)
+    #[napi]
+    pub fn key_id(&self, at: u32) -> napi::Result<Option<String>> {
+        self.read(at, |received| received.key_id().map(str::to_owned))
     }
 
     /// Which delivery of this message it is.
-    #[napi(getter)]
-    pub fn attempt(&self) -> f64 {
-        self.received.attempt() as f64
+    #[napi]
+    pub fn attempt(&self, at: u32) -> napi::Result<f64> {
+        self.read(at, |received| received.attempt() as f64)
     }
 
     /// Its sequence in the stream.
-    #[napi(getter)]
-    pub fn sequence(&self) -> f64 {
-        self.received.sequence() as f64
+    #[napi]
+    pub fn sequence(&self, at: u32) -> napi::Result<f64> {
+        self.read(at, |received| received.sequence() as f64)
     }
 
     /// When the stream stored it, in milliseconds since 1970.
-    #[napi(getter)]
-    pub fn stored_at_ms(&self) -> f64 {
-        let since = self.received.stored_at().duration_since(SystemTime::UNIX_EPOCH);
-        since.map_or(0.0, |since| since.as_secs_f64() * 1000.0)
+    #[napi]
+    pub fn stored_at_ms(&self, at: u32) -> napi::Result<f64> {
+        self.read(at, |received| {
+            let since = received.stored_at().duration_since(SystemTime::UNIX_EPOCH);
+            since.map_or(0.0, |since| since.as_secs_f64() * 1000.0)
+        })
     }
 
     /// How many messages the consumer had still to deliver after this one.
-    #[napi(getter)]
-    pub fn pending(&self) -> f64 {
-        self.received.pending() as f64
+    #[napi]
+    pub fn pending(&self, at: u32) -> napi::Result<f64> {
+        self.read(at, |received| received.pending() as f64)
     }
 }

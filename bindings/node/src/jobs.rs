@@ -7,7 +7,7 @@ use napi_derive::napi;
 use nats_bridge::consume::{self, Answer};
 use nats_bridge::{Failure, Received};
 
-use crate::delivery::{self, Delivery};
+use crate::delivery::{self, Page};
 use crate::held::{Eventually, Held};
 
 /// What a handler has to do, piece by piece. Collected, it drains the consumer.
@@ -65,10 +65,10 @@ impl Job {
 
 #[napi]
 impl Job {
-    /// The message, which the answer settles.
+    /// A page with the message, which the answer settles.
     #[napi]
-    pub fn message(&self) -> Delivery {
-        Delivery::of(self.received.clone(), &self.answer)
+    pub fn message(&self) -> Page {
+        Page::of(self.received.clone(), &self.answer)
     }
 
     /// Whether its key is wanted, and not that it is handled.

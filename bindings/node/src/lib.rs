@@ -12,6 +12,7 @@ pub mod held;
 pub mod jobs;
 pub mod ledger;
 pub mod listener;
+pub mod logs;
 pub mod options;
 pub mod outbox;
 pub mod publish;

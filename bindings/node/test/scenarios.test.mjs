@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 
-import { BridgeError, connect, GiveUp } from "nats-bridge";
+import { BridgeError, connect, GiveUp, openOutbox } from "nats-bridge";
 
 import { NatsServer } from "./server.mjs";
 
@@ -124,6 +124,14 @@ class World {
     }
   }
 
+  /** @type {import("nats-bridge").Outbox | undefined} */
+  opened;
+
+  get outbox() {
+    assert(this.opened !== undefined, "the outbox is not open");
+    return this.opened;
+  }
+
   /** @param {string} name */
   consumer(name) {
     const consumer = this.consumers.get(name);
@@ -215,6 +223,19 @@ class World {
         return this.consumer(step.of).drain({ budgetMs: step.budget_ms ?? PATIENCE });
       case "state":
         return this.consumer(step.of).state;
+      case "open_outbox":
+        this.opened = await openOutbox(join(this.keys, "orders.outbox"));
+        return;
+      case "put": {
+        const { subject, payload, id, headers } = step;
+        return this.outbox.put(subject, payload, { ...(id && { id }), ...(headers && { headers }) });
+      }
+      case "start_outbox":
+        return this.outbox.start(this.bridge);
+      case "drain_outbox":
+        return this.outbox.drain({ budgetMs: PATIENCE });
+      case "close_outbox":
+        return this.outbox.close({ budgetMs: step.budget_ms ?? PATIENCE });
       case "kill_server":
         return this.server.stop();
       case "start_server":

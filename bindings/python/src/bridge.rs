@@ -41,18 +41,17 @@ impl Bridge {
         Ok(Bridge::new(home, core))
     }
 
-    /// Connects, and sets `future`.
+    /// Connects, or gives what to wait for.
     #[staticmethod]
     fn connect_start(
         py: Python<'_>,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
         servers: Vec<String>,
         options: &Bound<'_, PyDict>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let home = home::here(py)?;
         let config = config(servers, options)?;
-        completions.start(future, nats_bridge::Bridge::connect_with(config), move |py, made| {
+        completions.start(py, nats_bridge::Bridge::connect_with(config), move |py, made| {
             let core = made.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Bridge::new(home, core))?.into_any())
         })
@@ -74,21 +73,21 @@ impl Bridge {
         Ok(stored.into())
     }
 
-    /// Publishes, and sets `future` when the message is stored.
+    /// Publishes, or gives what to wait for until the message is stored.
     #[allow(clippy::too_many_arguments)]
     fn publish_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         subject: String,
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyMapping>>,
         schema: Option<String>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let core = self.core.get()?.clone();
         let message = publish::message(subject, payload, id, headers, schema)?;
-        completions.start(future, async move { core.publish(message).await }, |py, stored| {
+        completions.start(py, async move { core.publish(message).await }, |py, stored| {
             let stored = stored.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Published::from(stored))?.into_any())
         })
@@ -101,16 +100,16 @@ impl Bridge {
         publish::outcomes(py, self.core.home().wait(py, core.publish_many(messages))?)
     }
 
-    /// Publishes many, and sets `future` when each has its outcome.
+    /// Publishes many, or gives what to wait for until each has its outcome.
     fn publish_many_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         messages: &Bound<'_, PyAny>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let core = self.core.get()?.clone();
         let messages = publish::messages(messages)?;
-        completions.start(future, async move { core.publish_many(messages).await }, |py, outcomes| {
+        completions.start(py, async move { core.publish_many(messages).await }, |py, outcomes| {
             Ok(publish::outcomes(py, outcomes)?.into_any())
         })
     }
@@ -123,18 +122,18 @@ impl Bridge {
         Ok(Consumer::new(home, consumer))
     }
 
-    /// Starts consuming, and sets `future`.
+    /// Starts consuming, or gives what to wait for.
     fn consume_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         stream: String,
         name: String,
         options: &Bound<'_, PyDict>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
         let config = consumer::config(stream, name, options)?;
-        completions.start(future, async move { core.consume(config).await }, move |py, consumer| {
+        completions.start(py, async move { core.consume(config).await }, move |py, consumer| {
             let consumer = consumer.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Consumer::new(home, consumer))?.into_any())
         })
@@ -146,16 +145,10 @@ impl Bridge {
         self.core.home().wait(py, work)?.map_err(|e| errors::from_fault(&e))
     }
 
-    /// Does what `verb` says, and sets `future`.
-    fn ask_start(
-        &self,
-        completions: &Completions,
-        future: Bound<'_, PyAny>,
-        verb: String,
-        json: String,
-    ) -> PyResult<u64> {
+    /// Does what `verb` says, or gives what to wait for.
+    fn ask_start(&self, completions: &Completions, py: Python<'_>, verb: String, json: String) -> PyResult<Py<PyAny>> {
         let work = nats_bridge_verbs::ask(self.core.get()?.clone(), verb, json, || true);
-        completions.start_ask(future, work)
+        completions.start_ask(py, work)
     }
 
     /// The connection as it is now, as JSON.
@@ -177,18 +170,18 @@ impl Bridge {
         Ok(Ledger::new(home, ledger))
     }
 
-    /// Opens a ledger, and sets `future`.
+    /// Opens a ledger, or gives what to wait for.
     fn ledger_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         bucket: String,
         keep_ms: i64,
         lease_ms: i64,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
         let (keep, lease) = (options::millis("keep_ms", keep_ms)?, options::millis("lease_ms", lease_ms)?);
-        completions.start(future, async move { core.ledger(bucket, keep, lease).await }, move |py, ledger| {
+        completions.start(py, async move { core.ledger(bucket, keep, lease).await }, move |py, ledger| {
             let ledger = ledger.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Ledger::new(home, ledger))?.into_any())
         })
@@ -200,10 +193,10 @@ impl Bridge {
         self.core.home().wait(py, core.close(budget))?.map_err(|e| errors::from_core(&e))
     }
 
-    /// Closes, and sets `future`.
-    fn close_start(&self, completions: &Completions, future: Bound<'_, PyAny>, budget_ms: i64) -> PyResult<u64> {
+    /// Closes, or gives what to wait for.
+    fn close_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
         let (core, budget) = (self.core.get()?.clone(), options::millis("budget_ms", budget_ms)?);
-        completions.start(future, async move { core.close(budget).await }, |py, closed| {
+        completions.start(py, async move { core.close(budget).await }, |py, closed| {
             closed.map_err(|e| errors::from_core(&e))?;
             Ok(py.None())
         })

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use nats_bridge_verbs::Fault;
 use nats_bridge_verbs::eager::Begun;
+use pyo3::intern;
 use pyo3::prelude::*;
 use tokio::task::AbortHandle;
 
@@ -29,12 +30,22 @@ pub struct Completions {
     queue: Arc<Queue>,
     reader: UnixStream,
     next_token: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    waiting: Mutex<HashMap<u64, Entry>>,
+    event_loop: Py<PyAny>,
 }
 
-struct Waiting {
+struct Entry {
     future: Py<PyAny>,
     task: AbortHandle,
+}
+
+/// A call whose result is not there yet.
+#[pyclass(frozen, get_all, module = "nats_bridge._native")]
+pub struct Waiting {
+    /// The future of it.
+    future: Py<PyAny>,
+    /// By which [`Completions::cancel`] knows it.
+    token: u64,
 }
 
 struct Queue {
@@ -77,42 +88,38 @@ impl Drop for Promise {
 }
 
 impl Completions {
-    /// Begins `work`, and sets `future` to what `convert` makes of its result: at once if it is there, else later, in the
-    /// event loop.
-    ///
-    /// Gives the token with which [`Completions::cancel`] gives up.
+    /// Begins `work`, and gives what `convert` makes of its result if it is there at once; else a [`Waiting`], whose future the event
+    /// loop sets later.
     pub fn start<T: Send + 'static>(
         &self,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         work: impl Future<Output = T> + Send + 'static,
         convert: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         self.home.check()?;
-        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         let rest = match self.home.begin(work) {
-            Begun::Done(result) => {
-                set(&future, convert(future.py(), result))?;
-                return Ok(token);
-            }
+            Begun::Done(result) => return convert(py, result),
             Begun::Waits(rest) => rest,
         };
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        let future = self.event_loop.call_method0(py, intern!(py, "create_future"))?;
         let promise = Promise { queue: self.queue.clone(), token, kept: false };
         // The result cannot be drained before the entry is made: draining needs the GIL, which is held here.
         let task = self.home.spawn(async move {
             let result = rest.await;
             promise.keep(Box::new(move |py| convert(py, result)));
         });
-        lock(&self.waiting).insert(token, Waiting { future: future.unbind(), task });
-        Ok(token)
+        lock(&self.waiting).insert(token, Entry { future: future.clone_ref(py), task });
+        Ok(Py::new(py, Waiting { future, token })?.into_any())
     }
 
     /// As [`Completions::start`], for a verb whose answer is JSON.
     pub fn start_ask(
         &self,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         work: impl Future<Output = Result<String, Fault>> + Send + 'static,
-    ) -> PyResult<u64> {
-        self.start(future, work, |py, answer| {
+    ) -> PyResult<Py<PyAny>> {
+        self.start(py, work, |py, answer| {
             Ok(answer.map_err(|e| errors::from_fault(&e))?.into_pyobject(py)?.into_any().unbind())
         })
     }
@@ -129,7 +136,7 @@ fn set(future: &Bound<'_, PyAny>, outcome: PyResult<Py<PyAny>>) -> PyResult<()> 
 #[pymethods]
 impl Completions {
     #[new]
-    fn new(py: Python<'_>) -> PyResult<Self> {
+    fn new(py: Python<'_>, event_loop: Py<PyAny>) -> PyResult<Self> {
         let (reader, wake) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         wake.set_nonblocking(true)?;
@@ -139,6 +146,7 @@ impl Completions {
             reader,
             next_token: AtomicU64::new(0),
             waiting: Mutex::new(HashMap::new()),
+            event_loop,
         })
     }
 
@@ -155,7 +163,7 @@ impl Completions {
         let _ = (&self.reader).read(&mut bytes);
         let done = std::mem::take(&mut *lock(&self.queue.done));
         for (token, outcome) in done {
-            let Some(Waiting { future, .. }) = lock(&self.waiting).remove(&token) else { continue };
+            let Some(Entry { future, .. }) = lock(&self.waiting).remove(&token) else { continue };
             let future = future.into_bound(py);
             if future.call_method0("done")?.is_truthy()? {
                 continue;
@@ -168,7 +176,7 @@ impl Completions {
     /// Stops the work behind `token` and forgets its future.
     fn cancel(&self, token: u64) -> PyResult<()> {
         self.home.check()?;
-        if let Some(Waiting { task, .. }) = lock(&self.waiting).remove(&token) {
+        if let Some(Entry { task, .. }) = lock(&self.waiting).remove(&token) {
             task.abort();
         }
         Ok(())

@@ -109,16 +109,11 @@ impl Consumer {
         Ok(next.arrive(home))
     }
 
-    /// Waits for the next delivery, and sets `future`.
-    fn next_start(
-        &self,
-        completions: &Completions,
-        future: Bound<'_, PyAny>,
-        timeout_ms: Option<i64>,
-    ) -> PyResult<u64> {
+    /// Waits for the next delivery, or gives what to wait for.
+    fn next_start(&self, completions: &Completions, py: Python<'_>, timeout_ms: Option<i64>) -> PyResult<Py<PyAny>> {
         let (shared, home) = (self.core.get()?.clone(), self.core.home());
         let limit = timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
-        completions.start(future, next(shared, limit), move |py, next| {
+        completions.start(py, next(shared, limit), move |py, next| {
             let delivery = next.map_err(|e| errors::from_core(&e))?.arrive(home);
             Ok(delivery.into_pyobject(py)?.unbind())
         })
@@ -162,10 +157,10 @@ impl Consumer {
         self.handle.home().wait(py, drained)?.map_err(|e| errors::from_core(&e))
     }
 
-    /// Drains, and sets `future`.
-    fn drain_start(&self, completions: &Completions, future: Bound<'_, PyAny>, budget_ms: i64) -> PyResult<u64> {
+    /// Drains, or gives what to wait for.
+    fn drain_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
         let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
-        completions.start(future, drain(shared, handle, millis("budget_ms", budget_ms)?), |py, drained| {
+        completions.start(py, drain(shared, handle, millis("budget_ms", budget_ms)?), |py, drained| {
             drained.map_err(|e| errors::from_core(&e))?;
             Ok(py.None())
         })

@@ -101,10 +101,10 @@ pub fn original_name(name: &str) -> Option<String> {
 
 fn start(
     completions: &Completions,
-    future: Bound<'_, PyAny>,
+    py: Python<'_>,
     settle: impl Future<Output = nats_bridge::Result<nats_bridge::Settled>> + Send + 'static,
-) -> PyResult<u64> {
-    completions.start(future, settle, |py, settled| {
+) -> PyResult<Py<PyAny>> {
+    completions.start(py, settle, |py, settled| {
         let settled = settled.map_err(|e| errors::from_core(&e))?;
         Ok(Py::new(py, Settled::from(settled))?.into_any())
     })
@@ -151,9 +151,9 @@ impl Delivery {
         self.wait(py, ack(self.take()?, confirmed))
     }
 
-    /// Acks, and sets `future`.
-    fn ack_start(&self, completions: &Completions, future: Bound<'_, PyAny>, confirmed: bool) -> PyResult<u64> {
-        start(completions, future, ack(self.take()?, confirmed))
+    /// Acks, or gives what to wait for.
+    fn ack_start(&self, completions: &Completions, py: Python<'_>, confirmed: bool) -> PyResult<Py<PyAny>> {
+        start(completions, py, ack(self.take()?, confirmed))
     }
 
     /// Retries and waits.
@@ -162,17 +162,17 @@ impl Delivery {
         self.wait(py, retry(self.take()?, Failure::of(kind, detail), pause))
     }
 
-    /// Retries, and sets `future`.
+    /// Retries, or gives what to wait for.
     fn retry_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         kind: String,
         detail: String,
         delay_ms: Option<i64>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let pause = delay_ms.map(|ms| millis("delay_ms", ms)).transpose()?;
-        start(completions, future, retry(self.take()?, Failure::of(kind, detail), pause))
+        start(completions, py, retry(self.take()?, Failure::of(kind, detail), pause))
     }
 
     /// Dead-letters and waits.
@@ -181,17 +181,17 @@ impl Delivery {
         self.wait(py, self.take()?.dead_letter(reason, Failure::of(kind, detail)))
     }
 
-    /// Dead-letters, and sets `future`.
+    /// Dead-letters, or gives what to wait for.
     fn dead_letter_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         reason: &str,
         kind: String,
         detail: String,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let reason = self::reason(reason)?;
-        start(completions, future, self.take()?.dead_letter(reason, Failure::of(kind, detail)))
+        start(completions, py, self.take()?.dead_letter(reason, Failure::of(kind, detail)))
     }
 
     /// Whether it was settled.

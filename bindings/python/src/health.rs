@@ -29,10 +29,10 @@ impl HealthCheck {
         self.core.home().wait(py, health::look(core))
     }
 
-    /// Looks, and sets `future`.
-    fn look_start(&self, completions: &Completions, future: Bound<'_, PyAny>) -> PyResult<u64> {
+    /// Looks, or gives what to wait for.
+    fn look_start(&self, completions: &Completions, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let core = self.core.get()?.clone();
-        completions.start(future, async move { health::look(&core).await }, |py, found| {
+        completions.start(py, async move { health::look(&core).await }, |py, found| {
             Ok(found.into_pyobject(py)?.into_any().unbind())
         })
     }

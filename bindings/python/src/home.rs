@@ -22,18 +22,27 @@ pub struct Home {
 static HOME: Mutex<Option<&'static Home>> = Mutex::new(None);
 
 /// The runtime of this process; started at first use, and again in a child after a fork.
-pub fn here(_py: Python<'_>) -> PyResult<&'static Home> {
+pub fn here(py: Python<'_>) -> PyResult<&'static Home> {
+    let (home, is_new) = at_hand()?;
+    if is_new {
+        // Runs Python code, and other threads meanwhile: the lock is free again.
+        py.import("nats_bridge._logs")?.call_method0("start")?;
+    }
+    Ok(home)
+}
+
+fn at_hand() -> PyResult<(&'static Home, bool)> {
     let mut home = lock(&HOME);
     let pid = std::process::id();
     match *home {
-        Some(home) if home.pid == pid => Ok(home),
+        Some(home) if home.pid == pid => Ok((home, false)),
         _ => {
             let runtime = Builder::new_multi_thread().enable_all().thread_name("nats-bridge").build()?;
             nats_bridge_verbs::metrics::start(runtime.handle());
             // Never dropped: at exit the threads end with the process, and a parent's runtime cannot be ended in a child.
             let fresh: &'static Home = Box::leak(Box::new(Home { pid, runtime }));
             *home = Some(fresh);
-            Ok(fresh)
+            Ok((fresh, true))
         }
     }
 }

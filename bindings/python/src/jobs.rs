@@ -64,10 +64,10 @@ impl Jobs {
         arrive(py, home, home.wait(py, next(core))?)
     }
 
-    /// Waits for the next piece of work, and sets `future`.
-    fn next_start(&self, completions: &Completions, future: Bound<'_, PyAny>) -> PyResult<u64> {
+    /// Waits for the next piece of work, or gives what to wait for.
+    fn next_start(&self, completions: &Completions, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
-        completions.start(future, next(core), move |py, next| Ok(arrive(py, home, next)?.into_pyobject(py)?.unbind()))
+        completions.start(py, next(core), move |py, next| Ok(arrive(py, home, next)?.into_pyobject(py)?.unbind()))
     }
 }
 

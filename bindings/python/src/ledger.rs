@@ -53,10 +53,10 @@ impl LedgerEntry {
 
 fn start(
     completions: &Completions,
-    future: Bound<'_, PyAny>,
+    py: Python<'_>,
     end: impl Future<Output = nats_bridge::Result<()>> + Send + 'static,
-) -> PyResult<u64> {
-    completions.start(future, end, |py, ended| {
+) -> PyResult<Py<PyAny>> {
+    completions.start(py, end, |py, ended| {
         ended.map_err(|e| errors::from_core(&e))?;
         Ok(py.None())
     })
@@ -70,10 +70,10 @@ impl Ledger {
         LedgerEntry::new(home, home.wait(py, core.begin(id))?)
     }
 
-    /// Begins an id, and sets `future`.
-    fn begin_start(&self, completions: &Completions, future: Bound<'_, PyAny>, id: String) -> PyResult<u64> {
+    /// Begins an id, or gives what to wait for.
+    fn begin_start(&self, completions: &Completions, py: Python<'_>, id: String) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
-        completions.start(future, async move { core.begin(&id).await }, move |py, begun| {
+        completions.start(py, async move { core.begin(&id).await }, move |py, begun| {
             Ok(Py::new(py, LedgerEntry::new(home, begun)?)?.into_any())
         })
     }
@@ -92,9 +92,9 @@ impl LedgerEntry {
         self.wait(py, self.take()?.done())
     }
 
-    /// Says that it is done, and sets `future`.
-    fn done_start(&self, completions: &Completions, future: Bound<'_, PyAny>) -> PyResult<u64> {
-        start(completions, future, self.take()?.done())
+    /// Says that it is done, or gives what to wait for.
+    fn done_start(&self, completions: &Completions, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        start(completions, py, self.take()?.done())
     }
 
     /// Says that it was not done, and waits.
@@ -102,8 +102,8 @@ impl LedgerEntry {
         self.wait(py, self.take()?.undo())
     }
 
-    /// Says that it was not done, and sets `future`.
-    fn undo_start(&self, completions: &Completions, future: Bound<'_, PyAny>) -> PyResult<u64> {
-        start(completions, future, self.take()?.undo())
+    /// Says that it was not done, or gives what to wait for.
+    fn undo_start(&self, completions: &Completions, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        start(completions, py, self.take()?.undo())
     }
 }

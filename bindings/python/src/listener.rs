@@ -59,18 +59,17 @@ impl AmqpListener {
         Ok(AmqpListener::new(home, Arc::new(core)))
     }
 
-    /// Starts it, and sets `future`.
+    /// Starts it, or gives what to wait for.
     #[staticmethod]
     fn start_start(
         py: Python<'_>,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
         nats: Vec<String>,
         options: &Bound<'_, PyDict>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let home = home::here(py)?;
         let config = config(nats, options)?;
-        completions.start(future, Gateway::start(config), move |py, started| {
+        completions.start(py, Gateway::start(config), move |py, started| {
             let core = started.map_err(|e| errors::from_fault(&e.into()))?;
             Ok(Py::new(py, AmqpListener::new(home, Arc::new(core)))?.into_any())
         })
@@ -82,10 +81,10 @@ impl AmqpListener {
         self.core.home().wait(py, core.stop(budget))
     }
 
-    /// Stops it, and sets `future`.
-    fn stop_start(&self, completions: &Completions, future: Bound<'_, PyAny>, budget_ms: i64) -> PyResult<u64> {
+    /// Stops it, or gives what to wait for.
+    fn stop_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
         let (core, budget) = (self.core.get()?.clone(), millis("budget_ms", budget_ms)?);
-        completions.start(future, async move { core.stop(budget).await }, |py, ()| Ok(py.None()))
+        completions.start(py, async move { core.stop(budget).await }, |py, ()| Ok(py.None()))
     }
 
     /// Waits until it has stopped.
@@ -94,9 +93,9 @@ impl AmqpListener {
         outcome(self.core.home().wait(py, ended(core))?)
     }
 
-    /// Waits until it has stopped, and sets `future`.
-    fn wait_start(&self, completions: &Completions, future: Bound<'_, PyAny>) -> PyResult<u64> {
-        completions.start(future, ended(self.core.get()?.clone()), |py, failed| {
+    /// Waits until it has stopped, or gives what to wait for.
+    fn wait_start(&self, completions: &Completions, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        completions.start(py, ended(self.core.get()?.clone()), |py, failed| {
             outcome(failed)?;
             Ok(py.None())
         })

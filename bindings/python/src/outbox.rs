@@ -37,12 +37,12 @@ impl Outbox {
         Ok(Outbox::new(home, core))
     }
 
-    /// Opens the file, and sets `future`.
+    /// Opens the file, or gives what to wait for.
     #[staticmethod]
-    fn open_start(py: Python<'_>, completions: &Completions, future: Bound<'_, PyAny>, json: &str) -> PyResult<u64> {
+    fn open_start(py: Python<'_>, completions: &Completions, json: &str) -> PyResult<Py<PyAny>> {
         let home = home::here(py)?;
         let config = nats_bridge_verbs::outbox::config(json).map_err(|e| errors::from_fault(&e))?;
-        completions.start(future, nats_bridge::outbox::Outbox::open(config), move |py, opened| {
+        completions.start(py, nats_bridge::outbox::Outbox::open(config), move |py, opened| {
             let core = opened.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Outbox::new(home, core))?.into_any())
         })
@@ -54,10 +54,10 @@ impl Outbox {
         self.core.home().wait(py, work)?.map_err(|e| errors::from_core(&e))
     }
 
-    /// Publishes over this connection from now on, and sets `future`.
-    fn start_start(&self, completions: &Completions, future: Bound<'_, PyAny>, bridge: &Bridge) -> PyResult<u64> {
+    /// Publishes over this connection from now on, or gives what to wait for.
+    fn start_start(&self, completions: &Completions, py: Python<'_>, bridge: &Bridge) -> PyResult<Py<PyAny>> {
         let (core, bridge) = (self.core.get()?.clone(), bridge.core()?.clone());
-        completions.start(future, async move { core.start(&bridge).await }, |py, started| {
+        completions.start(py, async move { core.start(&bridge).await }, |py, started| {
             started.map_err(|e| errors::from_core(&e))?;
             Ok(py.None())
         })
@@ -78,21 +78,21 @@ impl Outbox {
         Ok(queued(self.core.home().wait(py, core.put(message))?.map_err(|e| errors::from_core(&e))?))
     }
 
-    /// Takes a message, and sets `future` when it is on disk.
+    /// Takes a message, or gives what to wait for until it is on disk.
     #[allow(clippy::too_many_arguments)]
     fn put_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         subject: String,
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
         headers: Option<&Bound<'_, PyMapping>>,
         schema: Option<String>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let core = self.core.get()?.clone();
         let message = publish::message(subject, payload, id, headers, schema)?;
-        completions.start(future, async move { core.put(message).await }, |py, put| {
+        completions.start(py, async move { core.put(message).await }, |py, put| {
             Ok(queued(put.map_err(|e| errors::from_core(&e))?).into_pyobject(py)?.into_any().unbind())
         })
     }
@@ -105,16 +105,16 @@ impl Outbox {
         Ok(put.into_iter().map(queued).collect())
     }
 
-    /// Takes many, all or none, and sets `future` when they are on disk.
+    /// Takes many, all or none, or gives what to wait for until they are on disk.
     fn put_many_start(
         &self,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
+        py: Python<'_>,
         messages: &Bound<'_, PyAny>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let core = self.core.get()?.clone();
         let messages = publish::messages(messages)?;
-        completions.start(future, async move { core.put_many(messages).await }, |py, put| {
+        completions.start(py, async move { core.put_many(messages).await }, |py, put| {
             let put = put.map_err(|e| errors::from_core(&e))?;
             let put: Vec<(u64, String)> = put.into_iter().map(queued).collect();
             Ok(put.into_pyobject(py)?.into_any().unbind())
@@ -127,16 +127,10 @@ impl Outbox {
         self.core.home().wait(py, work)?.map_err(|e| errors::from_fault(&e))
     }
 
-    /// Does what `verb` says, and sets `future`.
-    fn ask_start(
-        &self,
-        completions: &Completions,
-        future: Bound<'_, PyAny>,
-        verb: String,
-        json: String,
-    ) -> PyResult<u64> {
+    /// Does what `verb` says, or gives what to wait for.
+    fn ask_start(&self, completions: &Completions, py: Python<'_>, verb: String, json: String) -> PyResult<Py<PyAny>> {
         let work = nats_bridge_verbs::outbox::ask(self.core.get()?.clone(), verb, json);
-        completions.start_ask(future, work)
+        completions.start_ask(py, work)
     }
 
     /// What it holds, as JSON.

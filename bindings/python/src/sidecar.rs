@@ -35,19 +35,18 @@ impl Sidecar {
         Ok(Sidecar::new(home, core))
     }
 
-    /// Starts it, and sets `future`.
+    /// Starts it, or gives what to wait for.
     #[staticmethod]
     fn start_start(
         py: Python<'_>,
         completions: &Completions,
-        future: Bound<'_, PyAny>,
         nats: Vec<String>,
         connect: &Bound<'_, PyDict>,
         options: &str,
-    ) -> PyResult<u64> {
+    ) -> PyResult<Py<PyAny>> {
         let home = home::here(py)?;
         let config = verbs::config(bridge::config(nats, connect)?, options).map_err(|e| errors::from_fault(&e))?;
-        completions.start(future, verbs::start(config), move |py, started| {
+        completions.start(py, verbs::start(config), move |py, started| {
             let core = started.map_err(|e| errors::from_fault(&e))?;
             Ok(Py::new(py, Sidecar::new(home, core))?.into_any())
         })
@@ -65,15 +64,9 @@ impl Sidecar {
         self.core.home().wait(py, work)?.map_err(|e| errors::from_fault(&e))
     }
 
-    /// Asks its cutover, and sets `future`.
-    fn ask_start(
-        &self,
-        completions: &Completions,
-        future: Bound<'_, PyAny>,
-        verb: String,
-        json: String,
-    ) -> PyResult<u64> {
+    /// Asks its cutover, or gives what to wait for.
+    fn ask_start(&self, completions: &Completions, py: Python<'_>, verb: String, json: String) -> PyResult<Py<PyAny>> {
         let work = verbs::ask(self.core.get()?.control(), verb, json);
-        completions.start_ask(future, work)
+        completions.start_ask(py, work)
     }
 }

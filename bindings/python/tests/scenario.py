@@ -148,6 +148,7 @@ class World:
         self.connected: list[nats_bridge.Bridge | aio.Bridge] = []
         self.consumers: dict[str, nats_bridge.Consumer | aio.Consumer] = {}
         self.deliveries: dict[str, nats_bridge.Delivery | aio.Delivery] = {}
+        self.opened: nats_bridge.Outbox | aio.Outbox | None = None
 
     async def run(self, scenario: Scenario) -> None:
         for step in scenario["steps"]:
@@ -173,8 +174,39 @@ class World:
             self.bridge = nats_bridge.connect(self.server.url, publish=publish)
         self.connected.append(self.bridge)
 
+    @property
+    def outbox(self) -> nats_bridge.Outbox | aio.Outbox:
+        assert self.opened is not None, "the outbox is not open"
+        return self.opened
+
+    async def open_outbox(self) -> None:
+        path = self.keys / "orders.outbox"
+        if isinstance(self.bridge, aio.Bridge):
+            self.opened = await aio.open_outbox(path)
+        else:
+            self.opened = nats_bridge.open_outbox(path)
+
+    async def start_outbox(self) -> None:
+        if isinstance(self.bridge, aio.Bridge):
+            assert isinstance(self.outbox, aio.Outbox)
+            await self.outbox.start(self.bridge)
+        else:
+            assert isinstance(self.outbox, nats_bridge.Outbox)
+            self.outbox.start(self.bridge)
+
     async def act(self, step: Step, name: str) -> object:
         match step:
+            case {"do": "open_outbox"}:
+                await self.open_outbox()
+            case {"do": "put", "subject": subject, "payload": payload}:
+                put = self.outbox.put(subject, payload.encode(), id=step.get("id"), headers=step.get("headers"))
+                return asdict(await done(put))
+            case {"do": "start_outbox"}:
+                await self.start_outbox()
+            case {"do": "drain_outbox"}:
+                await done(self.outbox.drain(PATIENCE_MS))
+            case {"do": "close_outbox"}:
+                await done(self.outbox.close(step.get("budget_ms", PATIENCE_MS)))
             case {"do": "stream", "name": stream, "options": options}:
                 await done(
                     self.bridge.ensure_stream(

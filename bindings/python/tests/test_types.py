@@ -16,13 +16,18 @@ def stub_classes() -> dict[str, ast.ClassDef]:
     return {node.name: node for node in stub.body if isinstance(node, ast.ClassDef)}
 
 
+def stub_functions() -> dict[str, ast.FunctionDef]:
+    stub = ast.parse((PACKAGE / "_native.pyi").read_text())
+    return {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
+
+
 def public(names: list[str]) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
 def test_the_stub_has_the_classes_and_members_of_the_compiled_module() -> None:
     classes = stub_classes()
-    assert set(classes) | {"original_name", "render_metrics"} == public(dir(_native))
+    assert set(classes) | set(stub_functions()) == public(dir(_native))
     for name, node in classes.items():
         native: object = getattr(_native, name)
         members = {member.name for member in node.body if isinstance(member, ast.FunctionDef)}
@@ -37,6 +42,10 @@ def test_the_stub_has_the_parameters_of_the_compiled_module() -> None:
                 continue
             stub = [argument.arg for argument in member.args.args]
             assert stub == list(inspect.signature(native).parameters), f"{name}.{member.name}"
+    for name, node in stub_functions().items():
+        native = getattr(_native, name)
+        assert callable(native)
+        assert [argument.arg for argument in node.args.args] == list(inspect.signature(native).parameters), name
 
 
 def test_nothing_is_typed_any() -> None:

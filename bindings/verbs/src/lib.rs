@@ -7,11 +7,13 @@
 //! - [`health`]: what a health check requires and finds.
 //! - [`sidecar`]: the options of a sidecar inside the process, and what its cutover is asked.
 //! - [`metrics`]: all that the core counts, as Prometheus reads it.
+//! - [`logs`]: what the core logs.
 //! - [`eager`]: how a call of the core begins.
 
 mod dead_letters;
 pub mod eager;
 pub mod health;
+pub mod logs;
 pub mod metrics;
 pub mod outbox;
 mod read;

@@ -18,6 +18,7 @@ struct Given {
     trust_declared: Option<bool>,
     listen: Option<String>,
     replicas: Option<usize>,
+    standby: Option<Standby>,
     quorum_fallback: Option<bool>,
     consumer_timeout_ms: Option<u64>,
     fence_timeout_ms: Option<u64>,
@@ -26,6 +27,14 @@ struct Given {
     gate_latency_factor: Option<f64>,
     rollback_after_ms: Option<u64>,
     auto_rollback: Option<bool>,
+}
+
+/// Which brokers have what NATS owns.
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Standby {
+    Both,
+    Off,
 }
 
 /// The settings that `options`, an object of JSON, say for a sidecar to `nats`.
@@ -43,6 +52,7 @@ pub fn config(nats: Config, options: &str) -> Result<SidecarConfig, Fault> {
     }
     config.listen = given.listen.unwrap_or(config.listen);
     config.jetstream.replicas = given.replicas.unwrap_or(config.jetstream.replicas);
+    config.standby = given.standby != Some(Standby::Off);
     config.jetstream.quorum_fallback = given.quorum_fallback.unwrap_or(config.jetstream.quorum_fallback);
     match given.consumer_timeout_ms.map(Duration::from_millis) {
         Some(Duration::ZERO) => config.jetstream.consumer_timeout = None,
@@ -176,10 +186,15 @@ mod tests {
         let usual = SidecarConfig::default();
         assert_eq!((made.fence_timeout, made.rollback_after), (usual.fence_timeout, usual.rollback_after));
         assert_eq!((made.gate, made.trust_declared), (usual.gate, false));
-        let off = r#"{"rabbit":"amqp://r","consumer_timeout_ms":0,"auto_rollback":false,"gate_soak_ms":5}"#;
+        let off =
+            r#"{"rabbit":"amqp://r","consumer_timeout_ms":0,"auto_rollback":false,"gate_soak_ms":5,"standby":"off"}"#;
         let made = config(Config::default(), off).expect("settings");
         assert_eq!((made.jetstream.consumer_timeout, made.rollback_after), (None, None));
-        assert_eq!(made.gate.soak, Duration::from_millis(5));
+        assert_eq!((made.gate.soak, made.standby), (Duration::from_millis(5), false));
+        let both = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"both"}"#).expect("settings");
+        assert!(both.standby && usual.standby);
+        let refused = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"rabbit"}"#);
+        assert!(matches!(refused, Err(Fault::Argument { field, .. }) if field == "standby"));
     }
 
     #[test]

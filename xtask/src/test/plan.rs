@@ -134,7 +134,7 @@ fn node(places: &Places) -> Vec<Step> {
             "the Node package builds, packs, installs into an empty folder, and keeps its promises there",
             Reads::Node,
             vec![
-                npm(&["ci", "--no-audit", "--no-fund"]),
+                npm(&["ci", "--ignore-scripts", "--no-audit", "--no-fund"]),
                 npm(&["run", "build"]),
                 install,
                 places.npm(&clean, &["test"]),

@@ -8,7 +8,7 @@ from typing import Self
 from .._native import Bridge as NativeBridge
 from .._native import Consumer as NativeConsumer
 from .._native import Delivery as NativeDelivery
-from .._native import Job, Settled
+from .._native import Job, Settled, Waiting
 from ..consumer import DRAIN_BUDGET_MS, ConsumerState
 from ..errors import Error
 from ..handling import Key, answer, tell_key
@@ -38,7 +38,8 @@ class Delivery(Received):
 
     async def ack(self, *, confirmed: bool = False) -> Settled:
         """Says that the message is done; see `nats_bridge.Delivery.ack`."""
-        return await self._mailbox.wait(self._native.ack_start, confirmed)
+        begun = self._native.ack_start(self._mailbox.completions, confirmed)
+        return await self._mailbox.arrival(begun) if isinstance(begun, Waiting) else begun
 
     async def retry(self, why: Why = "", *, delay_ms: int | None = None) -> Settled:
         """Says that handling failed; see `nats_bridge.Delivery.retry`."""
@@ -70,7 +71,9 @@ class Consumer:
         self._turn += 1
         if self._turn % TURN == 0:
             await asyncio.sleep(0)
-        native = await self._mailbox.wait_or(self._give_back, self._native.next_start, timeout_ms)
+        native = self._native.next_start(self._mailbox.completions, timeout_ms)
+        if isinstance(native, Waiting):
+            native = await self._mailbox.arrival(native, self._give_back)
         return None if native is None else Delivery(native, self._mailbox)
 
     def _give_back(self, native: NativeDelivery | None) -> None:
