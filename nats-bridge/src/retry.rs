@@ -6,6 +6,18 @@ use std::time::Duration;
 ///
 /// Pauses grow exponentially up to a bound, with full jitter: each is drawn evenly from zero to the grown pause, so that
 /// many that failed together do not come back together. Source: "Exponential Backoff And Jitter", AWS Architecture Blog.
+///
+/// ```
+/// use std::time::Duration;
+/// use nats_bridge::{Next, RetryPolicy};
+///
+/// let policy = RetryPolicy { attempts: 3, jitter: false, ..RetryPolicy::default() };
+/// let second = Duration::from_secs(1);
+/// assert_eq!(policy.next(1, Duration::ZERO, 0), Next::After(second));
+/// assert_eq!(policy.next(2, second, 0), Next::After(second * 2));
+/// assert_eq!(policy.next(3, second * 3, 0), Next::GiveUp);
+/// assert_eq!(policy.longest(), second * 3);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
     /// Attempts in all, the first included; at least 1. Default 5.

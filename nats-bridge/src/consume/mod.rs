@@ -6,6 +6,32 @@
 //! - [`Jobs`]: a handler's work, for one that runs elsewhere.
 //! - `active`: which of several instances consumes, where only one may.
 //! - `supervisor`: the task behind it, which pulls, keeps long deliveries alive and rebuilds what is stuck.
+//!
+//! ```no_run
+//! # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+//! use std::time::Duration;
+//! use nats_bridge::{ConsumeConfig, Failure, RetryPolicy};
+//!
+//! let retry = RetryPolicy { attempts: 4, first_pause: Duration::from_millis(200), ..RetryPolicy::default() };
+//! let config = ConsumeConfig { retry, max_messages: 500, ..ConsumeConfig::new("ORDERS", "billing") };
+//! let mut consumer = bridge.consume(config.clone()).await?;
+//! while let Some(delivery) = consumer.next().await? {
+//!     match std::str::from_utf8(delivery.payload()) {
+//!         Ok(order) if delivery.redelivered() => println!("perhaps again: {order}"),
+//!         Ok(order) => println!("{order}"),
+//!         Err(error) => {
+//!             delivery.reject(Failure::of("NotText", error.to_string())).await?; // a dead letter at once
+//!             continue;
+//!         }
+//!     }
+//!     delivery.ack().await?;
+//! }
+//! // Or a handler, at most 16 at a time: `Ok` acks, `Err` is tried again by the policy, then a dead letter.
+//! bridge.consume(config).await?.run(16, |received| async move { charge(received.payload()).await }).await?;
+//! # Ok(())
+//! # }
+//! # async fn charge(_: &[u8]) -> Result<(), nats_bridge::Failure> { Ok(()) }
+//! ```
 
 mod active;
 mod consumer;

@@ -3,6 +3,31 @@
 //! - [`Publisher`]: publishes with ids, waits for confirms, sends again what has no answer, in a bounded window.
 //! - [`ConfirmInbox`]: the layer below; one subscription for the confirms of many publishes.
 //! - [`Stored`], [`Rejection`]: what JetStream answers.
+//!
+//! ```no_run
+//! # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+//! use nats_bridge::{ErrorKind, Landed, Message, PublishConfig};
+//!
+//! let at = bridge.publish(Message::new("orders.new", r#"{"order":17}"#).id("order-17")).await?;
+//! println!("stored in {} at {}, duplicate: {}", at.stream, at.sequence, at.duplicate);
+//!
+//! // A window of its own: at most 500 messages and 1 MiB without a confirm.
+//! let config = PublishConfig { max_in_flight: 500, max_in_flight_bytes: 1 << 20, ..PublishConfig::default() };
+//! let publisher = bridge.publisher(config).await?;
+//! let pending = publisher.publish_later(Message::new("orders.new", "18").id("order-18")).await?;
+//! match pending.await {
+//!     Ok(at) => println!("stored at {}", at.sequence),
+//!     Err(error) if error.landed() == Landed::No => println!("not stored: {error}"),
+//!     Err(error) => println!("may be stored; again only with the same id: {error}"),
+//! }
+//! match publisher.try_publish(Message::new("orders.new", "19")) {
+//!     Ok(pending) => drop(pending.await?),
+//!     Err(error) if error.kind() == ErrorKind::WindowFull => println!("no room now"),
+//!     Err(error) => return Err(error),
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod breaker;
 mod confirm;
