@@ -1,6 +1,6 @@
 // What the Node package keeps: memory over many messages, memory and handles over many connections. Ends with 1 when it grows.
 //
-// usage: node --expose-gc memory.mjs URL MESSAGES CYCLES
+// usage: node --expose-gc --max-semi-space-size=2 memory.mjs URL MESSAGES CYCLES
 import { readdirSync } from "node:fs";
 
 import { connect } from "nats-bridge";
