@@ -41,4 +41,5 @@ scenarios! {
     redrive: "redrive.json";
     retry: "retry.json";
     schema: "schema.json";
+    single_active: "single-active.json";
 }

@@ -126,6 +126,7 @@ fn received(message: &Received) -> Value {
         "key_id": message.key_id(),
         "attempt": message.attempt(),
         "sequence": message.sequence(),
+        "fencing_number": message.fencing_number(),
         "headers": headers,
     })
 }
@@ -164,7 +165,8 @@ fn consume(step: &Value) -> ConsumeConfig {
     let heartbeat = Duration::from_millis(500);
     let usual = ConsumeConfig::new(text(step, "stream"), text(step, "name"));
     let ack_wait = step["options"]["ack_wait_ms"].as_u64().map_or(usual.ack_wait, Duration::from_millis);
-    ConsumeConfig { retry, heartbeat, ack_wait, ..usual }
+    let single_active = step["options"]["single_active"] == true;
+    ConsumeConfig { retry, heartbeat, ack_wait, single_active, ..usual }
 }
 
 impl World {
@@ -255,6 +257,7 @@ impl World {
             "state" => {
                 return Ok(json!(match self.handle_of(step).state() {
                     ConsumerState::Stopped => "stopped",
+                    ConsumerState::Waiting => "waiting",
                     other => panic!("{step}: {other:?}"),
                 }));
             }

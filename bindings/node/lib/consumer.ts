@@ -10,8 +10,11 @@ import { refuseUnknown } from "./options.js";
 // After so many deliveries that were there already, timers and sockets get a turn.
 const TURN = 32;
 
-/** `paused`: a message that was given up cannot be stored as a dead letter; nothing new comes until it can. */
-export type ConsumerState = "running" | "paused" | "draining" | "stopped" | "failed" | "unknown";
+/**
+ * `waiting`: another instance is the single active consumer. `paused`: a message that was given up cannot be stored as a dead letter; nothing
+ * new comes until it can.
+ */
+export type ConsumerState = "running" | "waiting" | "paused" | "draining" | "stopped" | "failed" | "unknown";
 
 /**
  * The deliveries of one durable consumer: an async iterator that ends when the consumer was drained.

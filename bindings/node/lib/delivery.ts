@@ -82,6 +82,15 @@ export class Received {
     return this.page.sequence(this.at);
   }
 
+  /**
+   * Under which lease of the single active consumer it came: higher with each instance that becomes the active one; `undefined`
+   * without that option. Store it with the effect and refuse a lower one there: an instance that was cut off may still be handling a
+   * message when another has taken over.
+   */
+  get fencingNumber(): number | undefined {
+    return this.page.fencingNumber(this.at) ?? undefined;
+  }
+
   /** When the stream stored it. */
   get storedAt(): Date {
     return new Date(this.page.storedAtMs(this.at));

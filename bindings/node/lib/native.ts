@@ -26,6 +26,7 @@ export interface NativePage {
   keyId(at: number): string | null;
   attempt(at: number): number;
   sequence(at: number): number;
+  fencingNumber(at: number): number | null;
   storedAtMs(at: number): number;
   pending(at: number): number;
   settled(at: number): boolean;

@@ -192,6 +192,12 @@ export interface ConsumeOptions {
   readonly schemas?: string;
   /** With `schemas`: hands out messages that name no schema, too; default false: they become dead letters. */
   readonly acceptWithoutSchema?: boolean;
+  /**
+   * Of all instances that consume under this name with this set, one at a time gets messages, in the stream's order; default false. One that
+   * was drained is followed at once; one that died, or cannot reach the server, after twice `ackWaitMs`, when what it held comes again
+   * first. All need the same `ackWaitMs`, at least 1 000. See `Received.fencingNumber`.
+   */
+  readonly singleActive?: boolean;
 }
 
 /** What a stream should be. */
@@ -350,6 +356,7 @@ export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
   acceptUnencrypted: true,
   schemas: true,
   acceptWithoutSchema: true,
+  singleActive: true,
 };
 
 export const STREAM_OPTIONS: Names<StreamOptions> = {

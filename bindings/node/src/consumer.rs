@@ -81,6 +81,8 @@ pub struct ConsumeOptions {
     pub schemas: Option<String>,
     /// Hands out messages that name no schema, too.
     pub accept_without_schema: Option<bool>,
+    /// One instance at a time gets messages.
+    pub single_active: Option<bool>,
 }
 
 impl RetryOptions {
@@ -143,6 +145,7 @@ impl ConsumeOptions {
         config.decrypt = self.decrypt.as_deref().map(keys).transpose()?;
         config.schemas = self.schemas;
         config.accept_without_schema = self.accept_without_schema.unwrap_or(false);
+        config.single_active = self.single_active.unwrap_or(false);
         config.accept_unencrypted = self.accept_unencrypted.unwrap_or(false);
         Ok(config)
     }
@@ -253,6 +256,7 @@ impl Consumer {
     pub fn state(&self) -> State {
         let (state, why) = match self.handle.get().state() {
             ConsumerState::Running => ("running", None),
+            ConsumerState::Waiting => ("waiting", None),
             ConsumerState::Paused { why } => ("paused", Some(why)),
             ConsumerState::Draining => ("draining", None),
             ConsumerState::Stopped => ("stopped", None),

@@ -252,6 +252,12 @@ impl Page {
         self.read(at, |received| received.attempt() as f64)
     }
 
+    /// Under which lease of the single active consumer it came. Exact up to 2^53.
+    #[napi]
+    pub fn fencing_number(&self, at: u32) -> napi::Result<Option<f64>> {
+        self.read(at, |received| received.fencing_number().map(|number| number as f64))
+    }
+
     /// Its sequence in the stream.
     #[napi]
     pub fn sequence(&self, at: u32) -> napi::Result<f64> {

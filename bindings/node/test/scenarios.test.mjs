@@ -193,8 +193,8 @@ class World {
         const delivery = await this.consumer(step.of).next({ timeoutMs: PATIENCE });
         assert(delivery !== undefined, `${JSON.stringify(step)}: nothing came`);
         this.deliveries.set(step.as, delivery);
-        const { subject, payload, id, keyId = null, attempt, sequence, headers } = delivery;
-        return { subject, payload: payload.toString(), id, keyId, attempt, sequence, headers };
+        const { subject, payload, id, keyId = null, attempt, sequence, fencingNumber = null, headers } = delivery;
+        return { subject, payload: payload.toString(), id, keyId, attempt, sequence, fencingNumber, headers };
       }
       case "none":
         assert.equal(await this.consumer(step.of).next({ timeoutMs: 100 }), undefined);

@@ -171,6 +171,7 @@ impl Consumer {
     fn state(&self) -> PyResult<(&'static str, Option<String>)> {
         Ok(match self.handle.get()?.state() {
             ConsumerState::Running => ("running", None),
+            ConsumerState::Waiting => ("waiting", None),
             ConsumerState::Paused { why } => ("paused", Some(why)),
             ConsumerState::Draining => ("draining", None),
             ConsumerState::Stopped => ("stopped", None),
@@ -204,6 +205,7 @@ pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyRe
             "decrypt" => config.decrypt = Some(given.keys()?),
             "schemas" => config.schemas = given.read()?,
             "accept_without_schema" => config.accept_without_schema = given.read()?,
+            "single_active" => config.single_active = given.read()?,
             "accept_unencrypted" => config.accept_unencrypted = given.read()?,
             _ => return Ok(false),
         }

@@ -246,6 +246,12 @@ impl Delivery {
         self.received.attempt()
     }
 
+    /// Under which lease of the single active consumer it came.
+    #[getter]
+    fn fencing_number(&self) -> Option<u64> {
+        self.received.fencing_number()
+    }
+
     /// Its sequence in the stream.
     #[getter]
     fn sequence(&self) -> u64 {

@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     accept_unencrypted: bool
     schemas: bool
     accept_without_schema: bool
+    single_active: bool
 
 
 REGISTRY = "SCHEMAS"
@@ -134,6 +135,7 @@ def received(message: Received) -> dict[str, object]:
         "key_id": message.key_id,
         "attempt": message.attempt,
         "sequence": message.sequence,
+        "fencing_number": message.fencing_number,
         "headers": message.headers,
     }
 
@@ -246,6 +248,7 @@ class World:
                     "retry": options.get("retry"),
                     "ack_wait_ms": options.get("ack_wait_ms"),
                     "heartbeat_ms": 500,
+                    "single_active": options.get("single_active"),
                 }
                 if "schemas" in options:
                     consume["schemas"] = REGISTRY

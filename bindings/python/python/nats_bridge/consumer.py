@@ -15,8 +15,8 @@ __all__ = ["Consumer", "ConsumerState", "Delivery", "DRAIN_BUDGET_MS"]
 
 DRAIN_BUDGET_MS = 5_000
 
-ConsumerState = Literal["running", "paused", "draining", "stopped", "failed", "unknown"]
-"""``paused``: a message that was given up cannot be stored as a dead letter; nothing new comes until it can."""
+ConsumerState = Literal["running", "waiting", "paused", "draining", "stopped", "failed", "unknown"]
+"""``waiting``: another instance is the single active consumer. ``paused``: a message that was given up cannot be stored as a dead letter; nothing new comes until it can."""
 
 
 class Delivery(Received):

@@ -197,6 +197,10 @@ class ConsumeOptions(TypedDict, total=False):
     a dead letter with reason ``schema``."""
     accept_without_schema: bool | None
     """With ``schemas``: hands out messages that name no schema, too; default false: they become dead letters."""
+    single_active: bool | None
+    """Of all instances that consume under this name with this set, one at a time gets messages, in the stream's order; default false. One
+    that was drained is followed at once; one that died, or cannot reach the server, after twice ``ack_wait_ms``, when what it held comes
+    again first. All need the same ``ack_wait_ms``, at least 1 000. See ``Received.fencing_number``."""
     accept_unencrypted: bool | None
     """With ``decrypt``: hands out messages that are not encrypted, too; default false: they become dead letters."""
 

@@ -68,6 +68,16 @@ class Received:
         return self._native.attempt
 
     @property
+    def fencing_number(self) -> int | None:
+        """Under which lease of the single active consumer it came: higher with each instance that becomes the active one; ``None``
+        without that option.
+
+        Store it with the effect and refuse a lower one there: an instance that was cut off may still be handling a message when
+        another has taken over.
+        """
+        return self._native.fencing_number
+
+    @property
     def sequence(self) -> int:
         """Its sequence in the stream."""
         return self._native.sequence
