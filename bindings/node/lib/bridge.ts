@@ -1,4 +1,5 @@
 import { refuseAborted, stopped, unlessAborted, type Abortable } from "./abort.js";
+import { handOver } from "./acks.js";
 import { Consumer } from "./consumer.js";
 import { DeadLetters } from "./dead-letters.js";
 import { asked, atOnce, crossed, type BridgeError } from "./errors.js";
@@ -266,6 +267,7 @@ export class Bridge {
    * Rejects with `timeout` when something was still not confirmed; it may have landed.
    */
   async close({ budgetMs = 5_000 }: { readonly budgetMs?: number } = {}): Promise<void> {
+    handOver();
     await asked(() => this.#native.close(budgetMs));
   }
 

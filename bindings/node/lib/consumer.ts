@@ -1,6 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 
 import { aborted, refuseAborted, type Abortable } from "./abort.js";
+import { handOver } from "./acks.js";
 import { Delivery } from "./delivery.js";
 import { asked, atOnce, BridgeError } from "./errors.js";
 import { handle, tellKey, type Handler, type RunOptions } from "./handling.js";
@@ -71,6 +72,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
     }
     // Let go of before anything is waited for, so that what is in it can be collected.
     this.#page = undefined;
+    handOver();
     await this.#ending;
     const returned = this.#returned.shift();
     if (returned !== undefined) {
@@ -181,6 +183,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `timeout` when after `budgetMs` something is still not settled; it can still be.
    */
   async drain({ budgetMs = 5_000 }: { readonly budgetMs?: number } = {}): Promise<void> {
+    handOver();
     this.#native.beginToDrain();
     await this.#giveBack();
     await asked(() => this.#native.drain(budgetMs));
@@ -198,6 +201,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
 
   /** How many deliveries are here and not settled, waiting ones included. */
   get held(): number {
+    handOver();
     return this.#native.held;
   }
 

@@ -1,4 +1,5 @@
-import { asked, atOnce } from "./errors.js";
+import { ackSoon, handOver } from "./acks.js";
+import { asked } from "./errors.js";
 import { native, type NativePage } from "./native.js";
 
 /** Why a message was given up: the value of the header `Dead-Letter-Reason`. */
@@ -109,19 +110,27 @@ export class Received {
  * as failed and follows the retry policy.
  */
 export class Delivery extends Received {
+  #taken = false;
+
   /**
    * Says that the message is done.
    *
-   * Resolves when the ack is handed over: one that is lost with the connection means that the message comes again. With
-   * `confirmed` it resolves when the server has it, and the message does not come again.
+   * Resolves when the ack is on its way: the acks of one turn of the event loop go together. One that is lost with the process or
+   * the connection means that the message comes again. With `confirmed` it resolves when the server has it, and the message does not
+   * come again.
    *
    * Rejects with `already_settled`, `closed` (the message comes again), or, with `confirmed`, `timeout` (no answer within
    * 5 s; the server may have it).
    */
   async ack({ confirmed = false }: { readonly confirmed?: boolean } = {}): Promise<Settled> {
-    const waits = atOnce(() => this.page.ack(this.at, confirmed));
+    if (confirmed || this.#taken) {
+      await this.#settle(() => this.page.ackConfirmed(this.at));
+      return ACKED;
+    }
+    this.#taken = true;
+    const waits = ackSoon(this.page, this.at);
     if (waits !== undefined) {
-      await asked(() => waits);
+      await waits;
     }
     return ACKED;
   }
@@ -135,7 +144,7 @@ export class Delivery extends Received {
    * Rejects with `already_settled` or `closed` (the message comes again).
    */
   async retry(why: unknown = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
-    return asked(() => this.page.retry(this.at, ...failure(why), delayMs));
+    return this.#settle(() => this.page.retry(this.at, ...failure(why), delayMs));
   }
 
   /**
@@ -145,12 +154,22 @@ export class Delivery extends Received {
    * pauses and goes on trying, and there is nothing to do about this delivery.
    */
   async deadLetter(why: unknown = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
-    return asked(() => this.page.deadLetter(this.at, reason, ...failure(why)));
+    return this.#settle(() => this.page.deadLetter(this.at, reason, ...failure(why)));
   }
 
   /** Whether it was settled. */
   get settled(): boolean {
-    return this.page.settled(this.at);
+    return this.#taken;
+  }
+
+  // The addon refuses what was settled, also by an ack that waits to be handed over.
+  #settle<T>(settle: () => Promise<T>): Promise<T> {
+    handOver();
+    return asked(() => {
+      const settled = settle();
+      this.#taken = true;
+      return settled;
+    });
   }
 }
 

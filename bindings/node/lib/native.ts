@@ -29,8 +29,8 @@ export interface NativePage {
   fencingNumber(at: number): number | null;
   storedAtMs(at: number): number;
   pending(at: number): number;
-  settled(at: number): boolean;
-  ack(at: number, confirmed: boolean): Promise<void> | undefined;
+  ackMany(places: readonly number[]): Promise<void> | undefined;
+  ackConfirmed(at: number): Promise<void>;
   retry(at: number, kind: string, detail: string, delayMs: number | undefined): Promise<Settled>;
   deadLetter(at: number, reason: Reason, kind: string, detail: string): Promise<Settled>;
   giveBack(at: number): Promise<void>;

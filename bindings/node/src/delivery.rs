@@ -139,8 +139,11 @@ pub fn original_name(name: String) -> Option<String> {
     nats_bridge::dead_letter::original_name(&name)
 }
 
-async fn ack(core: nats_bridge::Delivery, confirmed: bool) -> nats_bridge::Result<nats_bridge::Settled> {
-    if confirmed { core.ack_confirmed().await } else { core.ack().await }
+async fn ack(cores: Vec<nats_bridge::Delivery>) -> nats_bridge::Result<()> {
+    for core in cores {
+        core.ack().await?;
+    }
+    Ok(())
 }
 
 async fn retry(
@@ -156,10 +159,21 @@ async fn retry(
 
 #[napi]
 impl Page {
-    /// Says that the message is done. It is acked then, and nothing else.
+    /// Says that these messages are done. They were not settled before.
     #[napi]
-    pub fn ack<'env>(&self, env: &'env Env, at: u32, confirmed: bool) -> napi::Result<Eventually<'env, ()>> {
-        self.slots.promise(env, ack(self.take(at)?, confirmed), |_| ())
+    pub fn ack_many<'env>(&self, env: &'env Env, places: Vec<u32>) -> napi::Result<Eventually<'env, ()>> {
+        let cores = {
+            let mut slots = self.lock();
+            let taken = places.into_iter().filter_map(|at| slots.all.get_mut(at as usize)?.core.take());
+            taken.collect()
+        };
+        self.slots.promise(env, ack(cores), |()| ())
+    }
+
+    /// Says that the message is done, and waits until the server has it.
+    #[napi]
+    pub fn ack_confirmed<'env>(&self, env: &'env Env, at: u32) -> napi::Result<Eventually<'env, ()>> {
+        self.slots.promise(env, self.take(at)?.ack_confirmed(), |_| ())
     }
 
     /// Says that handling failed.
@@ -199,12 +213,6 @@ impl Page {
             Ok(())
         };
         self.slots.promise(env, back, |()| ())
-    }
-
-    /// Whether it was settled.
-    #[napi]
-    pub fn settled(&self, at: u32) -> bool {
-        self.lock().all.get(at as usize).is_none_or(|slot| slot.core.is_none())
     }
 
     /// The subject it was published to.

@@ -39,8 +39,8 @@ test("what was aborted before is not begun", async (t) => {
 test("a publish that is aborted may have landed", async (t) => {
   const bridge = await orders(t);
   for (const work of [
-    bridge.publish("nobody.listens", "one", { signal: AbortSignal.timeout(50) }),
-    bridge.publishMany([{ subject: "nobody.listens", payload: "one" }], { signal: AbortSignal.timeout(50) }),
+    () => bridge.publish("nobody.listens", "one", { signal: AbortSignal.timeout(50) }),
+    () => bridge.publishMany([{ subject: "nobody.listens", payload: "one" }], { signal: AbortSignal.timeout(50) }),
   ]) {
     await assert.rejects(work, (error) => {
       assert(error instanceof BridgeError && error.cause instanceof DOMException);

@@ -167,6 +167,26 @@ test("deadLetter gives up at once and says why", async (t) => {
   await consumer.drain();
 });
 
+test("acks that nobody waits for are handed over before anything else is asked", async (t) => {
+  const { bridge } = await orders(t, 100);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const acks = [];
+  for (let n = 0; n < 100; n++) {
+    const delivery = await some(consumer);
+    acks.push(delivery.ack());
+    assert.equal(delivery.settled, true);
+    await assert.rejects(delivery.retry("too late"), { code: "already_settled" });
+  }
+  assert.equal(consumer.held, 0);
+  assert.deepEqual(await Promise.all(acks), Array(100).fill({ outcome: "acked" }));
+  const last = await bridge.publish("orders.new", "one more");
+  const delivery = await some(consumer);
+  assert.deepEqual([delivery.sequence, delivery.attempt], [last.sequence, 1]);
+  // Not awaited, and the connection is closed at once: it was handed over all the same.
+  void delivery.ack();
+  await bridge.close();
+});
+
 test("a second settle is a typed error", async (t) => {
   const { bridge } = await orders(t, 1);
   const consumer = await bridge.consume("ORDERS", "billing");
