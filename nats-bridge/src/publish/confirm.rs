@@ -156,6 +156,10 @@ fn read_any(bytes: &[u8], names: &mut StreamNames) -> Result<Stored, Rejection> 
         Ok(Answer { stream, seq, duplicate, error: None }) if seq > 0 && !stream.is_empty() => {
             Ok(Stored { stream: names.intern(&stream), sequence: seq, duplicate })
         }
+        // A duplicate of what a cluster of nats-server 2.10 has proposed and not stored yet. Later ones answer 10158.
+        Ok(Answer { stream, duplicate: true, error: None, .. }) if !stream.is_empty() => {
+            Err(Rejection { code: 400, err_code: 10158, text: "the message with this id is still being stored".into() })
+        }
         _ => Err(Rejection {
             code: 0,
             err_code: 0,
@@ -188,6 +192,8 @@ mod tests {
         assert!(!rejection.no_responders());
         let stored = read_any(br#"{"stream":"a\"b","domain":"hub","seq":4}"#, &mut names).unwrap();
         assert_eq!((&*stored.stream, stored.sequence), ("a\"b", 4));
+        let proposed = read_any(br#"{"stream":"S", "seq":0,"duplicate": true}"#, &mut names).unwrap_err();
+        assert!(proposed.is_temporary() && !proposed.no_responders(), "{proposed:?}");
         assert_eq!(read_any(b"pong", &mut names).unwrap_err().code, 0);
     }
 

@@ -23,7 +23,7 @@ const IN_DOUBT: Duration = Duration::from_secs(1);
 pub enum Outcome {
     Stored { sequence: u64 },
     No(String),
-    Unknown,
+    Unknown(String),
 }
 
 /// One call of the handler.
@@ -62,7 +62,7 @@ impl Record {
             Ok(at) => Outcome::Stored { sequence: at.sequence },
             Err(error) => match error.landed() {
                 Landed::No => Outcome::No(error.to_string()),
-                Landed::Unknown => Outcome::Unknown,
+                Landed::Unknown => Outcome::Unknown(error.to_string()),
             },
         };
         self.published.lock().unwrap().push((number, outcome));

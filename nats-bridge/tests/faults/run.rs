@@ -49,13 +49,18 @@ pub async fn run(seed: u64, places: Places) -> Result<Figures, Vec<String>> {
     // Odd seeds keep everything, so that what was stored can be counted; even ones have a work queue.
     let retention = if seed % 2 == 1 { Retention::Limits } else { Retention::WorkQueue };
     let observer = observe(&places, retention).await;
+    // When it is killed, 2.10 may forget what was delivered and not acked, and never delivers it again.
+    let gently = observer.server_version().starts_with("2.10.");
+    if gently && places.replicas() > 1 {
+        // It does so in a cluster however a server goes: README, "Three limits to know before you begin".
+        eprintln!("seed {seed}: not held on a cluster of nats-server 2.10");
+        return Ok(Figures::default());
+    }
     let record = Arc::new(Record::default());
     let publisher = Arc::new(Proxies::start(&places, seed).await);
 
     let publishing = tokio::spawn(publish(seed, publisher.urls(), record.clone()));
     let workers = || Worker::start(seed, places.clone(), record.clone());
-    // When it is killed, 2.10 may forget what was delivered and not acked, and never delivers it again.
-    let gently = observer.server_version().starts_with("2.10.");
     let letters = letters(places.replicas());
     let _worker = storm::rage(seed, &places, gently, &publisher, workers, &record, &Letters(&observer, letters)).await;
     publishing.await.unwrap();

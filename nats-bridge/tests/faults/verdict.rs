@@ -152,9 +152,9 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
             }
             Outcome::No(_) => {}
             // Calm weather came long before the deadline: a resend had to find out.
-            Outcome::Unknown => {
+            Outcome::Unknown(error) => {
                 unknown += 1;
-                faults.push(format!("it was never found out what became of {number}"));
+                faults.push(format!("it was never found out what became of {number}: {error}"));
             }
         }
         // A work queue forgets the ids of settled messages when its server restarts.
