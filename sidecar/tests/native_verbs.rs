@@ -98,6 +98,14 @@ async fn a_manifest_is_planned_applied_and_verified_and_drift_ends_with_1() {
     write("m.toml", &MANIFEST.replace("max_bytes = 1_000_000\n\n[[dead", "max_bytes = 2_000_000\n\n[[dead"));
     let drift = cli.json(1, &["provision", "verify", "m.toml"]);
     assert_eq!(drift["changes"][0]["action"]["update"][0]["field"], "max_bytes");
+    // A limit below what is stored removes nothing unasked.
+    let bridge = Bridge::connect(cli.server.url()).await.expect("connected");
+    bridge.publish(Message::new("orders.new", "kept")).await.expect("stored");
+    write("m.toml", &MANIFEST.replace("max_bytes = 1_000_000\n\n[[dead", "max_bytes = 10\n\n[[dead"));
+    cli.expect(1, &["provision", "apply", "m.toml"]);
+    let stream = bridge.jetstream().get_stream("ORDERS").await.expect("it is there");
+    assert_eq!((stream.cached_info().state.messages, stream.cached_info().config.max_bytes), (1, 1_000_000));
+    cli.expect(0, &["provision", "apply", "m.toml", "--allow-removal"]);
     write("m.toml", &MANIFEST.replace("work_queue", "interest"));
     assert!(cli.expect(1, &["provision", "plan", "m.toml"]).contains("CONFLICT  stream ORDERS"));
     cli.expect(1, &["provision", "apply", "m.toml"]);

@@ -3,7 +3,7 @@
 use async_nats::jetstream;
 use serde_json::{Map, Value, json};
 
-use super::plan::{compare, cost};
+use super::plan::{compare, cost, lowered};
 use super::{Action, BucketSpec, Change, ConsumerSpec, Manifest, Plan, StreamSpec};
 use crate::api::{ask, call};
 use crate::bridge::Bridge;
@@ -37,7 +37,12 @@ impl Bridge {
         let mut plan = Plan::default();
         let mut add = |object: String, found: &Found| {
             if let Some(action) = &found.action {
-                plan.changes.push(Change { object, action: action.clone(), cost: cost(action, found.messages) });
+                plan.changes.push(Change {
+                    object,
+                    cost: cost(action, found.messages),
+                    removes_messages: !lowered(action, found.messages).is_empty(),
+                    action: action.clone(),
+                });
             }
         };
         for spec in manifest.all_streams() {

@@ -21,6 +21,8 @@ pub struct Change {
     pub action: Action,
     /// What it would cost, and what going back would cost, for people.
     pub cost: String,
+    /// Whether stored messages would be removed by it.
+    pub removes_messages: bool,
 }
 
 /// What would be done to a stream or consumer.
@@ -78,23 +80,29 @@ pub(super) fn compare(is: &Map<String, Value>, should: &Map<String, Value>, fixe
     })
 }
 
-/// What a change costs, given how many messages the stream holds at present.
-pub(super) fn cost(action: &Action, messages: u64) -> String {
-    // Limits that may remove stored messages when they are lowered; below 1 means none.
+/// The limits that a change lowers so that stored messages may be removed, given how many there are at present.
+pub(super) fn lowered(action: &Action, messages: u64) -> Vec<&str> {
+    // Below 1 means none.
     const LIMITS: [&str; 4] = ["max_bytes", "max_msgs", "max_age", "max_msgs_per_subject"];
     let limit = |value: &Value| value.as_i64().filter(|n| *n > 0).unwrap_or(i64::MAX);
+    let Action::Update(differences) = action else { return Vec::new() };
+    differences
+        .iter()
+        .filter(|d| messages > 0 && LIMITS.contains(&d.field.as_str()) && limit(&d.should) < limit(&d.is))
+        .map(|d| d.field.as_str())
+        .collect()
+}
+
+/// What a change costs, given how many messages the stream holds at present.
+pub(super) fn cost(action: &Action, messages: u64) -> String {
     match action {
         Action::Create => "nothing; going back deletes it with what it then holds".to_owned(),
         Action::Conflict(_) => format!(
             "not possible in place: make it under another name and move its {messages} messages, or delete it and lose them"
         ),
-        Action::Update(differences) => {
-            let lowered: Vec<&str> = differences
-                .iter()
-                .filter(|d| LIMITS.contains(&d.field.as_str()) && limit(&d.should) < limit(&d.is))
-                .map(|d| d.field.as_str())
-                .collect();
-            match lowered.is_empty() || messages == 0 {
+        Action::Update(_) => {
+            let lowered = lowered(action, messages);
+            match lowered.is_empty() {
                 true => "nothing; the old values can be set again".to_owned(),
                 false => format!(
                     "{} would be lower: messages beyond are removed, of {messages} that are stored; going back does not bring them \

@@ -28,9 +28,9 @@ pub enum Verb {
     /// Say what would be changed, and what that costs; change nothing.
     #[command(after_help = "Example:\n  nats-bridge provision plan streams.toml --monitor http://127.0.0.1:8222")]
     Plan(With),
-    /// Make it so. Nothing that the file does not name is touched.
+    /// Make it so. Nothing that the file does not name is touched, and no stored message is removed unless that is allowed.
     #[command(after_help = "Example:\n  nats-bridge provision apply streams.toml")]
-    Apply(With),
+    Apply(ApplyWith),
     /// Compare, and end with 1 when something differs.
     #[command(after_help = "Example:\n  nats-bridge provision verify streams.toml --json")]
     Verify(With),
@@ -46,6 +46,17 @@ pub struct With {
     pub monitor: Option<String>,
 }
 
+/// What `apply` needs.
+#[derive(Debug, Args)]
+pub struct ApplyWith {
+    /// As the others.
+    #[command(flatten)]
+    pub with: With,
+    /// Lower limits although stored messages are beyond them, and so removed for good.
+    #[arg(long)]
+    pub allow_removal: bool,
+}
+
 /// Does what was asked for.
 ///
 /// # Errors
@@ -53,10 +64,10 @@ pub struct With {
 /// reached.
 pub async fn run(args: ProvisionArgs) -> Result<(), Failure> {
     let native = args.native;
-    let (with, verb) = match args.verb {
-        Verb::Plan(with) => (with, "plan"),
-        Verb::Apply(with) => (with, "apply"),
-        Verb::Verify(with) => (with, "verify"),
+    let (with, verb, may_remove) = match args.verb {
+        Verb::Plan(with) => (with, "plan", false),
+        Verb::Apply(ApplyWith { with, allow_removal }) => (with, "apply", allow_removal),
+        Verb::Verify(with) => (with, "verify", false),
     };
     let named = |error: &dyn std::fmt::Display| Failure::cannot_run(format!("{}: {error}", with.file.display()));
     let text = std::fs::read_to_string(&with.file).map_err(|e| named(&e))?;
@@ -67,7 +78,17 @@ pub async fn run(args: ProvisionArgs) -> Result<(), Failure> {
         None => Fsync::Unknown,
     };
     let bridge = native.connect().await?;
-    let plan = act(verb, &bridge, &manifest, fsync).await;
+    let plan = match verb {
+        "apply" if !may_remove => match bridge.plan_on(&manifest, fsync).await {
+            Ok(plan) if plan.changes.iter().any(|change| change.removes_messages) => {
+                close(&bridge).await;
+                return Err(would_remove(&plan));
+            }
+            Ok(_) => act(verb, &bridge, &manifest, fsync).await,
+            Err(error) => Err(error),
+        },
+        _ => act(verb, &bridge, &manifest, fsync).await,
+    };
     close(&bridge).await;
     let plan = plan.map_err(|error| match error.kind() {
         // The manifest asks for what may not be.
@@ -87,6 +108,12 @@ pub async fn run(args: ProvisionArgs) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+fn would_remove(plan: &Plan) -> Failure {
+    let removing = plan.changes.iter().filter(|change| change.removes_messages);
+    let told: Vec<String> = removing.map(|change| format!("{}: {}", change.object, change.cost)).collect();
+    Failure::refused(format!("{}; nothing was changed; --allow-removal lets it", told.join("; ")))
 }
 
 async fn act(verb: &str, bridge: &Bridge, manifest: &Manifest, fsync: Fsync) -> nats_bridge::Result<Plan> {
