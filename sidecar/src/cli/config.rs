@@ -16,7 +16,7 @@ use super::{Cli, Failure, remedy, request};
 #[command(after_help = "In the file flags stand by their names, on top for every verb and in a table for one:\n\n  \
                         nats = \"nats://a.example:4222\"\n  nats_creds = \"/run/secrets/app.creds\"\n\n  [serve]\n  \
                         listen = \"0.0.0.0:5672\"\n  user_file = \"/run/secrets/users\"\n\n\
-                        A flag comes before its variable (NATS_BRIDGE_LISTEN for --listen), that before the file, and that before the default.")]
+                        A flag comes before its variable (NATS_BRIDGE_LISTEN for --listen, unless its help names another one), that before the file, and that before the default.")]
 pub struct ConfigArgs {
     /// What to do.
     #[command(subcommand)]
