@@ -456,6 +456,27 @@ async fn an_ack_that_was_lost_is_sent_again_and_the_message_is_not_handled_twice
 }
 
 #[tokio::test]
+async fn a_confirmed_ack_that_went_into_a_dead_connection_is_sent_again() {
+    let server = NatsServer::start();
+    let direct = bridge(&server).await;
+    publish(&direct, 1).await;
+    let proxy = FaultProxy::start(server.port(), 1).await;
+    let config =
+        Config { servers: vec![proxy.url()], reconnect_pause_max: Duration::from_millis(200), ..Config::default() };
+    let bridge = Bridge::connect_with(config).await.unwrap();
+    let mut consumer = bridge.consume(ConsumeConfig { ack_wait: Duration::from_secs(60), ..quick() }).await.unwrap();
+    let delivery = next(&mut consumer).await;
+    let before = proxy.swallowed();
+    proxy.set(Weather::MuteClient);
+    let asked = tokio::spawn(delivery.ack_confirmed());
+    eventually_true("the ack is swallowed", || async { proxy.swallowed() > before }).await;
+    proxy.set(Weather::Calm);
+    proxy.reset();
+    assert_eq!(asked.await.unwrap().unwrap(), Settled::Acked);
+    assert_eq!(messages(&direct, "ORDERS").await, 0);
+}
+
+#[tokio::test]
 async fn retries_come_when_the_policy_says() {
     let server = NatsServer::start();
     let bridge = bridge(&server).await;

@@ -226,10 +226,12 @@ impl Delivery {
         Ok(Settled::Acked)
     }
 
-    /// Says that the message is done and waits until the server has it: it will not be delivered again.
+    /// Says that the message is done and waits until the server has it: it will not be delivered again. Until the server answers
+    /// it is told once a second, in case the connection died with it.
     ///
     /// # Errors
-    /// `Timeout`: no answer within 5 s; the server may have it. The delivery counts as dropped.
+    /// `Timeout`: no answer within 5 s; the server may have it. `Unreachable`: for 5 s there was no consumer to take it, for it
+    /// was deleted or has no leader. The delivery counts as dropped.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the delivery counts as dropped.

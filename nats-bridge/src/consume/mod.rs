@@ -34,6 +34,7 @@
 //! ```
 
 mod active;
+mod confirm;
 mod consumer;
 mod credit;
 mod delivery;

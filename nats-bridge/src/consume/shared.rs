@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use async_nats::{Client, Message, Request, Subject, Subscriber, jetstream};
+use async_nats::{Client, Message, Subject, Subscriber, jetstream};
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::active::Active;
+use super::confirm;
 use super::delivery::{Received, Settled};
 use super::done::{Done, End};
 use super::held::{Held, Token};
@@ -252,16 +253,8 @@ impl Shared {
 
     /// Sends one settlement and waits until the server has it.
     pub async fn send_confirmed(&self, received: &Received, what: Bytes) -> Result<()> {
-        let request = Request::new().payload(what).timeout(Some(Duration::from_secs(5)));
-        let answer = self.client.send_request(received.reply(), request).await;
-        answer.map(drop).map_err(|e| {
-            let kind = match e.kind() {
-                async_nats::RequestErrorKind::TimedOut => ErrorKind::Timeout,
-                async_nats::RequestErrorKind::NoResponders => ErrorKind::Unreachable,
-                _ => ErrorKind::Closed,
-            };
-            self.describe(Error::new(kind).because(e), received)
-        })
+        let sent = confirm::until_it_has_it(&self.client, received.reply(), what).await;
+        sent.map_err(|error| self.describe(error, received))
     }
 
     /// The delivery is settled: gives its credit back. One that ended is remembered, in case the server does not hear of it,
