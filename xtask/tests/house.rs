@@ -5,18 +5,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files that never await, read no clock and know no runtime: `docs/architecture.md`, "Map".
-const PURE: [&str; 21] = [
+const PURE: [&str; 24] = [
     "amqp-compat/src/model",
     "amqp-compat/src/session",
     "amqp-compat/src/mapping",
     "nats-bridge/src/encryption/bound.rs",
     "nats-bridge/src/encryption/envelope.rs",
     "nats-bridge/src/retry.rs",
+    "nats-bridge/src/schema/avro",
     "nats-bridge/src/schema/compatibility.rs",
     "nats-bridge/src/schema/contains.rs",
     "nats-bridge/src/schema/contains",
     "nats-bridge/src/schema/document.rs",
     "nats-bridge/src/schema/json.rs",
+    "nats-bridge/src/schema/protobuf",
+    "nats-bridge/src/schema/varint.rs",
     "sidecar/src/copies/ledger.rs",
     "sidecar/src/phase.rs",
     "sidecar/src/gate.rs",

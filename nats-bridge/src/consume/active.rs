@@ -20,7 +20,7 @@ use super::shared::Shared;
 use super::{ConsumeConfig, ConsumerState};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provision::BucketSpec;
+use crate::provision::{BucketSpec, make_bucket_if_absent};
 
 /// The lease as this instance has it.
 pub(super) struct Active {
@@ -98,12 +98,7 @@ impl Active {
         let stream = crate::api::ask(js, format!("STREAM.INFO.{}", config.stream)).await?;
         let replicas = stream["config"]["num_replicas"].as_u64().and_then(|n| u8::try_from(n).ok()).unwrap_or(1);
         let spec = BucketSpec { name: name.clone(), max_bytes: Some(1 << 20), replicas, ..BucketSpec::default() };
-        spec.check()?;
-        match crate::api::ask(js, format!("STREAM.INFO.{}", spec.stream())).await {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => bridge.ensure_bucket(&spec).await?,
-            Err(error) => return Err(error),
-        }
+        make_bucket_if_absent(js, &spec).await?;
         let store = js.get_key_value(&name).await;
         let store = store.map_err(|e| Error::new(ErrorKind::Unreachable).with("bucket", &name).because(e))?;
         Ok(Active {

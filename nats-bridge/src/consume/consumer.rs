@@ -20,7 +20,7 @@ use super::{ConsumeConfig, ConsumerState, HEADROOM, net};
 use crate::bridge::Bridge;
 use crate::dead_letter::Failure;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provision::{ConsumerSpec, StreamSpec, ensure_consumer, ensure_stream};
+use crate::provision::{ConsumerSpec, StreamSpec, ensure_consumer, make_stream_if_absent};
 use crate::publish::PublishConfig;
 use crate::schema::{Checker, Schemas};
 
@@ -93,7 +93,7 @@ impl Bridge {
 async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<()> {
     let js = bridge.jetstream();
     match &config.dead_letter_stream {
-        None => make_dead_letter_stream(bridge, &config.stream).await?,
+        None => make_stream_if_absent(js, &StreamSpec::dead_letters_of(&config.stream)).await?,
         Some(name) => {
             crate::api::ask(js, format!("STREAM.INFO.{name}")).await?;
         }
@@ -109,16 +109,6 @@ async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<
         net::prepare(bridge, config).await?;
     }
     ensure_consumer(js, &spec).await
-}
-
-// An existing one is left as it is: its limits are the operator's.
-async fn make_dead_letter_stream(bridge: &Bridge, stream: &str) -> Result<()> {
-    let spec = StreamSpec::dead_letters_of(stream);
-    match crate::api::ask(bridge.jetstream(), format!("STREAM.INFO.{}", spec.name)).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => ensure_stream(bridge.jetstream(), &spec).await,
-        Err(error) => Err(error),
-    }
 }
 
 impl Consumer {

@@ -18,7 +18,7 @@ use super::shared::Shared;
 use crate::bridge::Bridge;
 use crate::dead_letter::{self, Facts, Failure, Reason};
 use crate::error::{Error, ErrorKind, Result};
-use crate::provision::{ConsumerSpec, Discard, StreamSpec, ensure_consumer, ensure_stream};
+use crate::provision::{ConsumerSpec, Discard, StreamSpec, ensure_consumer, make_stream_if_absent};
 
 const MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES";
 const TERMINATED: &str = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED";
@@ -32,21 +32,15 @@ pub(crate) fn advisory_stream(stream: &str) -> String {
 pub(super) async fn prepare(bridge: &Bridge, config: &ConsumeConfig) -> Result<()> {
     let js = bridge.jetstream();
     let name = advisory_stream(&config.stream);
-    match crate::api::ask(js, format!("STREAM.INFO.{name}")).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let subjects = [MAX_DELIVERIES, TERMINATED].map(|kind| format!("{kind}.{}.>", config.stream));
-            let spec = StreamSpec {
-                max_bytes: Some(64 << 20),
-                max_age: Some(Duration::from_secs(7 * 24 * 3600)),
-                // Old ones make room: refusing the newest would hide what happens now.
-                discard: Discard::Old,
-                ..StreamSpec::new(&name, subjects)
-            };
-            ensure_stream(js, &spec).await?;
-        }
-        Err(error) => return Err(error),
-    }
+    let subjects = [MAX_DELIVERIES, TERMINATED].map(|kind| format!("{kind}.{}.>", config.stream));
+    let stream = StreamSpec {
+        max_bytes: Some(64 << 20),
+        max_age: Some(Duration::from_secs(7 * 24 * 3600)),
+        // Old ones make room: refusing the newest would hide what happens now.
+        discard: Discard::Old,
+        ..StreamSpec::new(&name, subjects)
+    };
+    make_stream_if_absent(js, &stream).await?;
     let spec = ConsumerSpec {
         stream: name,
         name: config.name.clone(),

@@ -61,11 +61,8 @@ impl Shared {
             Ok(key) => Ok(Wanted::Key(key)),
             Err(error) => Err((Reason::Decrypt, error)),
         })?;
-        self.check(decrypted.as_ref().unwrap_or(received)).map_err(|why| match why {
-            Ok(schema) => Ok(Wanted::Schema(schema)),
-            Err(error) => Err((Reason::Schema, error)),
-        })?;
-        let upcast = self.upcast(decrypted.as_ref().unwrap_or(received)).map_err(|why| match why {
+        let plain = decrypted.as_ref().unwrap_or(received);
+        let upcast = self.check(plain).and_then(|()| self.upcast(plain)).map_err(|why| match why {
             Ok(schema) => Ok(Wanted::Schema(schema)),
             Err(error) => Err((Reason::Schema, error)),
         })?;

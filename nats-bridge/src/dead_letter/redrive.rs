@@ -11,7 +11,7 @@ use super::{ORIGINAL_PREFIX, REDRIVES};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
-use crate::provision::{StreamSpec, ensure_stream};
+use crate::provision::{StreamSpec, make_stream_if_absent};
 
 /// What to redrive, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,17 +143,12 @@ impl DeadLetters {
 }
 
 async fn make_parked_stream(bridge: &Bridge, name: &str, of: &str) -> Result<()> {
-    match crate::api::ask(bridge.jetstream(), format!("STREAM.INFO.{name}")).await {
-        Ok(_) => return Ok(()),
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        Err(_) => {}
-    }
     let spec = StreamSpec {
         max_bytes: Some(1 << 30),
         max_age: Some(Duration::from_secs(90 * 24 * 3600)),
         ..StreamSpec::new(name, [format!("parked.{of}.>")])
     };
-    ensure_stream(bridge.jetstream(), &spec).await
+    make_stream_if_absent(bridge.jetstream(), &spec).await
 }
 
 /// The letter's own id, by which its stream recognises it.

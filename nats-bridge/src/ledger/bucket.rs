@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::{Known, Ledger, Place};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provision::BucketSpec;
+use crate::provision::{BucketSpec, make_bucket_if_absent};
 
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -54,14 +54,7 @@ impl Bridge {
         let name = bucket.into();
         let spec =
             BucketSpec { name: name.clone(), ttl: Some(keep), max_bytes: Some(64 << 20), ..BucketSpec::default() };
-        spec.check()?;
-        let stream = spec.stream();
-        match self.unless_denied(crate::api::ask(self.jetstream(), format!("STREAM.INFO.{stream}"))).await {
-            Ok(_) => {}
-            // An existing one is left as it is: its bounds are the operator's.
-            Err(error) if error.kind() == ErrorKind::NotFound => self.ensure_bucket(&spec).await?,
-            Err(error) => return Err(error),
-        }
+        self.unless_denied(make_bucket_if_absent(self.jetstream(), &spec)).await?;
         let store = self
             .jetstream()
             .get_key_value(&name)

@@ -131,10 +131,27 @@ impl Bridge {
     }
 }
 
-pub(crate) async fn ensure_stream(js: &jetstream::Context, spec: &StreamSpec) -> Result<()> {
+async fn ensure_stream(js: &jetstream::Context, spec: &StreamSpec) -> Result<()> {
     spec.check()?;
     let found = stream_found(js, spec).await?;
     make(js, &format!("stream {}", spec.name), &spec.name, found, spec.config()).await
+}
+
+/// Makes a stream that does not exist. One that does is left as it is: its bounds are the operator's.
+pub(crate) async fn make_stream_if_absent(js: &jetstream::Context, spec: &StreamSpec) -> Result<()> {
+    match ask(js, format!("STREAM.INFO.{}", spec.name)).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => ensure_stream(js, spec).await,
+        known => known.map(drop),
+    }
+}
+
+/// As [`make_stream_if_absent`], for a bucket.
+pub(crate) async fn make_bucket_if_absent(js: &jetstream::Context, spec: &BucketSpec) -> Result<()> {
+    spec.check()?;
+    match ask(js, format!("STREAM.INFO.{}", spec.stream())).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => ensure_bucket(js, spec).await,
+        known => known.map(drop),
+    }
 }
 
 async fn ensure_bucket(js: &jetstream::Context, spec: &BucketSpec) -> Result<()> {

@@ -10,7 +10,7 @@ mod manifest;
 mod plan;
 mod spec;
 
-pub(crate) use apply::{ensure_consumer, ensure_stream};
+pub(crate) use apply::{ensure_consumer, make_bucket_if_absent, make_stream_if_absent};
 pub use bucket::BucketSpec;
 pub use manifest::{DeadLetterSpec, Manifest, Naming};
 pub use plan::{Action, Change, Difference, Plan};

@@ -50,6 +50,8 @@ mod language;
 mod protobuf;
 mod registry;
 mod upcast;
+#[cfg(any(feature = "avro", feature = "protobuf"))]
+mod varint;
 mod violation;
 
 pub(crate) use check::{Checker, Named};

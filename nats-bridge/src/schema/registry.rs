@@ -9,7 +9,7 @@ use super::compatibility::Compatibility;
 use super::document::{Document, Draft, Schema};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provision::BucketSpec;
+use crate::provision::{BucketSpec, make_bucket_if_absent};
 
 /// Named schemas and their versions. Clones share the connection.
 #[derive(Debug, Clone)]
@@ -38,13 +38,7 @@ impl Bridge {
     pub async fn schemas(&self, bucket: impl Into<String>) -> Result<Schemas> {
         let name = bucket.into();
         let spec = BucketSpec { name: name.clone(), max_bytes: Some(64 << 20), history: 5, ..BucketSpec::default() };
-        spec.check()?;
-        match self.unless_denied(crate::api::ask(self.jetstream(), format!("STREAM.INFO.{}", spec.stream()))).await {
-            Ok(_) => {}
-            // An existing one is left as it is: its bounds are the operator's.
-            Err(error) if error.kind() == ErrorKind::NotFound => self.ensure_bucket(&spec).await?,
-            Err(error) => return Err(error),
-        }
+        self.unless_denied(make_bucket_if_absent(self.jetstream(), &spec)).await?;
         Schemas::open(self.jetstream(), &name).await
     }
 }

@@ -1,6 +1,7 @@
 //! Walks a payload along its schema: nothing is built, nothing is believed about lengths. Pure.
 
 use super::model::{Kind, Model, Type};
+use crate::schema::varint;
 use crate::schema::violation::Violation;
 
 /// Whether the bytes are one datum of the schema, and nothing behind it.
@@ -124,18 +125,8 @@ impl Walk<'_> {
 
     // A variable-length zig-zag number.
     fn long(&mut self) -> Result<i64, String> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.take(1)?.first().ok_or("it ends in the middle of a number")?;
-            if shift == 63 && byte > 1 {
-                break;
-            }
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok((number >> 1) as i64 ^ -((number & 1) as i64));
-            }
-        }
-        Err("a number has more than 64 bits".into())
+        let number = varint::varint(&mut self.rest)?;
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
     }
 
     fn bytes(&mut self) -> Result<&[u8], String> {
@@ -144,9 +135,7 @@ impl Walk<'_> {
     }
 
     fn take(&mut self, count: usize) -> Result<&[u8], String> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or("it ends in the middle of a value")?;
-        self.rest = rest;
-        Ok(taken)
+        varint::take(&mut self.rest, count)
     }
 }
 

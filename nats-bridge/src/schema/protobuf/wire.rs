@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 
+use crate::schema::varint;
 use crate::schema::violation::Violation;
 
 /// Whether the bytes are one message, and nothing but what it has.
@@ -173,18 +174,7 @@ impl Walk<'_> {
     }
 
     fn varint(&mut self) -> Result<u64, String> {
-        let mut number = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.take(1)?.first().ok_or("it ends in the middle of a number")?;
-            if shift == 63 && byte > 1 {
-                break;
-            }
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
-        }
-        Err("a number has more than 64 bits".into())
+        varint::varint(&mut self.rest)
     }
 }
 
@@ -195,9 +185,7 @@ impl<'a> Walk<'a> {
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or("it ends in the middle of a value")?;
-        self.rest = rest;
-        Ok(taken)
+        varint::take(&mut self.rest, count)
     }
 }
 
