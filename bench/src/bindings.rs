@@ -5,6 +5,7 @@
 //! first alternates; the ratio is taken round by round.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use nats_bridge::{Bridge, Message, MessageId, Retention, StreamSpec};
@@ -13,6 +14,7 @@ use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 use tokio::process::Command;
 
+use crate::cpu;
 use crate::report::{Figure, median};
 
 /// What `bench bindings` takes.
@@ -82,11 +84,13 @@ const PAIRS: [Pair; 9] = [
     Pair { language: Language::Node, work: Work::Consume, ours: "ours", peer: "amqplib" },
 ];
 
-/// What a round took.
+/// What a round took: as the client said, and as it was read of its server.
 #[derive(Debug, Clone, Copy, Deserialize)]
 struct Took {
     seconds: f64,
     cpu_seconds: f64,
+    #[serde(skip)]
+    server_cpu: Duration,
 }
 
 struct Servers {
@@ -178,7 +182,9 @@ async fn compare(
         }
     }
     let rate = |took: &Took| messages as f64 / took.seconds;
-    let cpu = |rounds: &[Took]| median(rounds.iter().map(|took| took.cpu_seconds * 1e6 / messages as f64));
+    let each = |seconds: f64| seconds * 1e6 / messages as f64;
+    let cpu = |rounds: &[Took]| median(rounds.iter().map(|took| each(took.cpu_seconds)));
+    let server = |rounds: &[Took]| median(rounds.iter().map(|took| each(took.server_cpu.as_secs_f64())));
     Ok(Figure {
         detail: format!("{messages} messages, window {}, file storage, default sync", args.window),
         unit: "msg/s",
@@ -189,6 +195,8 @@ async fn compare(
         extra: vec![
             ("client CPU us/msg (ours)".into(), cpu(&ours)),
             (format!("client CPU us/msg ({})", pair.peer), cpu(&theirs)),
+            ("server CPU us/msg (ours)".into(), server(&ours)),
+            (format!("server CPU us/msg ({})", pair.peer), server(&theirs)),
         ],
         name,
     })
@@ -229,7 +237,10 @@ async fn once(
         Work::Each => "each",
         Work::Consume => "consume",
     };
+    let server = if amqp { servers.rabbit.pid() } else { servers.nats.pid() };
+    let before = cpu::of_tree(server);
     let took = drive(args, pair.language, (client, work), &url, size, messages).await?;
+    let took = Took { server_cpu: cpu::of_tree(server).saturating_sub(before), ..took };
     if !amqp {
         let left = bridge.jetstream().get_stream("BENCH").await?.cached_info().state.messages;
         let expected = if pair.work == Work::Consume { 0 } else { messages as u64 };
@@ -238,7 +249,7 @@ async fn once(
         }
         bridge.jetstream().delete_stream("BENCH").await?;
     }
-    bridge.close(std::time::Duration::from_secs(5)).await?;
+    bridge.close(Duration::from_secs(5)).await?;
     Ok(took)
 }
 

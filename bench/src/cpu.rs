@@ -20,24 +20,26 @@ pub fn of_tree(root: u32) -> Duration {
 
 /// CPU time that this one process has taken so far.
 pub fn of_process(pid: u32) -> Duration {
-    processes().get(&pid).map(|(_, time)| *time).unwrap_or_default()
+    stat(pid).map(|(_, time)| time).unwrap_or_default()
 }
 
 /// Parent and CPU time of every process.
 fn processes() -> HashMap<u32, (u32, Duration)> {
-    let mut processes: HashMap<u32, (u32, Duration)> = HashMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        // Behind the name in brackets: state, parent, ..., and as 12th and 13th user and system time, in ticks.
-        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
-        let fields: Vec<&str> = rest.split_whitespace().collect();
-        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
-        // Linux counts these in hundredths of a second on every platform that we run on.
-        let time = Duration::from_millis((number(11) + number(12)) * 10);
-        processes.insert(pid, (u32::try_from(number(1)).unwrap_or_default(), time));
-    }
-    processes
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?))).collect()
+}
+
+/// Parent and CPU time of one process; none once it is gone.
+fn stat(pid: u32) -> Option<(u32, Duration)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name in brackets: state, parent, ..., and as 12th and 13th user and system time, in ticks.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+    // Linux counts these in hundredths of a second on every platform that we run on.
+    let time = Duration::from_millis((number(11) + number(12)) * 10);
+    Some((u32::try_from(number(1)).unwrap_or_default(), time))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use futures::StreamExt;
 use nats_bridge::{Bridge, ConsumeConfig, Message, MessageId, PublishConfig, Retention, StreamSpec};
 use test_support::nats::NatsServer;
 
+use crate::cpu;
 use crate::report::{Figure, median};
 
 /// What `bench core` takes.
@@ -173,7 +174,7 @@ struct Started {
 
 impl Started {
     fn now() -> Self {
-        Started { wall: Instant::now(), cpu: cpu_time() }
+        Started { cpu: cpu_time(), wall: Instant::now() }
     }
 
     fn elapsed(&self) -> (Duration, Duration) {
@@ -181,12 +182,8 @@ impl Started {
     }
 }
 
-// User and system time in ticks of 10 ms, fields 14 and 15 of /proc/self/stat (proc(5)); zero where there is none.
 fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 10)
+    cpu::of_process(std::process::id())
 }
 
 // One round of one side, on a stream and a connection of its own.
