@@ -1,6 +1,7 @@
 //! The state of the connection, for everybody who must act when it changes.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, watch};
 
@@ -44,7 +45,49 @@ pub(crate) struct Events {
     state: watch::Sender<Connection>,
     events: broadcast::Sender<ConnectionEvent>,
     // The client reports the first connect before `connect` returns; the lock keeps counting in one place.
-    lock: Mutex<()>,
+    told: Mutex<Told>,
+}
+
+/// How long the same report is only counted after it was logged: a server that is away is tried several times a second.
+const RARELY: Duration = Duration::from_secs(60);
+
+/// What was logged.
+#[derive(Debug, Default)]
+struct Told {
+    lost_at: Option<Instant>,
+    last: Option<(String, Instant)>,
+    /// How often the last one came again since.
+    again: u64,
+}
+
+impl Told {
+    /// Whether a report is to be logged, and how often it came since it was; none: it is counted.
+    fn reported(&mut self, text: &str, now: Instant) -> Option<u64> {
+        match &self.last {
+            Some((last, at)) if last == text && now.saturating_duration_since(*at) < RARELY => {
+                self.again += 1;
+                None
+            }
+            _ => {
+                let same = self.last.as_ref().is_some_and(|(last, _)| last == text);
+                let again = if same { self.again } else { 0 };
+                self.last = Some((text.to_owned(), now));
+                self.again = 0;
+                Some(again)
+            }
+        }
+    }
+
+    fn lost(&mut self, now: Instant) {
+        self.lost_at = Some(now);
+    }
+
+    /// For how long the connection was away; none: it is the first one.
+    fn back(&mut self, now: Instant) -> Option<Duration> {
+        self.last = None;
+        self.again = 0;
+        Some(now.saturating_duration_since(self.lost_at.take()?))
+    }
 }
 
 impl Events {
@@ -52,7 +95,7 @@ impl Events {
         Events {
             state: watch::Sender::new(Connection::default()),
             events: broadcast::Sender::new(128),
-            lock: Mutex::new(()),
+            told: Mutex::default(),
         }
     }
 
@@ -66,9 +109,13 @@ impl Events {
 
     pub(crate) fn report(&self, event: async_nats::Event) {
         let event = ConnectionEvent::from(event);
-        let _guard = self.lock.lock();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         match &event {
             ConnectionEvent::Connected => {
+                if let Some(away) = told.back(now) {
+                    tracing::info!(away_ms = away.as_millis(), "the connection to NATS is back");
+                }
                 metrics::counter!("natsbridge_connects_total").increment(1);
                 self.state.send_modify(|s| {
                     s.connected = true;
@@ -77,6 +124,7 @@ impl Events {
             }
             ConnectionEvent::Disconnected => {
                 tracing::warn!("the connection to NATS was lost; reconnecting");
+                told.lost(now);
                 metrics::counter!("natsbridge_disconnects_total").increment(1);
                 self.state.send_modify(|s| {
                     s.connected = false;
@@ -94,7 +142,12 @@ impl Events {
             ConnectionEvent::Denied(text) => tracing::error!(text, "NATS refuses this user something"),
             // We asked for it.
             ConnectionEvent::Other(text) if text == "draining" => tracing::debug!("the connection to NATS is drained"),
-            ConnectionEvent::LameDuck | ConnectionEvent::Other(_) => tracing::warn!(?event, "NATS reports"),
+            ConnectionEvent::LameDuck => tracing::warn!(?event, "NATS reports"),
+            ConnectionEvent::Other(text) => match told.reported(text, now) {
+                Some(0) => tracing::warn!(?event, "NATS reports"),
+                Some(again) => tracing::warn!(?event, again, "NATS reports, again and again"),
+                None => {}
+            },
         }
         // Nobody following is normal.
         let _ = self.events.send(event);
@@ -117,5 +170,35 @@ impl From<async_nats::Event> for ConnectionEvent {
             }
             other => ConnectionEvent::Other(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_report_is_logged_once_a_minute_with_how_often_it_came() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(told.reported("refused", at(0)), Some(0));
+        for second in 1..60 {
+            assert_eq!(told.reported("refused", at(second)), None);
+        }
+        assert_eq!(told.reported("refused", at(60)), Some(59));
+        assert_eq!(told.reported("refused", at(61)), None);
+        assert_eq!(told.reported("another", at(62)), Some(0));
+        assert_eq!(told.reported("refused", at(63)), Some(0));
+    }
+
+    #[test]
+    fn a_connection_is_back_once_and_the_first_one_was_never_away() {
+        let (mut told, start) = (Told::default(), Instant::now());
+        assert_eq!(told.back(start), None);
+        told.reported("refused", start);
+        told.lost(start);
+        assert_eq!(told.back(start + Duration::from_secs(3)), Some(Duration::from_secs(3)));
+        assert_eq!(told.back(start + Duration::from_secs(4)), None);
+        assert_eq!(told.reported("refused", start + Duration::from_secs(5)), Some(0), "it is another time");
     }
 }

@@ -67,6 +67,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The window of unconfirmed messages is full; only `try_publish` says so, others wait.
     WindowFull,
+    /// A limit would be lowered so that stored messages are removed, which was not allowed. Nothing was changed.
+    WouldRemove,
 }
 
 /// Whether a message whose publish failed may be stored nevertheless.
@@ -90,6 +92,12 @@ impl Error {
 
     pub(crate) fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.0.context.push((key, value.to_string()));
+        self
+    }
+
+    /// As [`Error::with`], in front of what is known.
+    pub(crate) fn within(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.0.context.insert(0, (key, value.to_string()));
         self
     }
 
@@ -163,6 +171,7 @@ impl ErrorKind {
             ErrorKind::Unreachable => "unreachable",
             ErrorKind::Unsupported => "unsupported",
             ErrorKind::WindowFull => "window_full",
+            ErrorKind::WouldRemove => "would_remove",
         }
     }
 }

@@ -4,8 +4,11 @@
 
 use std::time::Duration;
 
-use nats_bridge::provision::Action;
-use nats_bridge::{Bridge, ConsumerSpec, ErrorKind, Fsync, Manifest, Monitor, Retention, StreamSpec};
+use nats_bridge::provision::{Action, ApplyConfig, Removal};
+use nats_bridge::{
+    Bridge, BucketSpec, ConsumerSpec, Discard, ErrorKind, Fsync, Manifest, Message, Monitor, Retention, StreamSpec,
+};
+use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 
 fn manifest() -> Manifest {
@@ -71,7 +74,7 @@ async fn what_cannot_be_changed_in_place_is_refused_and_nothing_is_touched() {
     changed.streams[1].max_bytes = Some(1 << 20);
     let error = bridge.apply(&changed).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
-    assert!(error.to_string().contains("retention is \"workqueue\" and should be \"limits\""), "{error}");
+    assert!(error.to_string().contains("retention is \"work_queue\" and should be \"limits\""), "{error}");
     assert!(bridge.plan(&manifest()).await.unwrap().is_empty());
 
     changed.streams[0].max_bytes = None;
@@ -139,7 +142,8 @@ async fn a_file_of_streams_consumers_dead_letters_and_buckets_is_applied_once_an
     bridge.publish(nats_bridge::Message::new("ingest.v1.raw", vec![0u8; 100])).await.unwrap();
     let drift = bridge.plan(&manifest).await.unwrap();
     assert_eq!(drift.changes.len(), 2, "{drift:?}");
-    assert!(drift.changes[0].cost.starts_with("max_bytes would be lower"), "{drift:?}");
+    // Full, it takes nothing more and keeps what it has: nothing goes.
+    assert!(drift.changes[0].cost.starts_with("nothing"), "{drift:?}");
     let warning = drift.warnings.iter().find(|warning| warning.contains("backoff")).expect("a warning");
     assert!(warning.contains("again after 50 ms"), "{warning}");
     bridge.apply(&manifest).await.unwrap();
@@ -168,7 +172,7 @@ async fn durable_asks_for_replicas_or_for_a_server_that_syncs_first() {
     let mut manifest = manifest();
     manifest.streams[0].durable = true;
     let fsync = monitor.fsync().await.unwrap();
-    let error = bridge.apply_on(&manifest, fsync).await.unwrap_err();
+    let error = bridge.apply_with(&manifest, ApplyConfig { fsync, ..Default::default() }).await.unwrap_err();
     assert!(error.to_string().contains("three replicas"), "{error}");
     assert!(error.to_string().contains("stream=ORDERS"), "{error}");
     assert_eq!(monitor.jsz("streams=true").await.unwrap()["streams"], 0, "nothing was made");
@@ -179,9 +183,152 @@ async fn durable_asks_for_replicas_or_for_a_server_that_syncs_first() {
     let monitor = Monitor::new(&eager.monitor_url()).unwrap();
     assert_eq!(monitor.fsync().await.unwrap(), Fsync::Always);
     let bridge = Bridge::connect(eager.url()).await.unwrap();
-    let plan = bridge.apply_on(&manifest, Fsync::Always).await.unwrap();
+    let plan = bridge.apply_with(&manifest, ApplyConfig { fsync: Fsync::Always, ..Default::default() }).await.unwrap();
     assert_eq!(plan.warnings, Vec::<String>::new());
 
     let nobody = Monitor::new("http://127.0.0.1:1").unwrap();
     assert_eq!(nobody.varz().await.unwrap_err().kind(), ErrorKind::Unreachable);
+}
+
+#[tokio::test]
+async fn no_stored_message_is_removed_by_a_lower_limit_unless_that_is_allowed() {
+    let server = NatsServer::start();
+    let bridge = Bridge::connect(server.url()).await.unwrap();
+    let spec = StreamSpec {
+        max_bytes: Some(1 << 20),
+        max_age: Some(Duration::from_secs(3600)),
+        ..StreamSpec::new("ORDERS", ["orders.>"])
+    };
+    let of = |stream: &StreamSpec| Manifest { streams: vec![stream.clone()], ..Manifest::default() };
+    let state = || async { bridge.jetstream().get_stream("ORDERS").await.unwrap().cached_info().state.clone() };
+    let allowed = ApplyConfig { allow_removal: true, ..ApplyConfig::default() };
+    for limit in ["max_messages", "max_bytes", "max_age_ms"] {
+        bridge.apply(&of(&spec)).await.unwrap();
+        while state().await.messages < 10 {
+            bridge.publish(Message::new("orders.new", vec![0u8; 20])).await.unwrap();
+        }
+        let mut lower = spec.clone();
+        let (is, should, messages) = match limit {
+            "max_messages" => (None, 3, 7),
+            "max_bytes" => (Some(1 << 20), state().await.bytes / 2, 5),
+            _ => (Some(3_600_000), 200, 10),
+        };
+        match limit {
+            "max_messages" => (lower.max_messages, lower.discard) = (Some(should), Discard::Old),
+            "max_bytes" => (lower.max_bytes, lower.discard) = (Some(should), Discard::Old),
+            _ => {
+                lower.max_age = Some(Duration::from_millis(should));
+                lower.duplicate_window = Duration::from_millis(100);
+            }
+        }
+        let wanted = Removal { limit: limit.into(), is: is.into(), should: should.into(), messages, of: 10 };
+        eventually_true("the plan tells what would go", || async {
+            bridge.plan(&of(&lower)).await.unwrap().changes[0].removes == [wanted.clone()]
+        })
+        .await;
+        let refused =
+            [bridge.apply(&of(&lower)).await.map(drop).unwrap_err(), bridge.ensure_stream(&lower).await.unwrap_err()];
+        let is = is.map_or("none".to_owned(), |is| is.to_string());
+        let told = format!("stream=ORDERS limit={limit} is={is} should={should} messages={messages} ");
+        for error in refused {
+            assert_eq!(error.kind(), ErrorKind::WouldRemove);
+            assert!(error.to_string().contains(&told), "{told}: {error}");
+        }
+        assert_eq!(state().await.messages, 10, "nothing was changed");
+        assert!(bridge.plan(&of(&spec)).await.unwrap().is_empty(), "nothing was changed");
+        bridge.apply_with(&of(&lower), allowed).await.unwrap();
+        eventually_true("what was told of is gone", || async { state().await.messages == 10 - messages }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_nothing_is_beyond_is_lowered_unasked_and_so_is_one_that_keeps_what_is_there() {
+    let server = NatsServer::start();
+    let bridge = Bridge::connect(server.url()).await.unwrap();
+    let spec = StreamSpec {
+        max_bytes: Some(1 << 20),
+        max_age: Some(Duration::from_secs(3600)),
+        ..StreamSpec::new("ORDERS", ["orders.>"])
+    };
+    bridge.ensure_stream(&spec).await.unwrap();
+    for _ in 0..5 {
+        bridge.publish(Message::new("orders.new", "kept")).await.unwrap();
+    }
+    let roomy = StreamSpec { discard: Discard::Old, max_messages: Some(5), max_bytes: Some(1 << 19), ..spec.clone() };
+    bridge.ensure_stream(&roomy).await.unwrap();
+    // With `new` it takes nothing more, and that is all.
+    let full =
+        StreamSpec { max_messages: Some(1), max_bytes: Some(50), max_age: Some(Duration::from_secs(600)), ..spec };
+    bridge.ensure_stream(&full).await.unwrap();
+    let info = bridge.jetstream().get_stream("ORDERS").await.unwrap();
+    assert_eq!(info.cached_info().state.messages, 5);
+    // From there `old` alone would drop four.
+    let error = bridge.ensure_stream(&StreamSpec { discard: Discard::Old, ..full }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldRemove);
+}
+
+#[tokio::test]
+async fn older_values_of_a_bucket_are_not_removed_unless_that_is_allowed() {
+    let server = NatsServer::start();
+    let bridge = Bridge::connect(server.url()).await.unwrap();
+    let spec = BucketSpec { name: "sessions".into(), history: 5, max_bytes: Some(1 << 20), ..BucketSpec::default() };
+    bridge.ensure_bucket(&spec).await.unwrap();
+    let bucket = bridge.jetstream().get_key_value("sessions").await.unwrap();
+    for (key, values) in [("a", 4), ("b", 2), ("c", 1)] {
+        for value in 0..values {
+            bucket.put(key, value.to_string().into()).await.unwrap();
+        }
+    }
+    let values = || async { bridge.jetstream().get_stream("KV_sessions").await.unwrap().cached_info().state.messages };
+    let one = BucketSpec { history: 1, ..spec };
+    let error = bridge.ensure_bucket(&one).await.unwrap_err();
+    let told = "bucket=sessions limit=history is=5 should=1 messages=4";
+    assert!(error.kind() == ErrorKind::WouldRemove && error.to_string().contains(told), "{error}");
+    let manifest = Manifest { buckets: vec![one], ..Manifest::default() };
+    assert_eq!(bridge.apply(&manifest).await.unwrap_err().kind(), ErrorKind::WouldRemove);
+    assert_eq!(values().await, 7);
+    let allowed = ApplyConfig { allow_removal: true, ..ApplyConfig::default() };
+    bridge.apply_with(&manifest, allowed).await.unwrap();
+    assert_eq!(values().await, 3);
+}
+
+#[tokio::test]
+async fn subjects_are_refused_beforehand_as_the_server_refuses_them() {
+    let server = NatsServer::start();
+    let bridge = Bridge::connect(server.url()).await.unwrap();
+    for subjects in [
+        &["orders.>"][..],
+        &["a*.b"],
+        &["$JSX.a"],
+        &["*.b"],
+        &["*.>"],
+        &[">"],
+        &["$JS.EVENT.ADVISORY.X"],
+        &["$JS.API.X"],
+        &["$JS.X"],
+        &["$SYS.X"],
+        &["$SYS.ACCOUNT.X"],
+        &["a..b"],
+        &["a b"],
+        &["a.>.b"],
+        &["a."],
+        &["a.>", "a.b"],
+        &["a.b", "a.b"],
+        &["a.*", "*.b"],
+        &["a.*", "a.b.>"],
+    ] {
+        let raw = async_nats::jetstream::stream::Config {
+            name: "RAW".into(),
+            subjects: subjects.iter().map(|subject| subject.to_string()).collect(),
+            ..Default::default()
+        };
+        let taken = bridge.jetstream().create_stream(raw).await;
+        if taken.is_ok() {
+            bridge.jetstream().delete_stream("RAW").await.unwrap();
+        }
+        let spec = StreamSpec { unbounded: true, ..StreamSpec::new("OURS", subjects.to_vec()) };
+        let manifest = Manifest { streams: vec![spec], ..Manifest::default() };
+        let planned = bridge.plan(&manifest).await;
+        assert_eq!(planned.is_ok(), taken.is_ok(), "{subjects:?}: {planned:?}, {taken:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use nats_bridge::encryption::Keys;
-use nats_bridge::{Bridge, ConsumeConfig, Failure, Message, PublishConfig, RetryPolicy};
+use nats_bridge::{Bridge, ConsumeConfig, Failure, Message, PublishConfig, RetryPolicy, StreamSpec};
 use serde_json::Value;
 use test_support::nats::NatsServer;
 
@@ -101,13 +101,31 @@ async fn a_manifest_is_planned_applied_and_verified_and_drift_ends_with_1() {
     // A limit below what is stored removes nothing unasked.
     let bridge = Bridge::connect(cli.server.url()).await.expect("connected");
     bridge.publish(Message::new("orders.new", "kept")).await.expect("stored");
-    write("m.toml", &MANIFEST.replace("max_bytes = 1_000_000\n\n[[dead", "max_bytes = 10\n\n[[dead"));
-    cli.expect(1, &["provision", "apply", "m.toml"]);
+    let lower = "max_bytes = 10\nmax_age_ms = 600_000\ndiscard = \"old\"\n\n[[dead";
+    write("m.toml", &MANIFEST.replace("max_bytes = 1_000_000\n\n[[dead", lower));
+    // The plan speaks as the file does.
+    let plan = cli.expect(0, &["provision", "plan", "m.toml"]);
+    for line in [
+        "max_age_ms: none -> 600000\n",
+        "max_bytes: 1000000 -> 10\n",
+        "cost: max_bytes is 1000000 and should be 10, which removes about 1 of 1",
+    ] {
+        assert!(plan.contains(line), "{line}: {plan}");
+    }
+    let refused = cli.run(&["provision", "apply", "m.toml"]);
+    let err = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{err}");
+    let told = "m.toml: would remove: stream=ORDERS limit=max_bytes is=1000000 should=10 messages=1 ";
+    assert!(err.contains(told) && err.contains("--allow-removal"), "{err}");
     let stream = bridge.jetstream().get_stream("ORDERS").await.expect("it is there");
     assert_eq!((stream.cached_info().state.messages, stream.cached_info().config.max_bytes), (1, 1_000_000));
     cli.expect(0, &["provision", "apply", "m.toml", "--allow-removal"]);
     write("m.toml", &MANIFEST.replace("work_queue", "interest"));
-    assert!(cli.expect(1, &["provision", "plan", "m.toml"]).contains("CONFLICT  stream ORDERS"));
+    let conflict = cli.expect(1, &["provision", "plan", "m.toml"]);
+    assert!(
+        conflict.contains("CONFLICT  stream ORDERS\n          retention: \"work_queue\" -> \"interest\""),
+        "{conflict}"
+    );
     cli.expect(1, &["provision", "apply", "m.toml"]);
     for (text, why) in [
         ("[[streams]]\nname = \"A\"\n", "no max_bytes"),
@@ -120,6 +138,36 @@ async fn a_manifest_is_planned_applied_and_verified_and_drift_ends_with_1() {
         assert_eq!(output.status.code(), Some(2), "{err}");
         assert!(err.contains("wrong.toml") && err.contains(why), "{err}");
     }
+    // What apply would be refused, plan refuses.
+    let stream = "[[streams]]\nname = \"B\"\nunbounded = true\n";
+    for (code, text, told) in [
+        (2, format!("{stream}subjects = [\"a b\"]"), "table=streams stream=B key=subjects"),
+        (2, format!("{stream}replicas = 3"), "table=streams stream=B key=replicas"),
+        (
+            1,
+            format!("{stream}subjects = [\"orders.eu\"]"),
+            "table=streams stream=B key=subjects why=`orders.eu` overlaps",
+        ),
+        (1, "[[dead_letters]]\nof = \"LATE\"".to_owned(), "table=dead_letters stream=LATE_DLQ key=of why="),
+        (2, "[[dead_letters]]\nof = \"\"".to_owned(), "table=dead_letters of="),
+        (
+            1,
+            "[[consumers]]\nstream = \"NONE\"\nname = \"c\"".to_owned(),
+            "table=consumers consumer=c key=stream why=there is no stream NONE",
+        ),
+    ] {
+        if told.contains("LATE_DLQ") {
+            let late = StreamSpec { unbounded: true, ..StreamSpec::new("LATE_LETTERS", ["dlq.LATE.*"]) };
+            bridge.ensure_stream(&late).await.expect("made");
+        }
+        write("wrong.toml", &text);
+        for verb in ["plan", "apply"] {
+            let output = cli.run(&["provision", verb, "wrong.toml"]);
+            let err = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(code), "{text}: {err}");
+            assert!(err.contains("wrong.toml: ") && err.contains(told), "{told}: {err}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,6 +178,17 @@ async fn dead_letters_are_listed_shown_redriven_parked_purged_and_brought_back()
     let dotted = cli.run(&["dlq", "list", "orders.dead"]);
     assert!(String::from_utf8_lossy(&dotted.stderr).contains("without spaces, dots"), "{dotted:?}");
     assert_eq!(cli.expect(0, &["dlq", "list", "ORDERS_DLQ"]), "no dead letters\n");
+    // A stream of something else says so.
+    let bridge = Bridge::connect(cli.server.url()).await.expect("connected");
+    let logs = StreamSpec { unbounded: true, ..StreamSpec::new("LOGS", ["logs.>"]) };
+    bridge.ensure_stream(&logs).await.expect("made");
+    bridge.publish(Message::new("logs.new", "a line")).await.expect("stored");
+    for verb in ["list", "peek"] {
+        let told = cli.expect(0, &["dlq", verb, "LOGS"]);
+        assert!(told.starts_with("no dead letters: the 1 message") && told.contains("LOGS_DLQ"), "{told}");
+    }
+    let logs = cli.json(0, &["dlq", "list", "LOGS"]);
+    assert_eq!((&logs["letters"], &logs["others"]), (&Value::from(0), &Value::from(1)));
     with_letters(&cli.server.url(), 6).await;
 
     let list = cli.expect(0, &["dlq", "list", "ORDERS_DLQ"]);
@@ -247,8 +306,12 @@ fn schemas_are_checked_and_registered_from_files() {
     write("item.proto", "syntax = \"proto3\"; message Item { int32 n = 1; }");
     write("customer.avsc", r#"{"type": "record", "name": "C", "fields": [{"name": "id", "type": "int"}]}"#);
     // Nobody has made the registry, and nothing is made by looking.
-    assert!(String::from_utf8_lossy(&cli.run(&["schema", "list"]).stderr).contains("SCHEMAS"));
-    cli.expect(1, &["schema", "check", "order.json"]);
+    for arguments in [&["schema", "list"][..], &["schema", "check", "order.json"], &["schema", "show", "order"]] {
+        let output = cli.run(arguments);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {err}");
+        assert!(err.contains("no registry in bucket SCHEMAS") && err.contains("schema register"), "{err}");
+    }
     let out =
         cli.expect(0, &["schema", "register", "order.json", "item.proto", "customer.avsc", "--subject", "orders.>"]);
     assert!(out.contains("item.proto: item is version 1"), "{out}");
@@ -350,7 +413,13 @@ fn settings_come_from_a_file_and_say_where_they_come_from() {
     assert!(code == Some(0) && out.contains("c.toml is legal (serve)"), "{out}{err}");
     for (text, part) in [
         ("[serve]\nlisen = 1", "serve.lisen: the verb has no such flag"),
-        ("[serve]\nconsumer_timeout = \"10\"", "consumer-timeout"),
+        ("[serve]\nconsumer_timeout = \"10\"", "serve.consumer_timeout: "),
+        ("[serve]\nlisten = 5672", "serve.listen: invalid value '5672'"),
+        ("[sidecar]\nhttp = \":1\"", "sidecar.http: invalid value ':1'"),
+        ("listen = 5672", "c.toml: listen: invalid value '5672'"),
+        ("log_format = \"xml\"", "c.toml: log_format: invalid value 'xml'"),
+        ("[dlq]\nlimit = \"few\"", "dlq.limit: invalid value 'few'"),
+        ("[serve]\nuser = \"app\"", "serve: --user: NAME:PASSWORD is expected"),
         ("[serve]\nuser_file = \"gone\"", "--user-file gone"),
         ("[serve]\nnats_creds = \"a\"\nnats_nkey = \"b\"", "--nats-"),
         ("[serve]\nshared = \"maybe\"", "shared: true or false"),
@@ -360,6 +429,27 @@ fn settings_come_from_a_file_and_say_where_they_come_from() {
         let (code, out, err) = run(&["config", "check"], &variable);
         assert!(code == Some(2) && err.contains("c.toml: ") && err.contains(part), "{text}: {out}{err}");
     }
+    write("[serve]\nreplicas = 1\n");
+    for (name, value, told) in [
+        ("NATS_BRIDGE_REPLICAS", "9", "$NATS_BRIDGE_REPLICAS, for serve: invalid value '9'"),
+        ("NATS_BRIDGE_LOG_FORMAT", "xml", "$NATS_BRIDGE_LOG_FORMAT, for "),
+    ] {
+        for verb in [&["config", "check"][..], &["serve", "--embedded", "there"]] {
+            let (code, _, err) = run(&[verb, &["--config", "c.toml"]].concat(), &[(name, value)]);
+            assert!(code == Some(2) && err.contains(told), "{told}: {err}");
+        }
+    }
+    assert_eq!(run(&["config", "check"], &variable).0, Some(0));
+    // Before the verb and behind it.
+    for show in [&["config", "show", "--json", "serve"][..], &["config", "show", "serve", "--json", "--origin"]] {
+        let (code, out, err) = run(show, &variable);
+        let all: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{show:?}: {e}: {out}{err}"));
+        let replicas = all.as_array().and_then(|all| all.iter().find(|one| one["flag"] == "replicas")).expect("a flag");
+        assert_eq!((code, &replicas["value"]), (Some(0), &Value::from("1")), "{show:?}");
+        assert_eq!(replicas["origin"] == "file", show.contains(&"--origin"), "{replicas}");
+    }
+    let (code, _, err) = run(&["config", "show", "serve", "--lisen", "a:1"], &variable);
+    assert!(code == Some(2) && err.contains("serve has no flag --lisen"), "{err}");
     assert!(run(&["config", "check", "--config", "gone.toml"], &[]).2.contains("gone.toml: "));
     assert!(run(&["config", "check"], &[]).2.contains("--config is needed"));
 }

@@ -320,7 +320,7 @@ fn what_is_wrong_is_named_and_ends_with_code_2() {
     check(&["serve", "--embedded", same], "another nats-bridge uses this directory");
     check(&["serve", "--embedded", other, "--listen", &taken], &format!("--listen {taken}: "));
     check(&["serve", "--embedded", other, "--listen", &taken], "choose another port");
-    check(&["serve", "--embedded", other, "--listen", "banana"], "--listen banana: ");
+    check(&["serve", "--embedded", other, "--listen", "banana"], "'banana' for '--listen <HOST:PORT>': ");
     check(&["serve", "--embedded", other, "--listen", "banana"], "HOST:PORT is expected");
     assert!(!Path::new(other).exists(), "nothing was started before the address was known to be good");
     check(&["serve", "--embedded", "/proc/none"], "name a directory that this user can make and write to");

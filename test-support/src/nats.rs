@@ -150,7 +150,7 @@ impl NatsServer {
     /// # Errors
     /// When the server does not answer within 2 s, or not with 200.
     pub fn monitor(&self, path: &str) -> io::Result<String> {
-        http_get(self.monitor_port, path)
+        monitor(self.monitor_port, path)
     }
 
     /// Kills the server at once (SIGKILL) and waits until the process is gone.
@@ -260,7 +260,7 @@ impl NatsServer {
             if let Some((port, monitor_port)) = read_ports(ports_dir) {
                 self.port = port;
                 self.monitor_port = monitor_port;
-                match http_get(monitor_port, "/healthz?js-enabled-only=true") {
+                match monitor(monitor_port, "/healthz?js-enabled-only=true") {
                     Ok(_) => return Ok(()),
                     Err(e) => why = format!("/healthz: {e}"),
                 }
@@ -316,7 +316,11 @@ fn read_ports(dir: &Path) -> Option<(u16, u16)> {
     Some((port(&ports.nats)?, port(&ports.monitoring)?))
 }
 
-fn http_get(port: u16, path: &str) -> io::Result<String> {
+/// As [`NatsServer::monitor`], of a server that is known by its port, such as one that another thread may be starting again.
+///
+/// # Errors
+/// As [`NatsServer::monitor`].
+pub fn monitor(port: u16, path: &str) -> io::Result<String> {
     let timeout = Duration::from_secs(2);
     let mut socket = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), timeout)?;
     socket.set_read_timeout(Some(timeout))?;

@@ -8,6 +8,7 @@ import { Ledger } from "./ledger.js";
 import { plan, type Plan } from "./manifest.js";
 import { native, type NativeBridge } from "./native.js";
 import {
+  APPLY_OPTIONS,
   BREAKER_OPTIONS,
   BUCKET_OPTIONS,
   camel,
@@ -178,8 +179,9 @@ export class Bridge {
   /**
    * Makes a stream as it should be: creates it, changes it in place, or leaves it.
    *
-   * Rejects with `config` (it is unbounded and does not say so, or an option is wrong) or `conflict` (it exists and cannot
-   * be changed in place, or its subjects belong to another stream).
+   * Rejects with `config` (it is unbounded and does not say so, or an option is wrong), `conflict` (it exists and cannot
+   * be changed in place, or its subjects belong to another stream) or `would_remove` (messages are beyond a limit that it lowers;
+   * `apply` can be allowed to).
    */
   async ensureStream(name: string, options: StreamOptions = {}): Promise<void> {
     refuseUnknown(options, STREAM_OPTIONS);
@@ -196,7 +198,7 @@ export class Bridge {
     await this.#ask("ensure_consumer", snake(options, { stream, name }));
   }
 
-  /** Makes a key-value bucket as it should be. Rejects with `config` or `conflict`, as `ensureStream`. */
+  /** Makes a key-value bucket as it should be. Rejects with `config`, `conflict` or `would_remove`, as `ensureStream`. */
   async ensureBucket(name: string, options: BucketOptions = {}): Promise<void> {
     refuseUnknown(options, BUCKET_OPTIONS);
     await this.#ask("ensure_bucket", snake(options, { name }));
@@ -211,11 +213,14 @@ export class Bridge {
   }
 
   /**
-   * Makes everything as the manifest says, and resolves to what was done. What it does not name is not touched. Rejects with `config`
-   * (the manifest is wrong) or `conflict` (something cannot be changed in place; nothing was changed).
+   * Makes everything as the manifest says, and resolves to what was done. What it does not name is not touched, and no stored message
+   * is removed, unless `allowRemoval` lets a lower limit do so. Rejects with `config` (the manifest is wrong), or, when nothing was
+   * changed, with `conflict` (something cannot be changed in place) or `would_remove` (stored messages are beyond a limit that it
+   * lowers).
    */
-  async apply(manifest: string): Promise<Plan> {
-    return plan(await this.#ask("apply", JSON.stringify({ manifest })));
+  async apply(manifest: string, options: ApplyOptions = {}): Promise<Plan> {
+    refuseUnknown(options, APPLY_OPTIONS);
+    return plan(await this.#ask("apply", snake(options, { manifest })));
   }
 
   /** The dead letters in this stream, such as `ORDERS_DLQ`. Rejects with `not_found` when there is no such stream. */

@@ -29,6 +29,7 @@ export type ErrorCode =
   | "unreachable"
   | "unsupported"
   | "window_full"
+  | "would_remove"
   | "wrong_phase";
 
 /** What is known about a failure besides its text. */

@@ -45,6 +45,7 @@ export type {
 export type { BridgeErrorDetails, ErrorCode, Landed } from "./errors.js";
 export type {
   AmqpListenerOptions,
+  ApplyOptions,
   BreakerOptions,
   BucketOptions,
   ConnectOptions,

@@ -6,9 +6,9 @@ export interface Change {
   readonly object: string;
   /** `conflict`: it differs in something that cannot be changed in place; applying refuses. */
   readonly action: "create" | "update" | "conflict";
-  /** The fields that differ, under the server's names. */
+  /** The fields that differ, by the manifest's words. */
   readonly fields: readonly string[];
-  /** What it would cost, and what going back would cost, for people. */
+  /** What it would cost, and what going back would cost, for people; how many messages it would remove. */
   readonly cost: string;
 }
 

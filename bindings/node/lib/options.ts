@@ -250,6 +250,12 @@ export interface BucketOptions {
   readonly unbounded?: boolean;
 }
 
+/** How a manifest is applied. */
+export interface ApplyOptions {
+  /** Lowers limits although stored messages are beyond them, and so removed for good; default false. */
+  readonly allowRemoval?: boolean;
+}
+
 /** What a service needs to work. */
 export interface HealthOptions {
   /** Streams that must exist and have a leader. */
@@ -382,6 +388,8 @@ export const BUCKET_OPTIONS: Names<BucketOptions> = {
   replicas: true,
   unbounded: true,
 };
+
+export const APPLY_OPTIONS: Names<ApplyOptions> = { allowRemoval: true };
 
 export const HEALTH_OPTIONS: Names<HealthOptions> = {
   streams: true,

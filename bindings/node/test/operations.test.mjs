@@ -144,6 +144,24 @@ test("a manifest is planned and applied", async (t) => {
   await bridge.ensureBucket("sessions", { maxBytes: 10_000_000 });
 });
 
+test("a lower limit removes nothing unless it is allowed to", async (t) => {
+  const { bridge } = await connected(t);
+  const stream = '[[streams]]\nname = "LOGS"\nsubjects = ["logs.>"]\nunbounded = true\ndiscard = "old"\n';
+  const lower = `${stream}max_messages = 1\n`;
+  await bridge.apply(stream);
+  await bridge.publishMany(["one", "two", "three"].map((payload) => ({ subject: "logs.new", payload })));
+  await assert.rejects(bridge.apply(lower), (error) => {
+    const { stream, limit, is, should, messages } = error.context;
+    assert.deepEqual([error.code, stream, limit, is, should, messages], ["would_remove", "LOGS", "max_messages", "none", "1", "2"]);
+    return true;
+  });
+  assert.deepEqual((await bridge.plan(stream)).changes, []);
+  await assert.rejects(bridge.apply(lower, { allow: true }), TypeError);
+  const [changed] = (await bridge.apply(lower, { allowRemoval: true })).changes;
+  assert.deepEqual(changed?.fields, ["max_messages"]);
+  assert.match(changed?.cost ?? "", /removes about 2 of 3 messages/);
+});
+
 test("health says what is missing and how the lag develops", async (t) => {
   const { bridge } = await connected(t);
   await bridge.apply(MANIFEST);

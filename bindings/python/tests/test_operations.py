@@ -124,10 +124,24 @@ def test_a_manifest_is_planned_and_applied(server: NatsServer) -> None:
             bridge.plan("\n[[streams]\n")
 
 
+def test_a_lower_limit_removes_nothing_unless_it_is_allowed_to(server: NatsServer) -> None:
+    stream = '[[streams]]\nname = "LOGS"\nsubjects = ["logs.>"]\nunbounded = true\ndiscard = "old"\n'
+    with nats_bridge.connect(server.url) as bridge:
+        bridge.apply(stream)
+        bridge.publish_many([("logs.new", b"one"), ("logs.new", b"two"), ("logs.new", b"three")])
+        with pytest.raises(nats_bridge.WouldRemove, match="nothing was changed") as refused:
+            bridge.apply(stream + "max_messages = 1\n")
+        told = {"stream": "LOGS", "limit": "max_messages", "is": "none", "should": "1", "messages": "2"}
+        assert refused.value.context.items() >= told.items()
+        assert bridge.plan(stream).changes == []
+        (changed,) = bridge.apply(stream + "max_messages = 1\n", allow_removal=True).changes
+        assert (changed.fields, "removes about 2 of 3 messages" in changed.cost) == (["max_messages"], True)
+
+
 async def test_provisioning_and_health_with_asyncio(server: NatsServer) -> None:
     async with aio.connect(server.url) as bridge:
         assert len((await bridge.plan(MANIFEST)).changes) == 4
-        assert len((await bridge.apply(MANIFEST)).changes) == 4
+        assert len((await bridge.apply(MANIFEST, allow_removal=True)).changes) == 4
         await bridge.ensure_bucket("sessions", max_bytes=10_000_000)
         check = bridge.health_check(streams=["ORDERS"], consumers=[("ORDERS", "billing")])
         assert (await check.look()).ready

@@ -21,7 +21,7 @@ mod schemas;
 pub mod sidecar;
 
 use amqp_compat::gateway::GatewayError;
-use nats_bridge::provision::{BucketSpec, ConsumerSpec, StreamSpec};
+use nats_bridge::provision::{ApplyConfig, BucketSpec, ConsumerSpec, StreamSpec};
 use nats_bridge::{Bridge, Error, Manifest};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -82,6 +82,14 @@ struct Text {
     manifest: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Apply {
+    manifest: String,
+    #[serde(default)]
+    allow_removal: bool,
+}
+
 /// Does what `verb` says with `arguments`, an object of JSON, and gives the answer as JSON. What goes on for long is asked now and
 /// then whether it is `wanted` still.
 ///
@@ -106,8 +114,12 @@ pub async fn ask(
             core.ensure_bucket(&read::<BucketSpec>(&arguments)?).await?;
             Value::Null
         }
-        "plan" => json!(core.plan(&manifest(&arguments)?).await?),
-        "apply" => json!(core.apply(&manifest(&arguments)?).await?),
+        "plan" => json!(core.plan(&Manifest::from_toml(&read::<Text>(&arguments)?.manifest)?).await?),
+        "apply" => {
+            let Apply { manifest, allow_removal } = read(&arguments)?;
+            let config = ApplyConfig { allow_removal, ..ApplyConfig::default() };
+            json!(core.apply_with(&Manifest::from_toml(&manifest)?, config).await?)
+        }
         _ => match verb.split_once('.') {
             Some(("dead_letters", verb)) => dead_letters::ask(&core, verb, &arguments, wanted).await?,
             Some(("schemas", verb)) => schemas::ask(&core, verb, &arguments).await?,
@@ -115,10 +127,6 @@ pub async fn ask(
         },
     };
     Ok(answer.to_string())
-}
-
-fn manifest(arguments: &str) -> Result<Manifest, Fault> {
-    Ok(Manifest::from_toml(&read::<Text>(arguments)?.manifest)?)
 }
 
 /// A connection as it is now, as JSON.

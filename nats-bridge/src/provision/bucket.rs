@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::Storage;
-use super::spec::{check_name, millis_option, nanos, object};
+use super::spec::{check_name, check_replicas, millis_option, nanos, object};
 use crate::error::{Error, ErrorKind, Result};
 
 /// One key-value bucket.
@@ -54,15 +54,20 @@ impl BucketSpec {
 
     pub(crate) fn check(&self) -> Result<()> {
         check_name("bucket", &self.name)?;
-        let wrong = |why: &'static str| Error::new(ErrorKind::Config).with("bucket", &self.name).with("why", why);
+        let wrong = |key: &'static str, why: &str| {
+            Err(Error::new(ErrorKind::Config).with("bucket", &self.name).with("key", key).with("why", why))
+        };
         match self {
             b if !b.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') => {
-                Err(wrong("a bucket's name has letters, digits, `-`, `_`"))
+                wrong("name", "a bucket's name has letters, digits, `-`, `_`")
             }
-            b if b.history == 0 || b.history > 64 => Err(wrong("history is 1 to 64")),
-            b if b.max_bytes.is_none() && !b.unbounded => Err(wrong("no max_bytes: give one, or say unbounded")),
-            b if b.ttl.is_some_and(|ttl| ttl < Duration::from_millis(100)) => Err(wrong("ttl is at least 100 ms")),
-            _ => Ok(()),
+            b if b.history == 0 || b.history > 64 => wrong("history", "history is 1 to 64"),
+            b if b.max_bytes.is_none() && !b.unbounded => {
+                wrong("max_bytes", "no max_bytes: give one, or say unbounded")
+            }
+            b if b.max_bytes == Some(0) => wrong("max_bytes", "it is at least 1; leave it out for no limit"),
+            b if b.ttl.is_some_and(|ttl| ttl < Duration::from_millis(100)) => wrong("ttl_ms", "ttl is at least 100 ms"),
+            b => check_replicas(b.replicas).or_else(|why| wrong("replicas", &why)),
         }
     }
 

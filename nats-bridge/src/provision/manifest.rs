@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{millis, millis_option};
-use super::{BucketSpec, ConsumerSpec, StreamSpec};
+use super::spec::{check_name, millis, millis_option};
+use super::subjects::meet;
+use super::{BucketSpec, ConsumerSpec, Retention, StreamSpec};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What an application needs on the server. In a file, durations are milliseconds (`max_age_ms`).
@@ -121,35 +122,103 @@ impl Manifest {
     /// Checks what can be checked without a server.
     ///
     /// # Errors
-    /// `Config`: a spec is wrong, a name is given twice, or a subject is not as `naming` demands.
+    /// `Config`: a spec is wrong, a name is given twice, subjects of two streams overlap, two consumers of a work queue would get the same
+    /// messages, or a subject is not as `naming` demands; `table` and `key` say where in the file.
     pub fn check(&self) -> Result<()> {
         let mut names: Vec<String> = Vec::new();
-        for spec in self.all_streams() {
-            spec.check()?;
+        for spec in &self.streams {
+            spec.check().map_err(|error| error.within("table", "streams"))?;
             names.push(format!("stream {}", spec.name));
         }
+        for letters in &self.dead_letters {
+            let placed = |error: Error| error.within("of", letters.of.escape_debug()).within("table", "dead_letters");
+            check_name("stream", &letters.of).map_err(|error| placed(error.with("key", "of")))?;
+            letters.stream().check().map_err(placed)?;
+            names.push(format!("stream {}", letters.stream().name));
+        }
         for spec in &self.consumers {
-            spec.check()?;
+            spec.check().map_err(|error| error.within("table", "consumers"))?;
             names.push(format!("consumer {}/{}", spec.stream, spec.name));
         }
         for spec in &self.buckets {
-            spec.check()?;
+            spec.check().map_err(|error| error.within("table", "buckets"))?;
             names.push(format!("bucket {}", spec.name));
+            names.push(format!("stream {}", spec.stream()));
         }
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Error::new(ErrorKind::Config).with("object", &twice[0]).with("why", "it is named twice"));
         }
+        self.check_subjects()?;
+        self.check_work_queues()?;
         match self.naming {
             Naming::Free => Ok(()),
             Naming::Versioned => self.streams.iter().try_for_each(check_versions),
         }
     }
+
+    // A subject is one stream's.
+    fn check_subjects(&self) -> Result<()> {
+        let mut taken: Vec<(String, String)> = Vec::new();
+        let streams = self.streams.iter().map(|spec| ("streams", "subjects", spec.name.clone(), spec.subjects()));
+        let letters = self.dead_letters.iter().map(|spec| {
+            let stream = spec.stream();
+            ("dead_letters", "of", stream.name.clone(), stream.subjects())
+        });
+        let buckets =
+            self.buckets.iter().map(|spec| ("buckets", "name", spec.stream(), vec![format!("$KV.{}.>", spec.name)]));
+        for (table, key, stream, subjects) in streams.chain(letters).chain(buckets) {
+            for subject in &subjects {
+                if let Some((other, its)) = taken.iter().find(|(_, its)| meet(its, subject)) {
+                    return Err(Error::new(ErrorKind::Config)
+                        .with("table", table)
+                        .with("stream", stream)
+                        .with("key", key)
+                        .with("why", format!("`{subject}` overlaps `{its}` of stream {other}")));
+                }
+            }
+            taken.extend(subjects.into_iter().map(|subject| (stream.clone(), subject)));
+        }
+        Ok(())
+    }
+
+    // A message of a work queue is for one consumer.
+    fn check_work_queues(&self) -> Result<()> {
+        let queues = self.streams.iter().filter(|spec| spec.retention == Retention::WorkQueue);
+        for queue in queues {
+            let all = [">".to_owned()];
+            let filters = |spec: &ConsumerSpec| match spec.filter_subjects.is_empty() {
+                true => all.to_vec(),
+                false => spec.filter_subjects.clone(),
+            };
+            let its: Vec<&ConsumerSpec> = self.consumers.iter().filter(|spec| spec.stream == queue.name).collect();
+            for (i, one) in its.iter().enumerate() {
+                let same =
+                    |other: &&&ConsumerSpec| filters(one).iter().any(|a| filters(other).iter().any(|b| meet(a, b)));
+                if let Some(other) = its.iter().skip(i + 1).find(same) {
+                    return Err(Error::new(ErrorKind::Config)
+                        .with("table", "consumers")
+                        .with("consumer", &other.name)
+                        .with("key", "filter_subjects")
+                        .with(
+                            "why",
+                            format!("it and {} would both get messages of work queue {}", one.name, queue.name),
+                        ));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn check_versions(spec: &StreamSpec) -> Result<()> {
     let wrong = |subject: &str, why: &str| {
-        Err(Error::new(ErrorKind::Config).with("stream", &spec.name).with("subject", subject).with("why", why))
+        Err(Error::new(ErrorKind::Config)
+            .with("table", "streams")
+            .with("stream", &spec.name)
+            .with("key", "subjects")
+            .with("subject", subject)
+            .with("why", why))
     };
     let mut majors = Vec::new();
     for subject in spec.subjects() {
@@ -190,6 +259,43 @@ mod tests {
             ..Default::default()
         };
         assert!(manifest.check().unwrap_err().to_string().contains("stream A_DLQ"));
+    }
+
+    #[test]
+    fn what_the_server_would_refuse_is_refused_with_its_table_and_key() {
+        let error = |text: &str| Manifest::from_toml(text).unwrap().check().unwrap_err().to_string();
+        let stream = |name: &str, more: &str| format!("[[streams]]\nname = \"{name}\"\nunbounded = true\n{more}\n");
+        let queue = stream("A", "subjects = [\"a.>\"]\nretention = \"work_queue\"");
+        let consumer = |name: &str, more: &str| format!("[[consumers]]\nstream = \"A\"\nname = \"{name}\"\n{more}\n");
+        for (text, told) in [
+            (stream("A", "subjects = [\"a b\"]"), "table=streams stream=A key=subjects why=`a b`"),
+            (stream("A", "subjects = [\"a.>\", \"a.b\"]"), "table=streams stream=A key=subjects why=`a.>` and `a.b`"),
+            (stream("A", "subjects = [\">\"]"), "key=subjects"),
+            (stream("A", "replicas = 7"), "table=streams stream=A key=replicas"),
+            (stream("A", "max_messages = 0"), "table=streams stream=A key=max_messages"),
+            (stream("A", "duplicate_window_ms = 0"), "table=streams stream=A key=duplicate_window_ms"),
+            (
+                stream("A", "subjects = [\"a.>\"]") + &stream("B", "subjects = [\"a.*.b\"]"),
+                "table=streams stream=B key=subjects why=`a.*.b` overlaps `a.>` of stream A",
+            ),
+            (
+                stream("A", "subjects = [\"dlq.>\"]") + "[[dead_letters]]\nof = \"A\"",
+                "table=dead_letters stream=A_DLQ key=of why=`dlq.A.>` overlaps `dlq.>` of stream A",
+            ),
+            ("[[dead_letters]]\n".to_owned(), "table=dead_letters of= stream= why="),
+            (
+                "[[dead_letters]]\nof = \"A\"\nmax_bytes = 0".to_owned(),
+                "table=dead_letters of=A stream=A_DLQ key=max_bytes",
+            ),
+            (consumer("c", "filter_subjects = [\"a..b\"]"), "table=consumers consumer=c key=filter_subjects"),
+            (queue.clone() + &consumer("c", "") + &consumer("d", ""), "table=consumers consumer=d key=filter_subjects"),
+            ("[[buckets]]\nname = \"b\"".to_owned(), "table=buckets bucket=b key=max_bytes"),
+        ] {
+            assert!(error(&text).contains(told), "{told}: {}", error(&text));
+        }
+        let apart = |name: &str, subject: &str| consumer(name, &format!("filter_subjects = [\"{subject}\"]"));
+        let apart = queue + &apart("c", "a.b") + &apart("d", "a.c");
+        assert_eq!(Manifest::from_toml(&apart).unwrap().check().map_err(|e| e.to_string()), Ok(()));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::Removal;
+
 /// What applying a manifest would do.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Plan {
@@ -21,8 +23,8 @@ pub struct Change {
     pub action: Action,
     /// What it would cost, and what going back would cost, for people.
     pub cost: String,
-    /// Whether stored messages would be removed by it.
-    pub removes_messages: bool,
+    /// The limits by which it would remove stored messages; applying refuses unless that is allowed.
+    pub removes: Vec<Removal>,
 }
 
 /// What would be done to a stream or consumer.
@@ -37,7 +39,7 @@ pub enum Action {
     Conflict(Vec<Difference>),
 }
 
-/// A field that differs, under the server's name for it, durations in nanoseconds.
+/// A field that differs, by the manifest's word for it: `max_age_ms` in milliseconds, `null` for a limit that there is not.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The field.
@@ -80,36 +82,17 @@ pub(super) fn compare(is: &Map<String, Value>, should: &Map<String, Value>, fixe
     })
 }
 
-/// The limits that a change lowers so that stored messages may be removed, given how many there are at present.
-pub(super) fn lowered(action: &Action, messages: u64) -> Vec<&str> {
-    // Below 1 means none.
-    const LIMITS: [&str; 4] = ["max_bytes", "max_msgs", "max_age", "max_msgs_per_subject"];
-    let limit = |value: &Value| value.as_i64().filter(|n| *n > 0).unwrap_or(i64::MAX);
-    let Action::Update(differences) = action else { return Vec::new() };
-    differences
-        .iter()
-        .filter(|d| messages > 0 && LIMITS.contains(&d.field.as_str()) && limit(&d.should) < limit(&d.is))
-        .map(|d| d.field.as_str())
-        .collect()
-}
-
 /// What a change costs, given how many messages the stream holds at present.
-pub(super) fn cost(action: &Action, messages: u64) -> String {
+pub(super) fn cost(action: &Action, messages: u64, removes: &[Removal]) -> String {
     match action {
         Action::Create => "nothing; going back deletes it with what it then holds".to_owned(),
         Action::Conflict(_) => format!(
             "not possible in place: make it under another name and move its {messages} messages, or delete it and lose them"
         ),
+        Action::Update(_) if removes.is_empty() => "nothing; the old values can be set again".to_owned(),
         Action::Update(_) => {
-            let lowered = lowered(action, messages);
-            match lowered.is_empty() {
-                true => "nothing; the old values can be set again".to_owned(),
-                false => format!(
-                    "{} would be lower: messages beyond are removed, of {messages} that are stored; going back does not bring them \
-                     back",
-                    lowered.join(", ")
-                ),
-            }
+            let told: Vec<String> = removes.iter().map(Removal::to_string).collect();
+            format!("{}; going back does not bring them back", told.join("; "))
         }
     }
 }
@@ -137,11 +120,14 @@ mod tests {
 
     #[test]
     fn a_lowered_limit_costs_messages() {
-        let update = |field: &str, is, should| Action::Update(vec![Difference { field: field.into(), is, should }]);
-        assert!(cost(&update("max_bytes", json!(-1), json!(10)), 5).starts_with("max_bytes would be lower"));
-        assert!(cost(&update("max_bytes", json!(10), json!(-1)), 5).starts_with("nothing"));
-        assert!(cost(&update("max_age", json!(10), json!(5)), 0).starts_with("nothing"));
-        assert!(cost(&Action::Conflict(Vec::new()), 17).contains("17 messages"));
+        let update = Action::Update(Vec::new());
+        let gone = Removal { limit: "max_bytes".into(), is: Value::Null, should: json!(10), messages: 3, of: 5 };
+        assert!(cost(&update, 5, &[]).starts_with("nothing"));
+        assert_eq!(
+            cost(&update, 5, &[gone]),
+            "max_bytes is none and should be 10, which removes about 3 of 5 messages; going back does not bring them back"
+        );
+        assert!(cost(&Action::Conflict(Vec::new()), 17, &[]).contains("17 messages"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::subjects;
 use crate::dead_letter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Fsync;
@@ -145,19 +146,41 @@ impl StreamSpec {
 
     pub(crate) fn check(&self) -> Result<()> {
         check_name("stream", &self.name)?;
-        let wrong = |why: &'static str| Error::new(ErrorKind::Config).with("stream", &self.name).with("why", why);
+        let wrong = |key: &'static str, why: String| {
+            Err(Error::new(ErrorKind::Config).with("stream", &self.name).with("key", key).with("why", why))
+        };
         if !self.unbounded {
             if self.max_bytes.is_none() {
-                return Err(wrong("no max_bytes: give one, or say unbounded"));
+                return wrong("max_bytes", "no max_bytes: give one, or say unbounded".into());
             }
             if self.retention == Retention::Limits && self.max_age.is_none() {
-                return Err(wrong("no max_age: give one, or say unbounded"));
+                return wrong("max_age_ms", "no max_age: give one, or say unbounded".into());
+            }
+        }
+        // 0 is no limit to the server.
+        for (key, limit) in [("max_bytes", self.max_bytes), ("max_messages", self.max_messages)] {
+            if limit == Some(0) {
+                return wrong(key, "it is at least 1; leave it out for no limit".into());
+            }
+        }
+        let shortest = Duration::from_millis(100);
+        for (key, time) in [("max_age_ms", self.max_age), ("duplicate_window_ms", Some(self.duplicate_window))] {
+            if time.is_some_and(|time| time < shortest) {
+                return wrong(key, "it is at least 100 ms".into());
             }
         }
         if self.max_age.is_some_and(|age| age < self.duplicate_window) {
-            return Err(wrong("duplicate_window is longer than max_age"));
+            return wrong("duplicate_window_ms", "duplicate_window is longer than max_age".into());
         }
-        Ok(())
+        check_replicas(self.replicas).or_else(|why| wrong("replicas", why))?;
+        let all = self.subjects();
+        if let Some((subject, why)) = all.iter().find_map(|subject| Some((subject, subjects::refused(subject)?))) {
+            return wrong("subjects", format!("`{}`: {why}", subject.escape_debug()));
+        }
+        match subjects::pair(&all) {
+            Some((one, other)) => wrong("subjects", format!("`{one}` and `{other}` overlap")),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn check_durable(&self, fsync: Fsync) -> Result<()> {
@@ -233,11 +256,18 @@ impl ConsumerSpec {
     pub(crate) fn check(&self) -> Result<()> {
         check_name("stream", &self.stream)?;
         check_name("consumer", &self.name)?;
-        let wrong = |why: &'static str| Error::new(ErrorKind::Config).with("consumer", &self.name).with("why", why);
+        let wrong = |key: &'static str, why: String| {
+            Err(Error::new(ErrorKind::Config).with("consumer", &self.name).with("key", key).with("why", why))
+        };
+        let illegal = |subject: &&String| subjects::malformed(subject).is_some();
         match self {
-            c if c.ack_wait < Duration::from_millis(100) => Err(wrong("ack_wait is at least 100 ms")),
-            c if c.max_deliver == Some(0) => Err(wrong("max_deliver is at least 1")),
-            _ => Ok(()),
+            c if c.ack_wait < Duration::from_millis(100) => wrong("ack_wait_ms", "ack_wait is at least 100 ms".into()),
+            c if c.max_deliver == Some(0) => wrong("max_deliver", "max_deliver is at least 1".into()),
+            c => match (c.filter_subjects.iter().find(illegal), subjects::pair(&c.filter_subjects)) {
+                (Some(subject), _) => wrong("filter_subjects", format!("`{}` is no subject", subject.escape_debug())),
+                (None, Some((one, other))) => wrong("filter_subjects", format!("`{one}` and `{other}` overlap")),
+                (None, None) => Ok(()),
+            },
         }
     }
 
@@ -263,6 +293,14 @@ impl ConsumerSpec {
         config.insert("filter_subject".into(), one);
         config.insert("filter_subjects".into(), many);
         config
+    }
+}
+
+/// How many copies of a stream there can be.
+pub(super) fn check_replicas(replicas: u8) -> Result<(), String> {
+    match replicas {
+        0..=5 => Ok(()),
+        _ => Err("it is 1 to 5".into()),
     }
 }
 

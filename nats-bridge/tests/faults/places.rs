@@ -30,6 +30,15 @@ impl Places {
         }
     }
 
+    /// Where each is monitored, and its name. Both stay when it is started again.
+    pub fn monitors(&self) -> Vec<(u16, String)> {
+        let port = |server: &NatsServer| server.monitor_url().rsplit(':').next().unwrap().parse().unwrap();
+        match &*self.0.lock().unwrap() {
+            Servers::One(server) => vec![(port(server), String::new())],
+            Servers::Three(cluster) => (0..3).map(|i| (port(cluster.node(i)), format!("n{}", i + 1))).collect(),
+        }
+    }
+
     pub fn urls(&self) -> Vec<String> {
         self.ports().into_iter().map(|port| format!("nats://127.0.0.1:{port}")).collect()
     }

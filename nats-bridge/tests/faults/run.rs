@@ -12,6 +12,7 @@ use test_support::fault_proxy::FaultProxy;
 use test_support::random::Random;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::leaders::Watch;
 use crate::places::{Places, Proxies};
 use crate::record::{Did, Handled, Record};
 use crate::storm;
@@ -49,6 +50,8 @@ pub async fn run(seed: u64, places: Places) -> Result<Figures, Vec<String>> {
     // Odd seeds keep everything, so that what was stored can be counted; even ones have a work queue.
     let retention = if seed % 2 == 1 { Retention::Limits } else { Retention::WorkQueue };
     let observer = observe(&places, retention).await;
+    // One server needs no leader.
+    let watch = (places.replicas() > 1).then(|| Watch::start(&places));
     // When it is killed, 2.10 may forget what was delivered and not acked, and never delivers it again.
     let gently = observer.server_version().starts_with("2.10.");
     let record = Arc::new(Record::default());
@@ -60,7 +63,8 @@ pub async fn run(seed: u64, places: Places) -> Result<Figures, Vec<String>> {
     let _worker = storm::rage(seed, &places, gently, &publisher, workers, &record, &Letters(&observer, letters)).await;
     publishing.await.unwrap();
     verdict::wait_until_nothing_is_left(&observer, retention).await?;
-    verdict::judge(seed, &observer, retention, &record).await
+    let gaps = watch.map(|watch| watch.gaps()).unwrap_or_default();
+    verdict::judge(seed, &observer, retention, &record, &gaps).await
 }
 
 async fn observe(places: &Places, retention: Retention) -> Bridge {

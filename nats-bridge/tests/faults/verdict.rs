@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::RawMessageErrorKind;
 use nats_bridge::{Bridge, Retention, dead_letter};
 use test_support::eventually::eventually_some;
 
+use crate::leaders::{self, Gaps};
 use crate::record::{Did, Handled, Outcome, Record};
 use crate::run::{ATTEMPTS, Fate, MESSAGES, fate};
 
@@ -25,6 +26,11 @@ pub struct Figures {
     workers: u64,
     stored_twice: usize,
     hand_over_ms: Vec<u64>,
+    /// Of the same letters: without the time in which nobody led the dead-letter stream or the consumer.
+    led_ms: Vec<u64>,
+    /// For how long nobody led the dead-letter stream, each time, and the consumer.
+    letters_unled_ms: Vec<u64>,
+    consumer_unled_ms: Vec<u64>,
 }
 
 impl Figures {
@@ -40,12 +46,17 @@ impl Figures {
         self.workers += other.workers;
         self.stored_twice += other.stored_twice;
         self.hand_over_ms.extend(other.hand_over_ms);
+        self.led_ms.extend(other.led_ms);
+        self.letters_unled_ms.extend(other.letters_unled_ms);
+        self.consumer_unled_ms.extend(other.consumer_unled_ms);
     }
 
     pub fn hand_over_p99_ms(&self) -> u64 {
-        let mut sorted = self.hand_over_ms.clone();
-        sorted.sort_unstable();
-        sorted.get((sorted.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0)
+        p99(&self.hand_over_ms)
+    }
+
+    pub fn led_p99_ms(&self) -> u64 {
+        p99(&self.led_ms)
     }
 
     pub fn print(&self, what: &str) {
@@ -64,9 +75,35 @@ impl Figures {
             self.kills,
             self.workers,
             self.hand_over_p99_ms(),
-            self.hand_over_ms.iter().max().unwrap_or(&0)
+            longest(&self.hand_over_ms)
         );
+        if !self.letters_unled_ms.is_empty() || !self.consumer_unled_ms.is_empty() {
+            println!(
+                "{what}: less the time without a leader: p99 {} ms, longest {} ms; the dead-letter stream had none {} times, for {} ms \
+                 at most, the consumer {} times, for {} ms at most",
+                self.led_p99_ms(),
+                longest(&self.led_ms),
+                self.letters_unled_ms.len(),
+                longest(&self.letters_unled_ms),
+                self.consumer_unled_ms.len(),
+                longest(&self.consumer_unled_ms),
+            );
+        }
     }
+}
+
+fn p99(all: &[u64]) -> u64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_unstable();
+    sorted.get((sorted.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0)
+}
+
+fn longest(all: &[u64]) -> u64 {
+    all.iter().max().copied().unwrap_or(0)
+}
+
+fn millis(times: &[Duration]) -> Vec<u64> {
+    times.iter().map(|time| time.as_millis() as u64).collect()
 }
 
 /// Waits until the consumer has nothing to deliver and nothing un-acked.
@@ -97,7 +134,13 @@ async fn left(bridge: &Bridge, retention: Retention) -> Result<(u64, usize), Str
     Ok((info.num_pending.max(stored.saturating_sub(info.num_ack_pending as u64)), info.num_ack_pending))
 }
 
-pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Record) -> Result<Figures, Vec<String>> {
+pub async fn judge(
+    seed: u64,
+    bridge: &Bridge,
+    retention: Retention,
+    record: &Record,
+    gaps: &Gaps,
+) -> Result<Figures, Vec<String>> {
     let mut faults = Vec::new();
     // The server may know of a settlement before its future does.
     let end = Instant::now() + Duration::from_secs(20);
@@ -210,7 +253,7 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
     for letter in &letters {
         by_origin.entry(header(letter, dead_letter::SEQUENCE).parse().unwrap()).or_default().push(letter);
     }
-    let mut hand_over_ms = Vec::new();
+    let (mut hand_over_ms, mut led_ms) = (Vec::new(), Vec::new());
     for (number, places) in &sequences {
         for sequence in places {
             let calls = handled.get(sequence).map(Vec::as_slice).unwrap_or_default();
@@ -243,7 +286,17 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
                     let failed = calls.iter().rfind(|call| matches!(call.did, Did::Failed | Did::Rejected));
                     if let Some(failed) = failed.filter(|_| reason != "crash_loop") {
                         let took = stored_at.duration_since(failed.at).unwrap_or_default();
+                        let unled = gaps.between(failed.at, stored_at, &[leaders::DEAD_LETTERS, leaders::CONSUMER]);
+                        let led = took.saturating_sub(unled);
+                        if took >= Duration::from_secs(5) {
+                            println!(
+                                "seed {seed}: {number} took {} ms to its dead letter ({reason}), {} ms of them led",
+                                took.as_millis(),
+                                led.as_millis()
+                            );
+                        }
                         hand_over_ms.push(took.as_millis() as u64);
+                        led_ms.push(led.as_millis() as u64);
                     }
                 }
                 _ => faults.push(format!("{number} at {sequence} is {} dead letters", letters.len())),
@@ -266,6 +319,9 @@ pub async fn judge(seed: u64, bridge: &Bridge, retention: Retention, record: &Re
         workers: record.worker(),
         stored_twice,
         hand_over_ms,
+        led_ms,
+        letters_unled_ms: millis(&gaps.of(leaders::DEAD_LETTERS)),
+        consumer_unled_ms: millis(&gaps.of(leaders::CONSUMER)),
     })
 }
 

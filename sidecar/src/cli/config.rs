@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 use std::fs::File;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
 use super::native::table;
 use super::settings::{self, Merged, Origin, Setting, Source};
-use super::{Cli, Failure, remedy, request};
+use super::{Cli, Command, Failure, remedy, request};
 
 /// Arguments of `config`.
 #[derive(Debug, Args)]
@@ -29,7 +29,7 @@ pub struct ConfigArgs {
 /// The verbs of `config`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Whether the file is legal for each verb that it has a table for, and the files that it names can be read.
+    /// Whether each verb takes what the file and the environment say, and the files that the file names can be read.
     #[command(after_help = "Example:\n  nats-bridge --config nats-bridge.toml config check")]
     Check,
     /// Show the settings of a verb.
@@ -71,24 +71,16 @@ fn check(source: Option<&Source>, as_json: bool) -> Result<(), Failure> {
             settings::FILE
         )));
     };
-    let mut verbs = Vec::new();
-    for verb in source.verbs() {
-        let words = ["nats-bridge", verb].map(OsString::from);
-        // The environment is another matter.
-        let merged = settings::merged(&words, Some(source), |_| None)?;
-        parsed(&merged, source)?;
-        for Setting { flag, value, .. } in merged.settings.iter().filter(|setting| setting.origin == Origin::File) {
-            let is_file = flag.ends_with("-file") && flag != "ready-file";
-            let is_read =
-                is_file || ["nats-creds", "nats-nkey", "nats-ca", "nats-cert", "nats-key"].contains(&flag.as_str());
-            if let Some(value) = value.as_ref().filter(|_| is_read) {
-                let wrong = |e| {
-                    Failure::cannot_run(format!("--config {}: {verb}: --{flag} {value}: {e}", source.path.display()))
-                };
-                File::open(value).map_err(wrong)?;
-            }
+    let verbs: Vec<&str> = source.verbs().collect();
+    for words in settings::every_verb() {
+        let has_table = words.get(1).and_then(|verb| verb.to_str()).is_some_and(|verb| verbs.contains(&verb));
+        // What the file says by itself, and then what the environment makes of it.
+        let of_file = settings::merged(&words, Some(source), |_| None)?;
+        parsed(&of_file, source, has_table)?;
+        from_environment(&settings::merged(&words, Some(source), |name| std::env::var_os(name))?, source)?;
+        if has_table {
+            readable(&of_file, source)?;
         }
-        verbs.push(verb);
     }
     match as_json {
         true => request::print_json(&json!({"file": source.path, "verbs": verbs})),
@@ -100,25 +92,99 @@ fn check(source: Option<&Source>, as_json: bool) -> Result<(), Failure> {
     }
 }
 
-// Each value by its flag's own parser. What is missing may come from elsewhere.
-fn parsed(merged: &Merged, source: &Source) -> Result<(), Failure> {
-    match Cli::try_parse_from(&merged.words) {
-        Ok(_) => Ok(()),
+// The files that the file names.
+fn readable(merged: &Merged, source: &Source) -> Result<(), Failure> {
+    for Setting { flag, value, .. } in merged.settings.iter().filter(|setting| setting.origin == Origin::File) {
+        let is_file = flag.ends_with("-file") && flag != "ready-file";
+        let is_read =
+            is_file || ["nats-creds", "nats-nkey", "nats-ca", "nats-cert", "nats-key"].contains(&flag.as_str());
+        if let Some(value) = value.as_ref().filter(|_| is_read) {
+            let (file, verb) = (source.path.display(), merged.verbs.join(" "));
+            let wrong = |e| Failure::cannot_run(format!("--config {file}: {verb}: --{flag} {value}: {e}"));
+            File::open(value).map_err(wrong)?;
+        }
+    }
+    Ok(())
+}
+
+// Each value by its flag's own parser. What is missing may come from elsewhere; what excludes what is the business of verbs that
+// have a table.
+fn parsed(merged: &Merged, source: &Source, has_table: bool) -> Result<(), Failure> {
+    let mut words = merged.words.clone();
+    let is_set = |flag: &str| merged.settings.iter().any(|one| one.flag == flag && one.value.is_some());
+    let serves = merged.verbs == ["serve"];
+    if serves && !is_set("nats") && !is_set("embedded") {
+        words.push("--nats=nats://127.0.0.1:4222".into());
+    }
+    let told = |why: String| Failure::cannot_run(format!("--config {}: {why}", source.path.display()));
+    match Cli::try_parse_from(&words) {
+        Ok(Cli { command: Command::Serve(args), .. }) if has_table => {
+            super::serve::check(&args).map_err(|failure| told(format!("serve: {}", failure.text)))
+        }
+        Err(error) if is_value(&error) => {
+            let failure = with_origin(&error, merged, Some(source)).map(|(_, failure)| failure);
+            Err(failure.unwrap_or_else(|| told(first_lines(&error))))
+        }
         Err(error)
-            if [
-                ErrorKind::MissingRequiredArgument,
-                ErrorKind::MissingSubcommand,
-                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
-            ]
-            .contains(&error.kind()) =>
+            if has_table
+                && ![
+                    ErrorKind::MissingRequiredArgument,
+                    ErrorKind::MissingSubcommand,
+                    ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+                ]
+                .contains(&error.kind()) =>
         {
-            Ok(())
+            Err(told(format!("{}: {}", merged.verbs.join(" "), first_lines(&error))))
         }
-        Err(error) => {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            Err(Failure::cannot_run(format!("--config {}: {}: {first}", source.path.display(), merged.verbs.join(" "))))
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+// What a variable says, by its flag's own parser.
+fn from_environment(merged: &Merged, source: &Source) -> Result<(), Failure> {
+    let Err(error) = settings::command().try_get_matches_from(&merged.words) else { return Ok(()) };
+    match with_origin(&error, merged, Some(source)) {
+        Some((Origin::Environment, failure)) => Err(failure),
+        _ => Ok(()),
+    }
+}
+
+/// A value that a flag's parser refuses, with where it came from; none: it stands on the command line, or something else is wrong.
+pub(super) fn with_origin(error: &clap::Error, merged: &Merged, source: Option<&Source>) -> Option<(Origin, Failure)> {
+    let flag = flag_of(error).filter(|_| is_value(error))?;
+    let origin = merged.settings.iter().find(|setting| setting.flag == flag)?.origin;
+    let why = first_lines(error);
+    let text = match (origin, source) {
+        (Origin::Environment, _) => {
+            let variable = settings::variable_of(&merged.verbs, &flag)?;
+            format!("${variable}, for {}: {why}", merged.verbs.join(" "))
         }
+        (Origin::File, Some(source)) => {
+            format!("--config {}: {}: {why}", source.path.display(), source.key(&merged.verbs, &flag))
+        }
+        _ => return None,
+    };
+    Some((origin, Failure::cannot_run(text)))
+}
+
+fn is_value(error: &clap::Error) -> bool {
+    [ErrorKind::InvalidValue, ErrorKind::ValueValidation].contains(&error.kind())
+}
+
+// `listen` of `--listen <HOST:PORT>`.
+fn flag_of(error: &clap::Error) -> Option<String> {
+    let ContextValue::String(shown) = error.get(ContextKind::InvalidArg)? else { return None };
+    Some(shown.strip_prefix("--")?.split([' ', '=']).next()?.to_owned())
+}
+
+// What is wrong, and which values there are, where they are few.
+fn first_lines(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    match lines.next().filter(|line| line.starts_with("[possible values")) {
+        Some(values) => format!("{first} {values}"),
+        None => first,
     }
 }
 
@@ -128,13 +194,26 @@ fn show(with: ShowArgs, source: Option<&Source>, as_json: bool) -> Result<(), Fa
     if merged.verbs.is_empty() {
         return Err(Failure::cannot_run("which verb? Such as: nats-bridge config show serve"));
     }
+    // Behind the verb stand its flags; those of `show` are taken there as well.
+    let (mut origin, mut redact, mut as_json) = (with.origin, with.redact, as_json);
+    for (flag, value, known) in settings::flags(&words) {
+        match (flag.as_str(), known) {
+            ("json", _) => as_json = true,
+            (_, true) => {}
+            ("origin", false) => origin = true,
+            ("redact", false) => redact = value != "false",
+            (_, false) => {
+                return Err(Failure::cannot_run(format!("{} has no flag --{flag}", merged.verbs.join(" "))));
+            }
+        }
+    }
     let shown = |setting: &Setting| {
-        setting.value.as_ref().map(|value| if with.redact { redacted(&setting.flag, value) } else { value.clone() })
+        setting.value.as_ref().map(|value| if redact { redacted(&setting.flag, value) } else { value.clone() })
     };
     if as_json {
         let all = merged.settings.iter().map(|setting| {
             let mut one = json!({"flag": setting.flag, "value": shown(setting)});
-            if with.origin {
+            if origin {
                 one["origin"] = setting.origin.name().into();
             }
             one
@@ -144,7 +223,7 @@ fn show(with: ShowArgs, source: Option<&Source>, as_json: bool) -> Result<(), Fa
     let rows = merged.settings.iter().map(|setting| {
         let value = shown(setting).unwrap_or_else(|| "-".to_owned());
         let mut row = vec![setting.flag.replace('-', "_"), value];
-        if with.origin {
+        if origin {
             row.push(setting.origin.name().to_owned());
         }
         row

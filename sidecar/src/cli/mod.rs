@@ -74,9 +74,15 @@ fn started_with(mut words: Vec<OsString>) -> Result<(Cli, Option<Source>), Failu
     let merged = settings::merged(&words, source.as_ref(), |name| std::env::var_os(name))?;
     // It is about the settings of others.
     if merged.verbs.first().is_none_or(|verb| verb != "config") {
-        words = merged.words;
+        words.clone_from(&merged.words);
     }
-    let matches = settings::command().get_matches_from(words);
+    let matches = match settings::command().try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) => match config::with_origin(&error, &merged, source.as_ref()) {
+            Some((_, failure)) => return Err(failure),
+            None => error.exit(),
+        },
+    };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     Ok((cli, source))
 }
@@ -215,6 +221,15 @@ pub struct Control {
     pub json: bool,
 }
 
+/// An address to listen on, as the system takes it.
+pub(crate) fn host_port(text: &str) -> Result<String, String> {
+    let port = |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u16>().is_ok();
+    match text.rsplit_once(':') {
+        Some((host, end)) if !host.is_empty() && port(end) => Ok(text.to_owned()),
+        _ => Err("HOST:PORT is expected, such as 127.0.0.1:5672".to_owned()),
+    }
+}
+
 /// A time such as `500ms`, `60s`, `5m` or `1h`.
 pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -316,6 +331,16 @@ mod tests {
         }
         for bad in ["", "60", "s", "1 s", "-1s", "1.5s", "1d", "99999999999999999999s", "18446744073709551615h"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["127.0.0.1:5672", "localhost:0", "[::1]:1", "0.0.0.0:65535"] {
+            assert_eq!(host_port(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "5672", ":5672", "a", "a:", "a:b", "a:+1", "a:65536", "a:-1"] {
+            assert!(host_port(bad).is_err_and(|why| why.starts_with("HOST:PORT is expected")), "{bad}");
         }
     }
 

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use nats_bridge::provision::{Action, Plan};
-use nats_bridge::{Bridge, ErrorKind, Fsync, Manifest, Monitor};
-use serde_json::json;
+use nats_bridge::provision::{Action, ApplyConfig, Plan};
+use nats_bridge::{ErrorKind, Fsync, Manifest, Monitor};
+use serde_json::{Value, json};
 
 use super::native::{Native, close, failure};
 use super::{Failure, request};
@@ -64,7 +64,7 @@ pub struct ApplyWith {
 /// reached.
 pub async fn run(args: ProvisionArgs) -> Result<(), Failure> {
     let native = args.native;
-    let (with, verb, may_remove) = match args.verb {
+    let (with, verb, allow_removal) = match args.verb {
         Verb::Plan(with) => (with, "plan", false),
         Verb::Apply(ApplyWith { with, allow_removal }) => (with, "apply", allow_removal),
         Verb::Verify(with) => (with, "verify", false),
@@ -79,20 +79,17 @@ pub async fn run(args: ProvisionArgs) -> Result<(), Failure> {
     };
     let bridge = native.connect().await?;
     let plan = match verb {
-        "apply" if !may_remove => match bridge.plan_on(&manifest, fsync).await {
-            Ok(plan) if plan.changes.iter().any(|change| change.removes_messages) => {
-                close(&bridge).await;
-                return Err(would_remove(&plan));
-            }
-            Ok(_) => act(verb, &bridge, &manifest, fsync).await,
-            Err(error) => Err(error),
-        },
-        _ => act(verb, &bridge, &manifest, fsync).await,
+        "apply" => bridge.apply_with(&manifest, ApplyConfig { fsync, allow_removal }).await,
+        _ => bridge.plan_on(&manifest, fsync).await,
     };
     close(&bridge).await;
     let plan = plan.map_err(|error| match error.kind() {
         // The manifest asks for what may not be.
         ErrorKind::Config => named(&error),
+        ErrorKind::WouldRemove => Failure::refused(format!("{}: {error} (--allow-removal)", with.file.display())),
+        ErrorKind::NotFound | ErrorKind::Conflict | ErrorKind::Rejected => {
+            Failure::refused(format!("{}: {error}", with.file.display()))
+        }
         _ => failure(error),
     })?;
     match native.json {
@@ -110,19 +107,6 @@ pub async fn run(args: ProvisionArgs) -> Result<(), Failure> {
     }
 }
 
-fn would_remove(plan: &Plan) -> Failure {
-    let removing = plan.changes.iter().filter(|change| change.removes_messages);
-    let told: Vec<String> = removing.map(|change| format!("{}: {}", change.object, change.cost)).collect();
-    Failure::refused(format!("{}; nothing was changed; --allow-removal lets it", told.join("; ")))
-}
-
-async fn act(verb: &str, bridge: &Bridge, manifest: &Manifest, fsync: Fsync) -> nats_bridge::Result<Plan> {
-    match verb {
-        "apply" => bridge.apply_on(manifest, fsync).await,
-        _ => bridge.plan_on(manifest, fsync).await,
-    }
-}
-
 fn shown(plan: &Plan, verb: &str, fsync: Fsync) -> String {
     let mut out = String::new();
     for change in &plan.changes {
@@ -137,7 +121,9 @@ fn shown(plan: &Plan, verb: &str, fsync: Fsync) -> String {
         };
         let _ = writeln!(out, "{what:<9} {}", change.object);
         for difference in differences {
-            let _ = writeln!(out, "          {}: {} -> {}", difference.field, difference.is, difference.should);
+            let told = |value: &Value| if value.is_null() { "none".to_owned() } else { value.to_string() };
+            let (is, should) = (told(&difference.is), told(&difference.should));
+            let _ = writeln!(out, "          {}: {is} -> {should}", difference.field);
         }
         if verb == "plan" {
             let _ = writeln!(out, "          cost: {}", change.cost);

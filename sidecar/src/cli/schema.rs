@@ -124,8 +124,8 @@ pub async fn run(args: SchemaArgs) -> Result<(), Failure> {
         Verb::Show(with) => {
             let bridge = native.connect().await?;
             let (name, version) = with.wanted;
-            let schema = async { open(&bridge, &bucket).await?.get(&name, version).await };
-            let schema = schema.await.map_err(failure);
+            let schema = async { open(&bridge, &bucket).await?.get(&name, version).await.map_err(failure) };
+            let schema = schema.await;
             native::close(&bridge).await;
             match (schema?, native.json) {
                 (schema, true) => request::print_json(&json!(schema)),
@@ -220,7 +220,7 @@ fn check_against(with: &CheckArgs, as_json: bool) -> Result<(), Failure> {
 }
 
 async fn check<'a>(bridge: &Bridge, bucket: &str, reads: &'a [Read]) -> Result<Vec<Checked<'a>>, Failure> {
-    let schemas = open(bridge, bucket).await.map_err(failure)?;
+    let schemas = open(bridge, bucket).await?;
     let mut all = Vec::new();
     for read in reads {
         let differences = schemas.differences(&read.name, &read.draft).await;
@@ -278,7 +278,7 @@ async fn register(bridge: &Bridge, bucket: &str, reads: &[Read], as_json: bool) 
 }
 
 async fn list(bridge: &Bridge, bucket: &str, as_json: bool) -> Result<(), Failure> {
-    let schemas = open(bridge, bucket).await.map_err(failure)?;
+    let schemas = open(bridge, bucket).await?;
     let (mut rows, mut all) = (Vec::new(), Vec::new());
     for name in schemas.names().await.map_err(failure)? {
         let newest = schemas.get(&name, None).await.map_err(failure)?;
@@ -298,12 +298,21 @@ async fn list(bridge: &Bridge, bucket: &str, as_json: bool) -> Result<(), Failur
     if as_json {
         return request::print_json(&json!(all));
     }
-    request::print(&table(&rows));
+    match rows.is_empty() {
+        true => request::print(&format!("nothing is registered in bucket {bucket}\n")),
+        false => request::print(&table(&rows)),
+    }
     Ok(())
 }
 
-async fn open(bridge: &Bridge, bucket: &str) -> nats_bridge::Result<Schemas> {
-    Schemas::open(bridge.jetstream(), bucket).await
+async fn open(bridge: &Bridge, bucket: &str) -> Result<Schemas, Failure> {
+    Schemas::open(bridge.jetstream(), bucket).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Failure::refused(format!(
+            "nothing was registered yet: there is no registry in bucket {bucket}; `nats-bridge schema register` makes it, and --bucket \
+             names another one"
+        )),
+        _ => failure(error),
+    })
 }
 
 // What the registry refuses is a "no"; what is wrong with the file is not.

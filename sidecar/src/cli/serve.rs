@@ -61,18 +61,18 @@ pub struct ServeArgs {
     #[arg(long, conflicts_with = "embedded")]
     pub shared: bool,
     /// Where AMQP clients connect to; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:5672", value_name = "HOST:PORT")]
+    #[arg(long, default_value = "127.0.0.1:5672", value_name = "HOST:PORT", value_parser = super::host_port)]
     pub listen: String,
     /// AMQPS.
     #[command(flatten)]
     pub tls: TlsArgs,
     /// Where RabbitMQ's HTTP API is served, for `rabbitmqadmin` and other tools; port 0 takes a free one. Not served unless
     /// given; RabbitMQ's own port is 15672.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::host_port)]
     pub management: Option<String>,
     /// Where `/livez`, `/readyz` and `/metrics` (Prometheus) are served, without a login; port 0 takes a free one. Not served
     /// unless given.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::host_port)]
     pub http: Option<String>,
     /// Who may log in; may be given more than once. Without it: guest:guest, on a loopback address only.
     #[arg(long = "user", value_name = "NAME:PASSWORD")]
@@ -302,6 +302,14 @@ async fn manage(management: Management, shown: Shown, shutdown: CancellationToke
 }
 
 /// Who may log in: `--user` and `--user-file`.
+/// What can be told of the arguments without a server.
+///
+/// # Errors
+/// `cannot_run`, naming the flag at fault.
+pub(super) fn check(args: &ServeArgs) -> Result<(), Failure> {
+    users(args).map(drop)
+}
+
 fn users(args: &ServeArgs) -> Result<Vec<User>, Failure> {
     let given = super::users_given(&args.users, args.user_file.as_deref())?;
     if let Some(file) = &args.user_file

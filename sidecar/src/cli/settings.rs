@@ -61,6 +61,47 @@ pub(super) fn command() -> Command {
     command
 }
 
+/// The words that begin each verb, and each verb inside another one; without those about settings.
+pub(super) fn every_verb() -> Vec<Vec<OsString>> {
+    fn below(command: &Command, words: &[OsString], all: &mut Vec<Vec<OsString>>) {
+        for inner in
+            command.get_subcommands().filter(|inner| !["help", "config", "version"].contains(&inner.get_name()))
+        {
+            let words = [words, &[inner.get_name().into()]].concat();
+            match inner.has_subcommands() {
+                true => below(inner, &words, all),
+                false => all.push(words),
+            }
+        }
+    }
+    let mut all = Vec::new();
+    below(&command(), &["nats-bridge".into()], &mut all);
+    all
+}
+
+/// The variable of a verb's flag.
+pub(super) fn variable_of(verbs: &[String], flag: &str) -> Option<String> {
+    let command = command();
+    let verb = verbs.iter().try_fold(&command, |command, name| command.find_subcommand(name))?;
+    let arg = verb.get_arguments().find(|arg| arg.get_long() == Some(flag))?;
+    Some(arg.get_env()?.to_string_lossy().into_owned())
+}
+
+/// The flags of a command line with their values, and whether its verb has them.
+pub(super) fn flags(words: &[OsString]) -> Vec<(String, String, bool)> {
+    let command = command();
+    let (verbs, flags) = looked_through(&command, words);
+    let verb = verbs.iter().try_fold(&command, |command, name| command.find_subcommand(name)).unwrap_or(&command);
+    let known = |flag: &str| verb.get_arguments().any(|arg| arg.get_long() == Some(flag));
+    flags
+        .into_iter()
+        .map(|(flag, value)| {
+            let known = known(&flag);
+            (flag, value, known)
+        })
+        .collect()
+}
+
 fn with_variables(command: Command) -> Command {
     let variable = |arg: Arg| -> Arg {
         let taken = arg.get_env().is_some() || arg.get_long().is_none_or(|long| ["help", "version"].contains(&long));
@@ -145,6 +186,15 @@ impl Source {
     /// The verbs that have a table.
     pub fn verbs(&self) -> impl Iterator<Item = &str> {
         self.table.iter().filter(|(_, value)| value.is_table()).map(|(key, _)| key.as_str())
+    }
+
+    /// Where a flag of a verb stands in the file: `serve.listen`, or `log_format` on top.
+    pub fn key(&self, verbs: &[String], long: &str) -> String {
+        let key = long.replace('-', "_");
+        match verbs.first().filter(|verb| self.table.get(*verb).and_then(|table| table.get(&key)).is_some()) {
+            Some(verb) => format!("{verb}.{key}"),
+            None => key,
+        }
     }
 
     // The flag's values, as they would stand on a command line.

@@ -48,13 +48,13 @@ pub struct SidecarArgs {
     #[arg(long, conflicts_with = "rabbit_management")]
     pub trust_declared: bool,
     /// Where AMQP clients connect to; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:5673", value_name = "HOST:PORT")]
+    #[arg(long, default_value = "127.0.0.1:5673", value_name = "HOST:PORT", value_parser = super::host_port)]
     pub listen: String,
     /// AMQPS.
     #[command(flatten)]
     pub tls: TlsArgs,
     /// Where status and control are served; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:8223", value_name = "HOST:PORT")]
+    #[arg(long, default_value = "127.0.0.1:8223", value_name = "HOST:PORT", value_parser = super::host_port)]
     pub http: String,
     /// File that gets the real addresses as JSON once connections are accepted.
     #[arg(long, value_name = "FILE")]

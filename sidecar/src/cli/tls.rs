@@ -12,7 +12,7 @@ use super::{Failure, remedy};
 #[derive(Debug, Args)]
 pub struct TlsArgs {
     /// Where AMQPS clients connect to (`amqps://`), besides --listen; port 0 takes a free one. The usual port is 5671.
-    #[arg(long, value_name = "HOST:PORT", requires = "tls_cert", requires = "tls_key")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = super::host_port, requires = "tls_cert", requires = "tls_key")]
     pub listen_tls: Option<String>,
     /// The server's certificate and those between it and its CA's, as PEM. Read again when the file changes.
     #[arg(long, value_name = "FILE", requires = "listen_tls")]

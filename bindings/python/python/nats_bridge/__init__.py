@@ -48,6 +48,7 @@ from .errors import (
     Unreachable,
     Unsupported,
     WindowFull,
+    WouldRemove,
 )
 from .handling import GiveUp, Key
 from .health import Health, HealthCheck, Lag, MirrorLag, Stats, metrics
@@ -171,6 +172,7 @@ __all__ = [
     "Verdict",
     "Why",
     "WindowFull",
+    "WouldRemove",
     "connect",
     "errors",
     "metrics",

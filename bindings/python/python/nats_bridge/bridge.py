@@ -166,14 +166,17 @@ class Bridge:
         """
         return read_plan(self._native.ask("plan", json.dumps({"manifest": manifest})))
 
-    def apply(self, manifest: str) -> Plan:
-        """Makes everything as the manifest says, and gives what was done. What it does not name is not touched.
+    def apply(self, manifest: str, *, allow_removal: bool = False) -> Plan:
+        """Makes everything as the manifest says, and gives what was done. What it does not name is not touched, and no stored message
+        is removed, unless ``allow_removal`` lets a lower limit do so.
 
         Raises:
             InvalidConfig: the manifest is wrong.
             Conflict: something cannot be changed in place; nothing was changed.
+            WouldRemove: stored messages are beyond a limit that it lowers; nothing was changed.
         """
-        return read_plan(self._native.ask("apply", json.dumps({"manifest": manifest})))
+        arguments = {"manifest": manifest, "allow_removal": allow_removal}
+        return read_plan(self._native.ask("apply", json.dumps(arguments)))
 
     def dead_letters(self, stream: str) -> DeadLetters:
         """The dead letters in this stream, such as ``ORDERS_DLQ``.

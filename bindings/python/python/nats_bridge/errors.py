@@ -29,6 +29,7 @@ __all__ = [
     "Unreachable",
     "Unsupported",
     "WindowFull",
+    "WouldRemove",
 ]
 
 Landed = Literal["no", "unknown"]
@@ -169,6 +170,12 @@ class Unsupported(Error, code="unsupported"):
 
 class WindowFull(Error, code="window_full"):
     """The window of unconfirmed messages is full."""
+
+
+class WouldRemove(Error, code="would_remove"):
+    """A limit would be lowered so that stored messages are removed, which was not allowed; nothing was changed. ``context`` has
+    ``stream`` or ``bucket``, ``limit``, ``is``, ``should`` and ``messages``, how many would go.
+    """
 
 
 def build(code: str, landed: Landed, is_temporary: bool, text: str, context: Mapping[str, str]) -> Error:

@@ -16,9 +16,9 @@ class Change:
     action: Literal["create", "update", "conflict"]
     """``conflict``: it differs in something that cannot be changed in place; applying refuses."""
     fields: list[str]
-    """The fields that differ."""
+    """The fields that differ, by the manifest's words."""
     cost: str
-    """What it would cost, and what going back would cost, for people."""
+    """What it would cost, and what going back would cost, for people; how many messages it would remove."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use nats_bridge::Bridge;
-use nats_bridge::dead_letter::{GroupBy, Letter};
+use nats_bridge::dead_letter::{Group, GroupBy, Letter, REASON};
 use nats_bridge::encryption::Keys;
 use serde_json::json;
 
@@ -68,9 +68,12 @@ pub(super) async fn list(args: ListArgs, native: &Native, bridge: &Bridge) -> Re
         By::Consumer => GroupBy::Consumer,
     };
     let groups = letters.list(by, &args.which.filter()).await.map_err(native::failure)?;
-    let all: u64 = groups.iter().map(|group| group.letters).sum();
+    let (groups, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| !group.reason.is_empty());
+    let count = |groups: &[Group]| groups.iter().map(|group| group.letters).sum::<u64>();
+    let (all, others) = (count(&groups), count(&others));
     if native.json {
-        return request::print_json(&json!({ "stream": args.which.stream, "letters": all, "groups": groups }));
+        let stream = &args.which.stream;
+        return request::print_json(&json!({ "stream": stream, "letters": all, "others": others, "groups": groups }));
     }
     let mut rows = vec![
         ["letters", "key", "consumer", "reason", "sequences", "last failed at", "last detail"]
@@ -88,9 +91,11 @@ pub(super) async fn list(args: ListArgs, native: &Native, bridge: &Bridge) -> Re
             group.detail.clone(),
         ]
     }));
-    match groups.is_empty() {
-        true => request::print("no dead letters\n"),
-        false => request::print(&format!("{}{all} dead letters\n", table(&rows))),
+    match (groups.is_empty(), others) {
+        (true, 0) => request::print("no dead letters\n"),
+        (true, _) => request::print(&none(&args.which.stream, others)),
+        (false, 0) => request::print(&format!("{}{all} dead letters\n", table(&rows))),
+        (false, _) => request::print(&format!("{}{all} dead letters, {others} other messages\n", table(&rows))),
     }
     Ok(())
 }
@@ -102,6 +107,7 @@ pub(super) async fn peek(args: PeekArgs, native: &Native, bridge: &Bridge) -> Re
         found.iter().for_each(|letter| request::print(&format!("{}\n", letter.to_json())));
         return Ok(());
     }
+    let (found, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|letter| !letter.reason().is_empty());
     let mut rows = vec![
         ["sequence", "reason", "consumer", "attempts", "last failed at", "subject", "payload"]
             .map(str::to_owned)
@@ -118,11 +124,21 @@ pub(super) async fn peek(args: PeekArgs, native: &Native, bridge: &Bridge) -> Re
             excerpt(&letter.payload, 60),
         ]
     }));
-    match found.is_empty() {
-        true => request::print("no dead letters\n"),
-        false => request::print(&table(&rows)),
+    match (found.is_empty(), others.len()) {
+        (true, 0) => request::print("no dead letters\n"),
+        (true, others) => request::print(&none(&args.which.stream, others as u64)),
+        (false, _) => request::print(&table(&rows)),
     }
     Ok(())
+}
+
+// What lies in a stream of something else.
+fn none(stream: &str, others: u64) -> String {
+    let messages = if others == 1 { "message" } else { "messages" };
+    format!(
+        "no dead letters: the {others} {messages} looked at in {stream} have no {REASON}, so nobody gave them up; what was given up of \
+         {stream} is in {stream}_DLQ, unless its consumers say otherwise\n"
+    )
 }
 
 pub(super) async fn show(args: ShowArgs, native: &Native, bridge: &Bridge) -> Result<(), Failure> {

@@ -126,9 +126,10 @@ class Bridge:
         """Compares a manifest with what is on the server; see `nats_bridge.Bridge.plan`."""
         return read_plan(await self._mailbox.wait(self._native.ask_start, "plan", json.dumps({"manifest": manifest})))
 
-    async def apply(self, manifest: str) -> Plan:
+    async def apply(self, manifest: str, *, allow_removal: bool = False) -> Plan:
         """Makes everything as the manifest says; see `nats_bridge.Bridge.apply`."""
-        return read_plan(await self._mailbox.wait(self._native.ask_start, "apply", json.dumps({"manifest": manifest})))
+        arguments = json.dumps({"manifest": manifest, "allow_removal": allow_removal})
+        return read_plan(await self._mailbox.wait(self._native.ask_start, "apply", arguments))
 
     async def dead_letters(self, stream: str) -> DeadLetters:
         """The dead letters in this stream; see `nats_bridge.Bridge.dead_letters`."""
