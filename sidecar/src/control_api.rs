@@ -165,9 +165,12 @@ pub struct Status {
     pub warnings: Vec<Warning>,
     /// Copies in the standby stream that nothing has been compared with yet.
     pub standby_lag: u64,
-    /// The standby copies of what NATS owns; `None` when none are kept.
+    /// The standby copies on RabbitMQ of what NATS owns; `None` when none are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby: Option<StandbyStatus>,
+    /// The standby copies on NATS of what RabbitMQ owns; `None` when none are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_rabbit: Option<StandbyStatus>,
     /// What the sidecar found wrong in messages that JetStream owns, since JetStream last owned nothing.
     #[serde(default)]
     pub faults: Faults,
@@ -513,11 +516,35 @@ pub struct FailoverReport {
     pub left: u64,
     /// Messages that may have been held and have no copy: they are lost.
     pub no_copy: u64,
+    /// Exchanges, queues and bindings of a lost RabbitMQ that JetStream does not have: of what they held there are no copies.
+    #[serde(default)]
+    pub unmapped: u64,
+    /// How old `held` of the queues is, in seconds; `None` when it is not known, or NATS is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_before_s: Option<u64>,
+    /// By queue, those that have copies or held anything.
+    #[serde(default)]
+    pub queues: Vec<FailoverQueue>,
     /// The epoch that it brought.
     pub epoch: u64,
     /// Why it stopped; asked for again, it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A queue of a broker that is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverQueue {
+    /// Its vhost.
+    pub vhost: String,
+    /// Its name.
+    pub name: String,
+    /// Standby copies that the other broker has.
+    pub copies: u64,
+    /// What a lost RabbitMQ held of it when it last answered; what is beyond the copies was published before there were any, past the
+    /// sidecar, or without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<u64>,
 }
 
 impl Default for FailoverReport {
@@ -532,6 +559,9 @@ impl Default for FailoverReport {
             not_needed: 0,
             left: 0,
             no_copy: 0,
+            unmapped: 0,
+            held_before_s: None,
+            queues: Vec::new(),
             epoch: 0,
             error: None,
         }

@@ -322,7 +322,10 @@ fn state(evidence: &Evidence, found: &mut Found) {
     for (code, name, side) in [("rabbit_down", "RabbitMQ", &evidence.rabbit), ("nats_down", "NATS", &evidence.nats)] {
         if side.error.as_deref() == Some(GIVEN_UP) {
             let text = format!("{name} was given up by a failover");
-            let fix = "give NATS an empty store and start the sidecar anew; then `nats-bridge shadow`";
+            let fix = match name {
+                "NATS" => "give NATS an empty store and start the sidecar anew; then `nats-bridge shadow`",
+                _ => "`nats-bridge failover --lost rabbit --execute` goes on with it",
+            };
             found.add(Block, "given_up", text, fix, []);
         } else if !side.connected {
             let why = side.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();

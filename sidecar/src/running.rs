@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::control::{Audit, Cutover, Management, Parts};
 use crate::control_api::Control;
+use crate::copies;
 use crate::dual::vhosts::JetStreamVhosts;
 use crate::gate;
 use crate::integrity;
@@ -49,8 +50,8 @@ pub struct SidecarConfig {
     /// How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself; `None`: it never does.
     /// Default 10 s.
     pub rollback_after: Option<Duration>,
-    /// Whether what NATS owns is kept on RabbitMQ as well, so that NATS can be lost for good; default true.
-    pub standby: bool,
+    /// Of whose messages the other broker keeps copies, so that either can be lost for good; default: of both.
+    pub standby: copies::Standby,
 }
 
 impl Default for SidecarConfig {
@@ -67,7 +68,7 @@ impl Default for SidecarConfig {
             fence_timeout: Duration::from_secs(30),
             gate: gate::Limits::default(),
             rollback_after: Some(Duration::from_secs(10)),
-            standby: true,
+            standby: copies::Standby::default(),
         }
     }
 }

@@ -55,6 +55,7 @@ impl Played {
             warnings: vec![Warning { code: "hold_timed_out".to_owned(), count: 2, text: "orders".to_owned() }],
             standby_lag: 9,
             standby: None,
+            standby_rabbit: None,
             faults: Faults::default(),
             rolled_back: None,
         };

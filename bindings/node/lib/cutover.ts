@@ -155,6 +155,8 @@ export interface CutoverStatus {
   readonly faults: Faults;
   /** The copies on RabbitMQ of what JetStream owns; none where none are kept. */
   readonly standby?: StandbyStatus;
+  /** The copies on JetStream of what RabbitMQ owns; none where none are kept. */
+  readonly standbyRabbit?: StandbyStatus;
   /** Why the sidecar has rolled back by itself, if that was the last thing that happened. */
   readonly rolledBack?: string;
 }

@@ -125,10 +125,10 @@ export interface SidecarOptions {
   /** How many times RabbitMQ's 99th percentile of confirm times JetStream's may be; 1 to 1000; default 1.5. */
   readonly gateLatencyFactor?: number;
   /**
-   * Whether what NATS owns is kept on RabbitMQ as well, so that NATS can be lost for good; a publish is confirmed when both have it.
-   * Default `"both"`.
+   * Of whose messages the other broker keeps copies, so that a broker can be lost for good: of either's, of those that NATS owns, or of
+   * nobody's. A publish is confirmed when both have it; in `shadow`, when RabbitMQ has it. Default `"both"`.
    */
-  readonly standby?: "both" | "off";
+  readonly standby?: "both" | "nats" | "off";
   /** How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself; default 10 000. */
   readonly rollbackAfterMs?: number;
   /**

@@ -6,6 +6,7 @@ use nats_bridge::Config;
 use serde::Deserialize;
 use serde_json::json;
 use sidecar::control_api::{Change, Control, Refused, RefusedCode, Target, Weight};
+use sidecar::copies;
 use sidecar::running::{Sidecar, SidecarConfig, SidecarError};
 
 use crate::{Fault, read};
@@ -29,11 +30,12 @@ struct Given {
     auto_rollback: Option<bool>,
 }
 
-/// Which brokers have what NATS owns.
+/// Of whose messages the other broker keeps copies.
 #[derive(Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Standby {
     Both,
+    Nats,
     Off,
 }
 
@@ -52,7 +54,12 @@ pub fn config(nats: Config, options: &str) -> Result<SidecarConfig, Fault> {
     }
     config.listen = given.listen.unwrap_or(config.listen);
     config.jetstream.replicas = given.replicas.unwrap_or(config.jetstream.replicas);
-    config.standby = given.standby != Some(Standby::Off);
+    config.standby = match given.standby {
+        Some(Standby::Both) => copies::Standby::Both,
+        Some(Standby::Nats) => copies::Standby::Nats,
+        Some(Standby::Off) => copies::Standby::Off,
+        None => config.standby,
+    };
     config.jetstream.quorum_fallback = given.quorum_fallback.unwrap_or(config.jetstream.quorum_fallback);
     match given.consumer_timeout_ms.map(Duration::from_millis) {
         Some(Duration::ZERO) => config.jetstream.consumer_timeout = None,
@@ -190,9 +197,11 @@ mod tests {
             r#"{"rabbit":"amqp://r","consumer_timeout_ms":0,"auto_rollback":false,"gate_soak_ms":5,"standby":"off"}"#;
         let made = config(Config::default(), off).expect("settings");
         assert_eq!((made.jetstream.consumer_timeout, made.rollback_after), (None, None));
-        assert_eq!((made.gate.soak, made.standby), (Duration::from_millis(5), false));
+        assert_eq!((made.gate.soak, made.standby), (Duration::from_millis(5), copies::Standby::Off));
         let both = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"both"}"#).expect("settings");
-        assert!(both.standby && usual.standby);
+        assert_eq!([both.standby, usual.standby], [copies::Standby::Both; 2]);
+        let nats = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"nats"}"#).expect("settings");
+        assert_eq!(nats.standby, copies::Standby::Nats);
         let refused = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"rabbit"}"#);
         assert!(matches!(refused, Err(Fault::Argument { field, .. }) if field == "standby"));
     }

@@ -78,7 +78,7 @@ fn kept(entry: &Value, fields: &[&str]) -> String {
 }
 
 /// How the names of queues begin that a sidecar has made for itself on RabbitMQ: no application's.
-pub(super) const OF_THE_SIDECAR: &str = "nats-bridge.";
+pub(crate) const OF_THE_SIDECAR: &str = "nats-bridge.";
 
 /// What an export has as well: nothing that every vhost has or that goes with a connection.
 fn lasts(list: &str, entry: &Value) -> bool {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::nats::NatsLogin;
 use super::tls::TlsArgs;
 use super::{ConsumerTimeout, Failure, remedy, signals};
+use crate::copies;
 use crate::gate;
 use crate::http::{self, Surface};
 use crate::ready;
@@ -67,8 +68,8 @@ pub struct SidecarArgs {
     /// begin with `#` are passed over.
     #[arg(long, value_name = "FILE")]
     pub user_file: Option<PathBuf>,
-    /// Whether what NATS owns is kept on RabbitMQ as well, in queues named `nats-bridge.standby.QUEUE`, so that NATS can be lost for good
-    /// (`nats-bridge failover`). With `both` a publish is confirmed when both have it.
+    /// Whether what one broker owns is kept on the other as well, in queues named `nats-bridge.standby.QUEUE`, so that either can be lost for
+    /// good (`nats-bridge failover`). A publish is confirmed when both have it; in shadow, when RabbitMQ has it.
     #[arg(long, value_enum, default_value_t = Standby::Both)]
     pub standby: Standby,
     /// How long deliveries may wait for what was published before a change of weight; then they are delivered, with a
@@ -92,12 +93,14 @@ pub struct SidecarArgs {
     pub gate: GateLimits,
 }
 
-/// Which brokers have what NATS owns.
+/// Of whose messages the other broker keeps copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Standby {
-    /// NATS, and a copy on RabbitMQ.
+    /// Of either's: either broker can be lost for good.
     Both,
-    /// NATS alone: a NATS that is lost for good takes it along.
+    /// Of those that NATS owns: a RabbitMQ that is lost for good takes its own along.
+    Nats,
+    /// Of nobody's: a broker that is lost for good takes its own along.
     Off,
 }
 
@@ -221,7 +224,11 @@ fn config(args: &SidecarArgs) -> Result<SidecarConfig, Failure> {
             ..gate::Limits::default()
         },
         rollback_after: (!args.gate.no_auto_rollback).then_some(args.gate.rollback_after),
-        standby: args.standby == Standby::Both,
+        standby: match args.standby {
+            Standby::Both => copies::Standby::Both,
+            Standby::Nats => copies::Standby::Nats,
+            Standby::Off => copies::Standby::Off,
+        },
     })
 }
 

@@ -61,14 +61,15 @@ fn text(status: &Status) -> String {
     if let Some(faults) = status.faults.words() {
         line("FAULTS", format!("messages of nats: {faults}"));
     }
-    if let Some(standby) = &status.standby {
-        let of = format!("{} on rabbit of what nats owns, lag {}", standby.copies, standby.lag);
-        let away = if standby.away { "; RABBIT TAKES NONE NOW" } else { "" };
+    for (owner, keeper, standby) in [("nats", "rabbit", &status.standby), ("rabbit", "nats", &status.standby_rabbit)] {
+        let Some(standby) = standby else { continue };
+        let of = format!("{} on {keeper} of what {owner} owns, lag {}", standby.copies, standby.lag);
+        let away = if standby.away { format!("; {} TAKES NONE NOW", keeper.to_uppercase()) } else { String::new() };
         line("copies", format!("{of}{away}"));
         if standby.no_copy_total > 0 {
             let why: Vec<String> = standby.no_copy_by.iter().map(|(why, count)| format!("{why} {count}")).collect();
             let (now, all) = (standby.no_copy, standby.no_copy_total);
-            line("NO COPY", format!("{now} messages that nats may hold; {all} so far: {}", why.join(", ")));
+            line("NO COPY", format!("{now} messages that {owner} may hold; {all} so far: {}", why.join(", ")));
         }
     }
     if status.standby_lag > 0 {

@@ -32,6 +32,11 @@ impl Cutover {
         }
         let mut saved = self.state.lock().await;
         let at = saved.state.position();
+        if self.shared.is_lost(Side::Rabbit) && at.phase != Phase::Native {
+            let reason = "RabbitMQ was given up by a failover that is not done";
+            let fix = "`nats-bridge failover --lost rabbit --execute` goes on with it";
+            return Err(Refused::new(RefusedCode::WrongPhase, reason, fix));
+        }
         let facts = self.facts(at, request.to).await;
         let Some(next) = phase::change(at, request.to, facts)? else {
             return Ok(adopted(&saved.state, false, began));
@@ -81,6 +86,7 @@ impl Cutover {
                 None if next.phase == Phase::Observe || next.weight > at.weight => None,
                 None => saved.state.rolled_back.clone(),
             },
+            rabbit_given_up: saved.state.rabbit_given_up,
             salt: saved.state.salt.clone(),
         };
         match self.store.save(&state, saved.revision).await {
@@ -102,6 +108,13 @@ impl Cutover {
             }
         }
         self.shared.adopt(epoch, next);
+        if next.phase == Phase::Native
+            && let Some(copies) = self.shared.copies_of(Side::Rabbit)
+        {
+            // RabbitMQ's queues are empty: nobody needs them any more.
+            let copies = std::sync::Arc::clone(copies);
+            tokio::spawn(async move { copies.discard().await });
+        }
         let state = saved.state.clone();
         self.stage_began(&state);
         if moves {

@@ -24,11 +24,12 @@ use tokio::task::JoinSet;
 pub use audit::{Audit, Management};
 pub use store::{BUCKET, State, Store, WriteError};
 
+use crate::assess::digest::OF_THE_SIDECAR;
 use crate::control_api::{
     Adopted, Change, ChangeRecord, Control, Failover, FailoverReport, History, Phase, QueueParity, Refused, Status,
     Verdict,
 };
-use crate::copies::Copies;
+use crate::copies::{Copies, Standby};
 use crate::dual::DualBackend;
 use crate::dual::logins::{Accepted, Logins};
 use crate::dual::operator::{Operator, publish_fences};
@@ -72,8 +73,8 @@ pub struct Parts {
     pub rollback_after: Option<Duration>,
     /// How much is remembered of the messages that JetStream owns.
     pub integrity: integrity::Limits,
-    /// Whether what NATS owns is kept on RabbitMQ as well, so that NATS can be lost.
-    pub standby: bool,
+    /// Of whose messages the other broker keeps copies, so that a broker can be lost.
+    pub standby: Standby,
 }
 
 /// What `shadow` compared.
@@ -108,6 +109,8 @@ pub struct Cutover {
     limits: gate::Limits,
     watch: watch::Watch,
     failover: std::sync::Mutex<failover::Under>,
+    /// What RabbitMQ's queues held when it was last asked.
+    held: std::sync::Mutex<std::collections::HashMap<QueueName, (u64, std::time::Instant)>>,
 }
 
 /// The state in force, and whether it is in the bucket.
@@ -121,7 +124,7 @@ struct Saved {
 const TICK: Duration = Duration::from_millis(100);
 /// How often RabbitMQ's queues are looked at, in `shadow`.
 const EMPTY: Duration = Duration::from_secs(2);
-/// How often queues of JetStream are looked for that hold nothing, while there are standby copies of them.
+/// How often queues are looked for that hold nothing, while there are standby copies of them, and RabbitMQ is asked what its queues hold.
 const FORGET: Duration = Duration::from_secs(5);
 /// How often RabbitMQ's bindings and policies are compared with JetStream's while NATS owns anything.
 const AUDIT: Duration = Duration::from_secs(30);
@@ -146,6 +149,7 @@ impl Cutover {
             shift: None,
             forced: false,
             rolled_back: None,
+            rabbit_given_up: false,
         };
         let (state, revision) = store.load(first).await?;
         let mut fences = Fences::new(ids.run(), state.epoch, state.weight_percent, parts.fence_limit);
@@ -157,8 +161,13 @@ impl Cutover {
             Arc::new(Operator::new(Side::Nats, Arc::clone(&parts.nats), parts.operator)),
         ];
         let mut shared = Shared::new(ids, state.salt(), state.position(), fences, state.nats_may_hold);
-        if let Some(routes) = parts.routes.as_ref().filter(|_| parts.standby) {
-            shared.copies = Some(Arc::new(Copies::new(Arc::clone(&operators[0]), Arc::clone(routes))));
+        for owner in Side::BOTH.into_iter().filter(|owner| parts.standby.of(*owner)) {
+            let keeper = &operators[owner.other().index()];
+            let copies = |routes| Arc::new(Copies::new(owner, Arc::clone(keeper), Arc::clone(routes)));
+            shared.copies[owner.index()] = parts.routes.as_ref().map(copies);
+        }
+        if state.rabbit_given_up {
+            shared.give_up(Side::Rabbit);
         }
         shared.remember(parts.integrity);
         shared.routes = parts.routes;
@@ -184,6 +193,12 @@ impl Cutover {
                 let vhost: Arc<str> = vhost.into();
                 for queue in queues {
                     let name = QueueName { vhost: vhost.clone(), queue: queue.as_str().into() };
+                    if queue.as_str().starts_with(OF_THE_SIDECAR) {
+                        if let Some(copies) = shared.copies_of(Side::Rabbit).filter(|_| state.phase != Phase::Native) {
+                            copies.take_up(&name);
+                        }
+                        continue;
+                    }
                     let actions = shared.order().fences.register(&name, Duration::ZERO);
                     shared.act(actions);
                 }
@@ -215,8 +230,14 @@ impl Cutover {
             limits: parts.gate,
             watch: watch::Watch::default(),
             failover: std::sync::Mutex::default(),
+            held: std::sync::Mutex::default(),
         });
-        if cutover.shared.order().phase != Phase::Native {
+        let (phase, rabbit_is_lost) = (cutover.shared.order().phase, cutover.shared.is_lost(Side::Rabbit));
+        if phase != Phase::Native && rabbit_is_lost {
+            tracing::warn!(
+                "RabbitMQ was given up, and NATS does not own everything yet: `nats-bridge failover` goes on"
+            );
+        } else if phase != Phase::Native {
             cutover.not_given_up().await?;
         }
         match cutover.store.history().await {
@@ -248,7 +269,7 @@ impl Cutover {
     /// # Errors
     /// RabbitMQ's own for a refused login (403) or vhost (530), or that it does not answer.
     pub async fn try_rabbit(&self) -> Result<(), AmqpError> {
-        if self.shared.order().phase == Phase::Native {
+        if self.shared.order().phase == Phase::Native || self.shared.is_lost(Side::Rabbit) {
             return Ok(());
         }
         self.operators[Side::Rabbit.index()].ping().await
@@ -298,11 +319,14 @@ impl Cutover {
         });
         let forgetter = Arc::downgrade(self);
         tasks.spawn(async move {
-            let mut before = std::collections::HashMap::new();
+            let mut before = [std::collections::HashMap::new(), std::collections::HashMap::new()];
             loop {
                 tokio::time::sleep(FORGET).await;
                 let Some(cutover) = forgetter.upgrade() else { return };
-                cutover.forget_copies(&mut before).await;
+                for owner in Side::BOTH {
+                    cutover.forget_copies(owner, &mut before[owner.index()]).await;
+                }
+                cutover.look_at_rabbit().await;
             }
         });
         let sampler = Arc::downgrade(self);
@@ -418,7 +442,8 @@ impl Cutover {
     /// Adopts a change that another sidecar, or a human with a KV client, has made.
     async fn changed_elsewhere(&self, state: State, revision: u64) {
         let mut saved = self.state.lock().await;
-        if revision <= saved.revision || self.shared.nats_is_lost() {
+        let given_up = Side::BOTH.into_iter().any(|side| self.shared.is_lost(side));
+        if revision <= saved.revision || given_up && saved.state.phase != Phase::Native {
             return;
         }
         let newer = state.epoch > saved.state.epoch;

@@ -24,7 +24,11 @@ impl Cutover {
         // At once: a broker that does not answer must not use up the other one's time.
         let (rabbit_ready, nats_ready, mut rabbit, mut nats) = tokio::join!(
             async {
-                if native { vec![None; queues.len()] } else { self.depths(&queues, Side::Rabbit, deadline).await }
+                if native || self.shared.is_lost(Side::Rabbit) {
+                    vec![None; queues.len()]
+                } else {
+                    self.depths(&queues, Side::Rabbit, deadline).await
+                }
             },
             async {
                 if self.shared.nats_is_lost() {
@@ -56,6 +60,7 @@ impl Cutover {
             });
         }
         (rabbit.unsettled, nats.unsettled) = (unsettled[0], unsettled[1]);
+        let copies = |owner| self.shared.copies_of(owner).filter(|_| !native).map(|copies| copies.status());
         Status {
             phase: saved.phase,
             weight_percent: saved.weight_percent,
@@ -71,7 +76,8 @@ impl Cutover {
             unmapped: self.shared.all_unmapped(),
             warnings: self.shared.warnings(),
             standby_lag: self.shadow.as_ref().map_or(0, |s| s.lag()),
-            standby: self.shared.copies.as_ref().map(|copies| copies.status()),
+            standby: copies(Side::Nats),
+            standby_rabbit: copies(Side::Rabbit),
             faults: self.faults(),
             rolled_back: saved.rolled_back,
         }
@@ -117,8 +123,8 @@ impl Cutover {
 
     pub(super) async fn side(&self, side: Side, unsettled: u64, deadline: Deadline) -> SideStatus {
         let answer = match side {
+            side if self.shared.is_lost(side) => Err(GIVEN_UP.to_owned()),
             Side::Rabbit if self.shared.order().phase == Phase::Native => Err(DETACHED.to_owned()),
-            Side::Nats if self.shared.nats_is_lost() => Err(GIVEN_UP.to_owned()),
             Side::Nats if !self.bridge.connection().borrow().connected => Err("not connected".to_owned()),
             Side::Rabbit | Side::Nats => match timeout_at(deadline, self.operators[side.index()].ping()).await {
                 Ok(answer) => answer.map_err(|error| error.to_string()),

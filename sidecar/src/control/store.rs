@@ -53,6 +53,9 @@ pub struct State {
     /// Why the sidecar has rolled back by itself, until somebody looks into it (`observe`) or forces more weight.
     #[serde(default)]
     pub rolled_back: Option<String>,
+    /// Whether RabbitMQ was given up for good. Before `native`: that was interrupted, and has to be asked for again.
+    #[serde(default)]
+    pub rabbit_given_up: bool,
 }
 
 impl State {

@@ -114,7 +114,7 @@ impl Cutover {
         let mut stage = lock(&self.watch.stage);
         stage.totals = totals;
         stage.holds_timed_out = self.holds_timed_out();
-        stage.no_copy = self.shared.copies.as_ref().map_or(0, |copies| copies.missed());
+        stage.no_copy = self.shared.copies_of(Side::Nats).map_or(0, |copies| copies.missed());
         if state.phase == Phase::Shadow {
             stage.parity = compared;
         }
@@ -189,8 +189,8 @@ impl Cutover {
             not_compared: compared.left_out.saturating_sub(stage.parity.left_out),
             unread: self.shadow.as_ref().map_or(0, |shadow| shadow.unread()),
             faults: self.shared.integrity().faults().since(&stage.faults),
-            no_copy: self.shared.copies.as_ref().map_or(0, |c| c.missed()).saturating_sub(stage.no_copy),
-            standby_away: self.shared.copies.as_ref().is_some_and(|copies| copies.status().away),
+            no_copy: self.shared.copies_of(Side::Nats).map_or(0, |c| c.missed()).saturating_sub(stage.no_copy),
+            standby_away: self.shared.copies_of(Side::Nats).is_some_and(|copies| copies.status().away),
             held: self.shared.order().held.values().sum(),
             holds_timed_out: self.holds_timed_out().saturating_sub(stage.holds_timed_out),
         }

@@ -1,11 +1,12 @@
-//! Standby copies of what NATS owns, kept on RabbitMQ: so that NATS can be lost for good and nothing that was confirmed with it.
+//! Standby copies of what one side owns, kept on the other: so that a broker can be lost for good and nothing that was confirmed with it.
 //!
-//! Each durable queue `Q` has a queue `nats-bridge.standby.Q` in its vhost. A publish that NATS owns is confirmed to its publisher when
-//! NATS has it and RabbitMQ has a copy of it for each durable queue that it is in. A copy is removed when its delivery is settled for good;
-//! that of a message which was rejected in a queue with a dead-letter exchange stays until the dead letter is settled.
-//! What cannot be copied (RabbitMQ is away, its store is full) is confirmed without, and counted.
+//! Each durable queue `Q` has a queue `nats-bridge.standby.Q` in its vhost on the side that keeps the copies. A publish is confirmed to its
+//! publisher when its owner has it and the keeper has a copy of it for each durable queue that it is in; in `shadow` when RabbitMQ has it, and
+//! the copies of at most [`AHEAD_MOST`] publishes are on their way. A copy is removed when its delivery is settled for good; that of a message
+//! which was rejected in a queue with a dead-letter exchange stays until the dead letter is settled. What cannot be copied (the keeper is
+//! away, its store is full) is confirmed without, and counted.
 //!
-//! [`ledger`] decides; [`store`] has the queues of one vhost; [`replay`] puts copies into the real queues when NATS is given up.
+//! [`ledger`] decides; [`store`] has the queues of one vhost; [`replay`] puts copies into the real queues when their owner is given up.
 
 pub mod ledger;
 mod replay;
@@ -13,8 +14,9 @@ mod store;
 mod tally;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use amqp_compat::backend::{ChannelId, Message};
 use amqp_compat::error::AmqpError;
@@ -31,6 +33,7 @@ use crate::dual::operator::Operator;
 use crate::dual::shared::Routes;
 use crate::dual::stamp;
 use crate::fence::QueueName;
+use crate::ownership::Side;
 
 /// A publish needs no copy any more: all that it was to have are stored, or given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,22 +55,62 @@ pub struct Waiter {
     pub copied: Copied,
 }
 
-impl Drop for Waiter {
+/// The copies of one publish are on their way, and who waits for them.
+struct UnderWay {
+    waiter: Option<Waiter>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        let _ = self.to.send(self.copied);
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        if let Some(Waiter { to, copied }) = &self.waiter {
+            let _ = to.send(*copied);
+        }
     }
 }
 
-/// The standby copies of one sidecar on RabbitMQ.
+/// Of whose messages the other broker keeps copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standby {
+    /// Of what either owns.
+    #[default]
+    Both,
+    /// Of what NATS owns.
+    Nats,
+    /// Of nothing.
+    Off,
+}
+
+impl Standby {
+    /// Whether what this side owns has copies.
+    pub fn of(self, owner: Side) -> bool {
+        match self {
+            Standby::Both => true,
+            Standby::Nats => owner == Side::Nats,
+            Standby::Off => false,
+        }
+    }
+}
+
+/// Publishes whose copies may be on their way without anybody waiting for them; those beyond it have none.
+pub const AHEAD_MOST: usize = 16_384;
+/// How long copies on their way are waited for when their owner is given up.
+const ARRIVE: Duration = Duration::from_secs(15);
+
+/// The standby copies that one sidecar keeps of what one side owns.
 pub struct Copies {
+    owner: Side,
     operator: Arc<Operator>,
+    /// Publishes whose copies are on their way.
+    ahead: Arc<AtomicUsize>,
     routes: Arc<dyn Routes>,
     /// By vhost. What a store has to do is bounded by what links have in hand, and by their settlements.
     stores: Mutex<HashMap<Arc<str>, mpsc::UnboundedSender<Job>>>,
-    /// Publishes that NATS has not answered, and the queues that they have copies for.
+    /// Publishes that the owner has not answered, and the queues that they have copies for.
     open: Mutex<BTreeMap<u128, SmallVec<[QueueName; 1]>>>,
     tally: Arc<Tally>,
-    /// NATS is given up: no copy is taken or removed any more.
+    /// The owner is given up: no copy is taken or removed any more.
     ended: AtomicBool,
     /// What is known of each queue's copies once its store has been let go of.
     ledgers: tokio::sync::Mutex<BTreeMap<QueueName, Ledger>>,
@@ -78,14 +121,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Copies {
-    /// Copies through the sidecar's own links to RabbitMQ, made when they are needed.
-    pub fn new(operator: Arc<Operator>, routes: Arc<dyn Routes>) -> Self {
+    /// Copies of what `owner` owns, through the sidecar's own links to the other side, made when they are needed.
+    pub fn new(owner: Side, operator: Arc<Operator>, routes: Arc<dyn Routes>) -> Self {
         Self {
+            owner,
             operator,
+            ahead: Arc::default(),
             routes,
             stores: Mutex::default(),
             open: Mutex::default(),
-            tally: Arc::default(),
+            tally: Arc::new(Tally::of(owner)),
             ended: AtomicBool::new(false),
             ledgers: tokio::sync::Mutex::default(),
         }
@@ -104,24 +149,44 @@ impl Copies {
         let _ = store.send(job);
     }
 
-    /// A message is about to be given to NATS, which will put it into these queues. Whether its confirm waits for copies.
-    pub fn keep(&self, queues: &[QueueName], id: u128, epoch: u64, message: &Message, waiter: Waiter) -> bool {
+    /// A message is about to be given to its owner, which will put it into these queues. Whether its confirm waits for copies.
+    pub fn keep(&self, queues: &[QueueName], id: u128, epoch: u64, message: &Message, waiter: Option<Waiter>) -> bool {
         // A queue that does not outlive its broker has promised nothing.
         let durable: SmallVec<[QueueName; 1]> =
             queues.iter().filter(|q| self.routes.outlives(&q.vhost, &q.queue).is_some()).cloned().collect();
         if durable.is_empty() || self.ended.load(Ordering::Acquire) {
             return false;
         }
+        let waits = waiter.is_some();
+        if !waits && self.ahead.load(Ordering::Acquire) >= AHEAD_MOST {
+            durable.iter().for_each(|queue| self.tally.has_none(queue, id, "behind"));
+            return false;
+        }
         lock(&self.open).insert(id, durable.clone());
-        let waiter = Arc::new(waiter);
+        self.ahead.fetch_add(1, Ordering::AcqRel);
+        let waiter = Arc::new(UnderWay { waiter, count: Arc::clone(&self.ahead) });
         for QueueName { vhost, queue } in durable {
             let message = stamp::copy(message, id, epoch, &store::name(&queue));
             self.tell(&vhost, Job::Keep(Box::new(Keep { queue, id, message, waiter: Arc::clone(&waiter) })));
         }
-        true
+        waits
     }
 
-    /// NATS has answered a publish, or is not asked any more.
+    /// A message has no copy, in queues that are not known.
+    pub fn cannot_keep(&self, id: u128, why: &'static str) {
+        if !self.ended.load(Ordering::Acquire) {
+            self.tally.has_none_anywhere(id, why);
+        }
+    }
+
+    /// A store that an earlier run has left.
+    pub fn take_up(&self, store: &QueueName) {
+        if let Some(queue) = store.queue.strip_prefix(store::PREFIX) {
+            self.tell(&store.vhost, Job::TakeUp { queue: queue.into() });
+        }
+    }
+
+    /// The owner has answered a publish, or is not asked any more.
     pub fn answered(&self, id: u128, stored: bool) {
         let queues = lock(&self.open).remove(&id);
         if !stored {
@@ -131,9 +196,14 @@ impl Copies {
         }
     }
 
-    /// A delivery of NATS's ended for good. `died_in`: the queues that had dead-lettered it before.
+    /// A delivery of the owner's ended for good. `died_in`: the queues that had dead-lettered it before.
     pub fn settled(&self, name: &QueueName, id: u128, rejected: bool, died_in: &[Arc<str>]) {
         let QueueName { vhost, queue } = name;
+        self.tally.needs_none_anywhere(id);
+        // Nothing of RabbitMQ's has a copy before `shadow`, and JetStream is not to have a store for it.
+        if self.owner == Side::Rabbit && !lock(&self.stores).contains_key(vhost) {
+            return;
+        }
         for queue in died_in {
             self.tell(vhost, Job::Settled { queue: Arc::clone(queue), id });
         }
@@ -152,7 +222,7 @@ impl Copies {
         }
     }
 
-    /// Below this id nothing is on its way to NATS. `next`: no id so far is greater.
+    /// Below this id nothing is on its way to the owner. `next`: no id so far is greater.
     pub fn under_way(&self, next: u128) -> u128 {
         lock(&self.open).first_key_value().map_or(next, |(id, _)| *id)
     }
@@ -180,6 +250,35 @@ impl Copies {
         lock(&self.stores).clear();
     }
 
+    /// Deletes the stores, after [`Copies::stop`].
+    pub async fn discard(&self) {
+        for QueueName { vhost, queue } in self.tally.queues() {
+            let store = QueueName { vhost, queue: store::name(&queue).into() };
+            if let Err(error) = self.operator.delete(&store).await {
+                tracing::warn!(queue = %store, %error, "a queue of copies that nobody needs is left");
+            }
+        }
+        self.tally.emptied();
+    }
+
+    /// Waits until no copy is on its way, where nobody publishes any more.
+    ///
+    /// # Errors
+    /// Some still are: they may yet be stored.
+    pub async fn arrive(&self) -> Result<(), String> {
+        let deadline = tokio::time::Instant::now() + ARRIVE;
+        loop {
+            let ahead = self.ahead.load(Ordering::Acquire);
+            if ahead == 0 || self.ended.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("the copies of {ahead} messages are still on their way"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Lets go of the stores: every copy is back in its queue, and nothing is taken or removed any more.
     async fn let_go(&self) {
         let mut ledgers = self.ledgers.lock().await;
@@ -198,11 +297,11 @@ impl Copies {
         }
     }
 
-    /// Puts all copies that are needed into the real queues of RabbitMQ, in order; those of `queues` and of all that had copies in this
-    /// run. May be called again after an error: what was replayed is not replayed twice.
+    /// Puts all copies that are needed into the real queues of the side that keeps them, in order; those of `queues` and of all that had
+    /// copies in this run. May be called again after an error: what was replayed is not replayed twice.
     ///
     /// # Errors
-    /// What RabbitMQ said, or that it did not answer.
+    /// What that side said, or that it did not answer.
     pub async fn replay(&self, queues: &[QueueName], progress: &Progress) -> Result<(), AmqpError> {
         self.let_go().await;
         let mut ledgers = self.ledgers.lock().await;
@@ -217,21 +316,23 @@ impl Copies {
         Ok(())
     }
 
-    /// How many copies RabbitMQ holds for these queues, as far as it is known without reading them.
+    /// How many copies there are of these queues and of all that had copies in this run, as far as it is known without reading them.
     ///
     /// # Errors
-    /// What RabbitMQ said, or that it did not answer.
-    pub async fn count(&self, queues: &[QueueName]) -> Result<u64, AmqpError> {
+    /// What the side that keeps them said, or that it did not answer.
+    pub async fn count(&self, queues: &[QueueName]) -> Result<BTreeMap<QueueName, u64>, AmqpError> {
         let known: std::collections::BTreeSet<QueueName> = queues.iter().cloned().chain(self.tally.queues()).collect();
-        let mut sum = self.tally.status().copies;
+        let mut counts = BTreeMap::new();
         for name in known {
             let store = QueueName { vhost: name.vhost.clone(), queue: store::name(&name.queue).into() };
             // What this sidecar reads is not ready, and counted already.
-            if !self.tally.has(&name) {
-                sum += self.operator.depth(&store).await?.map_or(0, |depth| depth.ready);
-            }
+            let count = match self.tally.copies_of(&name) {
+                Some(copies) => copies,
+                None => self.operator.depth(&store).await?.map_or(0, |depth| depth.ready),
+            };
+            counts.insert(name, count);
         }
-        Ok(sum)
+        Ok(counts)
     }
 }
 

@@ -1,6 +1,6 @@
-//! Puts the copies of a queue into the queue itself, when NATS is given up.
+//! Puts the copies of a queue into the queue itself, when their owner is given up.
 //!
-//! They go through an exchange of their own, so that they have their routing keys. What RabbitMQ has confirmed is removed from the standby
+//! They go through an exchange of their own, so that they have their routing keys. What their keeper has confirmed is removed from the standby
 //! queue only then: a crash in between delivers it twice, as redelivered.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,7 @@ use super::store;
 use crate::dual::operator::{Operator, Talk};
 use crate::dual::stamp;
 use crate::fence::QueueName;
+use crate::ownership::Side;
 
 /// How far a replay is.
 #[derive(Debug, Default)]
@@ -29,14 +30,14 @@ pub struct Progress {
     pub replayed: AtomicU64,
     /// Of them, those that were not needed: settled, or another copy of the same message.
     pub not_needed: AtomicU64,
-    /// Of them, those whose queue RabbitMQ does not have; they stay where they are.
+    /// Of them, those whose queue the keeper does not have; they stay where they are.
     pub left: AtomicU64,
 }
 
 const CHANNEL: u16 = 1;
 /// Publishes that are not confirmed.
 const CHUNK: usize = 512;
-/// The longest that RabbitMQ may take for one thing.
+/// The longest that the keeper may take for one thing.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) async fn replay(
@@ -59,14 +60,14 @@ pub(super) async fn replay(
     let count = match topology(&mut talk, Topology::QueueDeclare(passive)).await {
         Ok(Reply::Queue { message_count, .. }) => message_count as usize,
         Ok(_) => 0,
-        Err(error) if error.code == ReplyCode::NotFound => 0,
+        Err(error) if error.code == ReplyCode::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
     if count == 0 {
-        return Ok(());
+        return tidy(operator, &mut talk, store).await;
     }
     progress.found.fetch_add(count as u64, Ordering::Relaxed);
-    let copies = read(&mut talk, store, count).await?;
+    let copies = read(&mut talk, store.clone(), count).await?;
     let exchange: ShortString = format!("nats-bridge.replay.{}", queue.queue).as_str().into();
     if !lead_to(&mut talk, &exchange, queue).await? {
         progress.left.fetch_add(count as u64, Ordering::Relaxed);
@@ -95,6 +96,18 @@ pub(super) async fn replay(
     }
     remove(&mut talk, every.into_iter().filter(|place| !removed.contains(place)).collect()).await?;
     topology(&mut talk, Topology::ExchangeDelete { exchange, if_unused: false }).await?;
+    tidy(operator, &mut talk, store).await
+}
+
+/// Deletes a store that is empty, where it would otherwise be a stream for ever. What it holds after all stays.
+async fn tidy(operator: &Operator, talk: &mut Talk, store: ShortString) -> Result<(), AmqpError> {
+    if operator.side() == Side::Nats {
+        let delete = Topology::QueueDelete { queue: store, if_unused: false, if_empty: true };
+        match topology(talk, delete).await {
+            Err(error) if error.code != ReplyCode::PreconditionFailed => return Err(error),
+            _ => {}
+        }
+    }
     Ok(())
 }
 
@@ -104,7 +117,7 @@ async fn topology(talk: &mut Talk, request: Topology) -> Result<Reply, AmqpError
 
 async fn in_time<T>(asked: impl Future<Output = Result<T, AmqpError>>) -> Result<T, AmqpError> {
     timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
-        let text = format!("RabbitMQ did not answer within {} s", PATIENCE.as_secs());
+        let text = format!("no answer within {} s", PATIENCE.as_secs());
         Err(AmqpError::new(ReplyCode::InternalError, text))
     })
 }
@@ -137,7 +150,7 @@ async fn read(
     Ok(copies)
 }
 
-/// Makes the exchange that leads to the queue; false when RabbitMQ does not have the queue.
+/// Makes the exchange that leads to the queue; false when the keeper does not have the queue.
 async fn lead_to(talk: &mut Talk, exchange: &ShortString, queue: &QueueName) -> Result<bool, AmqpError> {
     let declare = ExchangeDeclare {
         exchange: exchange.clone(),
@@ -167,7 +180,7 @@ async fn confirmed(talk: &mut Talk, mut count: usize) -> Result<(), AmqpError> {
         match in_time(talk.hear()).await? {
             Event::Confirm { outcome: PublishOutcome::Stored, .. } => count -= 1,
             Event::Confirm { outcome: PublishOutcome::Failed, .. } => {
-                return Err(AmqpError::new(ReplyCode::InternalError, "RabbitMQ has not stored a copy in its queue"));
+                return Err(AmqpError::new(ReplyCode::InternalError, "a copy was not stored in its queue"));
             }
             Event::Returned { error, .. } => return Err(error),
             _ => {}

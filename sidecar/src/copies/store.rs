@@ -1,6 +1,7 @@
-//! The standby queues of one vhost on RabbitMQ: one link, a channel for what is published, and a channel for each queue that is read.
+//! The standby queues of one vhost: one link to the side that keeps them, a channel for what is published, and a channel for each queue that is
+//! read.
 //!
-//! When RabbitMQ does not take copies (its link is lost, or it has confirmed none for [`DEGRADE`]), those on their way are given up, and
+//! When that side does not take copies (its link is lost, or it has confirmed none for [`DEGRADE`]), those on their way are given up, and
 //! so are new ones, but for one a second that tries. Publishers wait no longer than that.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -18,18 +19,20 @@ use amqp_compat::error::AmqpError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::Waiter;
+use super::UnderWay;
 use super::ledger::{Ledger, Place};
 use super::tally::Tally;
 use crate::dual::operator::Operator;
 use crate::dual::stamp;
 use crate::fence::QueueName;
+use crate::ownership::Side;
 
 /// What a store has to do.
 pub(super) enum Job {
     Keep(Box<Keep>),
     Settled { queue: Arc<str>, id: u128 },
     Over { queue: Arc<str>, before: u128 },
+    TakeUp { queue: Arc<str> },
     LetGo(oneshot::Sender<HashMap<Arc<str>, Ledger>>),
 }
 
@@ -38,17 +41,20 @@ pub(super) struct Keep {
     pub queue: Arc<str>,
     pub id: u128,
     pub message: Message,
-    pub waiter: Arc<Waiter>,
+    pub waiter: Arc<UnderWay>,
 }
+
+/// What the name of a queue of copies begins with.
+pub(super) const PREFIX: &str = "nats-bridge.standby.";
 
 /// The queue that holds the copies of a queue.
 pub(super) fn name(queue: &str) -> String {
-    format!("nats-bridge.standby.{queue}")
+    format!("{PREFIX}{queue}")
 }
 
-/// How long RabbitMQ may take for a copy before publishes are confirmed without.
+/// How long the keeper may take for a copy before publishes are confirmed without.
 const DEGRADE: Duration = Duration::from_secs(5);
-/// The most bytes that a standby queue holds; RabbitMQ refuses what is beyond.
+/// The most bytes that a standby queue holds; what is beyond is refused.
 const MOST_BYTES: i64 = 1 << 30;
 /// Queues of one vhost that have copies; RabbitMQ has 2 047 channels for a connection.
 const MOST_QUEUES: usize = 2_000;
@@ -104,10 +110,11 @@ pub(super) async fn run(
                         Job::Keep(keep) => store.keep(*keep),
                         Job::Settled { queue, id } => store.settled(queue, id),
                         Job::Over { queue, before } => store.over(queue, before),
+                        Job::TakeUp { queue } => drop(store.queue(&queue)),
                         Job::LetGo(answer) => {
                             let ledgers = store.end();
                             let Some(mut link) = link else { let _ = answer.send(ledgers); return };
-                            // What was removed is heard before RabbitMQ has the rest back in its queues.
+                            // What was removed is heard before the keeper has the rest back in its queues.
                             while let Some(command) = store.outbox.pop_front() {
                                 let sent = tokio::time::timeout(DEGRADE, link.commands.send(command)).await;
                                 if !matches!(sent, Ok(Ok(()))) {
@@ -145,7 +152,7 @@ pub(super) async fn run(
                     store.attached();
                 }
                 Err(error) => {
-                    tracing::debug!(%error, %vhost, "RabbitMQ takes no standby copies yet");
+                    tracing::debug!(%error, %vhost, keeper = %store.keeper(), "no standby copies are taken yet");
                     opening = Some(open(REOPEN));
                 }
             },
@@ -203,7 +210,7 @@ struct Flight {
 
 enum What {
     /// A new copy; nobody waits for one that was given up.
-    Copy(u128, Option<Arc<Waiter>>),
+    Copy(u128, Option<Arc<UnderWay>>),
     /// A copy that goes back to the end.
     Turned(Place, Box<Message>),
 }
@@ -225,6 +232,11 @@ impl Store {
             began: now,
             tried: now,
         }
+    }
+
+    /// The side that has the copies.
+    fn keeper(&self) -> Side {
+        self.tally.owner.other()
     }
 
     fn queue(&mut self, queue: &Arc<str>) -> Option<&mut Queue> {
@@ -261,7 +273,7 @@ impl Store {
         };
         match queue.stage {
             Stage::Refused => self.tally.has_none(&of, keep.id, "refused"),
-            _ if given_up => self.tally.has_none(&of, keep.id, "rabbit_away"),
+            _ if given_up => self.tally.has_none(&of, keep.id, self.tally.away_reason()),
             Stage::Live => {
                 self.tried = Instant::now();
                 self.publish(keep.queue, keep.message, |_| What::Copy(keep.id, Some(keep.waiter)));
@@ -281,6 +293,10 @@ impl Store {
     }
 
     fn settled(&mut self, queue: Arc<str>, id: u128) {
+        // Of RabbitMQ's queues all stores are known, and a queue without one has no copies.
+        if self.tally.owner == Side::Rabbit && !self.queues.contains_key(&queue) {
+            return;
+        }
         let Some(queue) = self.queue(&queue) else { return };
         if let Some(place) = queue.ledger.settled(id) {
             queue.window.remove(&place);
@@ -315,7 +331,7 @@ impl Store {
         }
     }
 
-    /// Tells RabbitMQ which copies are not needed any more.
+    /// Tells the keeper which copies are not needed any more.
     fn remove_settled(&mut self) {
         for queue in self.queues.values_mut().filter(|q| !q.settle.is_empty()) {
             if queue.stage != Stage::Live {
@@ -341,7 +357,7 @@ impl Store {
         }
     }
 
-    /// RabbitMQ is away: its queues have everything that was not removed.
+    /// The keeper is away: its queues have everything that was not removed.
     fn lost(&mut self) {
         self.attached = false;
         self.outbox.clear();
@@ -357,20 +373,22 @@ impl Store {
 
     fn give_up(&mut self) {
         if !self.silent {
-            tracing::warn!(vhost = %self.vhost, "RabbitMQ takes no standby copies: publishes to NATS are confirmed without");
+            let (owner, keeper) = (self.tally.owner, self.keeper());
+            tracing::warn!(vhost = %self.vhost, %owner, %keeper, "no standby copies are taken: publishes are confirmed without");
         }
         self.silent = true;
         self.tally.away(&self.vhost, true);
+        let away = self.tally.away_reason();
         for flight in self.flights.values_mut() {
             if let (What::Copy(id, waiter), Some(queue)) = (&mut flight.what, self.queues.get(&flight.queue))
                 && waiter.take().is_some()
             {
-                self.tally.has_none(&queue.name, *id, "rabbit_away");
+                self.tally.has_none(&queue.name, *id, away);
             }
         }
         for queue in self.queues.values_mut() {
             for keep in queue.waiting.drain(..) {
-                self.tally.has_none(&queue.name, keep.id, "rabbit_away");
+                self.tally.has_none(&queue.name, keep.id, away);
             }
         }
     }
@@ -383,7 +401,8 @@ impl Store {
         if never || asks || late.is_some_and(|flight| flight.since.elapsed() > DEGRADE) {
             self.give_up();
         }
-        for queue in self.queues.values() {
+        // Until it is declared it is not known what a store holds.
+        for queue in self.queues.values().filter(|queue| queue.stage == Stage::Live) {
             self.tally.holds(&queue.name, queue.ledger.copies(), queue.ledger.lag());
         }
     }
@@ -429,6 +448,7 @@ impl Store {
     }
 
     fn replied(&mut self, channel: ChannelId, reply: Result<Reply, AmqpError>) {
+        let (keeper, tally) = (self.keeper(), Arc::clone(&self.tally));
         let Some(queue) = self.of(channel) else { return };
         match (queue.stage, reply) {
             (Stage::Closed, Ok(_)) => {
@@ -444,6 +464,7 @@ impl Store {
                 queue.stage = Stage::Consuming;
                 let stored = if let Reply::Queue { message_count, .. } = reply { message_count } else { 0 };
                 queue.ledger.attached(stored.into());
+                tally.holds(&queue.name, queue.ledger.copies(), queue.ledger.lag());
                 let consume = consume(&queue.name.queue);
                 self.outbox.push_back(Command::Consume { channel, consume });
             }
@@ -456,7 +477,7 @@ impl Store {
             }
             (Stage::Live | Stage::Refused, _) => {}
             (Stage::Closed | Stage::Opening | Stage::Declaring | Stage::Consuming, Err(error)) => {
-                tracing::warn!(queue = %queue.name, %error, "RabbitMQ keeps no standby copies of this queue");
+                tracing::warn!(queue = %queue.name, %error, %keeper, "no standby copies of this queue are kept");
                 queue.stage = Stage::Refused;
                 let (name, waiting) = (queue.name.clone(), std::mem::take(&mut queue.waiting));
                 waiting.iter().for_each(|keep| self.tally.has_none(&name, keep.id, "refused"));

@@ -1,4 +1,4 @@
-//! How many standby copies there are, and which messages have none.
+//! How many standby copies there are of what one side owns, and which of its messages have none.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,27 +6,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::fence::QueueName;
+use crate::ownership::Side;
 
-/// How it stands with the standby copies of what NATS owns.
+/// How it stands with the standby copies of what one broker owns, which the other one keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StandbyStatus {
-    /// Copies that RabbitMQ holds.
+    /// Copies that the other broker holds.
     pub copies: u64,
     /// Of them, those whose message is settled and which are not removed yet.
     pub lag: u64,
-    /// Messages without a copy that NATS may still hold; at most 100 000 are known by id.
+    /// Messages without a copy that their owner may still hold; at most 100 000 are known by id.
     pub no_copy: u64,
     /// Messages that were confirmed without a copy since the sidecar started.
     pub no_copy_total: u64,
     /// Why, and how many.
     pub no_copy_by: BTreeMap<String, u64>,
-    /// Whether RabbitMQ takes no copies now.
+    /// Whether the other broker takes no copies now.
     pub away: bool,
 }
 
 /// Counts of all vhosts.
-#[derive(Default)]
-pub(super) struct Tally(Mutex<Counts>);
+pub(super) struct Tally {
+    /// Whose messages they are copies of.
+    pub owner: Side,
+    counts: Mutex<Counts>,
+}
 
 #[derive(Default)]
 struct Counts {
@@ -35,24 +39,69 @@ struct Counts {
     missed: u64,
     by: BTreeMap<&'static str, u64>,
     without: HashSet<(u128, QueueName)>,
+    /// In queues that are not known.
+    anywhere: HashSet<u128>,
+}
+
+impl Counts {
+    fn known(&self) -> usize {
+        self.without.len() + self.anywhere.len()
+    }
 }
 
 /// How many messages without a copy are known by id.
 const WITHOUT_MOST: usize = 100_000;
 
 impl Tally {
+    pub(super) fn of(owner: Side) -> Self {
+        Self { owner, counts: Mutex::default() }
+    }
+
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reason of a message that has no copy because the side that keeps them takes none.
+    pub(super) fn away_reason(&self) -> &'static str {
+        match self.owner {
+            Side::Nats => "rabbit_away",
+            Side::Rabbit => "nats_away",
+        }
     }
 
     pub(super) fn has_none(&self, queue: &QueueName, id: u128, why: &'static str) {
-        metrics::counter!("natsbridge_standby_no_copy_total", "reason" => why).increment(1);
+        let mut counts = self.count(why);
+        if counts.known() < WITHOUT_MOST {
+            counts.without.insert((id, queue.clone()));
+        }
+    }
+
+    /// The same, in queues that are not known.
+    pub(super) fn has_none_anywhere(&self, id: u128, why: &'static str) {
+        let mut counts = self.count(why);
+        if counts.known() < WITHOUT_MOST {
+            counts.anywhere.insert(id);
+        }
+    }
+
+    /// A delivery of it is settled.
+    pub(super) fn needs_none_anywhere(&self, id: u128) {
+        let mut counts = self.counts();
+        if !counts.anywhere.is_empty() {
+            counts.anywhere.remove(&id);
+        }
+    }
+
+    fn count(&self, why: &'static str) -> MutexGuard<'_, Counts> {
+        let owner = match self.owner {
+            Side::Rabbit => "rabbit",
+            Side::Nats => "nats",
+        };
+        metrics::counter!("natsbridge_standby_no_copy_total", "owner" => owner, "reason" => why).increment(1);
         let mut counts = self.counts();
         counts.missed += 1;
         *counts.by.entry(why).or_default() += 1;
-        if counts.without.len() < WITHOUT_MOST {
-            counts.without.insert((id, queue.clone()));
-        }
+        counts
     }
 
     /// It has one after all, or needs none any more.
@@ -88,8 +137,8 @@ impl Tally {
         };
     }
 
-    pub(super) fn has(&self, queue: &QueueName) -> bool {
-        self.counts().queues.contains_key(queue)
+    pub(super) fn copies_of(&self, queue: &QueueName) -> Option<u64> {
+        self.counts().queues.get(queue).map(|(copies, _)| *copies)
     }
 
     pub(super) fn queues(&self) -> Vec<QueueName> {
@@ -105,7 +154,7 @@ impl Tally {
         StandbyStatus {
             copies: counts.queues.values().map(|(copies, _)| copies).sum(),
             lag: counts.queues.values().map(|(_, lag)| lag).sum(),
-            no_copy: counts.without.len() as u64,
+            no_copy: counts.known() as u64,
             no_copy_total: counts.missed,
             no_copy_by: counts.by.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect(),
             away: !counts.away.is_empty(),

@@ -16,6 +16,7 @@ use super::link::{Sides, run};
 use super::logins::{Accepted, Logins};
 use super::shared::Shared;
 use crate::control_api::{Phase, Weight};
+use crate::ownership::Side;
 
 /// RabbitMQ and JetStream as one broker for AMQP sessions.
 ///
@@ -56,6 +57,15 @@ impl DualBackend {
         None
     }
 
+    /// Refuses who comes after RabbitMQ was given up and before NATS owns everything.
+    fn is_open(&self) -> Result<(), AmqpError> {
+        if !self.shared.is_lost(Side::Rabbit) || self.shared.order().phase == Phase::Native {
+            return Ok(());
+        }
+        let text = "RabbitMQ was given up, and NATS does not own everything yet; connect again in a moment";
+        Err(AmqpError::new(ReplyCode::ConnectionForced, text))
+    }
+
     /// Hashing takes some milliseconds: the connection does not wait for it.
     fn remember(&self, login: &Login) {
         let (logins, accepted, login) = (Arc::clone(&self.logins), self.accepted.clone(), login.clone());
@@ -86,6 +96,7 @@ impl Backend for DualBackend {
     /// # Errors
     /// RabbitMQ's own answer for a refused login.
     async fn authenticate(&self, login: &Login) -> Result<(), AmqpError> {
+        self.is_open()?;
         if self.shared.order().phase == Phase::Native {
             return Ok(());
         }
@@ -105,6 +116,7 @@ impl Backend for DualBackend {
     /// # Cancel safety
     /// Cancel safe: a dropped future leaves no link behind.
     async fn open(&self, login: Login) -> Result<Link, AmqpError> {
+        self.is_open()?;
         let (phase, weight, nats_matters) = {
             let order = self.shared.order();
             (order.phase, order.fences.weight(), order.phase >= Phase::Canary || order.nats_may_hold)

@@ -58,6 +58,7 @@ pub struct Engine {
     /// Who waits for direct replies on this link, and on all.
     pub(super) replies: ReplyConsumers,
     behind: bool,
+    lacking: bool,
     names: HashMap<ShortString, QueueName>,
 }
 
@@ -97,6 +98,7 @@ impl Engine {
             ended: false,
             replies,
             behind: false,
+            lacking: false,
             names: HashMap::new(),
         };
         engine.report_behind();
@@ -261,12 +263,20 @@ impl Engine {
                     let behind = shared.behind() > 0;
                     shadow.published(&self.vhost, id, taken.epoch, &publish.message, behind);
                 }
-                if taken.owner == Side::Nats {
-                    let queues = shared.queues_of(&self.vhost, &publish.message);
-                    self.remember(id, channel, &publish.message, &queues);
-                    if let Some(copies) = shared.copies.as_ref().filter(|_| rabbit_is_kept(phase)) {
+                let copies = shared.copies_of(taken.owner).filter(|_| has_copies(phase));
+                if taken.owner == Side::Nats || copies.is_some() {
+                    let (queues, others) = shared.queues_of(&self.vhost, &publish.message);
+                    if taken.owner == Side::Nats {
+                        self.remember(id, channel, &publish.message, &queues);
+                    }
+                    if let Some(copies) = copies {
+                        // In `shadow` nobody waits for NATS.
                         let waiter = Waiter { to: self.copied.clone(), copied: Copied { channel, seq, id } };
+                        let waiter = (phase != Phase::Shadow).then_some(waiter);
                         copying = copies.keep(&queues, id, taken.epoch, &publish.message, waiter);
+                        if let Some(why) = others.filter(|_| taken.owner == Side::Rabbit) {
+                            copies.cannot_keep(id, why);
+                        }
                     }
                 }
                 stamp::stamp(&mut publish.message, id, taken.epoch);
@@ -326,12 +336,12 @@ impl Engine {
         if let Some(stamp) = in_flight.stamp {
             let actions = self.shared.order().fences.published(stamp);
             self.shared.act(actions);
+            let stored = outcome == PublishOutcome::Stored;
             if stamp.owner == Side::Nats {
-                let stored = outcome == PublishOutcome::Stored;
                 self.shared.integrity().confirmed(in_flight.id, stored, self.shared.now());
-                if let Some(copies) = &self.shared.copies {
-                    copies.answered(in_flight.id, stored);
-                }
+            }
+            if let Some(copies) = self.shared.copies_of(stamp.owner) {
+                copies.answered(in_flight.id, stored);
             }
         }
         if outcome == PublishOutcome::Stored
@@ -403,9 +413,9 @@ impl Engine {
         Item { inner, generation, redelivered, ack_timeout, message, key, bucket, epoch: read.epoch }
     }
 
-    /// The queues that have dead-lettered a message of NATS's: their standby copies are over when it is settled.
+    /// The queues that have dead-lettered a message: their standby copies are over when it is settled.
     pub(super) fn died_in(&self, side: Side, message: &Message) -> Vec<Arc<str>> {
-        if side == Side::Rabbit || self.shared.copies.is_none() {
+        if self.shared.copies_of(side).is_none() {
             return Vec::new();
         }
         let deaths = message.properties.headers().as_ref().and_then(|table| table.inner().get("x-death"));
@@ -505,8 +515,7 @@ impl Engine {
                 shadow.settled(&open.queue, id);
             }
             if outcome != Outcome::Requeue
-                && open.side == Side::Nats
-                && let (Some(copies), MessageKey::Stamped(id)) = (&self.shared.copies, open.key)
+                && let (Some(copies), MessageKey::Stamped(id)) = (self.shared.copies_of(open.side), open.key)
             {
                 copies.settled(&open.queue, id, outcome == Outcome::Reject, &open.died_in);
             }
@@ -574,13 +583,14 @@ impl Engine {
     }
 
     pub(super) fn report_behind(&mut self) {
-        let behind = !self.ended && !self.half(Side::Nats).caught_up();
-        if behind != self.behind {
-            self.behind = behind;
-            if behind {
-                self.shared.behind.fetch_add(1, Ordering::Relaxed);
-            } else {
-                self.shared.behind.fetch_sub(1, Ordering::Relaxed);
+        let nats = self.half(Side::Nats);
+        let now = [!self.ended && !nats.caught_up(), !self.ended && nats.lacks_topology()];
+        let Self { shared, behind, lacking, .. } = self;
+        for (count, was, is) in [(&shared.behind, behind, now[0]), (&shared.lacking, lacking, now[1])] {
+            match (std::mem::replace(was, is), is) {
+                (false, true) => drop(count.fetch_add(1, Ordering::Relaxed)),
+                (true, false) => drop(count.fetch_sub(1, Ordering::Relaxed)),
+                (true, true) | (false, false) => {}
             }
         }
     }
@@ -603,9 +613,9 @@ impl Engine {
     }
 }
 
-/// Whether RabbitMQ is there to keep copies.
-fn rabbit_is_kept(phase: Phase) -> bool {
-    matches!(phase, Phase::Canary | Phase::Cutover)
+/// Whether what is published has copies.
+fn has_copies(phase: Phase) -> bool {
+    matches!(phase, Phase::Shadow | Phase::Canary | Phase::Cutover)
 }
 
 /// Who got a delivery.

@@ -86,6 +86,11 @@ impl Half {
         self.outbox.len() + self.lanes.values().map(Lane::waiting).sum::<usize>()
     }
 
+    /// Whether it has yet to be told topology that the other side has, or to answer it.
+    pub fn lacks_topology(&self) -> bool {
+        !self.replay.is_empty() || self.lanes.values().any(Lane::repeats)
+    }
+
     /// Whether everything that it was told has been answered.
     pub fn caught_up(&self) -> bool {
         self.attached() && self.replay.is_empty() && self.lanes.values().all(Lane::caught_up)

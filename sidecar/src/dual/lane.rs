@@ -73,6 +73,13 @@ impl Lane {
             && !self.waiting.iter().any(|(_, p)| p.as_ref().is_some_and(follows))
     }
 
+    /// Whether topology is being repeated.
+    pub fn repeats(&self) -> bool {
+        let topology = |p: &Purpose| matches!(p, Purpose::Topology(_));
+        self.in_flight.as_ref().is_some_and(topology)
+            || self.waiting.iter().any(|(_, p)| p.as_ref().is_some_and(topology))
+    }
+
     /// How much waits.
     pub fn waiting(&self) -> usize {
         self.waiting.len()

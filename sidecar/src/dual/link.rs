@@ -73,6 +73,10 @@ pub(super) async fn run(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch: Vec<Command> = Vec::with_capacity(BATCH);
     let mut incoming: [Vec<Event>; 2] = Default::default();
+    // Given up while this link was being opened.
+    if engine.shared.is_lost(Side::Rabbit) && position.borrow().phase != Phase::Native {
+        engine.give_up_rabbit();
+    }
     loop {
         follow_losses(&engine, &sides, &mut ends);
         for side in Side::BOTH {
@@ -110,6 +114,8 @@ pub(super) async fn run(
             Ok(()) = position.changed() => {
                 if position.borrow_and_update().phase == Phase::Native {
                     engine.detach_rabbit();
+                } else if engine.shared.is_lost(Side::Rabbit) {
+                    engine.give_up_rabbit();
                 } else if engine.shared.nats_is_lost() {
                     engine.detach_nats();
                 }

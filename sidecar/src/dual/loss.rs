@@ -237,6 +237,19 @@ impl Engine {
         self.report_behind();
     }
 
+    /// RabbitMQ is lost for good, and not everything is NATS's yet. Below 100 % the client has to begin anew.
+    pub fn give_up_rabbit(&mut self) {
+        if self.shared.order().fences.weight() == Weight::ALL {
+            return self.detach_rabbit();
+        }
+        if !self.ended {
+            let error =
+                AmqpError::new(ReplyCode::ConnectionForced, "RabbitMQ was given up: NATS is about to own everything");
+            self.events.push_back(Event::Closed { error });
+            self.ended = true;
+        }
+    }
+
     /// RabbitMQ is detached for good.
     pub fn detach_rabbit(&mut self) {
         if self.half(Side::Rabbit).presence == Presence::Gone {

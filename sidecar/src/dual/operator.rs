@@ -64,6 +64,11 @@ impl Operator {
         Self { side, backend, login, links: Mutex::default() }
     }
 
+    /// Its side.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
     /// Whether this side answers, asked through the vhost of the operator's own login.
     ///
     /// # Errors
@@ -203,9 +208,16 @@ impl Operator {
     /// # Errors
     /// What the side said, or that it did not answer.
     pub async fn unmark(&self, queue: &str) -> Result<(), AmqpError> {
-        let vhost: Arc<str> = self.login.vhost.as_str().into();
-        let delete = Topology::QueueDelete { queue: queue.into(), if_unused: false, if_empty: false };
-        self.with(&vhost, async |talk| {
+        self.delete(&QueueName { vhost: self.login.vhost.as_str().into(), queue: queue.into() }).await
+    }
+
+    /// Deletes a queue with all that it holds.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn delete(&self, QueueName { vhost, queue }: &QueueName) -> Result<(), AmqpError> {
+        let delete = Topology::QueueDelete { queue: (&**queue).into(), if_unused: false, if_empty: false };
+        self.with(vhost, async |talk| {
             talk.ask(Command::Topology { channel: CHANNEL, request: delete }).await.map(|_| ())
         })
         .await

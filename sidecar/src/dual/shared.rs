@@ -95,10 +95,10 @@ pub struct Shared {
     pub routes: Option<Arc<dyn Routes>>,
     /// Where copies go in `shadow`.
     pub shadow: Option<Arc<dyn Shadow>>,
-    /// Standby copies of what NATS owns; `None`: there are none.
-    pub copies: Option<Arc<Copies>>,
-    /// Whether NATS was given up for good.
-    nats_lost: AtomicBool,
+    /// Standby copies of what each side owns, RabbitMQ first; `None`: there are none.
+    pub copies: [Option<Arc<Copies>>; 2],
+    /// Whether each side was given up for good, RabbitMQ first.
+    lost: [AtomicBool; 2],
     /// Messages published to each side as their owner, RabbitMQ first.
     pub published: [AtomicU64; 2],
     /// Messages of each side that were delivered, RabbitMQ first.
@@ -112,6 +112,8 @@ pub struct Shared {
     pub rabbit_was_lost: AtomicBool,
     /// Open connections that have lost their link to NATS, or have not caught up with it.
     pub behind: AtomicU64,
+    /// Open connections that have topology which NATS has yet to take.
+    pub lacking: AtomicU64,
     /// Vhosts whose topology waits for a connection that repeats it to NATS.
     left: AtomicU64,
 }
@@ -153,8 +155,8 @@ impl Shared {
             missed: Default::default(),
             routes: None,
             shadow: None,
-            copies: None,
-            nats_lost: AtomicBool::new(false),
+            copies: [None, None],
+            lost: Default::default(),
             published: Default::default(),
             delivered: Default::default(),
             meters: Meters::default(),
@@ -162,6 +164,7 @@ impl Shared {
             connections: AtomicU64::new(0),
             rabbit_was_lost: AtomicBool::new(true),
             behind: AtomicU64::new(0),
+            lacking: AtomicU64::new(0),
             left: AtomicU64::new(0),
         }
     }
@@ -218,10 +221,18 @@ impl Shared {
         self.integrity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The queues that JetStream would put a message into.
-    pub fn queues_of(&self, vhost: &Arc<str>, message: &Message) -> Vec<QueueName> {
-        let routed = self.routes.as_ref().and_then(|routes| routes.route(vhost, message).ok()).unwrap_or_default();
-        routed.iter().map(|queue| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() }).collect()
+    /// The queues that JetStream would put a message into, and why RabbitMQ may put it into others.
+    pub fn queues_of(&self, vhost: &Arc<str>, message: &Message) -> (Vec<QueueName>, Option<&'static str>) {
+        let Some(routes) = &self.routes else { return (Vec::new(), None) };
+        let lacking = self.lacking.load(Ordering::Relaxed) + self.left.load(Ordering::Relaxed);
+        let behind = (lacking > 0).then_some("topology_behind");
+        match routes.route(vhost, message) {
+            Ok(routed) => {
+                let name = |queue: &ShortString| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() };
+                (routed.iter().map(name).collect(), behind)
+            }
+            Err(_) => (Vec::new(), behind.or(Some("not_carried"))),
+        }
     }
 
     /// A queue was declared; `loses`: its messages may expire or be dropped by a limit.
@@ -238,20 +249,31 @@ impl Shared {
         if let Some(shadow) = &self.shadow {
             shadow.discarded(queue);
         }
-        if let Some(copies) = &self.copies {
+        for copies in self.copies.iter().flatten() {
             copies.over(queue, self.ids.next());
         }
     }
 
-    /// NATS is lost for good: every link lets go of it, and keeps what it would have published there.
-    pub fn give_up_nats(&self) {
-        self.nats_lost.store(true, Ordering::Release);
+    /// A side is lost for good: every link lets go of it. Of NATS, and keeps what it would have published there; of RabbitMQ, and ends, unless
+    /// NATS owns everything already.
+    pub fn give_up(&self, side: Side) {
+        self.lost[side.index()].store(true, Ordering::Release);
         self.position.send_modify(|_| {});
+    }
+
+    /// Whether a side was given up for good.
+    pub fn is_lost(&self, side: Side) -> bool {
+        self.lost[side.index()].load(Ordering::Acquire)
     }
 
     /// Whether NATS was given up for good.
     pub fn nats_is_lost(&self) -> bool {
-        self.nats_lost.load(Ordering::Acquire)
+        self.is_lost(Side::Nats)
+    }
+
+    /// The standby copies of what a side owns.
+    pub fn copies_of(&self, owner: Side) -> Option<&Arc<Copies>> {
+        self.copies[owner.index()].as_ref()
     }
 
     /// The bucket of a message. Its ordering key is its routing key.
@@ -281,17 +303,19 @@ impl Shared {
         if let Some(shadow) = &self.shadow {
             shadow.phase(position.phase, epoch, self.ids.run());
         }
-        if let Some(copies) = self.copies.as_ref().filter(|_| position.phase == Phase::Native) {
+        for copies in self.copies.iter().flatten().filter(|_| position.phase == Phase::Native) {
             copies.stop();
         }
         self.position.send_replace(position);
     }
 
-    /// Puts the position in force in which RabbitMQ has everything and NATS nothing: what waits for NATS waits no longer.
-    pub fn adopt_without_nats(&self, epoch: u64, position: Position) {
-        self.order().nats_may_hold = false;
+    /// Puts the position in force in which one side has everything and the lost one nothing: what waits for that waits no longer.
+    pub fn adopt_without(&self, lost: Side, epoch: u64, position: Position) {
+        if lost == Side::Nats {
+            self.order().nats_may_hold = false;
+        }
         self.adopt(epoch, position);
-        let actions = self.order().fences.give_up(Side::Nats);
+        let actions = self.order().fences.give_up(lost);
         self.act(actions);
     }
 

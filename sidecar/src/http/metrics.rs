@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
-use crate::control_api::{Faults, ParityCounts, Phase, Status, Verdict};
+use crate::control_api::{Faults, ParityCounts, Phase, StandbyStatus, Status, Verdict};
 
 /// Of Prometheus' text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -53,10 +53,17 @@ pub(super) fn observe(status: &Status) {
     gauge!("natsbridge_queues").set(status.queues.len() as f64);
     gauge!("natsbridge_unmapped").set(status.unmapped.len() as f64);
     gauge!("natsbridge_standby_lag").set(status.standby_lag as f64);
-    if let Some(standby) = &status.standby {
-        gauge!("natsbridge_standby_copies").set(standby.copies as f64);
-        gauge!("natsbridge_standby_copies_lag").set(standby.lag as f64);
-        gauge!("natsbridge_standby_no_copy").set(standby.no_copy as f64);
+    for (owner, standby) in [("nats", &status.standby), ("rabbit", &status.standby_rabbit)] {
+        let none = StandbyStatus::default();
+        let standby = match standby {
+            Some(standby) => standby,
+            // None are needed any more.
+            None if status.phase == Phase::Native => &none,
+            None => continue,
+        };
+        gauge!("natsbridge_standby_copies", "owner" => owner).set(standby.copies as f64);
+        gauge!("natsbridge_standby_copies_lag", "owner" => owner).set(standby.lag as f64);
+        gauge!("natsbridge_standby_no_copy", "owner" => owner).set(standby.no_copy as f64);
     }
     for (fault, count) in Faults::NAMES.into_iter().zip(status.faults.counts()) {
         gauge!("natsbridge_nats_faults", "fault" => fault).set(count as f64);

@@ -5,6 +5,7 @@ use amqp_compat::model::queue::QueueKind;
 use serde_json::{Value, json};
 
 use super::things::{self, Kind, Things};
+use crate::assess::digest::OF_THE_SIDECAR;
 
 /// The name of the consumer that every queue has but a stream queue.
 const CONSUMER: &str = "amqp";
@@ -14,7 +15,7 @@ pub fn of(vhost: &str, stored: &Stored) -> Things {
     let mut found = Things::new();
     stored.policies.iter().for_each(|policy| things::put_policy(&mut found, vhost, policy));
     stored.exchanges.iter().for_each(|exchange| things::put_exchange(&mut found, vhost, exchange));
-    for (queue, stream) in &stored.queues {
+    for (queue, stream) in stored.queues.iter().filter(|(queue, _)| !queue.name.starts_with(OF_THE_SIDECAR)) {
         let seen = stored.streams.get(stream);
         let has_consumer = queue.settings.kind != QueueKind::Stream && seen.is_some_and(|stream| stream.consumers > 0);
         let config = seen.map_or(&Value::Null, |stream| &stream.config);

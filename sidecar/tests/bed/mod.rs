@@ -23,6 +23,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use nats_bridge::Bridge;
 use sidecar::control::{Audit, Cutover, Management, Parts};
 use sidecar::control_api::{Adopted, Change, Control, Refused, Status, Target, Weight};
+use sidecar::copies;
 use sidecar::dual::vhosts::JetStreamVhosts;
 use sidecar::standby::Standby;
 use sidecar::{gate, integrity};
@@ -53,8 +54,8 @@ pub struct Likeness {
     pub rollback_after: Option<Duration>,
     /// How long a message may be neither delivered nor in its queue.
     pub patience: Duration,
-    /// Whether what NATS owns has standby copies.
-    pub standby: bool,
+    /// Of whose messages there are standby copies.
+    pub standby: copies::Standby,
     /// What is done to JetStream's deliveries, once it is armed.
     pub tampering: Option<Arc<tampering::Fault>>,
 }
@@ -68,7 +69,7 @@ impl Default for Likeness {
             gate,
             rollback_after: Some(Duration::from_secs(10)),
             patience,
-            standby: true,
+            standby: copies::Standby::Both,
             tampering: None,
         }
     }

@@ -229,6 +229,8 @@ class CutoverStatus:
     """What is wrong in messages that JetStream owns, since it last owned nothing."""
     standby: StandbyStatus | None = None
     """The copies on RabbitMQ of what JetStream owns; ``None`` where none are kept."""
+    standby_rabbit: StandbyStatus | None = None
+    """The copies on JetStream of what RabbitMQ owns; ``None`` where none are kept."""
     rolled_back: str | None = None
     """Why the sidecar has rolled back by itself, if that was the last thing that happened."""
 
@@ -328,7 +330,7 @@ def read_status(answer: str) -> CutoverStatus:
         parity.append(
             QueueParity(vhost=vhost, queue=name, counts=counts, unverified_by=unverified_by, samples=samples)
         )
-    standby = given.pop("standby", None)
+    standby, standby_rabbit = given.pop("standby", None), given.pop("standby_rabbit", None)
     return CutoverStatus(
         rabbit=BrokerStatus(**sides["rabbit"]),
         nats=BrokerStatus(**sides["nats"]),
@@ -338,6 +340,7 @@ def read_status(answer: str) -> CutoverStatus:
         warnings=[CutoverWarning(**warning) for warning in given.pop("warnings")],
         faults=Faults(**given.pop("faults")),
         standby=None if standby is None else StandbyStatus(**standby),
+        standby_rabbit=None if standby_rabbit is None else StandbyStatus(**standby_rabbit),
         **given,
     )
 

@@ -137,9 +137,9 @@ class SidecarOptions(TypedDict, total=False):
     """How many messages have to be compared, or confirmed by JetStream, before the gate says yes; default 100."""
     gate_latency_factor: float | None
     """How many times RabbitMQ's 99th percentile of confirm times JetStream's may be; 1 to 1000; default 1.5."""
-    standby: Literal["both", "off"] | None
-    """Whether what NATS owns is kept on RabbitMQ as well, so that NATS can be lost for good; a publish is confirmed when both have
-    it. Default ``"both"``."""
+    standby: Literal["both", "nats", "off"] | None
+    """Of whose messages the other broker keeps copies, so that a broker can be lost for good: of either's, of those that NATS owns,
+    or of nobody's. A publish is confirmed when both have it; in ``shadow``, when RabbitMQ has it. Default ``"both"``."""
     rollback_after_ms: int | None
     """How long JetStream may be silent at a weight above 0 before the sidecar rolls back by itself; default 10 000."""
     auto_rollback: bool | None
