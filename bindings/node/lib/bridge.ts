@@ -21,6 +21,7 @@ import {
   RETRY_POLICY,
   snake,
   STREAM_OPTIONS,
+  type ApplyOptions,
   type BucketOptions,
   type ConnectOptions,
   type ConsumeOptions,
