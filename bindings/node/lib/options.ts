@@ -32,14 +32,20 @@ export interface PublishOptions {
 export interface ConnectOptions {
   /** The connection's name, shown by the server's `/connz`; default `nats-bridge`. */
   readonly name?: string;
-  /** A user name, with `password`; default: what the URL says. */
+  /** A user name, with `password` or `passwordFile`; default: what the URL says. */
   readonly user?: string;
   /** The password of `user`. */
   readonly password?: string;
+  /** A file with the password of `user`. Like the other files of a login it is read again for each connection that is made. */
+  readonly passwordFile?: string;
   /** A shared token to log in with. */
   readonly token?: string;
+  /** A file with a shared token to log in with. */
+  readonly tokenFile?: string;
   /** The seed of an nkey (`SU...`) to log in with. */
   readonly nkey?: string;
+  /** A file with the seed of an nkey to log in with. */
+  readonly nkeyFile?: string;
   /** A file with a JWT and a seed, as `nsc` writes it, to log in with. */
   readonly credentialsFile?: string;
   /** Files of certificate authorities (PEM) in addition to the system's. */
@@ -291,8 +297,11 @@ export const CONNECT_OPTIONS: Names<ConnectOptions> = {
   name: true,
   user: true,
   password: true,
+  passwordFile: true,
   token: true,
+  tokenFile: true,
   nkey: true,
+  nkeyFile: true,
   credentialsFile: true,
   rootCertificates: true,
   clientCertificate: true,

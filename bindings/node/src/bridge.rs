@@ -2,7 +2,8 @@
 
 use napi::bindgen_prelude::{Array, Either, Env, PromiseRaw, Uint8ArraySlice};
 use napi_derive::napi;
-use nats_bridge::{Config, Login};
+use nats_bridge::Config;
+use nats_bridge_verbs::login::LoginOptions;
 use tokio::runtime::Handle;
 
 use crate::consumer::{ConsumeOptions, Consumer};
@@ -10,7 +11,7 @@ use crate::errors;
 use crate::health::HealthCheck;
 use crate::held::{Eventually, Held};
 use crate::ledger::Ledger;
-use crate::options::millis;
+use crate::options::{camel, millis};
 use crate::publish::{self, PublishOptions, Published};
 use crate::stop::Stop;
 
@@ -26,14 +27,20 @@ pub struct Bridge {
 pub struct ConnectOptions {
     /// The connection's name.
     pub name: Option<String>,
-    /// A user name, with `password`.
+    /// A user name, with `password` or `password_file`.
     pub user: Option<String>,
     /// The password of `user`.
     pub password: Option<String>,
+    /// The file with the password of `user`.
+    pub password_file: Option<String>,
     /// A shared token to log in with.
     pub token: Option<String>,
+    /// The file with a shared token to log in with.
+    pub token_file: Option<String>,
     /// The seed of an nkey to log in with.
     pub nkey: Option<String>,
+    /// The file with the seed of an nkey to log in with.
+    pub nkey_file: Option<String>,
     /// A file with a JWT and a seed to log in with.
     pub credentials_file: Option<String>,
     /// Files of certificate authorities (PEM) in addition to the system's.
@@ -65,20 +72,17 @@ impl ConnectOptions {
         if let Some(name) = self.name {
             config.name = name;
         }
-        match (self.user, self.password) {
-            (Some(user), Some(password)) => config.login = Login::Password { user, password },
-            (None, None) => {}
-            _ => return Err(errors::invalid("user", "user and password go together")),
-        }
-        if let Some(token) = self.token {
-            config.login = Login::Token(token);
-        }
-        if let Some(seed) = self.nkey {
-            config.login = Login::Nkey(seed);
-        }
-        if let Some(path) = self.credentials_file {
-            config.login = Login::CredentialsFile(path.into());
-        }
+        let login = LoginOptions {
+            user: self.user,
+            password: self.password,
+            password_file: self.password_file.map(Into::into),
+            token: self.token,
+            token_file: self.token_file.map(Into::into),
+            nkey: self.nkey,
+            nkey_file: self.nkey_file.map(Into::into),
+            credentials_file: self.credentials_file.map(Into::into),
+        };
+        config.login = login.login(camel).map_err(|fault| errors::from_fault(&fault))?;
         if let Some(paths) = self.root_certificates {
             config.root_certificates = paths.into_iter().map(Into::into).collect();
         }

@@ -20,6 +20,16 @@ pub fn count<T: TryFrom<u64>>(field: &str, number: f64) -> napi::Result<T> {
     T::try_from(number as u64).map_err(|_| refused())
 }
 
+/// A name of the core as JavaScript spells it.
+pub fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let (head, tail) = word.split_at(word.len().min(1));
+        name + &head.to_ascii_uppercase() + tail
+    })
+}
+
 /// The keys that a path, or `env:NAME`, says where to find.
 pub fn keys(source: &str) -> napi::Result<Keys> {
     Keys::from_source(source).map_err(|error| errors::from_core(&error))

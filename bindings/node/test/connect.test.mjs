@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 
 import * as esm from "nats-bridge";
@@ -37,6 +40,31 @@ test("a bad option is named", async (t) => {
   await assert.rejects(connect(url, { connectTimeoutMs: NaN }), { code: "config", message: /connectTimeoutMs/ });
   await assert.rejects(connect(url, { publish: { maxInFlight: 0 } }), { code: "config", message: /max_in_flight/ });
   await assert.rejects(connect(url, { user: "me" }), { code: "config", message: /password/ });
+});
+
+test("a login comes from a file that is read for each connection", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "nats-bridge-login-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, "secret");
+  writeFileSync(file, "wrong\n");
+  const one = await NatsServer.for(t, "--user", "orders", "--pass", "right");
+  await assert.rejects(connect(one.url, { user: "orders", passwordFile: file }), { code: "denied" });
+  writeFileSync(file, "right\n");
+  const two = await NatsServer.for(t, "--auth", "right");
+  for (const bridge of [
+    await connect(one.url, { user: "orders", passwordFile: file }),
+    await connect(two.url, { tokenFile: file }),
+  ]) {
+    await bridge.ensureStream("ORDERS", { unbounded: true });
+    await bridge.close();
+  }
+  await assert.rejects(connect(two.url, { nkeyFile: file }), { code: "config", message: /nkey/ });
+});
+
+test("two ways to log in, or half of one, are refused", async (t) => {
+  const { url } = await NatsServer.for(t);
+  await assert.rejects(connect(url, { token: "t", nkeyFile: "f" }), { code: "config", message: /field=nkeyFile.*token is given too/ });
+  await assert.rejects(connect(url, { passwordFile: "f" }), { code: "config", message: /field=passwordFile.*user/ });
 });
 
 test("several servers are an array or separated by commas", async (t) => {

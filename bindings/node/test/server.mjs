@@ -45,15 +45,22 @@ export class NatsServer {
   #folder = mkdtempSync(join(tmpdir(), "nats-bridge-test-"));
   /** @type {import("node:child_process").ChildProcess | undefined} */
   #process;
+  #more;
   port = -1;
+
+  /** @param {string[]} more arguments of the server */
+  constructor(...more) {
+    this.#more = more;
+  }
 
   /**
    * Starts one that is stopped, and its folder removed, after the test.
    *
    * @param {import("node:test").TestContext} test
+   * @param {string[]} more arguments of the server
    */
-  static async for(test) {
-    const server = new NatsServer();
+  static async for(test, ...more) {
+    const server = new NatsServer(...more);
     test.after(() => server.remove());
     await server.start();
     return server;
@@ -73,6 +80,7 @@ export class NatsServer {
       [
         ...["--addr", "127.0.0.1", "--port", String(this.port), "--jetstream"],
         ...["--store_dir", join(this.#folder, "store"), "--ports_file_dir", ports],
+        ...this.#more,
       ],
       { stdio: ["ignore", log, log] },
     );

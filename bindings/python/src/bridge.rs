@@ -1,6 +1,7 @@
 //! The connection.
 
-use nats_bridge::{Config, Login};
+use nats_bridge::Config;
+use nats_bridge_verbs::login::LoginOptions;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyMapping};
 
@@ -212,16 +213,19 @@ impl Bridge {
 /// The core's settings for `servers` and what `options` say.
 pub fn config(servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Config> {
     let mut config = Config { servers, ..Config::default() };
-    let (mut user, mut password) = (None, None);
+    let mut login = LoginOptions::default();
     let (mut certificate, mut key) = (None, None);
     options::each(options, |name, given| {
         match name {
             "name" => config.name = given.read()?,
-            "user" => user = Some(given.read()?),
-            "password" => password = Some(given.read()?),
-            "token" => config.login = Login::Token(given.read()?),
-            "nkey" => config.login = Login::Nkey(given.read()?),
-            "credentials_file" => config.login = Login::CredentialsFile(given.read()?),
+            "user" => login.user = Some(given.read()?),
+            "password" => login.password = Some(given.read()?),
+            "password_file" => login.password_file = Some(given.read()?),
+            "token" => login.token = Some(given.read()?),
+            "token_file" => login.token_file = Some(given.read()?),
+            "nkey" => login.nkey = Some(given.read()?),
+            "nkey_file" => login.nkey_file = Some(given.read()?),
+            "credentials_file" => login.credentials_file = Some(given.read()?),
             "root_certificates" => config.root_certificates = given.read()?,
             "client_certificate" => certificate = Some(given.read()?),
             "client_key" => key = Some(given.read()?),
@@ -236,11 +240,7 @@ pub fn config(servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Con
         }
         Ok(true)
     })?;
-    match (user, password) {
-        (Some(user), Some(password)) => config.login = Login::Password { user, password },
-        (None, None) => {}
-        _ => return Err(errors::invalid("user", "user and password go together")),
-    }
+    config.login = login.login(str::to_owned).map_err(|fault| errors::from_fault(&fault))?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => config.client_certificate = Some((certificate, key)),
         (None, None) => {}

@@ -41,9 +41,10 @@ def eventually(holds: Callable[[], bool], what: str, seconds: float = 15) -> Non
 
 
 class NatsServer:
-    """The server. ``stop`` and ``start`` keep port and data."""
+    """The server, with ``more`` arguments. ``stop`` and ``start`` keep port and data."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
+        self._more = more
         self._folder = Path(tempfile.mkdtemp(prefix="nats-bridge-test-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = -1
@@ -63,6 +64,7 @@ class NatsServer:
                     find_nats_server(),
                     *("--addr", "127.0.0.1", "--port", str(self.port), "--jetstream"),
                     *("--store_dir", str(self._folder / "store"), "--ports_file_dir", str(ports)),
+                    *self._more,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

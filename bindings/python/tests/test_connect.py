@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,29 @@ def test_a_bad_option_is_named(server: NatsServer) -> None:
         nats_bridge.connect(server.url, publish={"max_in_flight": 0})
     with pytest.raises(nats_bridge.InvalidConfig, match="password"):
         nats_bridge.connect(server.url, user="me")
+
+
+def test_a_login_comes_from_a_file_that_is_read_for_each_connection(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("wrong\n")
+    with NatsServer("--user", "orders", "--pass", "right") as server:
+        with pytest.raises(nats_bridge.Denied):
+            nats_bridge.connect(server.url, user="orders", password_file=file)
+        file.write_text("right\n")
+        with nats_bridge.connect(server.url, user="orders", password_file=file) as bridge:
+            bridge.ensure_stream("ORDERS", unbounded=True)
+    with NatsServer("--auth", "right") as server:
+        with nats_bridge.connect(server.url, token_file=str(file)) as bridge:
+            bridge.ensure_stream("ORDERS", unbounded=True)
+        with pytest.raises(nats_bridge.InvalidConfig, match="nkey_file"):
+            nats_bridge.connect(server.url, nkey_file=file)
+
+
+def test_two_ways_to_log_in_or_half_of_one_are_refused(server: NatsServer) -> None:
+    with pytest.raises(nats_bridge.InvalidConfig, match="token is given too"):
+        nats_bridge.connect(server.url, token="t", nkey="SU")
+    with pytest.raises(nats_bridge.InvalidConfig, match="password_file"):
+        nats_bridge.connect(server.url, password_file="secret")
 
 
 def test_several_servers_are_a_list_or_separated_by_commas(server: NatsServer) -> None:

@@ -307,8 +307,7 @@ impl Shared {
     }
 
     fn admit(&self, message: &Message, id: Option<&str>) -> Result<()> {
-        let now = Instant::now();
-        match self.on_breaker(|breaker| breaker.admit(now)) {
+        match self.on_breaker(|breaker| breaker.admit(Instant::now())) {
             Some(false) => Err(refused(message, id)),
             _ => Ok(()),
         }

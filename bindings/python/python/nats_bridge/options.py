@@ -56,13 +56,19 @@ class ConnectOptions(TypedDict, total=False):
     name: str | None
     """The connection's name, shown by the server's ``/connz``; default ``nats-bridge``."""
     user: str | None
-    """A user name, with ``password``; default: what the URL says."""
+    """A user name, with ``password`` or ``password_file``; default: what the URL says. One way to log in is given, whole, or none."""
     password: str | None
     """The password of ``user``."""
+    password_file: str | PathLike[str] | None
+    """A file with the password of ``user``. Like the other files of a login it is read again for each connection that is made."""
     token: str | None
     """A shared token to log in with."""
+    token_file: str | PathLike[str] | None
+    """A file with a shared token to log in with."""
     nkey: str | None
     """The seed of an nkey (``SU...``) to log in with."""
+    nkey_file: str | PathLike[str] | None
+    """A file with the seed of an nkey to log in with."""
     credentials_file: str | PathLike[str] | None
     """A file with a JWT and a seed, as ``nsc`` writes it, to log in with."""
     root_certificates: list[str | PathLike[str]] | None
