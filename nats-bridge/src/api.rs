@@ -23,6 +23,8 @@ pub(crate) async fn call<B: Serialize>(js: &jetstream::Context, subject: String,
             RequestErrorKind::NoResponders => ErrorKind::Unreachable,
             RequestErrorKind::TimedOut => ErrorKind::Timeout,
             RequestErrorKind::InvalidSubject => ErrorKind::Config,
+            // The client was closed: it takes nothing, or gives no answer any more.
+            RequestErrorKind::Other => ErrorKind::Closed,
             _ => ErrorKind::Rejected,
         };
         failed(kind, e.into())

@@ -146,6 +146,7 @@ impl Bridge {
     /// `Timeout`: not all was confirmed within `budget`; the connection is closed nevertheless.
     pub async fn close(&self, budget: Duration) -> Result<()> {
         let flushed = self.shared.publisher.flush(budget).await;
+        self.shared.publisher.take_no_more();
         // It fails only when the connection is closed already.
         let _ = self.shared.client.drain().await;
         flushed

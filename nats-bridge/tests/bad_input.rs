@@ -53,6 +53,7 @@ async fn a_message_that_cannot_be_sent_is_refused_by_every_call_and_names_what_i
     }
     let large = || Message::new("orders.new", vec![0; 2 << 20]);
     refused(ErrorKind::TooLarge, "orders.new", bridge.publish(large()).await);
+    refused(ErrorKind::TooLarge, "max_payload", bridge.publish(large()).await);
     refused(ErrorKind::TooLarge, "orders.new", bridge.try_publish(large()));
     let stored = bridge.jetstream().get_stream("ORDERS").await.unwrap().cached_info().state.last_sequence;
     assert_eq!((stored, bridge.outstanding()), (0, 0));

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use nats_bridge::consume::ConsumeConfig;
 use nats_bridge::{
-    Bridge, Config, Consumer, ConsumerState, Delivery, ErrorKind, Failure, Message, Retention, RetryPolicy, Settled,
-    StreamSpec, dead_letter,
+    Bridge, Config, Consumer, ConsumerState, Delivery, ErrorKind, Failure, Landed, Message, Retention, RetryPolicy,
+    Settled, StreamSpec, dead_letter,
 };
 use test_support::eventually::{eventually_some, eventually_true};
 use test_support::fault_proxy::{FaultProxy, Weather};
@@ -330,6 +330,39 @@ async fn a_deleted_consumer_is_an_error_and_not_silence() {
     let next = tokio::time::timeout(Duration::from_secs(15), consumer.next()).await.expect("it is noticed");
     assert_eq!(next.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(matches!(consumer.handle().state(), ConsumerState::Failed { .. }));
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_exist_is_an_error_and_nothing_is_made_for_it() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    let error = bridge.consume(ConsumeConfig::new("NOPE", "billing")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    for stream in ["NOPE_DLQ", "NOPE_ADVISORIES"] {
+        assert!(bridge.jetstream().get_stream(stream).await.is_err(), "{stream}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_ends_a_consumer_that_waits_for_what_is_held() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    publish(&bridge, 1).await;
+    let mut consumer = bridge.consume(quick()).await.unwrap();
+    let held = next(&mut consumer).await;
+    let error = consumer.handle().drain(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    bridge.close(Duration::from_secs(5)).await.unwrap();
+    let next = tokio::time::timeout(Duration::from_secs(15), consumer.next()).await.expect("it ends");
+    assert_eq!(next.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(held.ack_confirmed().await.unwrap_err().kind(), ErrorKind::Closed);
+
+    let error = bridge.publish(Message::new("orders.new", "late")).await.unwrap_err();
+    assert_eq!((error.kind(), error.landed()), (ErrorKind::Closed, Landed::No));
+    let error = bridge.try_publish(Message::new("orders.new", "late")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+    let error = bridge.ensure_stream(&orders()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ import {
   CONSUME_OPTIONS,
   CONSUMER_OPTIONS,
   HEALTH_OPTIONS,
+  kindOf,
   PUBLISH_OPTIONS,
   refuseUnknown,
   RETRY_POLICY,
@@ -86,9 +87,10 @@ export type Outcome = Published | BridgeError;
  */
 export async function connect(
   servers: string | readonly string[] = "nats://127.0.0.1:4222",
-  { signal, ...options }: ConnectOptions & Abortable = {},
+  given: ConnectOptions & Abortable = {},
 ): Promise<Bridge> {
-  refuseUnknown(options, CONNECT_OPTIONS);
+  refuseUnknown(given, { ...CONNECT_OPTIONS, signal: true });
+  const { signal, ...options } = given;
   refuseUnknown(options.publish ?? {}, PUBLISH_OPTIONS);
   refuseUnknown(options.publish?.breaker ?? {}, BREAKER_OPTIONS);
   refuseAborted(signal);
@@ -99,7 +101,10 @@ export async function connect(
 
 /** The URLs of `servers` one by one. */
 export function serverList(servers: string | readonly string[]): string[] {
-  const list = typeof servers === "string" ? servers.split(",") : servers;
+  const list: unknown = typeof servers === "string" ? servers.split(",") : servers;
+  if (!Array.isArray(list) || !list.every((server) => typeof server === "string")) {
+    throw new TypeError(`servers: a URL, several separated by commas, or an array of URLs, not ${kindOf(servers)}`);
+  }
   return list.map((server) => server.trim());
 }
 
@@ -143,7 +148,9 @@ export class Bridge {
    *
    * Rejects with `aborted` (some may be stored), and with a `TypeError` when something is not a message; then nothing was sent.
    */
-  async publishMany(messages: Iterable<Message>, { signal }: Abortable = {}): Promise<Outcome[]> {
+  async publishMany(messages: Iterable<Message>, options: Abortable = {}): Promise<Outcome[]> {
+    refuseUnknown(options, { signal: true });
+    const { signal } = options;
     refuseAborted(signal);
     const all: unknown[] = [];
     for (const message of messages) {
@@ -163,8 +170,9 @@ export class Bridge {
    * was named), `conflict` (the consumer exists and differs in what cannot be changed) or `aborted`. Aborted later, the
    * consumer is drained: the iteration ends.
    */
-  async consume(stream: string, name: string, { signal, ...options }: ConsumeOptions & Abortable = {}): Promise<Consumer> {
-    refuseUnknown(options, CONSUME_OPTIONS);
+  async consume(stream: string, name: string, given: ConsumeOptions & Abortable = {}): Promise<Consumer> {
+    refuseUnknown(given, { ...CONSUME_OPTIONS, signal: true });
+    const { signal, ...options } = given;
     refuseUnknown(options.retry ?? {}, RETRY_POLICY);
     refuseAborted(signal);
     const starting = asked(() => this.#native.consume(stream, name, options));
@@ -243,7 +251,9 @@ export class Bridge {
    *
    * Rejects with `config` when the bucket's name or a time is not legal.
    */
-  async ledger(bucket: string, { keepMs, leaseMs }: { readonly keepMs: number; readonly leaseMs: number }): Promise<Ledger> {
+  async ledger(bucket: string, options: { readonly keepMs: number; readonly leaseMs: number }): Promise<Ledger> {
+    refuseUnknown(options, { keepMs: true, leaseMs: true });
+    const { keepMs, leaseMs } = options;
     return new Ledger(await asked(() => this.#native.ledger(bucket, keepMs, leaseMs)));
   }
 
@@ -272,7 +282,9 @@ export class Bridge {
    *
    * Rejects with `timeout` when something was still not confirmed; it may have landed.
    */
-  async close({ budgetMs = 5_000 }: { readonly budgetMs?: number } = {}): Promise<void> {
+  async close(options: { readonly budgetMs?: number } = {}): Promise<void> {
+    refuseUnknown(options, { budgetMs: true });
+    const { budgetMs = 5_000 } = options;
     handOver();
     await asked(() => this.#native.close(budgetMs));
   }
@@ -301,6 +313,10 @@ export function check(subject: unknown, payload: unknown, id: unknown, schema: u
 
 /** @internal Names and values in turn, as the addon takes them. */
 export function flat(headers: Headers = {}): string[] {
+  const prototype: unknown = typeof headers === "object" && headers !== null ? Object.getPrototypeOf(headers) : undefined;
+  if (prototype !== null && prototype !== Object.prototype) {
+    throw new TypeError(`headers: an object of names and values, not ${kindOf(headers)}`);
+  }
   const pairs: string[] = [];
   for (const [name, values] of Object.entries(headers)) {
     for (const value of Array.isArray(values) ? (values as readonly unknown[]) : [values]) {

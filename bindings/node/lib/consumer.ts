@@ -6,7 +6,7 @@ import { Delivery } from "./delivery.js";
 import { asked, atOnce, BridgeError } from "./errors.js";
 import { handle, tellKey, type Handler, type RunOptions } from "./handling.js";
 import { native, type NativeConsumer, type NativePage } from "./native.js";
-import { refuseUnknown } from "./options.js";
+import { kindOf, refuseUnknown } from "./options.js";
 
 // After so many deliveries that were there already, timers and sockets get a turn.
 const TURN = 32;
@@ -44,6 +44,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `not_found` (the stream or consumer was deleted), `closed` or `aborted`.
    */
   async next(options: { readonly timeoutMs?: number } & Abortable = {}): Promise<Delivery | undefined> {
+    refuseUnknown(options, { timeoutMs: true, signal: true });
     refuseAborted(options.signal);
     return this.#atOnce() ?? this.#wait(options);
   }
@@ -133,6 +134,11 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   async run(handler: Handler, options: RunOptions = {}): Promise<void> {
     refuseUnknown(options, { concurrency: true, key: true, signal: true });
     const { concurrency = 1, key, signal } = options;
+    for (const [name, given] of Object.entries({ handler, key })) {
+      if (typeof given !== "function" && (name === "handler" || given !== undefined)) {
+        throw new TypeError(`${name}: it is a function, not ${kindOf(given)}`);
+      }
+    }
     refuseAborted(signal);
     await this.#ending;
     const jobs = await asked(() => this.#native.jobs(concurrency, key !== undefined));
@@ -182,7 +188,9 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    *
    * Rejects with `timeout` when after `budgetMs` something is still not settled; it can still be.
    */
-  async drain({ budgetMs = 5_000 }: { readonly budgetMs?: number } = {}): Promise<void> {
+  async drain(options: { readonly budgetMs?: number } = {}): Promise<void> {
+    refuseUnknown(options, { budgetMs: true });
+    const { budgetMs = 5_000 } = options;
     handOver();
     this.#native.beginToDrain();
     await this.#giveBack();

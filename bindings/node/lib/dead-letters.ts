@@ -150,8 +150,9 @@ export class DeadLetters {
    * One letter by its sequence in this stream; with the payload decrypted, if `decrypt` says where the keys are. Rejects with
    * `not_found` when there is none, `unknown_key` or `decrypt` when it cannot be decrypted.
    */
-  async show(sequence: number, { decrypt }: { readonly decrypt?: string } = {}): Promise<DeadLetter> {
-    return letter((await this.#ask("show", {}, { sequence, decrypt })) as Crossed);
+  async show(sequence: number, options: { readonly decrypt?: string } = {}): Promise<DeadLetter> {
+    refuseUnknown(options, { decrypt: true });
+    return letter((await this.#ask("show", {}, { sequence, decrypt: options.decrypt })) as Crossed);
   }
 
   /**
@@ -180,8 +181,9 @@ export class DeadLetters {
   }
 
   /** Stores what `export` or `purge` wrote here again. */
-  async bringBack(file: string, { signal }: Abortable = {}): Promise<Imported> {
-    return (await this.#ask("import", {}, { file }, signal)) as Imported;
+  async bringBack(file: string, options: Abortable = {}): Promise<Imported> {
+    refuseUnknown(options, { signal: true });
+    return (await this.#ask("import", {}, { file }, options.signal)) as Imported;
   }
 
   async #ask(verb: string, which: DeadLetterFilter, more: object = {}, signal?: AbortSignal): Promise<unknown> {

@@ -1,19 +1,24 @@
 import { ackSoon, handOver } from "./acks.js";
 import { asked } from "./errors.js";
 import { native, type NativePage } from "./native.js";
+import { refuseUnknown } from "./options.js";
+
+/** @internal */
+export const REASONS = [
+  "handler_error",
+  "timeout",
+  "schema",
+  "decrypt",
+  "no_handler",
+  "expired",
+  "max_deliver",
+  "rejected",
+  "too_large",
+  "crash_loop",
+] as const;
 
 /** Why a message was given up: the value of the header `Dead-Letter-Reason`. */
-export type Reason =
-  | "handler_error"
-  | "timeout"
-  | "schema"
-  | "decrypt"
-  | "no_handler"
-  | "expired"
-  | "max_deliver"
-  | "rejected"
-  | "too_large"
-  | "crash_loop";
+export type Reason = (typeof REASONS)[number];
 
 /** What became of a delivery: done, will be delivered again, or given up and kept. */
 export type Settled =
@@ -122,8 +127,11 @@ export class Delivery extends Received {
    * Rejects with `already_settled`, `closed` (the message comes again), or, with `confirmed`, `timeout` (no answer within
    * 5 s; the server may have it).
    */
-  async ack({ confirmed = false }: { readonly confirmed?: boolean } = {}): Promise<Settled> {
-    if (confirmed || this.#taken) {
+  async ack(options?: { readonly confirmed?: boolean }): Promise<Settled> {
+    if (options !== undefined) {
+      refuseUnknown(options, { confirmed: true });
+    }
+    if (options?.confirmed === true || this.#taken) {
       await this.#settle(() => this.page.ackConfirmed(this.at));
       return ACKED;
     }
@@ -143,8 +151,9 @@ export class Delivery extends Received {
    *
    * Rejects with `already_settled` or `closed` (the message comes again).
    */
-  async retry(why: unknown = "", { delayMs }: { readonly delayMs?: number } = {}): Promise<Settled> {
-    return this.#settle(() => this.page.retry(this.at, ...failure(why), delayMs));
+  async retry(why: unknown = "", options: { readonly delayMs?: number } = {}): Promise<Settled> {
+    refuseUnknown(options, { delayMs: true });
+    return this.#settle(() => this.page.retry(this.at, ...failure(why), options.delayMs));
   }
 
   /**
@@ -153,7 +162,9 @@ export class Delivery extends Received {
    * Rejects with `already_settled`, or when the dead-letter stream does not take it: then the message is kept, the consumer
    * pauses and goes on trying, and there is nothing to do about this delivery.
    */
-  async deadLetter(why: unknown = "", { reason = "rejected" }: { readonly reason?: Reason } = {}): Promise<Settled> {
+  async deadLetter(why: unknown = "", options: { readonly reason?: Reason } = {}): Promise<Settled> {
+    refuseUnknown(options, { reason: true });
+    const { reason = "rejected" } = options;
     return this.#settle(() => this.page.deadLetter(this.at, reason, ...failure(why)));
   }
 

@@ -1,5 +1,6 @@
-import { failure, Received, type Reason } from "./delivery.js";
+import { failure, REASONS, Received, type Reason } from "./delivery.js";
 import type { NativeJob } from "./native.js";
+import { refuseUnknown } from "./options.js";
 
 /** Does the work for one message; what it returns is awaited, and its value is of no interest. */
 export type Handler = (message: Received) => unknown;
@@ -23,8 +24,13 @@ export class GiveUp extends Error {
   /** The reason that the dead letter has. */
   readonly reason: Reason;
 
-  constructor(why = "", { reason = "rejected" }: { readonly reason?: Reason } = {}) {
+  constructor(why = "", options: { readonly reason?: Reason } = {}) {
     super(why);
+    refuseUnknown(options, { reason: true });
+    const { reason = "rejected" } = options;
+    if (!REASONS.includes(reason)) {
+      throw new TypeError(`reason: one of ${REASONS.join(", ")}, not ${reason}`);
+    }
     this.reason = reason;
   }
 }
@@ -53,5 +59,7 @@ export async function handle(job: NativeJob, handler: Handler): Promise<void> {
 }
 
 function failed(job: NativeJob, error: unknown): void {
-  job.failed(...failure(error), error instanceof GiveUp ? error.reason : undefined);
+  const giveUp: unknown = error instanceof GiveUp ? error.reason : undefined;
+  // A subclass may have set a reason that is none: then it is a failure like others.
+  job.failed(...failure(error), REASONS.find((reason) => reason === giveUp));
 }

@@ -408,13 +408,22 @@ export const HEALTH_OPTIONS: Names<HealthOptions> = {
   maxMirrorLag: true,
 };
 
-/** Throws a `TypeError` for a name in `options` that is not one of `names`. */
-export function refuseUnknown(options: object, names: object): void {
+/** Throws a `TypeError` for what is no object of options, and for a name in it that is not one of `names`. */
+export function refuseUnknown(options: unknown, names: object): void {
+  if (typeof options !== "object" || options === null || Array.isArray(options)) {
+    throw new TypeError(`options are an object of names and values, not ${kindOf(options)}`);
+  }
   for (const name of Object.keys(options)) {
     if (!Object.hasOwn(names, name)) {
       throw new TypeError(`there is no option '${name}'`);
     }
   }
+}
+
+/** What a value is, for an error. */
+export function kindOf(value: unknown): string {
+  // `[object Map]`
+  return typeof value === "object" ? Object.prototype.toString.call(value).slice(8, -1) : typeof value;
 }
 
 /** Names and values as the core reads them: JSON with names in snake case. */

@@ -187,6 +187,54 @@ test("acks that nobody waits for are handed over before anything else is asked",
   await bridge.close();
 });
 
+test("an option that does not exist is refused, and nothing is settled", async (t) => {
+  const { bridge } = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const delivery = await some(consumer);
+  const calls = /** @type {[string, () => Promise<unknown>][]} */ ([
+    // @ts-expect-error there is no such option
+    ["confirm", () => delivery.ack({ confirm: true })],
+    // @ts-expect-error there is no such option
+    ["delay", () => delivery.retry("later", { delay: 60_000 })],
+    // @ts-expect-error there is no such option
+    ["because", () => delivery.deadLetter("never", { because: "schema" })],
+    // @ts-expect-error there is no such option
+    ["timeout", () => consumer.next({ timeout: 5 })],
+    // @ts-expect-error options are an object
+    ["options", () => consumer.next(5)],
+    // @ts-expect-error there is no such option
+    ["budget", () => consumer.drain({ budget: 5 })],
+    // @ts-expect-error there is no such option
+    ["budget", () => bridge.close({ budget: 5 })],
+    // @ts-expect-error there is no such option
+    ["keep", () => bridge.ledger("done", { keep: 1 })],
+    // @ts-expect-error options are an object
+    ["options", () => connect("nats://127.0.0.1:1", { publish: 3 })],
+    // @ts-expect-error servers are strings
+    ["servers", () => connect(null)],
+  ]);
+  for (const [named, call] of calls) {
+    await assert.rejects(call, { name: "TypeError", message: new RegExp(named) });
+  }
+  assert.equal(delivery.settled, false);
+  await delivery.ack();
+  await consumer.drain();
+});
+
+test("after close everything is refused as closed, and nothing lands or waits", async (t) => {
+  const { bridge } = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const held = await some(consumer);
+  await assert.rejects(consumer.drain({ budgetMs: 50 }), { code: "timeout" });
+  await bridge.close();
+  await assert.rejects(consumer.next(), { code: "closed" });
+  await assert.rejects(held.ack({ confirmed: true }), { code: "closed" });
+  await assert.rejects(bridge.publish("orders.new", "late"), { code: "closed", landed: "no" });
+  await assert.rejects(bridge.ensureStream("ZZ", { unbounded: true }), { code: "closed" });
+  await assert.rejects(bridge.consume("ORDERS", "other"), { code: "closed" });
+  await assert.rejects(bridge.deadLetters("ORDERS_DLQ"), { code: "closed" });
+});
+
 test("a second settle is a typed error", async (t) => {
   const { bridge } = await orders(t, 1);
   const consumer = await bridge.consume("ORDERS", "billing");

@@ -177,3 +177,41 @@ test("timers run while a handler that does not wait is busy", async (t) => {
   assert.equal(seen, 3_000);
   assert(turns > 5, `${turns} turns`);
 });
+
+test("a reason that is none costs a retry, and neither the process nor the run", async (t) => {
+  const bridge = await orders(t, 2);
+  const consumer = await bridge.consume("ORDERS", "billing", { retry: { ...QUICK, attempts: 2 } });
+  const controller = new AbortController();
+  let handled = 0;
+  await consumer.run(
+    (message) => {
+      handled += 1;
+      if (handled === 4) controller.abort();
+      if (number(message) === 0) {
+        // @ts-expect-error there is no such reason
+        throw new GiveUp("x", { reason: "bogus" });
+      }
+      throw Object.assign(new GiveUp("y"), { reason: "bogus" });
+    },
+    { concurrency: 2, key: (message) => message.subject, signal: controller.signal },
+  );
+  await consumer.drain();
+  const letters = await (await bridge.deadLetters("ORDERS_DLQ")).peek();
+  assert.deepEqual(
+    letters.map((letter) => letter.reason),
+    ["handler_error", "handler_error"],
+  );
+});
+
+test("what is no function handles nothing", async (t) => {
+  const bridge = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing");
+  // @ts-expect-error a handler is a function
+  await assert.rejects(consumer.run("x"), { name: "TypeError", message: /handler.*string/ });
+  // @ts-expect-error a key is a function
+  await assert.rejects(consumer.run(() => {}, { key: "subject" }), { name: "TypeError", message: /key.*string/ });
+  const delivery = await consumer.next({ timeoutMs: 5_000 });
+  assert.equal(delivery?.attempt, 1);
+  await delivery?.ack();
+  await consumer.drain();
+});

@@ -72,6 +72,10 @@ test("a message that cannot be sent names what is wrong with it", async (t) => {
   await assert.rejects(bridge.publish("orders.new", 7), { name: "TypeError", message: /payload/ });
   // @ts-expect-error a header's value is a string
   await assert.rejects(bridge.publish("orders.new", "one", { headers: { a: 1 } }), { name: "TypeError", message: /'a'/ });
+  for (const headers of [new Map([["trace", "1"]]), "trace: 1", [["trace", "1"]]]) {
+    // @ts-expect-error headers are a plain object
+    await assert.rejects(bridge.publish("orders.new", "one", { headers }), { name: "TypeError", message: /headers/ });
+  }
   // @ts-expect-error an id is a string
   await assert.rejects(bridge.publish("orders.new", "one", { id: 7 }), { name: "TypeError", message: /^id/ });
   // @ts-expect-error there is no such option

@@ -50,6 +50,12 @@ def test_two_ways_to_log_in_or_half_of_one_are_refused(server: NatsServer) -> No
         nats_bridge.connect(server.url, password_file="secret")
 
 
+def test_what_is_no_server_is_a_type_error_that_says_what_is() -> None:
+    for wrong in (b"x", None, [3]):
+        with pytest.raises(TypeError, match="servers: a URL"):
+            nats_bridge.connect(wrong)  # pyright: ignore[reportArgumentType]
+
+
 def test_several_servers_are_a_list_or_separated_by_commas(server: NatsServer) -> None:
     for servers in ([server.url, "nats://127.0.0.1:1"], f"nats://127.0.0.1:1, {server.url}"):
         with nats_bridge.connect(servers) as bridge:
@@ -63,6 +69,27 @@ def test_a_closed_bridge_says_so_and_closing_twice_is_fine(server: NatsServer) -
     bridge.close()
     with pytest.raises(nats_bridge.Closed):
         bridge.publish("orders.new", b"one")
+
+
+def test_after_close_nothing_lands_or_waits(server: NatsServer) -> None:
+    bridge = nats_bridge.connect(server.url)
+    bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+    bridge.publish("orders.new", b"one")
+    consumer = bridge.consume("ORDERS", "billing")
+    held = consumer.next(5_000)
+    assert held is not None
+    with pytest.raises(nats_bridge.Timeout):
+        consumer.drain(50)
+    bridge.close()
+    with pytest.raises(nats_bridge.Closed):
+        consumer.next()
+    with pytest.raises(nats_bridge.Closed) as raised:
+        bridge.publish("orders.new", b"late")
+    assert raised.value.landed == "no"
+    with pytest.raises(nats_bridge.Closed):
+        bridge.ensure_stream("ZZ", unbounded=True)
+    with pytest.raises(nats_bridge.Closed):
+        bridge.dead_letters("ORDERS_DLQ")
 
 
 def test_an_error_inside_the_block_is_the_one_that_is_raised(server: NatsServer) -> None:

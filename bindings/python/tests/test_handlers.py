@@ -122,6 +122,31 @@ async def test_with_asyncio_messages_of_one_key_are_handled_in_order(server: Nat
         assert 2 <= seen.most <= 4
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_reason_that_is_none_costs_a_retry_and_not_the_run(server: NatsServer, concurrency: int) -> None:
+    class Own(GiveUp):
+        def __init__(self) -> None:
+            super().__init__("y")
+            self.reason = "bogus"  # pyright: ignore[reportAttributeAccessIssue]
+
+    with nats_bridge.connect(server.url) as bridge:
+        orders(bridge, 2)
+        with bridge.consume("ORDERS", "billing", retry={**QUICK, "attempts": 2}) as consumer:
+            handled: list[int] = []
+
+            def handle(message: Received) -> None:
+                handled.append(int(message.payload))
+                if len(handled) == 4:
+                    consumer.begin_to_drain()
+                if handled[-1] == 0:
+                    raise GiveUp("x", reason="bogus")  # pyright: ignore[reportArgumentType]
+                raise Own
+
+            consumer.run(handle, concurrency=concurrency, key=customer)
+        letters = bridge.dead_letters("ORDERS_DLQ").peek()
+        assert [letter.reason for letter in letters] == ["handler_error", "handler_error"]
+
+
 def test_with_a_concurrency_of_1_the_handler_runs_in_the_thread_that_calls(server: NatsServer) -> None:
     with nats_bridge.connect(server.url) as bridge:
         orders(bridge, 20)

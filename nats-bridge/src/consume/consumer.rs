@@ -92,11 +92,8 @@ impl Bridge {
 
 async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<()> {
     let js = bridge.jetstream();
-    match &config.dead_letter_stream {
-        None => make_stream_if_absent(js, &StreamSpec::dead_letters_of(&config.stream)).await?,
-        Some(name) => {
-            crate::api::ask(js, format!("STREAM.INFO.{name}")).await?;
-        }
+    if let Some(name) = &config.dead_letter_stream {
+        crate::api::ask(js, format!("STREAM.INFO.{name}")).await?;
     }
     let spec = ConsumerSpec {
         stream: config.stream.clone(),
@@ -105,10 +102,15 @@ async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<
         ack_wait: config.ack_wait,
         max_deliver: Some(config.retry.attempts.saturating_add(HEADROOM)),
     };
+    // The first that is made, for where there is no such stream nothing else is to be.
+    ensure_consumer(js, &spec).await?;
+    if config.dead_letter_stream.is_none() {
+        make_stream_if_absent(js, &StreamSpec::dead_letters_of(&config.stream)).await?;
+    }
     if config.advisories {
         net::prepare(bridge, config).await?;
     }
-    ensure_consumer(js, &spec).await
+    Ok(())
 }
 
 impl Consumer {

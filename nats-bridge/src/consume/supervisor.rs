@@ -161,7 +161,10 @@ impl Supervisor {
         }
         if self.left {
             self.return_ready().await;
-        } else if closed {
+        }
+        // Of one that is drained the subscription ends by itself; what is held after the connection is settled by nobody.
+        let lost = if self.left { self.connection.borrow().closed && !self.drained() } else { closed };
+        if lost {
             return Err(Error::new(ErrorKind::Closed).with("consumer", &self.shared.config.name));
         }
         Ok(())

@@ -80,6 +80,7 @@ impl ConfirmInbox {
         payload: Bytes,
     ) -> Result<()> {
         let reply = Some(self.reply(token));
+        let size = payload.len();
         let message = OutboundMessage { subject, reply, payload, headers };
         self.client.publish_message(message).await.map_err(|e| {
             let kind = match e.kind() {
@@ -87,7 +88,13 @@ impl ConfirmInbox {
                 PublishErrorKind::InvalidSubject => ErrorKind::InvalidMessage,
                 PublishErrorKind::Send => ErrorKind::Closed,
             };
-            Error::new(kind).because(e)
+            let error = Error::new(kind).because(e);
+            match kind {
+                ErrorKind::TooLarge => {
+                    error.with("payload_bytes", size).with("max_payload", self.client.server_info().max_payload)
+                }
+                _ => error,
+            }
         })
     }
 

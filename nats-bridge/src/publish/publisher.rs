@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use futures::FutureExt;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::breaker::Breaker;
@@ -184,8 +184,12 @@ impl Publisher {
         let (message, id) = prepared.unwrap_or_else(|| Err(full()))?;
         let size = self.window_size(&message);
         self.shared.admit(&message, id.as_deref())?;
-        let slot = self.shared.slots.try_acquire().map_err(|_| full())?;
-        let bytes = self.shared.bytes.try_acquire_many(size).map_err(|_| full())?;
+        let none = |error| match error {
+            TryAcquireError::NoPermits => full(),
+            TryAcquireError::Closed => Error::new(ErrorKind::Closed),
+        };
+        let slot = self.shared.slots.try_acquire().map_err(none)?;
+        let bytes = self.shared.bytes.try_acquire_many(size).map_err(none)?;
         slot.forget();
         bytes.forget();
         // Outside of Tokio's budget, so that "not ready" means that the client's queue is full.
@@ -202,6 +206,12 @@ impl Publisher {
             Ok(_) => Ok(()),
             Err(_) => Err(Error::new(ErrorKind::Timeout).with("outstanding", self.outstanding())),
         }
+    }
+
+    /// From now on every publish is refused as `Closed`, and nothing of it lands. What is outstanding still is confirmed.
+    pub(crate) fn take_no_more(&self) {
+        self.shared.slots.close();
+        self.shared.bytes.close();
     }
 
     /// The circuit breaker's state, to await changes of; always `Closed` when [`PublishConfig::breaker`] is none.

@@ -466,7 +466,7 @@ fn a_place_that_others_can_reach_needs_a_user_and_one_that_is_taken_is_named() {
     for (place, expected) in [
         ("0.0.0.0:0", "--management 0.0.0.0:0: other machines can reach this address, so give --user"),
         (taken, "choose another port"),
-        ("banana", "--management banana: "),
+        ("banana", "invalid value 'banana' for '--management <HOST:PORT>'"),
     ] {
         let arguments = ["serve", "--embedded", dir, "--listen", "127.0.0.1:0", "--management", place];
         let output = Command::new(env!("CARGO_BIN_EXE_nats-bridge")).args(arguments).output().expect("runs");

@@ -58,7 +58,11 @@ def spec(options: StreamOptions | ConsumerOptions | BucketOptions, **names: str)
 def server_list(servers: str | Sequence[str]) -> list[str]:
     """The URLs of ``servers`` one by one."""
     given = servers.split(",") if isinstance(servers, str) else servers
-    return [server.strip() for server in given]
+    try:
+        return [str.strip(server) for server in given]
+    except TypeError:
+        kind = type(servers).__name__
+        raise TypeError(f"servers: a URL, several separated by commas, or a list of URLs, not {kind}") from None
 
 
 class Bridge:

@@ -1,11 +1,14 @@
 """Handlers: functions that are given messages, and whose end settles them."""
 
 from collections.abc import Callable
+from typing import get_args
 
 from ._native import Job
 from .received import Reason, Received, failure
 
 __all__ = ["GiveUp", "Key", "answer", "tell_key"]
+
+REASONS: tuple[str, ...] = get_args(Reason)
 
 Key = Callable[[Received], str]
 """Which key a message has: messages of one key are handled one after the other, in the order of the stream."""
@@ -16,6 +19,8 @@ class GiveUp(Exception):
 
     def __init__(self, why: str = "", *, reason: Reason = "rejected") -> None:
         super().__init__(why)
+        if reason not in REASONS:
+            raise ValueError(f"reason: one of {', '.join(REASONS)}, not {reason!r}")
         self.reason: Reason = reason
 
 
@@ -29,4 +34,6 @@ def tell_key(job: Job, key: Key) -> None:
 
 def answer(job: Job, error: BaseException) -> None:
     """Says that handling failed with this exception."""
-    job.failed(*failure(error), error.reason if isinstance(error, GiveUp) else None)
+    give_up = error.reason if isinstance(error, GiveUp) else None
+    # A subclass may have set a reason that is none: then it is a failure like others.
+    job.failed(*failure(error), give_up if give_up in REASONS else None)
