@@ -206,6 +206,9 @@ async def test_an_exception_of_an_asyncio_handler_follows_the_policy_and_a_plain
             raise ZeroDivisionError
 
         runs = asyncio.create_task(bridge.consume("ORDERS", "billing", retry=QUICK).run(handle, concurrency=2))
+        # Before it runs, its dead-letter stream is made.
+        while len(attempts) < 3:
+            await asyncio.sleep(0.01)
         async for letter in bridge.consume("ORDERS_DLQ", "reader"):
             assert letter.header("Dead-Letter-Reason") == "handler_error"
             await letter.ack()
