@@ -15,6 +15,25 @@ use crate::publish::{BreakerState, Pending, PublishConfig, Published, Publisher}
 use crate::pulse::Pulse;
 
 /// A connection to NATS with JetStream. Clones share the connection.
+/// ```no_run
+/// # async fn example() -> nats_bridge::Result<()> {
+/// use std::time::Duration;
+/// use nats_bridge::{Bridge, Message};
+///
+/// let bridge = Bridge::connect("nats://127.0.0.1:4222").await?;
+/// // Stored when it returns. Sent again with the same id, it is not stored a second time.
+/// let stored = bridge.publish(Message::new("orders.new", "one tea").id("order-17")).await?;
+/// println!("{} {} duplicate: {}", stored.stream, stored.sequence, stored.duplicate);
+/// // Many at once, each with its own outcome.
+/// let teas = (0..100).map(|n| Message::new("orders.new", "one tea").id(format!("order-{n}")));
+/// for outcome in bridge.publish_many(teas).await {
+///     outcome?;
+/// }
+/// // What was handed over is confirmed, or its sender is told, before this returns.
+/// bridge.close(Duration::from_secs(5)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Bridge {
     shared: Arc<Shared>,
@@ -143,12 +162,17 @@ impl Bridge {
     /// Waits for outstanding confirms of this bridge's own publisher, then closes the connection. Drain consumers first.
     ///
     /// # Errors
-    /// `Timeout`: not all was confirmed within `budget`; the connection is closed nevertheless.
+    /// `Timeout`: not all was confirmed within `budget`, and may have landed; the connection is closed nevertheless, and whoever waits for
+    /// a confirm or a delivery is told so.
     pub async fn close(&self, budget: Duration) -> Result<()> {
         let flushed = self.shared.publisher.flush(budget).await;
         self.shared.publisher.take_no_more();
         // It fails only when the connection is closed already.
         let _ = self.shared.client.drain().await;
+        // The client looks at that once a server answers again: what waits is told now.
+        if !self.shared.events.watch().borrow().connected {
+            self.shared.events.report(async_nats::Event::Closed);
+        }
         flushed
     }
 
@@ -238,12 +262,12 @@ fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {
 
 fn check(config: &Config) -> Result<()> {
     check_region(config.region.as_deref())?;
-    let wrong = |field: &'static str, why: &'static str| Err(Error::new(ErrorKind::Config).with(field, why));
+    let wrong = |field: &'static str, why: &'static str| Err(Error::setting(field, why));
     match config {
-        c if c.servers.iter().all(|server| server.trim().is_empty()) => wrong("servers", "names no server"),
-        c if c.connect_timeout.is_zero() => wrong("connect_timeout", "is above 0"),
-        c if c.request_timeout.is_zero() => wrong("request_timeout", "is above 0"),
-        c if c.ping_interval.is_zero() => wrong("ping_interval", "is above 0"),
+        c if c.servers.iter().all(|server| server.trim().is_empty()) => wrong("servers", "it names no server"),
+        c if c.connect_timeout.is_zero() => wrong("connect_timeout", "it is above 0"),
+        c if c.request_timeout.is_zero() => wrong("request_timeout", "it is above 0"),
+        c if c.ping_interval.is_zero() => wrong("ping_interval", "it is above 0"),
         _ => Ok(()),
     }
 }
@@ -251,10 +275,13 @@ fn check(config: &Config) -> Result<()> {
 // User and password, or a token alone, of the first URL that has them.
 pub(crate) fn url_login(servers: &[String]) -> Result<Option<(String, Option<String>)>> {
     for server in servers {
-        let wrong = || Error::new(ErrorKind::Config).with("server", without_passwords(server));
-        let address: async_nats::ServerAddr = server.parse().map_err(|e| wrong().because(e))?;
+        let wrong =
+            |why: &dyn std::fmt::Display| Error::setting("servers", why).with("value", without_passwords(server));
+        let address: async_nats::ServerAddr = server.parse().map_err(|e| wrong(&e).because(e))?;
         if let Some(user) = address.username() {
-            let decode = |text: &str| percent_decoded(text).ok_or_else(wrong);
+            let decode = |text: &str| {
+                percent_decoded(text).ok_or_else(|| wrong(&"its user or password is not percent-encoded UTF-8"))
+            };
             let password = address.password().map(decode).transpose()?;
             return Ok(Some((decode(user)?, password)));
         }

@@ -7,6 +7,29 @@ use crate::login::Login;
 use crate::publish::PublishConfig;
 
 /// How to reach NATS and how to behave when it is away. All fields have defaults; see each.
+/// ```no_run
+/// # async fn example() -> nats_bridge::Result<()> {
+/// use std::time::Duration;
+/// use nats_bridge::{Bridge, BreakerConfig, Config, Login, PublishConfig};
+///
+/// let bridge = Bridge::connect_with(Config {
+///     servers: vec!["tls://a.example:4222".into(), "tls://b.example:4222".into()],
+///     name: "billing".into(),
+///     // Read again for each connection that is made: rotate it by writing the file.
+///     login: Login::CredentialsFile("/run/secrets/billing.creds".into()),
+///     root_certificates: vec!["/etc/ssl/nats-ca.pem".into()],
+///     publish: PublishConfig {
+///         deadline: Duration::from_secs(20),
+///         breaker: Some(BreakerConfig::default()),
+///         ..PublishConfig::default()
+///     },
+///     ..Config::default()
+/// })
+/// .await?;
+/// # let _ = bridge;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Server URLs, `nats://` or `tls://`, tried in random order; default `nats://127.0.0.1:4222`. A user and password

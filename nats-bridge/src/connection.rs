@@ -7,6 +7,23 @@ use tokio::sync::{broadcast, watch};
 
 /// The connection as it is now. The numbers only grow, so that a reader that missed a change still sees that there
 /// was one.
+/// ```no_run
+/// # async fn example() -> nats_bridge::Result<()> {
+/// let bridge = nats_bridge::Bridge::connect("nats://127.0.0.1:4222").await?;
+/// let mut connection = bridge.connection();
+/// let mut seen = connection.borrow().connects;
+/// while connection.changed().await.is_ok() {
+///     let now = *connection.borrow_and_update();
+///     if now.connects > seen {
+///         seen = now.connects;
+///         println!("connected again, for the {seen}th time");
+///     } else if !now.connected {
+///         println!("NATS is away");
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Connection {
     /// Whether a server is connected at present.

@@ -12,6 +12,23 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// Displays as `timeout: stream=ORDERS msg_id=o-17 (the message may have been stored)`. Callers ask [`Error::kind`],
 /// [`Error::landed`] and [`Error::is_temporary`]; the text is for people.
+/// ```no_run
+/// # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+/// use nats_bridge::{ErrorKind, Landed, Message};
+///
+/// let order = Message::new("orders.new", "one tea").id("order-17");
+/// match bridge.publish(order.clone()).await {
+///     Ok(stored) => println!("{} {}", stored.stream, stored.sequence),
+///     // Nothing was sent, and nothing will be while it is open: answer 503.
+///     Err(error) if error.kind() == ErrorKind::BreakerOpen => println!("busy, try again"),
+///     // It may be stored: the same id keeps it from being stored twice.
+///     Err(error) if error.landed() == Landed::Unknown => drop(bridge.publish(order).await?),
+///     // `config: field=publish.ack_wait why=it is above 0`: by name, too.
+///     Err(error) => println!("{error}; {:?}", error.context()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -83,6 +100,11 @@ pub enum Landed {
 impl Error {
     pub(crate) fn new(kind: ErrorKind) -> Self {
         Error(Box::new(Inner { kind, landed: Landed::No, context: Vec::new(), source: None }))
+    }
+
+    /// A setting that is wrong or contradicts another: which one, and why.
+    pub(crate) fn setting(field: &'static str, why: impl fmt::Display) -> Self {
+        Error::new(ErrorKind::Config).with("field", field).with("why", why)
     }
 
     pub(crate) fn landed_unknown(mut self) -> Self {

@@ -27,6 +27,27 @@ pub struct Required {
 }
 
 /// Looks at what is required, and remembers enough to tell how the lag develops.
+/// ```no_run
+/// # async fn example(bridge: nats_bridge::Bridge) {
+/// use nats_bridge::health::{HealthCheck, Required};
+///
+/// let check = HealthCheck::new(&bridge, Required {
+///     streams: vec!["ORDERS".into()],
+///     consumers: vec![("ORDERS".into(), "billing".into())],
+///     dead_letters: vec!["ORDERS_DLQ".into()],
+///     max_pending: Some(10_000),
+///     ..Required::default()
+/// });
+/// // Keep it, and look now and then: what was seen before tells how the lag develops.
+/// let health = check.look().await;
+/// for problem in &health.problems {
+///     println!("not ready: {problem}");
+/// }
+/// for lag in &health.consumers {
+///     println!("{} has {} to deliver, {:?} more each second", lag.consumer, lag.pending, lag.pending_per_second);
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct HealthCheck {
     bridge: Bridge,

@@ -39,6 +39,7 @@ pub mod publish;
 mod pulse;
 mod retry;
 pub mod schema;
+mod stored;
 mod trace;
 
 pub use bridge::Bridge;

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::bridge::url_login;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// How to log in to NATS. What is in a file is read again whenever a connection is made, so that a secret is renewed by writing the file: no
 /// restart, and the connection that is there stays.
@@ -133,7 +133,7 @@ impl Login {
                 };
                 let (Some(jwt), Some(seed)) = (part("USER JWT"), part("NKEY SEED")) else {
                     let why = "a user's JWT and an nkey's seed are expected, each between its BEGIN and END";
-                    return Err(wrong(field, why).with("file", file.display()));
+                    return Err(Error::setting(field, why).with("file", file.display()));
                 };
                 sign_with(field, seed, nonce, false, &mut auth).map_err(|e| e.with("file", file.display()))?;
                 auth.jwt = Some(jwt.to_owned());
@@ -144,17 +144,19 @@ impl Login {
 }
 
 fn sign_with(field: &'static str, seed: &str, nonce: &[u8], public: bool, auth: &mut Auth) -> Result<()> {
-    let pair = nkeys::KeyPair::from_seed(seed).map_err(|e| wrong(field, "it is not the seed of an nkey").because(e))?;
-    let signature = pair.sign(nonce).map_err(|e| wrong(field, "it cannot sign: it is no seed").because(e))?;
+    let pair = nkeys::KeyPair::from_seed(seed)
+        .map_err(|e| Error::setting(field, "it is not the seed of an nkey").because(e))?;
+    let signature = pair.sign(nonce).map_err(|e| Error::setting(field, "it cannot sign: it is no seed").because(e))?;
     auth.signature = Some(signature);
     auth.nkey = public.then(|| pair.public_key());
     Ok(())
 }
 
 fn secret(field: &'static str, file: &Path) -> Result<String> {
-    let text = std::fs::read_to_string(file).map_err(|e| wrong(field, &e).with("file", file.display()).because(e))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|e| Error::setting(field, &e).with("file", file.display()).because(e))?;
     match text.trim() {
-        "" => Err(wrong(field, "it is empty").with("file", file.display())),
+        "" => Err(Error::setting(field, "it is empty").with("file", file.display())),
         secret => Ok(secret.to_owned()),
     }
 }
@@ -166,26 +168,24 @@ fn check_certificates(config: &Config) -> Result<()> {
     let Some((certificate, key)) = &config.client_certificate else { return Ok(()) };
     let chain = certificates("client_certificate", certificate)?;
     let field = "client_certificate.key";
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(field, &e).with("file", key.display()).because(e))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|e| Error::setting(field, &e).with("file", key.display()).because(e))?;
     let roots = rustls::RootCertStore::empty();
     let builder = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into());
-    let builder = builder.with_safe_default_protocol_versions().map_err(|e| wrong(field, &e))?;
+    let builder = builder.with_safe_default_protocol_versions().map_err(|e| Error::setting(field, &e))?;
     match builder.with_root_certificates(roots).with_client_auth_cert(chain, private) {
         Ok(_) => Ok(()),
-        Err(e) => Err(wrong(field, &e).with("file", key.display()).because(e)),
+        Err(e) => Err(Error::setting(field, &e).with("file", key.display()).because(e)),
     }
 }
 
 fn certificates(field: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
     match read {
-        Ok(chain) if chain.is_empty() => Err(wrong(field, "it has no certificate (PEM)").with("file", file.display())),
+        Ok(chain) if chain.is_empty() => {
+            Err(Error::setting(field, "it has no certificate (PEM)").with("file", file.display()))
+        }
         Ok(chain) => Ok(chain),
-        Err(e) => Err(wrong(field, &e).with("file", file.display()).because(e)),
+        Err(e) => Err(Error::setting(field, &e).with("file", file.display()).because(e)),
     }
-}
-
-fn wrong(field: &'static str, why: impl fmt::Display) -> Error {
-    Error::new(ErrorKind::Config).with("field", field).with("why", why)
 }

@@ -93,7 +93,6 @@ async fn settings_out_of_range_are_refused_before_anything_is_made() {
         ("max_in_flight", PublishConfig { max_in_flight: 32_769, ..PublishConfig::default() }),
         ("max_in_flight_bytes", PublishConfig { max_in_flight_bytes: 0, ..PublishConfig::default() }),
         ("ack_wait", PublishConfig { ack_wait: Duration::ZERO, ..PublishConfig::default() }),
-        ("deadline", PublishConfig { ack_wait: second * 2, deadline: second, ..PublishConfig::default() }),
         ("attempts", PublishConfig { attempts: 0, ..PublishConfig::default() }),
         ("breaker.trip_after", breaker(Duration::ZERO, second)),
         ("breaker.probe_every", breaker(second, Duration::ZERO)),

@@ -565,3 +565,43 @@ async fn of_many_that_came_at_once_none_is_passed_over() {
         delivery.ack().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn what_a_drain_gives_back_comes_again_in_its_order() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    publish(&bridge, 40).await;
+    let mut seen = Vec::new();
+    for take in [3, 1, 7, 29] {
+        let mut consumer = bridge
+            .consume(ConsumeConfig { retry: RetryPolicy { attempts: 9, ..quick().retry }, ..quick() })
+            .await
+            .unwrap();
+        for _ in 0..take {
+            let delivery = next(&mut consumer).await;
+            seen.push(number(&delivery));
+            delivery.ack_confirmed().await.unwrap();
+        }
+        consumer.handle().drain(Duration::from_secs(10)).await.unwrap();
+    }
+    assert_eq!(seen, (0..40).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn close_ends_what_waits_while_nats_is_away() {
+    let mut server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    let mut consumer = bridge.consume(quick()).await.unwrap();
+    let waits = tokio::spawn(async move { consumer.next().await.map(drop) });
+    server.stop();
+    let publishing = bridge.clone();
+    let publishes = tokio::spawn(async move { publishing.publish(Message::new("orders.new", "x")).await.map(drop) });
+    eventually_true("it is handed over", || async { bridge.outstanding() == 1 }).await;
+    let closed = bridge.close(Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!((closed.kind(), closed.landed()), (ErrorKind::Timeout, Landed::Unknown));
+    let limit = Duration::from_secs(10);
+    let error = tokio::time::timeout(limit, publishes).await.unwrap().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.landed()), (ErrorKind::Closed, Landed::Unknown));
+    let error = tokio::time::timeout(limit, waits).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Closed);
+}

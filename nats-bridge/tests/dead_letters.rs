@@ -7,7 +7,9 @@ mod orders;
 use std::time::Duration;
 
 use nats_bridge::dead_letter::{Filter, GroupBy, Letter, Redrive};
-use nats_bridge::{Bridge, ConsumeConfig, Consumer, ErrorKind, Failure, Message, RetryPolicy, Settled, StreamSpec};
+use nats_bridge::{
+    Bridge, ConsumeConfig, Consumer, ErrorKind, Failure, Message, Reason, RetryPolicy, Settled, StreamSpec,
+};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 
@@ -192,4 +194,27 @@ async fn letters_are_parked_exported_purged_and_imported_whole() {
     let error = letters.import(&mut &b"\nnot json\n"[..], |_| true).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidMessage);
     assert!(error.context().contains(&("line", "2".into())), "{error}");
+}
+
+#[tokio::test]
+async fn every_value_of_a_header_is_shown_kept_in_a_file_and_redriven() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    bridge.publish(Message::new("orders.new", "x").header("via", "a").header("via", "b")).await.unwrap();
+    let mut consumer = consumer(&bridge).await;
+    let failed = consumer.next().await.unwrap().unwrap();
+    failed.dead_letter(Reason::HandlerError, Failure::new("no")).await.unwrap();
+    let letters = bridge.dead_letters("ORDERS_DLQ").await.unwrap();
+    let vias = |headers: &[(String, String)]| {
+        headers.iter().filter(|(name, _)| name == "via").map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(vias(&letters.show(1).await.unwrap().original_headers()), ["a", "b"]);
+    let mut file = Vec::new();
+    letters.purge(&Filter::default(), &mut file, |_| true).await.unwrap();
+    letters.import(&mut &file[..], |_| true).await.unwrap();
+    letters.redrive(&Redrive::default(), |_| true).await.unwrap();
+    let again = consumer.next().await.unwrap().unwrap();
+    let all = again.headers().unwrap().get_all("via").map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(all, ["a", "b"]);
+    again.ack().await.unwrap();
 }

@@ -115,3 +115,27 @@ async fn a_key_that_waits_for_its_next_attempt_does_not_hold_up_a_drain() {
     given_back.sort();
     assert_eq!(given_back, [1, 2, 3, 4, 5]);
 }
+
+#[tokio::test]
+async fn a_drain_gives_back_what_waits_behind_another_and_it_comes_again_in_its_order() {
+    let server = NatsServer::start();
+    let bridge = bridge(&server).await;
+    for i in 0..30 {
+        bridge.publish(Message::new("orders.one", i.to_string())).await.unwrap();
+    }
+    let seen: Arc<Mutex<Vec<usize>>> = Arc::default();
+    for upto in [4, 9, 30] {
+        let consumer = bridge.consume(config()).await.unwrap();
+        let (handle, seen) = (consumer.handle(), seen.clone());
+        let work = move |message: Received| {
+            let mut seen = seen.lock().unwrap();
+            seen.push(std::str::from_utf8(message.payload()).unwrap().parse().unwrap());
+            if seen.len() == upto {
+                handle.begin_to_drain();
+            }
+            std::future::ready(Ok(()))
+        };
+        consumer.run_keyed(4, customer, work).await.unwrap();
+    }
+    assert_eq!(*seen.lock().unwrap(), (0..30).collect::<Vec<_>>());
+}

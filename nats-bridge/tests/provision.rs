@@ -190,15 +190,19 @@ async fn durable_asks_for_replicas_or_for_a_server_that_syncs_first() {
     assert_eq!(nobody.varz().await.unwrap_err().kind(), ErrorKind::Unreachable);
 }
 
+fn bounded() -> StreamSpec {
+    StreamSpec {
+        max_bytes: Some(1 << 20),
+        max_age: Some(Duration::from_secs(3600)),
+        ..StreamSpec::new("ORDERS", ["orders.>"])
+    }
+}
+
 #[tokio::test]
 async fn no_stored_message_is_removed_by_a_lower_limit_unless_that_is_allowed() {
     let server = NatsServer::start();
     let bridge = Bridge::connect(server.url()).await.unwrap();
-    let spec = StreamSpec {
-        max_bytes: Some(1 << 20),
-        max_age: Some(Duration::from_secs(3600)),
-        ..StreamSpec::new("ORDERS", ["orders.>"])
-    };
+    let spec = bounded();
     let of = |stream: &StreamSpec| Manifest { streams: vec![stream.clone()], ..Manifest::default() };
     let state = || async { bridge.jetstream().get_stream("ORDERS").await.unwrap().cached_info().state.clone() };
     let allowed = ApplyConfig { allow_removal: true, ..ApplyConfig::default() };
@@ -245,11 +249,7 @@ async fn no_stored_message_is_removed_by_a_lower_limit_unless_that_is_allowed() 
 async fn a_limit_that_nothing_is_beyond_is_lowered_unasked_and_so_is_one_that_keeps_what_is_there() {
     let server = NatsServer::start();
     let bridge = Bridge::connect(server.url()).await.unwrap();
-    let spec = StreamSpec {
-        max_bytes: Some(1 << 20),
-        max_age: Some(Duration::from_secs(3600)),
-        ..StreamSpec::new("ORDERS", ["orders.>"])
-    };
+    let spec = bounded();
     bridge.ensure_stream(&spec).await.unwrap();
     for _ in 0..5 {
         bridge.publish(Message::new("orders.new", "kept")).await.unwrap();
@@ -333,4 +333,37 @@ async fn subjects_are_refused_beforehand_as_the_server_refuses_them() {
         let told_late = !bridge.client().is_server_compatible(2, 15, 0) && planned.is_ok();
         assert!(planned.is_ok() == taken.is_ok() || told_late, "{subjects:?}: {planned:?}, {taken:?}");
     }
+}
+
+#[tokio::test]
+async fn a_consumer_that_has_begun_keeps_its_subjects_and_one_that_pushes_is_no_consumer_of_ours() {
+    use nats_bridge::{ConsumeConfig, Message};
+    let server = NatsServer::start();
+    let bridge = Bridge::connect(server.url()).await.unwrap();
+    bridge.ensure_stream(&bounded()).await.unwrap();
+    bridge.publish(Message::new("orders.eu", "x")).await.unwrap();
+    let of = |subject: &str| ConsumeConfig {
+        filter_subjects: vec![subject.to_owned()],
+        ..ConsumeConfig::new("ORDERS", "billing")
+    };
+    let mut consumer = bridge.consume(of("orders.eu")).await.unwrap();
+    consumer.next().await.unwrap().unwrap().ack().await.unwrap();
+    let refused = bridge.consume(of("orders.us")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(refused.to_string().contains("filter_subjects"), "{refused}");
+    bridge.consume(of("orders.eu")).await.unwrap();
+
+    let config = async_nats::jetstream::consumer::push::Config {
+        durable_name: Some("pushed".into()),
+        deliver_subject: "somewhere".into(),
+        ..Default::default()
+    };
+    let stream = bridge.jetstream().get_stream("ORDERS").await.unwrap();
+    let pushed = stream.create_consumer(config).await.unwrap();
+    let refused = bridge.consume(ConsumeConfig::new("ORDERS", "pushed")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    assert!(refused.to_string().contains("deliver_subject is \"somewhere\""), "{refused}");
+    let untouched = pushed.cached_info().config.ack_wait;
+    let mut pushed = pushed;
+    assert_eq!(pushed.info().await.unwrap().config.ack_wait, untouched);
 }

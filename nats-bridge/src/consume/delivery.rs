@@ -325,6 +325,14 @@ impl Delivery {
         next
     }
 
+    /// Waits until the consumer is drained.
+    pub(super) async fn drained(&self) {
+        match &self.shared {
+            Some(shared) => shared.drain.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Waits; false when the consumer is drained meanwhile.
     pub(super) async fn pause(&self, pause: Duration) -> bool {
         let Some(shared) = &self.shared else { return true };
@@ -338,6 +346,9 @@ impl Delivery {
     /// counts it as a delivery.
     pub async fn give_back(mut self) {
         let Some(shared) = self.shared.take() else { return };
+        if shared.put_back(&self.received, self.token) {
+            return;
+        }
         // A closed connection gives everything back.
         let _ = shared.send(&self.received, Bytes::from_static(b"-NAK")).await;
         shared.settled(self.token, &self.received, None);

@@ -81,9 +81,8 @@ impl Bridge {
         if durable {
             return self.consume(config).await.map(|consumer| Intake(Kind::Durable(consumer)));
         }
-        let wrong = |field: &'static str, why: &'static str| {
-            Error::new(ErrorKind::Config).with("consumer", &config.name).with("field", field).with("why", why)
-        };
+        let wrong =
+            |field: &'static str, why: &'static str| Error::setting(field, why).within("consumer", &config.name);
         let needs = [
             ("decrypt", config.decrypt.is_some()),
             ("schemas", config.schemas.is_some()),

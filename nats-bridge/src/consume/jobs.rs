@@ -12,6 +12,27 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The work of a handler over one consumer; see [`Consumer::jobs`]. Dropping it drains the consumer without waiting, and what
 /// is not answered counts as failed (class `dropped`).
+/// ```no_run
+/// # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+/// use nats_bridge::ConsumeConfig;
+/// use nats_bridge::consume::Job;
+///
+/// let consumer = bridge.consume(ConsumeConfig::new("ORDERS", "billing")).await?;
+/// // At most 8 messages at a time, those of one customer in their order.
+/// let mut jobs = consumer.jobs(8, true);
+/// while let Some(job) = jobs.next().await? {
+///     match job {
+///         Job::Key(message, answer) => answer.give(Ok(message.header("customer").unwrap_or_default().to_owned())),
+///         // Pass it on to whatever runs it; the answer may be given from there, at any time.
+///         Job::Handle(message, answer) => {
+///             println!("{}", message.subject());
+///             answer.give(Ok(()));
+///         }
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Jobs {
     work: mpsc::Receiver<Job>,

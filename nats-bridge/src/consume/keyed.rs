@@ -146,8 +146,16 @@ where
 {
     loop {
         let failure = {
-            // It is closed nowhere.
-            let _turn = turns.acquire().await;
+            let turn = tokio::select! {
+                biased;
+                () = delivery.drained() => None,
+                // It is closed nowhere.
+                turn = turns.acquire() => Some(turn),
+            };
+            let Some(_turn) = turn else {
+                delivery.give_back().await;
+                return false;
+            };
             delivery.start(Instant::now());
             outcome(handler, delivery.received()).await
         };

@@ -60,7 +60,7 @@ pub use intake::{Intake, USE_JETSTREAM, use_jetstream};
 pub use jobs::{Answer, Job, Jobs};
 
 use crate::encryption::Keys;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::provision::check_name;
 use crate::retry::RetryPolicy;
 use crate::schema::Upcasters;
@@ -176,35 +176,34 @@ impl ConsumeConfig {
         if let Some(name) = &self.dead_letter_stream {
             check_name("dead_letter_stream", name)?;
         }
-        let wrong = |what: &'static str| Error::new(ErrorKind::Config).with("consumer", &self.name).with("why", what);
+        let wrong =
+            |field: &'static str, why: &'static str| Err(Error::setting(field, why).within("consumer", &self.name));
         if let Some(subject) = self.filter_subjects.iter().find(|subject| !is_filter(subject)) {
-            let error =
-                wrong("a subject in filter_subjects is words without spaces, joined by dots; `>` is the last one");
-            return Err(error.with("filter_subjects", subject.escape_debug()));
+            return wrong("filter_subjects", "a subject is words without spaces, joined by dots; `>` is the last one")
+                .map_err(|error| error.with("value", subject.escape_debug()));
         }
         match self {
             // The client drops what its subscription buffer of 65 536 cannot take.
-            c if c.max_messages == 0 || c.max_messages > 32_768 => Err(wrong("max_messages is 1 to 32768")),
-            c if c.max_bytes == 0 || c.max_bytes > i32::MAX as usize => Err(wrong("max_bytes is 1 to 2 GiB")),
-            c if c.retry.attempts == 0 => Err(wrong("retry.attempts is at least 1")),
-            c if !(c.retry.factor >= 1.0 && c.retry.factor.is_finite()) => Err(wrong("retry.factor is at least 1")),
-            c if c.ack_wait < Duration::from_millis(100) => Err(wrong("ack_wait is at least 100 ms")),
+            c if c.max_messages == 0 || c.max_messages > 32_768 => wrong("max_messages", "it is 1 to 32768"),
+            c if c.max_bytes == 0 || c.max_bytes > i32::MAX as usize => wrong("max_bytes", "it is 1 to 2 GiB"),
+            c if c.retry.attempts == 0 => wrong("retry.attempts", "it is at least 1"),
+            c if !(c.retry.factor >= 1.0 && c.retry.factor.is_finite()) => wrong("retry.factor", "it is at least 1"),
+            c if c.ack_wait < Duration::from_millis(100) => wrong("ack_wait", "it is at least 100 ms"),
             c if c.heartbeat < Duration::from_millis(100) || c.heartbeat > Duration::from_secs(15) => {
-                Err(wrong("heartbeat is 100 ms to 15 s"))
+                wrong("heartbeat", "it is 100 ms to 15 s")
             }
-            c if c.max_run.is_zero() || c.stalled_after.is_zero() => {
-                Err(wrong("max_run and stalled_after are above 0"))
-            }
+            c if c.max_run.is_zero() => wrong("max_run", "it is above 0"),
+            c if c.stalled_after.is_zero() => wrong("stalled_after", "it is above 0"),
             c if c.single_active && c.ack_wait < Duration::from_secs(1) => {
-                Err(wrong("single_active needs an ack_wait of at least 1 s"))
+                wrong("ack_wait", "it is at least 1 s for a single active consumer")
             }
             c if c.accept_unencrypted && c.decrypt.is_none() => {
-                Err(wrong("accept_unencrypted means something with decrypt only"))
+                wrong("accept_unencrypted", "it means something with `decrypt` only")
             }
             c if c.accept_without_schema && c.schemas.is_none() => {
-                Err(wrong("accept_without_schema means something with schemas only"))
+                wrong("accept_without_schema", "it means something with `schemas` only")
             }
-            c if c.upcast.is_some() && c.schemas.is_none() => Err(wrong("upcast means something with schemas only")),
+            c if c.upcast.is_some() && c.schemas.is_none() => wrong("upcast", "it means something with `schemas` only"),
             c => c.upcast.as_ref().map_or(Ok(()), Upcasters::check),
         }
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::RawMessageErrorKind;
 use futures::StreamExt;
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -19,6 +18,7 @@ use crate::bridge::Bridge;
 use crate::dead_letter::{self, Facts, Failure, Reason};
 use crate::error::{Error, ErrorKind, Result};
 use crate::provision::{ConsumerSpec, Discard, StreamSpec, ensure_consumer, make_stream_if_absent};
+use crate::stored;
 
 const MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES";
 const TERMINATED: &str = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED";
@@ -103,12 +103,8 @@ async fn rescue(shared: &Shared, told: &Advisory) -> Result<()> {
         Error::new(ErrorKind::Unreachable).with("stream", &config.stream).with("sequence", told.stream_seq).because(e)
     };
     let mut stream = shared.jetstream.get_stream(&config.stream).await.map_err(|e| unreadable(e.into()))?;
-    let message = match stream.get_raw_message(told.stream_seq).await {
-        Ok(message) => message,
-        // It was settled after all, or its dead letter was made and the original ended.
-        Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
-        Err(error) => return Err(unreadable(error.into())),
-    };
+    // None: it was settled after all, or its dead letter was made and the original ended.
+    let Some(message) = stored::at(&shared.jetstream, &config.stream, told.stream_seq).await? else { return Ok(()) };
     let failure = Failure::of("max_deliver", format!("the server delivered it {} times and gave up", told.deliveries));
     let now = OffsetDateTime::now_utc().into();
     let facts = Facts {

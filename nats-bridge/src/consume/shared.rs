@@ -275,6 +275,22 @@ impl Shared {
         }
     }
 
+    /// Puts a delivery back among those that nobody has, of a consumer that is drained, which gives them back in their order; false when
+    /// it is not drained, or has ended.
+    pub fn put_back(&self, received: &Received, token: Token) -> bool {
+        let mut inner = self.lock();
+        if !self.drain.is_cancelled() || inner.ended.is_some() {
+            return false;
+        }
+        if let Some(tenant) = inner.held.get_mut(token) {
+            tenant.started = None;
+        }
+        inner.ready.push_back((received.clone(), token));
+        drop(inner);
+        self.credit.notify_one();
+        true
+    }
+
     /// After a failure: tries again later, or gives up, as the policy says.
     pub async fn failed(
         self: &Arc<Self>,

@@ -163,7 +163,8 @@ impl Supervisor {
             self.return_ready().await;
         }
         // Of one that is drained the subscription ends by itself; what is held after the connection is settled by nobody.
-        let lost = if self.left { self.connection.borrow().closed && !self.drained() } else { closed };
+        let gone = self.connection.borrow().closed;
+        let lost = if self.left { gone && !self.drained() } else { closed || gone };
         if lost {
             return Err(Error::new(ErrorKind::Closed).with("consumer", &self.shared.config.name));
         }
@@ -417,8 +418,8 @@ impl Supervisor {
         ask(&self.shared.jetstream, format!("CONSUMER.INFO.{}.{}", config.stream, config.name)).await
     }
 
-    // A pull that nobody listens to makes the server put the first message that is given back behind the others: where order
-    // counts, its end is awaited.
+    // A pull that nobody listens to makes the server put the first message that is given back behind the others. Where order is promised
+    // its end is awaited, elsewhere the server is made to look for it.
     async fn leave_when_the_pull_is_over(&mut self) {
         let waits = || {
             let inner = self.shared.lock();
@@ -436,6 +437,10 @@ impl Supervisor {
             let _ = subscriber.drain().await;
             self.leaving = Some(subscriber);
         }
+        // Looking at the consumer has the server forget the pull, now that nobody listens to it.
+        if self.connection.borrow().connected && self.shared.lock().held.credit.pull_open() {
+            let _ = self.info().await;
+        }
         self.read_waiting();
         self.return_ready().await;
         self.shared.arrived.notify_one();
@@ -443,7 +448,9 @@ impl Supervisor {
 
     // Gives back what no handler has seen.
     async fn return_ready(&self) {
-        let waiting = std::mem::take(&mut self.shared.lock().ready);
+        let mut waiting = std::mem::take(&mut self.shared.lock().ready);
+        // Some were given back by those who had them.
+        waiting.make_contiguous().sort_by_key(|(received, _)| received.sequence());
         for (received, token) in waiting {
             let _ = self.shared.send(&received, Bytes::from_static(b"-NAK")).await;
             self.shared.settled(token, &received, None);

@@ -74,7 +74,7 @@ impl DeadLetters {
     /// untouched.
     pub async fn redrive(&self, redrive: &Redrive, mut progress: impl FnMut(&Redriven) -> bool) -> Result<Redriven> {
         if !(redrive.rate_per_second > 0.0 && redrive.rate_per_second.is_finite()) {
-            return Err(Error::new(ErrorKind::Config).with("rate_per_second", redrive.rate_per_second));
+            return Err(Error::setting("rate_per_second", "it is above 0").with("value", redrive.rate_per_second));
         }
         let between = Duration::from_secs_f64(1.0 / redrive.rate_per_second);
         let mut letters = self.scan(&redrive.filter).await?;

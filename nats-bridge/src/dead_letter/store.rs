@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-
 use super::kept::{Filter, Group, GroupBy, Letter};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
 use crate::provision::check_name;
+use crate::stored;
 
 /// The dead letters of one stream: to look at, put back, set aside, write out and remove.
 ///
@@ -31,7 +30,6 @@ use crate::provision::check_name;
 pub struct DeadLetters {
     pub(super) bridge: Bridge,
     pub(super) name: String,
-    stream: Stream<()>,
 }
 
 impl Bridge {
@@ -43,12 +41,7 @@ impl Bridge {
         let name = stream.into();
         check_name("stream", &name)?;
         crate::api::ask(self.jetstream(), format!("STREAM.INFO.{name}")).await?;
-        let stream = self
-            .jetstream()
-            .get_stream_no_info(&name)
-            .await
-            .map_err(|e| Error::new(ErrorKind::Config).with("stream", &name).because(e))?;
-        Ok(DeadLetters { bridge: self.clone(), name, stream })
+        Ok(DeadLetters { bridge: self.clone(), name })
     }
 }
 
@@ -162,17 +155,8 @@ impl Scan<'_> {
     /// The next one that is meant.
     pub async fn next(&mut self) -> Result<Option<Letter>> {
         while self.next <= self.last {
-            let request = self.letters.stream.raw_message_builder().sequence(self.next).next_by_subject(">");
-            let message = match request.send().await {
-                Ok(message) => message,
-                Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok(None),
-                Err(error) => {
-                    return Err(Error::new(ErrorKind::Unreachable)
-                        .with("stream", &self.letters.name)
-                        .with("sequence", self.next)
-                        .because(error));
-                }
-            };
+            let DeadLetters { bridge, name } = self.letters;
+            let Some(message) = stored::from(bridge.jetstream(), name, self.next).await? else { return Ok(None) };
             if message.sequence > self.last {
                 return Ok(None);
             }

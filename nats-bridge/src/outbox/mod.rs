@@ -165,15 +165,14 @@ impl OutboxConfig {
     }
 
     fn check(&self) -> Result<()> {
-        let wrong = |what: &'static str| Err(Error::new(ErrorKind::Config).with("outbox", what));
+        let wrong = |field: &'static str, why: &'static str| Err(Error::setting(field, why));
         match self {
-            c if c.path.file_name().is_none() => wrong("path names no file"),
-            c if c.max_entries == 0 => wrong("max_entries is at least 1"),
-            c if c.max_bytes == 0 => wrong("max_bytes is at least 1"),
-            c if c.max_in_flight == 0 || c.max_in_flight > 32_768 => wrong("max_in_flight is 1 to 32768"),
-            c if c.first_pause.is_zero() || c.first_pause > c.max_pause => {
-                wrong("first_pause is above 0, at most max_pause")
-            }
+            c if c.path.file_name().is_none() => wrong("path", "it names no file"),
+            c if c.max_entries == 0 => wrong("max_entries", "it is at least 1"),
+            c if c.max_bytes == 0 => wrong("max_bytes", "it is at least 1"),
+            c if c.max_in_flight == 0 || c.max_in_flight > 32_768 => wrong("max_in_flight", "it is 1 to 32768"),
+            c if c.first_pause.is_zero() => wrong("first_pause", "it is above 0"),
+            c if c.first_pause > c.max_pause => wrong("first_pause", "it is longer than the longest pause"),
             c => check_region(c.region.as_deref()),
         }
     }

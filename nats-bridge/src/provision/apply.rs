@@ -14,7 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Fsync;
 
 const STREAM_FIXED: &[&str] = &["name", "retention", "storage"];
-const CONSUMER_FIXED: &[&str] = &["durable_name", "name", "deliver_policy", "ack_policy", "replay_policy"];
+const CONSUMER_FIXED: &[&str] =
+    &["durable_name", "name", "deliver_policy", "ack_policy", "replay_policy", "deliver_subject"];
 
 /// How a manifest is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,8 +67,8 @@ impl Bridge {
             let found = stream_found(js, &spec).await?;
             before.push(spec.name.clone());
             if found.action.is_some() {
-                let key = if table == "streams" { "subjects" } else { "of" };
-                can_be_made(js, &spec, key, &found, &before).await.map_err(placed)?;
+                let field = if table == "streams" { "subjects" } else { "of" };
+                can_be_made(js, &spec, field, &found, &before).await.map_err(placed)?;
             }
             add(format!("stream {}", spec.name), &found);
         }
@@ -82,7 +83,7 @@ impl Bridge {
                     return Err(Error::new(ErrorKind::NotFound)
                         .with("table", "consumers")
                         .with("consumer", &spec.name)
-                        .with("key", "stream")
+                        .with("field", "stream")
                         .with("why", format!("there is no stream {}, here or on the server", spec.stream)));
                 }
                 Err(error) => return Err(error),
@@ -248,13 +249,13 @@ async fn stream_found(js: &jetstream::Context, spec: &StreamSpec) -> Result<Foun
 async fn can_be_made(
     js: &jetstream::Context,
     spec: &StreamSpec,
-    key: &'static str,
+    field: &'static str,
     found: &Found,
     before: &[String],
 ) -> Result<()> {
     let server = js.client().server_info();
     if spec.replicas > 1 && server.jetstream && server.cluster.is_none() {
-        return Err(Error::new(ErrorKind::Config).with("stream", &spec.name).with("key", "replicas").with(
+        return Err(Error::new(ErrorKind::Config).with("stream", &spec.name).with("field", "replicas").with(
             "why",
             format!("{} copies need a cluster of as many servers, and this server is in none", spec.replicas),
         ));
@@ -264,7 +265,7 @@ async fn can_be_made(
         if js.client().is_server_compatible(2, 15, 0) && is_the_servers(&subject) {
             return Err(Error::new(ErrorKind::Config)
                 .with("stream", &spec.name)
-                .with("key", key)
+                .with("field", field)
                 .with("why", format!("`{subject}` takes in the server's own subjects ($JS, $JSC, $NRG, $SYS)")));
         }
         // Who may not list streams is told when the stream is made.
@@ -275,7 +276,7 @@ async fn can_be_made(
         if let Some(other) = other {
             return Err(Error::new(ErrorKind::Conflict)
                 .with("stream", &spec.name)
-                .with("key", key)
+                .with("field", field)
                 .with("why", format!("`{subject}` overlaps the subjects of stream {other}")));
         }
     }
@@ -305,7 +306,16 @@ async fn consumer_found(js: &jetstream::Context, spec: &ConsumerSpec) -> Result<
     let found = ask(js, format!("CONSUMER.INFO.{}.{}", spec.stream, spec.name)).await;
     match found {
         Err(error) if no_stream(&error) => Err(error),
-        found => compared(found, Object::Consumer, &spec.config(), CONSUMER_FIXED),
+        found => {
+            let info = found.as_ref().ok().cloned().unwrap_or_default();
+            let mut should = spec.config();
+            // A push consumer gives nothing to those who ask.
+            should.insert("deliver_subject".to_owned(), Value::Null);
+            let has_delivered = info.pointer("/delivered/consumer_seq").and_then(Value::as_u64).unwrap_or(0) > 0;
+            // With other subjects it would go on where it is, and what it has passed of them would reach nobody.
+            let begun: &[&str] = if has_delivered { &["filter_subjects"] } else { &[] };
+            compared(found, Object::Consumer, &should, &[CONSUMER_FIXED, begun].concat())
+        }
     }
 }
 
@@ -365,10 +375,10 @@ fn would_remove(object: &str, removes: &[Removal]) -> Error {
     if let Some(first) = removes.first() {
         error = error
             .with("limit", &first.limit)
-            .with("is", if first.is.is_null() { "none".to_owned() } else { first.is.to_string() })
+            .with("is", first.present())
             .with("should", &first.should)
             .with("messages", first.messages);
     }
     let told: Vec<String> = removes.iter().map(Removal::to_string).collect();
-    error.with("why", format!("{}; nothing was changed, and allow_removal permits it", told.join("; ")))
+    error.with("why", format!("{}; nothing was changed, and `apply` with allow_removal permits it", told.join("; ")))
 }

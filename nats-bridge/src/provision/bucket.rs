@@ -7,11 +7,26 @@ use serde_json::{Map, Value, json};
 
 use super::Storage;
 use super::spec::{check_name, check_replicas, millis_option, nanos, object};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// One key-value bucket.
 ///
 /// Source: NATS ADR-8 "JetStream based Key-Value Stores".
+/// ```no_run
+/// # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+/// use std::time::Duration;
+/// use nats_bridge::provision::BucketSpec;
+///
+/// let sessions = BucketSpec {
+///     name: "sessions".into(),
+///     ttl: Some(Duration::from_secs(3600)),
+///     max_bytes: Some(64 << 20),
+///     ..BucketSpec::default()
+/// };
+/// bridge.ensure_bucket(&sessions).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BucketSpec {
@@ -54,19 +69,17 @@ impl BucketSpec {
 
     pub(crate) fn check(&self) -> Result<()> {
         check_name("bucket", &self.name)?;
-        let wrong = |key: &'static str, why: &str| {
-            Err(Error::new(ErrorKind::Config).with("bucket", &self.name).with("key", key).with("why", why))
-        };
+        let wrong = |field: &'static str, why: &str| Err(Error::setting(field, why).within("bucket", &self.name));
         match self {
             b if !b.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') => {
                 wrong("name", "a bucket's name has letters, digits, `-`, `_`")
             }
-            b if b.history == 0 || b.history > 64 => wrong("history", "history is 1 to 64"),
+            b if b.history == 0 || b.history > 64 => wrong("history", "it is 1 to 64"),
             b if b.max_bytes.is_none() && !b.unbounded => {
-                wrong("max_bytes", "no max_bytes: give one, or say unbounded")
+                wrong("max_bytes", "there is none: give one, or say `unbounded`")
             }
             b if b.max_bytes == Some(0) => wrong("max_bytes", "it is at least 1; leave it out for no limit"),
-            b if b.ttl.is_some_and(|ttl| ttl < Duration::from_millis(100)) => wrong("ttl_ms", "ttl is at least 100 ms"),
+            b if b.ttl.is_some_and(|ttl| ttl < Duration::from_millis(100)) => wrong("ttl_ms", "it is at least 100 ms"),
             b => check_replicas(b.replicas).or_else(|why| wrong("replicas", &why)),
         }
     }
@@ -78,7 +91,7 @@ impl BucketSpec {
             "subjects": [format!("$KV.{}.>", self.name)],
             "retention": "limits",
             "storage": match self.storage { Storage::File => "file", Storage::Memory => "memory" },
-            "num_replicas": self.replicas.max(1),
+            "num_replicas": self.replicas,
             "max_msgs_per_subject": self.history,
             "max_bytes": self.max_bytes.map_or(json!(-1), |n| json!(n)),
             "max_age": self.ttl.map_or(0, nanos),

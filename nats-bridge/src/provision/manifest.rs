@@ -123,7 +123,7 @@ impl Manifest {
     ///
     /// # Errors
     /// `Config`: a spec is wrong, a name is given twice, subjects of two streams overlap, two consumers of a work queue would get the same
-    /// messages, or a subject is not as `naming` demands; `table` and `key` say where in the file.
+    /// messages, or a subject is not as `naming` demands; `table` and `field` say where in the file.
     pub fn check(&self) -> Result<()> {
         let mut names: Vec<String> = Vec::new();
         for spec in &self.streams {
@@ -132,7 +132,7 @@ impl Manifest {
         }
         for letters in &self.dead_letters {
             let placed = |error: Error| error.within("of", letters.of.escape_debug()).within("table", "dead_letters");
-            check_name("stream", &letters.of).map_err(|error| placed(error.with("key", "of")))?;
+            check_name("stream", &letters.of).map_err(|error| placed(error.with("field", "of")))?;
             letters.stream().check().map_err(placed)?;
             names.push(format!("stream {}", letters.stream().name));
         }
@@ -167,13 +167,13 @@ impl Manifest {
         });
         let buckets =
             self.buckets.iter().map(|spec| ("buckets", "name", spec.stream(), vec![format!("$KV.{}.>", spec.name)]));
-        for (table, key, stream, subjects) in streams.chain(letters).chain(buckets) {
+        for (table, field, stream, subjects) in streams.chain(letters).chain(buckets) {
             for subject in &subjects {
                 if let Some((other, its)) = taken.iter().find(|(_, its)| meet(its, subject)) {
                     return Err(Error::new(ErrorKind::Config)
                         .with("table", table)
                         .with("stream", stream)
-                        .with("key", key)
+                        .with("field", field)
                         .with("why", format!("`{subject}` overlaps `{its}` of stream {other}")));
                 }
             }
@@ -199,7 +199,7 @@ impl Manifest {
                     return Err(Error::new(ErrorKind::Config)
                         .with("table", "consumers")
                         .with("consumer", &other.name)
-                        .with("key", "filter_subjects")
+                        .with("field", "filter_subjects")
                         .with(
                             "why",
                             format!("it and {} would both get messages of work queue {}", one.name, queue.name),
@@ -216,7 +216,7 @@ fn check_versions(spec: &StreamSpec) -> Result<()> {
         Err(Error::new(ErrorKind::Config)
             .with("table", "streams")
             .with("stream", &spec.name)
-            .with("key", "subjects")
+            .with("field", "subjects")
             .with("subject", subject)
             .with("why", why))
     };
@@ -262,34 +262,37 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_would_refuse_is_refused_with_its_table_and_key() {
+    fn what_the_server_would_refuse_is_refused_with_its_table_and_field() {
         let error = |text: &str| Manifest::from_toml(text).unwrap().check().unwrap_err().to_string();
         let stream = |name: &str, more: &str| format!("[[streams]]\nname = \"{name}\"\nunbounded = true\n{more}\n");
         let queue = stream("A", "subjects = [\"a.>\"]\nretention = \"work_queue\"");
         let consumer = |name: &str, more: &str| format!("[[consumers]]\nstream = \"A\"\nname = \"{name}\"\n{more}\n");
         for (text, told) in [
-            (stream("A", "subjects = [\"a b\"]"), "table=streams stream=A key=subjects why=`a b`"),
-            (stream("A", "subjects = [\"a.>\", \"a.b\"]"), "table=streams stream=A key=subjects why=`a.>` and `a.b`"),
-            (stream("A", "subjects = [\"$JS.API.X\"]"), "key=subjects"),
-            (stream("A", "replicas = 7"), "table=streams stream=A key=replicas"),
-            (stream("A", "max_messages = 0"), "table=streams stream=A key=max_messages"),
-            (stream("A", "duplicate_window_ms = 0"), "table=streams stream=A key=duplicate_window_ms"),
+            (stream("A", "subjects = [\"a b\"]"), "table=streams stream=A field=subjects why=`a b`"),
+            (stream("A", "subjects = [\"a.>\", \"a.b\"]"), "table=streams stream=A field=subjects why=`a.>` and `a.b`"),
+            (stream("A", "subjects = [\"$JS.API.X\"]"), "field=subjects"),
+            (stream("A", "replicas = 7"), "table=streams stream=A field=replicas"),
+            (stream("A", "max_messages = 0"), "table=streams stream=A field=max_messages"),
+            (stream("A", "duplicate_window_ms = 0"), "table=streams stream=A field=duplicate_window_ms"),
             (
                 stream("A", "subjects = [\"a.>\"]") + &stream("B", "subjects = [\"a.*.b\"]"),
-                "table=streams stream=B key=subjects why=`a.*.b` overlaps `a.>` of stream A",
+                "table=streams stream=B field=subjects why=`a.*.b` overlaps `a.>` of stream A",
             ),
             (
                 stream("A", "subjects = [\"dlq.>\"]") + "[[dead_letters]]\nof = \"A\"",
-                "table=dead_letters stream=A_DLQ key=of why=`dlq.A.>` overlaps `dlq.>` of stream A",
+                "table=dead_letters stream=A_DLQ field=of why=`dlq.A.>` overlaps `dlq.>` of stream A",
             ),
             ("[[dead_letters]]\n".to_owned(), "table=dead_letters of= stream= why="),
             (
                 "[[dead_letters]]\nof = \"A\"\nmax_bytes = 0".to_owned(),
-                "table=dead_letters of=A stream=A_DLQ key=max_bytes",
+                "table=dead_letters of=A stream=A_DLQ field=max_bytes",
             ),
-            (consumer("c", "filter_subjects = [\"a..b\"]"), "table=consumers consumer=c key=filter_subjects"),
-            (queue.clone() + &consumer("c", "") + &consumer("d", ""), "table=consumers consumer=d key=filter_subjects"),
-            ("[[buckets]]\nname = \"b\"".to_owned(), "table=buckets bucket=b key=max_bytes"),
+            (consumer("c", "filter_subjects = [\"a..b\"]"), "table=consumers consumer=c field=filter_subjects"),
+            (
+                queue.clone() + &consumer("c", "") + &consumer("d", ""),
+                "table=consumers consumer=d field=filter_subjects",
+            ),
+            ("[[buckets]]\nname = \"b\"".to_owned(), "table=buckets bucket=b field=max_bytes"),
         ] {
             assert!(error(&text).contains(told), "{told}: {}", error(&text));
         }

@@ -28,10 +28,17 @@ pub struct Removal {
     pub of: u64,
 }
 
+impl Removal {
+    /// What the limit is, for people.
+    pub(super) fn present(&self) -> String {
+        if self.is.is_null() { "none".to_owned() } else { self.is.to_string() }
+    }
+}
+
 impl std::fmt::Display for Removal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Removal { limit, is, should, messages, of } = self;
-        let is = if is.is_null() { "none".to_owned() } else { is.to_string() };
+        let Removal { limit, should, messages, of, .. } = self;
+        let is = self.present();
         write!(f, "{limit} is {is} and should be {should}, which removes about {messages} of {of} messages")
     }
 }

@@ -11,6 +11,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Fsync;
 
 /// One stream.
+/// ```no_run
+/// # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+/// use std::time::Duration;
+/// use nats_bridge::provision::{Retention, StreamSpec};
+///
+/// // Made, changed in place, or left as it is; what cannot be changed in place is a `Conflict`.
+/// bridge
+///     .ensure_stream(&StreamSpec {
+///         retention: Retention::WorkQueue,
+///         max_bytes: Some(10 << 30),
+///         replicas: 3,
+///         duplicate_window: Duration::from_secs(600),
+///         ..StreamSpec::new("ORDERS", ["orders.>"])
+///     })
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamSpec {
@@ -77,6 +95,21 @@ pub enum Discard {
 }
 
 /// One durable pull consumer with explicit acks.
+/// ```no_run
+/// # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+/// use nats_bridge::provision::ConsumerSpec;
+///
+/// // `Bridge::consume` makes its own; this is for set-up beforehand, with other rights.
+/// let spec = ConsumerSpec {
+///     stream: "ORDERS".into(),
+///     name: "billing".into(),
+///     filter_subjects: vec!["orders.new".into()],
+///     ..ConsumerSpec::default()
+/// };
+/// bridge.ensure_consumer(&spec).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsumerSpec {
@@ -146,31 +179,29 @@ impl StreamSpec {
 
     pub(crate) fn check(&self) -> Result<()> {
         check_name("stream", &self.name)?;
-        let wrong = |key: &'static str, why: String| {
-            Err(Error::new(ErrorKind::Config).with("stream", &self.name).with("key", key).with("why", why))
-        };
+        let wrong = |field: &'static str, why: String| Err(Error::setting(field, why).within("stream", &self.name));
         if !self.unbounded {
             if self.max_bytes.is_none() {
-                return wrong("max_bytes", "no max_bytes: give one, or say unbounded".into());
+                return wrong("max_bytes", "there is none: give one, or say `unbounded`".into());
             }
             if self.retention == Retention::Limits && self.max_age.is_none() {
-                return wrong("max_age_ms", "no max_age: give one, or say unbounded".into());
+                return wrong("max_age_ms", "there is none: give one, or say `unbounded`".into());
             }
         }
         // 0 is no limit to the server.
-        for (key, limit) in [("max_bytes", self.max_bytes), ("max_messages", self.max_messages)] {
+        for (field, limit) in [("max_bytes", self.max_bytes), ("max_messages", self.max_messages)] {
             if limit == Some(0) {
-                return wrong(key, "it is at least 1; leave it out for no limit".into());
+                return wrong(field, "it is at least 1; leave it out for no limit".into());
             }
         }
         let shortest = Duration::from_millis(100);
-        for (key, time) in [("max_age_ms", self.max_age), ("duplicate_window_ms", Some(self.duplicate_window))] {
+        for (field, time) in [("max_age_ms", self.max_age), ("duplicate_window_ms", Some(self.duplicate_window))] {
             if time.is_some_and(|time| time < shortest) {
-                return wrong(key, "it is at least 100 ms".into());
+                return wrong(field, "it is at least 100 ms".into());
             }
         }
         if self.max_age.is_some_and(|age| age < self.duplicate_window) {
-            return wrong("duplicate_window_ms", "duplicate_window is longer than max_age".into());
+            return wrong("duplicate_window_ms", "it is longer than messages are kept".into());
         }
         check_replicas(self.replicas).or_else(|why| wrong("replicas", why))?;
         let all = self.subjects();
@@ -242,7 +273,7 @@ impl StreamSpec {
                 Retention::Interest => "interest",
             },
             "storage": match self.storage { Storage::File => "file", Storage::Memory => "memory" },
-            "num_replicas": self.replicas.max(1),
+            "num_replicas": self.replicas,
             "max_bytes": limit(self.max_bytes),
             "max_msgs": limit(self.max_messages),
             "max_age": self.max_age.map_or(0, nanos),
@@ -256,13 +287,11 @@ impl ConsumerSpec {
     pub(crate) fn check(&self) -> Result<()> {
         check_name("stream", &self.stream)?;
         check_name("consumer", &self.name)?;
-        let wrong = |key: &'static str, why: String| {
-            Err(Error::new(ErrorKind::Config).with("consumer", &self.name).with("key", key).with("why", why))
-        };
+        let wrong = |field: &'static str, why: String| Err(Error::setting(field, why).within("consumer", &self.name));
         let illegal = |subject: &&String| subjects::malformed(subject).is_some();
         match self {
-            c if c.ack_wait < Duration::from_millis(100) => wrong("ack_wait_ms", "ack_wait is at least 100 ms".into()),
-            c if c.max_deliver == Some(0) => wrong("max_deliver", "max_deliver is at least 1".into()),
+            c if c.ack_wait < Duration::from_millis(100) => wrong("ack_wait_ms", "it is at least 100 ms".into()),
+            c if c.max_deliver == Some(0) => wrong("max_deliver", "it is at least 1".into()),
             c => match (c.filter_subjects.iter().find(illegal), subjects::pair(&c.filter_subjects)) {
                 (Some(subject), _) => wrong("filter_subjects", format!("`{}` is no subject", subject.escape_debug())),
                 (None, Some((one, other))) => wrong("filter_subjects", format!("`{one}` and `{other}` overlap")),
@@ -299,7 +328,7 @@ impl ConsumerSpec {
 /// How many copies of a stream there can be.
 pub(super) fn check_replicas(replicas: u8) -> Result<(), String> {
     match replicas {
-        0..=5 => Ok(()),
+        1..=5 => Ok(()),
         _ => Err("it is 1 to 5".into()),
     }
 }

@@ -2,11 +2,12 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use async_nats::client::traits::Publisher as _;
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, HeaderMap, PublishErrorKind, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, PublishErrorKind, Subject, Subscriber};
 use bytes::Bytes;
 use futures::Stream;
 
@@ -98,6 +99,26 @@ impl ConfirmInbox {
         })
     }
 
+    /// Which of the client's connections is open now, counted from 1; `None` while there is none.
+    ///
+    /// What is handed over while there is none waits in the client, and is written first when there is one again: before anything
+    /// older that was lost with the connection before and is sent again. Whoever promises an order waits, sends the older ones first,
+    /// and then goes on.
+    pub fn connection(&self) -> Option<u64> {
+        let connected = self.client.connection_state() == async_nats::connection::State::Connected;
+        connected.then(|| self.client.statistics().connects.load(Ordering::Relaxed))
+    }
+
+    /// Whether the server takes no message of this size: what [`ConfirmInbox::publish`] would answer with `TooLarge`.
+    pub fn is_too_large(&self, headers: Option<&HeaderMap>, payload: &[u8]) -> bool {
+        let line = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
+            // `name: value` and the end of the line.
+            values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4).sum::<usize>()
+        };
+        let headers = headers.map_or(0, |headers| VERSION_AND_END + headers.iter().map(line).sum::<usize>());
+        headers + payload.len() > self.client.max_payload()
+    }
+
     fn reply(&self, token: u64) -> Subject {
         let mut digits = [0u8; 20];
         let mut at = digits.len();
@@ -116,6 +137,9 @@ impl ConfirmInbox {
         Subject::from(reply)
     }
 }
+
+/// `NATS/1.0` before the headers and the empty line behind them.
+const VERSION_AND_END: usize = 12;
 
 impl Confirms {
     /// Waits for at least one confirm and appends those that are there, at most `limit`, to `out`.

@@ -90,7 +90,12 @@ impl Keeper {
                     _ => self.confirmed(&mut batch),
                 },
                 Ok(event) = self.events.recv() => self.heard(event),
-                Ok(()) = self.connection.changed() => self.reconnected().await,
+                Ok(()) = self.connection.changed() => {
+                    if self.connection.borrow().closed {
+                        return self.close();
+                    }
+                    self.reconnected().await;
+                }
                 _ = tick.tick() => {
                     self.overdue().await;
                     if stop.is_cancelled() && self.shared.lock().len() == 0 {
@@ -376,18 +381,21 @@ fn look_up_duplicate_window(shared: &Arc<Shared>, jetstream: &jetstream::Context
 
 impl super::PublishConfig {
     pub(super) fn check(&self) -> Result<()> {
-        let wrong = |what: &'static str| Error::new(ErrorKind::Config).with("publish", what);
+        let wrong = |field: &'static str, why: &'static str| Err(Error::setting(field, why));
         match self {
             // The client drops confirms beyond its subscription buffer of 65 536.
-            c if c.max_in_flight == 0 || c.max_in_flight > 32_768 => Err(wrong("max_in_flight is 1 to 32768")),
+            c if c.max_in_flight == 0 || c.max_in_flight > 32_768 => wrong("publish.max_in_flight", "it is 1 to 32768"),
             c if c.max_in_flight_bytes == 0 || c.max_in_flight_bytes > u32::MAX as usize / 2 => {
-                Err(wrong("max_in_flight_bytes is 1 to 2 GiB"))
+                wrong("publish.max_in_flight_bytes", "it is 1 to 2 GiB")
             }
-            c if c.ack_wait.is_zero() || c.ack_wait > c.deadline => Err(wrong("ack_wait is above 0, at most deadline")),
-            c if c.breaker.as_ref().is_some_and(|b| b.trip_after.is_zero() || b.probe_every.is_zero()) => {
-                Err(wrong("breaker.trip_after and breaker.probe_every are above 0"))
+            c if c.ack_wait.is_zero() => wrong("publish.ack_wait", "it is above 0"),
+            c if c.breaker.as_ref().is_some_and(|b| b.trip_after.is_zero()) => {
+                wrong("publish.breaker.trip_after", "it is above 0")
             }
-            c if c.attempts == 0 => Err(wrong("attempts is at least 1")),
+            c if c.breaker.as_ref().is_some_and(|b| b.probe_every.is_zero()) => {
+                wrong("publish.breaker.probe_every", "it is above 0")
+            }
+            c if c.attempts == 0 => wrong("publish.attempts", "it is at least 1"),
             _ => Ok(()),
         }
     }

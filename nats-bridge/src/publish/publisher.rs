@@ -28,6 +28,24 @@ use crate::schema::{Checker, Schemas};
 /// Publishes to JetStream, with a window of its own. Clones share the window.
 ///
 /// When the last clone is dropped, what was handed over is still confirmed or timed out.
+/// ```no_run
+/// # async fn example(bridge: nats_bridge::Bridge) -> nats_bridge::Result<()> {
+/// use std::time::Duration;
+/// use nats_bridge::{Message, PublishConfig};
+///
+/// // At most 100 that are not confirmed: the next one waits.
+/// let publisher = bridge.publisher(PublishConfig { max_in_flight: 100, ..PublishConfig::default() }).await?;
+/// let mut pending = Vec::new();
+/// for n in 0..1_000 {
+///     pending.push(publisher.publish_later(Message::new("orders.new", "one tea").id(format!("order-{n}"))).await?);
+/// }
+/// for outcome in pending {
+///     println!("{}", outcome.await?.sequence);
+/// }
+/// publisher.flush(Duration::from_secs(5)).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Publisher {
     shared: Arc<Shared>,
@@ -199,12 +217,12 @@ impl Publisher {
     /// Waits until nothing is outstanding; what is handed over meanwhile counts too.
     ///
     /// # Errors
-    /// `Timeout`: something is still outstanding after `budget`.
+    /// `Timeout`: something is still outstanding after `budget`, and may have landed.
     pub async fn flush(&self, budget: Duration) -> Result<()> {
         let all = self.shared.slots.acquire_many(self.shared.config.max_in_flight as u32);
         match tokio::time::timeout(budget, all).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(Error::new(ErrorKind::Timeout).with("outstanding", self.outstanding())),
+            Err(_) => Err(Error::new(ErrorKind::Timeout).with("outstanding", self.outstanding()).landed_unknown()),
         }
     }
 

@@ -75,7 +75,7 @@ impl Upcasters {
 
     /// Whether each schema's steps follow one another.
     pub(crate) fn check(&self) -> Result<()> {
-        let wrong = |schema: &str, why: String| Error::new(ErrorKind::Config).with("upcast", schema).with("why", why);
+        let wrong = |schema: &str, why: String| Error::setting("upcast", why).with("schema", schema);
         if let Some((schema, from)) = self.twice.first() {
             return Err(wrong(schema, format!("there are two steps from version {from}")));
         }

@@ -122,16 +122,15 @@ impl RelayConfig {
     }
 
     fn check(&self) -> Result<tokio_postgres::Config> {
-        let wrong = |what: &'static str| Err(Error::new(ErrorKind::Config).with("relay", what));
+        let wrong = |field: &'static str, why: &'static str| Err(Error::setting(field, why));
         match self {
-            c if c.batch == 0 || c.batch > 10_000 => wrong("batch is 1 to 10000"),
-            c if c.max_refusals == 0 => wrong("max_refusals is at least 1"),
-            c if c.poll.is_zero() => wrong("poll is above 0"),
-            c if c.first_pause.is_zero() || c.first_pause > c.max_pause => {
-                wrong("first_pause is above 0, at most max_pause")
-            }
+            c if c.batch == 0 || c.batch > 10_000 => wrong("batch", "it is 1 to 10000"),
+            c if c.max_refusals == 0 => wrong("max_refusals", "it is at least 1"),
+            c if c.poll.is_zero() => wrong("poll", "it is above 0"),
+            c if c.first_pause.is_zero() => wrong("first_pause", "it is above 0"),
+            c if c.first_pause > c.max_pause => wrong("first_pause", "it is longer than the longest pause"),
             // The text of the error says what is wrong, and not the URL.
-            c => c.url.parse().map_err(|e| Error::new(ErrorKind::Config).with("url", &e).because(e)),
+            c => c.url.parse().map_err(|e| Error::setting("url", &e).because(e)),
         }
     }
 }
