@@ -105,6 +105,22 @@ impl Listener {
         self.socket.local_addr()
     }
 
+    /// Takes the next client as it is, with its address and whether it came to the socket for AMQPS, for whoever does something else
+    /// with it than to serve it. Before the listener runs.
+    ///
+    /// # Errors
+    /// Those of the operating system: out of file descriptors, most likely.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, bool)> {
+        let (accepted, is_tls) = tokio::select! {
+            accepted = self.socket.accept() => (accepted, false),
+            (accepted, _) = accept_tls(&self.tls) => (accepted, true),
+        };
+        accepted.map(|(stream, peer)| (stream, peer, is_tls))
+    }
+
     /// Serves until `shutdown` is cancelled, then closes all connections with 320 `CONNECTION_FORCED`, each after its
     /// publishes have been answered, and returns when they are gone (20 s at most).
     ///

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use amqp_compat::backend::{Event, Outcome, PublishOutcome, QueueDeclare};
 use test_support::nats::NatsServer;
@@ -63,6 +64,35 @@ async fn a_client_is_told_while_nothing_can_be_published() {
     client.next("Blocked", |event| matches!(event, Event::Blocked { .. }), drop).await;
     server.restart();
     client.next("Unblocked", |event| matches!(event, Event::Unblocked), drop).await;
+}
+
+#[tokio::test]
+async fn what_is_published_while_the_server_is_away_is_stored_behind_what_was_lost_on_the_way_to_it() {
+    let mut server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    // Written to a server that reads no more, and lost with it.
+    server.pause();
+    for n in 0..50 {
+        client.publish("", "q", n.to_string()).await;
+    }
+    tokio::time::timeout(Duration::from_millis(100), client.link.events.recv())
+        .await
+        .expect_err("nothing is confirmed");
+    server.kill_9();
+    client.next("Blocked", |event| matches!(event, Event::Blocked { .. }), drop).await;
+    for n in 50..100 {
+        client.publish("", "q", n.to_string()).await;
+    }
+    server.restart();
+    for _ in 0..100 {
+        assert_eq!(client.confirm().await.1, PublishOutcome::Stored);
+    }
+    client.consume("q", "c", 100).await;
+    for n in 0..100 {
+        assert_eq!(body(&client.delivery().await), n.to_string());
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ use nats_bridge::publish::ConfirmInbox;
 
 use crate::backend::{Backend, Link, Login, Message};
 use crate::error::{AmqpError, ReplyCode};
-use crate::model::queue::QueueArguments;
+use crate::model::queue::{QueueArguments, QueueDefinition};
 use crate::model::vhost::{BindingDefinition, Route};
 
 mod ack;
@@ -170,6 +170,13 @@ impl JetStreamBackend {
         let state = vhost.state();
         let definition = state.model.queue(state.model.queue_slot(queue)?)?;
         definition.is_persistent().then(|| state.model.policies().settings_of(definition))
+    }
+
+    /// A queue, as it was declared.
+    pub fn definition(&self, vhost: &str, queue: &str) -> Option<QueueDefinition> {
+        let vhost = self.vhosts.get(vhost)?;
+        let state = vhost.state();
+        state.model.queue(state.model.queue_slot(queue)?).cloned()
     }
 
     /// The bindings of a vhost, but for those of the default exchange.

@@ -39,6 +39,9 @@ pub(crate) struct Settled {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     inbox: ConfirmInbox,
+    /// The client's connection that everything outstanding was sent over. What comes after a new one waits until that was sent again:
+    /// else it would be stored first.
+    connection: Option<u64>,
     config: Arc<JetStreamConfig>,
     /// The start of this link's message ids: `<this>-<token>`.
     id: String,
@@ -156,6 +159,7 @@ impl Also {
 impl Publisher {
     pub(crate) fn new(inbox: ConfirmInbox, config: Arc<JetStreamConfig>) -> Self {
         Self {
+            connection: inbox.connection(),
             inbox,
             config,
             id: ulid::Ulid::new().to_string(),
@@ -280,16 +284,31 @@ impl Publisher {
         }
         let headers = (!headers.is_empty()).then_some(headers);
         let body = publish.message.body.clone();
-        let subject = copy.queue.destination(&publish.message.properties);
-        match self.inbox.publish(token, subject, headers, body).await {
-            Err(error) if error.kind() == ErrorKind::TooLarge => Err(AmqpError::new(
+        let too_large = || {
+            AmqpError::new(
                 ReplyCode::PreconditionFailed,
                 format!(
                     "message size {} is larger than what the server takes with its headers (max_payload {})",
                     publish.message.body.len(),
                     copy.queue.bridge.client().max_payload()
                 ),
-            )),
+            )
+        };
+        let now = self.inbox.connection();
+        if now.is_none() || now != self.connection {
+            if self.inbox.is_too_large(headers.as_ref(), &body) {
+                return Err(too_large());
+            }
+            let is_first = self.copies.iter().take(self.index(token)).all(Option::is_none);
+            if now.is_none() || !is_first {
+                return Ok(());
+            }
+        }
+        let subject = copy.queue.destination(&publish.message.properties);
+        let published = self.inbox.publish(token, subject, headers, body).await;
+        self.connection = now;
+        match published {
+            Err(error) if error.kind() == ErrorKind::TooLarge => Err(too_large()),
             // A closed client is the link's to notice; the publish stays outstanding and fails in time.
             _ => Ok(()),
         }
@@ -361,6 +380,11 @@ impl Publisher {
     /// Sends again what is due, or everything; gives up what has been tried for too long.
     pub(crate) async fn resend(&mut self, everything: bool, now: Instant) -> Vec<Settled> {
         let mut settled = Vec::new();
+        let connection = self.inbox.connection();
+        let everything = everything || (connection.is_some() && connection != self.connection);
+        if connection.is_some() {
+            self.connection = connection;
+        }
         let (mut has_probed, waits_for_ever) = (false, self.waits_for_ever());
         for index in 0..self.copies.len() {
             let Some(Some(copy)) = self.copies.get_mut(index) else { continue };

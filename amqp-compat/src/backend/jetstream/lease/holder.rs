@@ -27,6 +27,23 @@ pub struct Holder {
     /// Whether it shares the account with other gateways.
     #[serde(default)]
     pub shares: bool,
+    /// Where a sidecar that shares it with other sidecars is reached by those.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<Box<Reached>>,
+}
+
+/// Where a sidecar is reached by others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Reached {
+    /// For AMQP.
+    pub amqp: String,
+    /// For AMQPS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amqps: Option<String>,
+    /// For status and control.
+    pub http: String,
+    /// Where its second lock is, so that all have the same one.
+    pub lock: String,
 }
 
 impl Holder {
@@ -41,7 +58,18 @@ impl Holder {
             place: place(),
             started: started(pid).unwrap_or_default(),
             shares,
+            sidecar: None,
         }
+    }
+
+    /// This process, from now on, as a sidecar among others.
+    pub fn sidecar(reached: Reached) -> Self {
+        Self { sidecar: Some(Box::new(reached)), ..Self::here(false) }
+    }
+
+    /// Whether both may serve an account, one leading the other.
+    pub(super) fn is_with(&self, other: &Self) -> bool {
+        self.shares && other.shares || self.sidecar.is_some() && other.sidecar.is_some()
     }
 
     /// Whether it is a process of this machine that has ended; `false` where that cannot be known.

@@ -4,21 +4,23 @@
 //! bucket; `terms` has its rules, `holder` says who has it.
 
 mod holder;
-mod terms;
+pub mod terms;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
 use async_nats::jetstream::stream::StorageType;
+use async_trait::async_trait;
 use bytes::Bytes;
 use nats_bridge::Bridge;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use holder::Holder;
-use terms::{Candidate, Holding, Seen, Standing, Step, Terms, Write};
+pub use holder::{Holder, Reached};
+use terms::{Candidate, Holding, Lock, Seen, Standing, Step, Terms, Write};
 
 use super::bucket::open_bucket;
 use crate::error::{AmqpError, ReplyCode};
@@ -38,9 +40,29 @@ const LOOK: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone)]
 pub struct Lease(Arc<Held>);
 
+/// A lock elsewhere than in NATS, for what a holder does elsewhere; see [`terms`].
+#[async_trait]
+pub trait SecondLock: std::fmt::Debug + Send + Sync {
+    /// Takes it, unless another process has it, and says whether it is this process' own now.
+    async fn hold(&self) -> Lock;
+    /// Gives it back.
+    async fn let_go(&self);
+}
+
+/// Who contends, for how long a lease, and how.
+struct Entrant<'a> {
+    here: Holder,
+    /// Told who has it, by who may follow that one.
+    leads: Option<&'a watch::Sender<Option<Holder>>>,
+    second: Option<Arc<dyn SecondLock>>,
+}
+
 #[derive(Debug)]
 struct Held {
     standing: watch::Receiver<Tenure>,
+    /// Until when it may be relied on, in milliseconds since `start`.
+    until: Arc<AtomicU64>,
+    start: Instant,
     let_go: CancellationToken,
     _guard: DropGuard,
 }
@@ -98,7 +120,8 @@ impl Lease {
     /// # Cancel safety
     /// A dropped future may leave a lease behind that runs out by itself.
     pub async fn acquire_for(bridge: &Bridge, lease: Duration) -> Result<Self, LeaseError> {
-        Self::contend(bridge, lease, Holder::here(false), None).await.map(|(lease, _)| lease)
+        let entrant = Entrant { here: Holder::here(false), leads: None, second: None };
+        Self::contend(bridge, lease, entrant).await.map(|(lease, _)| lease)
     }
 
     /// Takes the lease as one of several gateways that share an account: while another one of them has it, `leads` is told
@@ -112,15 +135,29 @@ impl Lease {
         here: Holder,
         leads: &watch::Sender<Option<Holder>>,
     ) -> Result<(Self, bool), LeaseError> {
-        Self::contend(bridge, lease, here, Some(leads)).await
+        Self::contend(bridge, lease, Entrant { here, leads: Some(leads), second: None }).await
     }
 
-    async fn contend(
+    /// Takes the lease and the second lock as one of several sidecars: while another one of them leads, `leads` is told who, and this
+    /// one waits. What has it stops by itself when it hears of neither lock any more. Says also whether it was taken from a
+    /// holder that had not given it back.
+    ///
+    /// # Errors
+    /// `Held` when a gateway has it that is no such sidecar; `Nats` when NATS does not answer and nobody was seen to have it.
+    ///
+    /// # Cancel safety
+    /// As [`Lease::acquire_for`].
+    pub async fn follow(
         bridge: &Bridge,
-        lease: Duration,
         here: Holder,
-        leads: Option<&watch::Sender<Option<Holder>>>,
+        second: Arc<dyn SecondLock>,
+        leads: &watch::Sender<Option<Holder>>,
     ) -> Result<(Self, bool), LeaseError> {
+        Self::contend(bridge, LEASE, Entrant { here, leads: Some(leads), second: Some(second) }).await
+    }
+
+    async fn contend(bridge: &Bridge, lease: Duration, entrant: Entrant<'_>) -> Result<(Self, bool), LeaseError> {
+        let Entrant { here, leads, second } = entrant;
         let terms = Terms { lease };
         let bucket = open(bridge).await?;
         let mut overtakes = false;
@@ -140,7 +177,7 @@ impl Lease {
                 Err(_) => (Seen::Nothing, Holder::default(), "no answer".to_owned()),
             };
             let sent = start.elapsed();
-            let is_shared = matches!(seen, Seen::Held { .. }) && holder.shares && holder.id != here.id;
+            let is_shared = matches!(seen, Seen::Held { .. }) && holder.is_with(&here) && holder.id != here.id;
             if let Some(leads) = leads.filter(|_| is_shared) {
                 leads.send_if_modified(|known| {
                     let is_new = known.as_ref() != Some(&holder);
@@ -150,7 +187,18 @@ impl Lease {
                     is_new
                 });
             }
-            let taken = match candidate.look(seen, sent) {
+            let mut step = candidate.look(seen, sent);
+            if let Some(second) = second.as_ref().filter(|_| holder.id != here.id) {
+                let lock = match candidate.wants_lock(seen, sent) {
+                    true => timeout(terms.renew(), second.hold()).await.unwrap_or(Lock::NotMine),
+                    false => {
+                        second.let_go().await;
+                        Lock::NotMine
+                    }
+                };
+                step = candidate.with_lock(step, seen, lock, sent);
+            }
+            let taken = match step {
                 Step::Take => match timeout(terms.renew(), bucket.create(KEY, document.clone())).await {
                     Ok(Ok(revision)) => revision,
                     Ok(Err(error)) if error.kind() == CreateErrorKind::AlreadyExists => continue,
@@ -199,10 +247,12 @@ impl Lease {
             let let_go = CancellationToken::new();
             let (tell, standing) = watch::channel(Tenure::Holds);
             let holding = Holding::new(terms, taken, sent);
-            let keeper = Keeper { bucket, document, here, start, terms, holding };
+            let until = Arc::new(AtomicU64::new(u64::MAX));
+            let keeper = Keeper { bucket, document, here, start, terms, holding, second, until: until.clone() };
+            keeper.relies();
             tokio::spawn(keeper.keep(let_go.clone(), tell));
             let guard = let_go.clone().drop_guard();
-            return Ok((Self(Arc::new(Held { standing, let_go, _guard: guard })), overtakes));
+            return Ok((Self(Arc::new(Held { standing, until, start, let_go, _guard: guard })), overtakes));
         }
     }
 
@@ -224,9 +274,11 @@ impl Lease {
         }
     }
 
-    /// Whether it is lost.
+    /// Whether it is lost. With a second lock also when that is not known yet, because this process stood still.
     pub fn is_lost(&self) -> bool {
-        matches!(*self.0.standing.borrow(), Tenure::Lost(_))
+        let until = self.0.until.load(Ordering::Acquire);
+        until != u64::MAX && millis(self.0.start.elapsed()) >= until
+            || matches!(*self.0.standing.borrow(), Tenure::Lost(_))
     }
 
     /// Gives it back, and waits until the next gateway may have it, a moment at most.
@@ -258,18 +310,55 @@ struct Keeper {
     start: Instant,
     terms: Terms,
     holding: Holding,
+    second: Option<Arc<dyn SecondLock>>,
+    until: Arc<AtomicU64>,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Keeper {
+    /// Says until when the lease may be relied on; for ever without a second lock, as NATS stands between it and its successor.
+    fn relies(&self) -> tokio::time::Instant {
+        match &self.second {
+            Some(_) => {
+                self.until.store(millis(self.holding.until()), Ordering::Release);
+                (self.start + self.holding.until()).into()
+            }
+            None => (Instant::now() + self.terms.lease * 1000).into(),
+        }
+    }
+
+    /// Asks for the second lock, where there is one.
+    async fn lock(&self) -> Option<Lock> {
+        let second = self.second.as_ref()?;
+        Some(timeout(self.terms.renew(), second.hold()).await.unwrap_or(Lock::NotMine))
+    }
+
     async fn keep(mut self, let_go: CancellationToken, tell: watch::Sender<Tenure>) {
-        let mut pause = self.terms.renew();
+        let mut pause = Duration::ZERO;
         loop {
+            let until = self.relies();
             tokio::select! {
                 () = let_go.cancelled() => break,
                 () = tokio::time::sleep(pause) => {}
             }
             let sent = self.start.elapsed();
-            let (write, why) = self.write().await;
+            let renewed = async { tokio::join!(self.write(), self.lock()) };
+            let ((write, why), lock) = tokio::select! {
+                renewed = renewed => renewed,
+                () = tokio::time::sleep_until(until) => {
+                    let why = "neither NATS nor RabbitMQ has answered for so long that another sidecar may lead; this one stops, so \
+                               that not both deliver the same messages";
+                    tracing::error!(why, "the lease is lost");
+                    tell.send_replace(Tenure::Lost(why.to_owned()));
+                    return;
+                }
+            };
+            if let Some(lock) = lock {
+                self.holding.asked(lock, sent);
+            }
             pause = if matches!(write, Write::Stored(_)) { self.terms.renew() } else { LOOK };
             match self.holding.wrote(write, sent, self.start.elapsed()) {
                 Standing::Holds => {}
@@ -288,6 +377,9 @@ impl Keeper {
                     return;
                 }
             }
+        }
+        if let Some(second) = &self.second {
+            let _ = timeout(self.terms.renew(), second.let_go()).await;
         }
         let delete = self.bucket.delete_expect_revision(KEY, Some(self.holding.revision()));
         // Without an answer it runs out by itself.

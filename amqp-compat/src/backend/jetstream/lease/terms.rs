@@ -3,20 +3,45 @@
 //! A lease is one document that its holder writes anew every [`Terms::renew`]. Whoever has seen the same revision of it for
 //! [`Terms::lease`] may take it. Nobody compares clocks of two machines, and a holder that was overtaken learns of it for
 //! certain: its next write names a revision that is not the last one any more.
+//!
+//! That is enough where all that a holder does goes through NATS, which stands between it and its successor. A sidecar also writes to
+//! RabbitMQ, which knows nothing of the lease. So sidecars that share an account have a second lock, on RabbitMQ, and two rules: to
+//! begin takes both, and to go on takes either. A holder that has had an answer from neither for as long as [`Terms::fuse`] and
+//! [`Terms::lock_fuse`] say stops by itself, before another one can have both: clocks may run up to 5 % faster or slower than others.
 
 use std::time::Duration;
 
 /// How long a lease lasts; the same for all gateways of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Terms {
+pub struct Terms {
     /// How long a holder may be silent before another one takes its place.
-    pub(super) lease: Duration,
+    pub lease: Duration,
 }
 
 impl Terms {
     /// How often a holder writes, and how long it waits for an answer.
-    pub(super) fn renew(self) -> Duration {
+    pub fn renew(self) -> Duration {
         self.lease / 5
+    }
+
+    /// How long a holder with a second lock goes on after the last renewal that was answered.
+    pub fn fuse(self) -> Duration {
+        self.lease * 4 / 5
+    }
+
+    /// How long it goes on after the last time that the second lock was seen to be its own.
+    pub fn lock_fuse(self) -> Duration {
+        self.lease * 3 / 5
+    }
+
+    /// How long a candidate has the second lock before it follows a holder that may live: longer than that one relies on it.
+    pub fn lock_wait(self) -> Duration {
+        self.lease * 7 / 10
+    }
+
+    /// How long a holder is silent when a candidate tries to get the second lock: both waits then end together.
+    fn lock_from(self) -> Duration {
+        self.lease * 3 / 10
     }
 
     /// How long a candidate waits for a holder that goes on writing: it may be about to stop.
@@ -27,7 +52,7 @@ impl Terms {
 
 /// What a candidate has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub enum Seen {
     /// Nobody has the lease.
     Free,
     /// Somebody has it, as of this revision; `is_dead`: a process of this machine that is known to be gone.
@@ -43,7 +68,7 @@ pub(super) enum Seen {
 
 /// What a candidate does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// Writes its name where there is none.
     Take,
     /// Writes its name over this revision.
@@ -54,21 +79,36 @@ pub(super) enum Step {
     GiveUp,
 }
 
+/// What is known of the second lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// This process has it.
+    Mine,
+    /// Another one has it, or nobody knows.
+    NotMine,
+    /// There is none that could be had, and nothing that it would keep apart.
+    NotNeeded,
+}
+
 /// A gateway that wants the lease.
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub struct Candidate {
     terms: Terms,
     began: Duration,
     /// The last revision, and since when nothing else was seen.
     watched: Option<(u64, Duration)>,
+    /// Since when it has the second lock.
+    locked: Option<Duration>,
 }
 
 impl Candidate {
-    pub(super) fn new(terms: Terms, now: Duration) -> Self {
-        Self { terms, began: now, watched: None }
+    /// Begins to look at `now`.
+    pub fn new(terms: Terms, now: Duration) -> Self {
+        Self { terms, began: now, watched: None, locked: None }
     }
 
-    pub(super) fn look(&mut self, seen: Seen, now: Duration) -> Step {
+    /// What to do after a look that was sent at `now`.
+    pub fn look(&mut self, seen: Seen, now: Duration) -> Step {
         match seen {
             Seen::Free => Step::Take,
             Seen::Held { revision, is_dead: true } => Step::TakeOver(revision),
@@ -93,11 +133,43 @@ impl Candidate {
             }
         }
     }
+
+    /// Whether to try to get the second lock, or to keep it: whoever has the lease is gone or silent.
+    pub fn wants_lock(&self, seen: Seen, now: Duration) -> bool {
+        match seen {
+            Seen::Free | Seen::Held { is_dead: true, .. } => true,
+            Seen::Held { .. } => {
+                self.watched.is_some_and(|(_, since)| now.saturating_sub(since) >= self.terms.lock_from())
+            }
+            Seen::Nothing => false,
+        }
+    }
+
+    /// The step that the second lock allows.
+    pub fn with_lock(&mut self, step: Step, seen: Seen, lock: Lock, now: Duration) -> Step {
+        let since = match lock {
+            Lock::Mine => *self.locked.get_or_insert(now),
+            Lock::NotMine | Lock::NotNeeded => {
+                self.locked = None;
+                now
+            }
+        };
+        let is_gone = matches!(seen, Seen::Free | Seen::Held { is_dead: true, .. });
+        let may = match lock {
+            Lock::Mine => is_gone || now.saturating_sub(since) >= self.terms.lock_wait(),
+            Lock::NotNeeded => true,
+            Lock::NotMine => false,
+        };
+        match step {
+            Step::Take | Step::TakeOver(_) if !may => Step::Wait,
+            step => step,
+        }
+    }
 }
 
 /// What became of a holder's write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Write {
+pub enum Write {
     /// It is the last revision now.
     Stored(u64),
     /// It was not stored: this revision, also of ours, came before. The answer to that one got lost.
@@ -110,7 +182,7 @@ pub(super) enum Write {
 
 /// Where a holder stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub enum Standing {
     /// It has the lease.
     Holds,
     /// It has it unless somebody has taken it: it could not write for as long as the lease lasts. Said once.
@@ -121,26 +193,28 @@ pub(super) enum Standing {
 
 /// A gateway that has the lease.
 #[derive(Debug)]
-pub(super) struct Holding {
+pub struct Holding {
     terms: Terms,
     revision: u64,
     renewed: Duration,
     is_overdue: bool,
+    /// When it last asked for the second lock and had it.
+    locked: Option<Duration>,
 }
 
 impl Holding {
     /// `now` is when the write that took it was sent.
-    pub(super) fn new(terms: Terms, revision: u64, now: Duration) -> Self {
-        Self { terms, revision, renewed: now, is_overdue: false }
+    pub fn new(terms: Terms, revision: u64, now: Duration) -> Self {
+        Self { terms, revision, renewed: now, is_overdue: false, locked: None }
     }
 
     /// The revision that the next write has to name.
-    pub(super) fn revision(&self) -> u64 {
+    pub fn revision(&self) -> u64 {
         self.revision
     }
 
     /// Takes what became of a write that was sent at `sent`.
-    pub(super) fn wrote(&mut self, write: Write, sent: Duration, now: Duration) -> Standing {
+    pub fn wrote(&mut self, write: Write, sent: Duration, now: Duration) -> Standing {
         match write {
             Write::Stored(revision) => {
                 (self.revision, self.renewed, self.is_overdue) = (revision, sent, false);
@@ -157,6 +231,17 @@ impl Holding {
             }
             Write::NoAnswer => Standing::Holds,
         }
+    }
+
+    /// Takes what a question about the second lock, sent at `sent`, was answered.
+    pub fn asked(&mut self, lock: Lock, sent: Duration) {
+        self.locked = (lock == Lock::Mine).then_some(sent);
+    }
+
+    /// Until when a holder with a second lock may do anything, if nothing is renewed.
+    pub fn until(&self) -> Duration {
+        let locked = self.locked.map_or(Duration::ZERO, |locked| locked + self.terms.lock_fuse());
+        locked.max(self.renewed + self.terms.fuse())
     }
 }
 
@@ -217,6 +302,34 @@ mod tests {
         assert_eq!(holding.wrote(Write::Behind(12), s(6), s(6)), Standing::Holds);
         assert_eq!(holding.revision(), 12);
         assert_eq!(holding.wrote(Write::Overtaken, s(8), s(8)), Standing::Lost);
+    }
+
+    #[test]
+    fn with_a_second_lock_nobody_begins_without_both_and_a_holder_goes_on_with_either() {
+        let mut candidate = Candidate::new(TERMS, s(0));
+        let mut look = |now, lock| {
+            let step = candidate.look(held(7), s(now));
+            (candidate.wants_lock(held(7), s(now)), candidate.with_lock(step, held(7), lock, s(now)))
+        };
+        assert_eq!(look(0, Lock::NotMine), (false, Step::Wait));
+        assert_eq!(look(3, Lock::NotMine), (true, Step::Wait));
+        assert_eq!(look(12, Lock::NotMine), (true, Step::Wait), "the lease alone is not enough");
+        assert_eq!(look(13, Lock::Mine), (true, Step::Wait));
+        assert_eq!(look(19, Lock::Mine), (true, Step::Wait));
+        assert_eq!(look(20, Lock::Mine), (true, Step::TakeOver(7)));
+        assert_eq!(look(21, Lock::NotNeeded), (true, Step::TakeOver(7)));
+        let mut candidate = Candidate::new(TERMS, s(0));
+        assert_eq!(candidate.with_lock(Step::Take, Seen::Free, Lock::NotMine, s(0)), Step::Wait);
+        assert_eq!(candidate.with_lock(Step::Take, Seen::Free, Lock::Mine, s(1)), Step::Take, "it was given back");
+
+        let mut holding = Holding::new(TERMS, 7, s(0));
+        assert_eq!(holding.until(), s(8));
+        holding.asked(Lock::Mine, s(10));
+        assert_eq!(holding.until(), s(16));
+        holding.asked(Lock::NotMine, s(12));
+        assert_eq!(holding.until(), s(8));
+        holding.wrote(Write::Stored(8), s(12), s(12));
+        assert_eq!(holding.until(), s(20));
     }
 
     #[test]
