@@ -2,6 +2,10 @@
 //!
 //! The HTTP surface ([`crate::http`]) and the CLI verbs see only this file; the cutover itself implements [`Control`].
 
+mod backfill;
+mod log;
+mod rehearsal;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +13,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use self::backfill::{
+    Backfill, BackfillCode, BackfillProgress, BackfillQueue, BackfillRefused, BackfillReport, BackfillState, fits,
+};
+pub use self::log::{LogEntry, Outcome};
+pub use self::rehearsal::{Rehearsal, Rehearse, RehearsedQueue};
 pub use crate::copies::StandbyStatus;
 pub use crate::gate::{Faults, Number, Reason, Severity, Verdict};
 
@@ -37,6 +46,30 @@ pub trait Control: Send + Sync + 'static {
 
     /// How far a failover is; `None` when there was none.
     async fn failover_status(&self) -> Option<FailoverReport>;
+
+    /// Makes standby copies of what lay in RabbitMQ before there were any, or tells what that would do. Returns once it has begun.
+    ///
+    /// # Errors
+    /// [`Refused`], with everything left as it was.
+    async fn backfill(self: Arc<Self>, asked: Backfill) -> Result<BackfillReport, Refused>;
+
+    /// How far a backfill is; `None` when there was none.
+    async fn backfill_status(&self) -> Option<BackfillReport>;
+
+    /// Rolls back and goes up to the same weight again, measured. Returns once it has begun.
+    ///
+    /// # Errors
+    /// [`Refused`], with everything left as it was.
+    async fn rehearse(self: Arc<Self>, asked: Rehearse) -> Result<Rehearsal, Refused>;
+
+    /// The last rehearsal; `None` when there was none.
+    async fn rehearsal(&self) -> Option<Rehearsal>;
+
+    /// The last entries of the log, newest first.
+    ///
+    /// # Errors
+    /// [`Refused`] when NATS does not answer.
+    async fn log(&self, last: u64) -> Result<Vec<LogEntry>, Refused>;
 
     /// Rates and latencies over time.
     async fn history(&self) -> History;
@@ -171,12 +204,45 @@ pub struct Status {
     /// The standby copies on NATS of what RabbitMQ owns; `None` when none are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby_rabbit: Option<StandbyStatus>,
+    /// The side that the last change of weight took keys from, until what is older has come out of its queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub losing: Option<crate::ownership::Side>,
+    /// The last rehearsal of a rollback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rehearsal: Option<Rehearsal>,
+    /// How far the last backfill is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<BackfillProgress>,
     /// What the sidecar found wrong in messages that JetStream owns, since JetStream last owned nothing.
     #[serde(default)]
     pub faults: Faults,
     /// Why the sidecar has rolled back by itself, if that was the last thing that happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back: Option<String>,
+    /// The sidecars that share the account and live, the one that leads first; none where this one does not share it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sidecars: Vec<SidecarStatus>,
+}
+
+/// One of several sidecars of a NATS account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SidecarStatus {
+    /// Its machine.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it is there, as RFC 3339 in UTC.
+    pub since: String,
+    /// Whether it leads: it has the cutover, and the others pass their clients on to it.
+    pub leads: bool,
+    /// The epoch that it knows to be in force.
+    pub epoch: u64,
+    /// AMQP connections that are open: of one that leads all, those that are passed on to it included.
+    pub connections: u64,
+    /// Where the others reach it for AMQP.
+    pub amqp: String,
+    /// Where they reach it for status and control.
+    pub http: String,
 }
 
 /// Rates and latencies over time; the answer of `GET /history`.
@@ -303,6 +369,9 @@ pub struct QueueStatus {
     pub held: u64,
     /// The fence of the last change of weight.
     pub fence: FenceState,
+    /// Consumers that came through the sidecar.
+    #[serde(default)]
+    pub consumers: u64,
 }
 
 /// How far the fence of a change of weight is, for one queue.
@@ -462,6 +531,25 @@ pub struct Change {
     /// Raise the weight although the gate says no.
     #[serde(default)]
     pub force: bool,
+    /// Go to 100 per cent although no rehearsal of a rollback has passed.
+    #[serde(default)]
+    pub unrehearsed: bool,
+    /// From where it is asked for: an address, or empty.
+    #[serde(default)]
+    pub from: String,
+}
+
+impl Change {
+    /// What is asked for, in the words of the command line.
+    pub fn words(&self) -> String {
+        match self.to {
+            Target::Observe => "observe".to_owned(),
+            Target::Shadow => "shadow".to_owned(),
+            Target::Weight(weight) => format!("weight {weight}"),
+            Target::Rollback => "rollback".to_owned(),
+            Target::Detach => "detach".to_owned(),
+        }
+    }
 }
 
 /// Where a change leads.
@@ -493,6 +581,9 @@ pub struct Failover {
     pub by: String,
     /// Why.
     pub reason: String,
+    /// From where: an address, or empty.
+    #[serde(default)]
+    pub from: String,
 }
 
 /// What a failover did, or would do.
@@ -643,6 +734,8 @@ pub enum RefusedCode {
     Unmapped,
     /// The gate says no to more weight (HTTP 409).
     Gate,
+    /// No rehearsal of a rollback has passed (HTTP 409).
+    NotRehearsed,
     /// RabbitMQ's queues still hold messages (HTTP 409).
     NotDrained,
     /// Somebody else changed the state meanwhile (HTTP 409).

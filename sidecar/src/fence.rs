@@ -145,6 +145,8 @@ pub struct Received {
     pub place: u64,
     /// Whether it has to wait.
     pub waits: bool,
+    /// Whether it has lifted holds: look again at what waits on this queue.
+    pub lifts: bool,
 }
 
 /// What is known of one queue, for status.
@@ -168,7 +170,7 @@ pub struct Fences {
     weight: Weight,
     in_flight: BTreeMap<u64, [u64; 2]>,
     shifts: Vec<Shift>,
-    resumed: Option<(Shift, Duration)>,
+    resumed: Option<(Vec<Shift>, Duration)>,
     queues: HashMap<QueueName, Queue>,
     lifted: u64,
     holds: bool,
@@ -191,12 +193,15 @@ struct Outstanding {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     place: u64,
+    epoch: u64,
     requeued: bool,
 }
 
 #[derive(Debug)]
 struct Hold {
     shift: Shift,
+    /// The epoch of the change after it, of a hold that was taken up again after a restart; see [`Fences::resume`].
+    next: Option<u64>,
     stage: Stage,
     waiting_since: Option<Duration>,
 }
@@ -239,10 +244,26 @@ impl Fences {
         }
     }
 
-    /// Takes up a change that was made in an earlier life of the sidecar and may not have been drained: every queue
-    /// that is registered in the next two minutes gets its hold and a new fence.
-    pub fn resume(&mut self, shift: Shift, now: Duration) {
-        self.resumed = Some((shift, now + Self::RESUME_FOR));
+    /// Takes up changes that were made in an earlier life of the sidecar, oldest first, and may not have been drained: every queue
+    /// that is registered in the next two minutes gets their holds and new fences.
+    ///
+    /// The new fences of all of them lie at the ends of the queues, also behind messages that the next change holds back. So what is
+    /// delivered from the losing side with the epoch of the next change tells as much as the fence: it was
+    /// published after the fence of the earlier life was stored.
+    pub fn resume(&mut self, shifts: Vec<Shift>, now: Duration) {
+        if !shifts.is_empty() {
+            self.resumed = Some((shifts, now + Self::RESUME_FOR));
+        }
+    }
+
+    /// The changes that are not known to be drained, oldest first.
+    pub fn open_shifts(&self, now: Duration) -> Vec<Shift> {
+        let resumed = self.resumed.iter().filter(|(_, until)| now <= *until).flat_map(|(shifts, _)| shifts);
+        let held = self.queues.values().flat_map(|queue| queue.holds.iter().map(|hold| &hold.shift));
+        let mut open: Vec<Shift> = resumed.chain(held).copied().collect();
+        open.sort_unstable_by_key(|shift| shift.epoch);
+        open.dedup();
+        open
     }
 
     /// The epoch in force.
@@ -286,7 +307,7 @@ impl Fences {
         if shift.from != shift.to && self.holds {
             self.shifts.push(shift);
             for queue in self.queues.values_mut() {
-                queue.hold(shift);
+                queue.hold(shift, None);
             }
         }
         self.send_fences()
@@ -298,13 +319,15 @@ impl Fences {
             return Vec::new();
         }
         let mut queue = Queue::default();
-        if let Some((shift, until)) = self.resumed
-            && now <= until
+        if let Some((shifts, until)) = &self.resumed
+            && now <= *until
             && self.holds
         {
-            queue.hold(shift);
-            if !self.shifts.contains(&shift) {
-                self.shifts.push(shift);
+            for (index, shift) in shifts.iter().enumerate() {
+                queue.hold(*shift, shifts.get(index + 1).map(|next| next.epoch));
+                if !self.shifts.contains(shift) {
+                    self.shifts.push(*shift);
+                }
             }
         }
         self.queues.insert(name.clone(), queue);
@@ -346,7 +369,7 @@ impl Fences {
         let place = queue.places;
         for hold in &mut queue.holds {
             if let Stage::Sending(_) | Stage::Sent(_) = hold.stage {
-                let left = queue.sides[hold.shift.losing().index()].entries.len() as u64;
+                let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
                 hold.stage = if consumed { Stage::Waiting } else { Stage::Draining { place, left } };
             }
         }
@@ -408,8 +431,8 @@ impl Fences {
         let place = queue.places;
         for hold in &mut queue.holds {
             if hold.stage == Stage::Sending(fence) || hold.stage == Stage::Sent(fence) {
-                let side = &queue.sides[hold.shift.losing().index()];
-                hold.stage = Stage::Draining { place, left: side.entries.len() as u64 };
+                let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
+                hold.stage = Stage::Draining { place, left };
             }
         }
         let mut actions = Vec::new();
@@ -433,13 +456,16 @@ impl Fences {
             None => self.queues.entry(name.clone()).or_default(),
         };
         let next = queue.places;
-        let entry = queue.sides[side.index()].entries.entry(key).or_insert(Entry { place: next, requeued: false });
+        let entry =
+            queue.sides[side.index()].entries.entry(key).or_insert(Entry { place: next, epoch, requeued: false });
         entry.requeued = false;
         let place = entry.place;
         if place == next {
             queue.places += 1;
         }
-        Received { place, waits: queue.waits(side, bucket, epoch, now) }
+        let lifted = queue.witness(side, epoch);
+        self.lifted += lifted;
+        Received { place, waits: queue.waits(side, bucket, epoch, now), lifts: lifted > 0 }
     }
 
     /// Whether such a delivery has to wait. The first one that does starts the hold's time.
@@ -574,9 +600,29 @@ impl Fences {
 }
 
 impl Queue {
-    fn hold(&mut self, shift: Shift) {
-        self.holds.push(Hold { shift, stage: Stage::Waiting, waiting_since: None });
+    fn hold(&mut self, shift: Shift, next: Option<u64>) {
+        self.holds.push(Hold { shift, next, stage: Stage::Waiting, waiting_since: None });
         self.last = Some(FenceState::Waiting);
+    }
+
+    /// A delivery of this epoch shows that nothing of an earlier life is left before it of what was published before the change
+    /// before it; answers how many holds that lifts.
+    fn witness(&mut self, side: Side, epoch: u64) -> u64 {
+        let (place, outstanding) = (self.places, &self.sides[side.index()]);
+        let mut lifted = 0;
+        self.holds.retain_mut(|hold| {
+            let shows = hold.shift.losing() == side && hold.next.is_some_and(|next| epoch >= next);
+            if shows && !matches!(hold.stage, Stage::Draining { .. }) {
+                hold.stage = Stage::Draining { place, left: outstanding.before(hold.shift.epoch) };
+            }
+            let drained = shows && matches!(hold.stage, Stage::Draining { left: 0, .. });
+            lifted += u64::from(drained);
+            !drained
+        });
+        if lifted > 0 {
+            self.last = Some(FenceState::Passed);
+        }
+        lifted
     }
 
     fn waits(&mut self, side: Side, bucket: Bucket, epoch: u64, now: Duration) -> bool {
@@ -590,7 +636,7 @@ impl Queue {
 
     fn end(&mut self, name: &QueueName, side: Side, key: MessageKey, actions: &mut Vec<Action>) {
         let Some(entry) = self.sides[side.index()].entries.remove(&key) else { return };
-        for hold in self.holds.iter_mut().filter(|h| h.shift.losing() == side) {
+        for hold in self.holds.iter_mut().filter(|h| h.shift.losing() == side && entry.epoch < h.shift.epoch) {
             if let Stage::Draining { place, left } = &mut hold.stage
                 && entry.place < *place
             {
@@ -616,6 +662,11 @@ impl Queue {
 }
 
 impl Outstanding {
+    /// What has not ended of what was published before this epoch. What is of a later one was not there to be waited for.
+    fn before(&self, epoch: u64) -> u64 {
+        self.entries.values().filter(|entry| entry.epoch < epoch).count() as u64
+    }
+
     fn open(&self) -> u64 {
         self.entries.values().filter(|e| !e.requeued).count() as u64
     }

@@ -20,4 +20,5 @@ pub mod plan;
 mod rabbit_gate;
 pub mod ready;
 pub mod running;
+pub mod sharing;
 pub mod standby;

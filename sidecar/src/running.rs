@@ -14,13 +14,14 @@ use amqp_compat::listener::TlsFiles;
 use nats_bridge::{Bridge, Config, ErrorKind};
 use url::Url;
 
-use crate::control::{Audit, Cutover, Management, Parts};
+use crate::control::{Audit, Cutover, Lead, Management, Parts};
 use crate::control_api::Control;
 use crate::copies;
 use crate::dual::vhosts::JetStreamVhosts;
 use crate::gate;
 use crate::integrity;
 use crate::rabbit_gate;
+use crate::sharing::Members;
 use crate::standby::Standby;
 
 /// What a sidecar is between, and where.
@@ -135,6 +136,7 @@ impl SidecarError {
 pub struct Sidecar {
     gateway: Arc<Gateway>,
     cutover: Arc<Cutover>,
+    _members: Option<Members>,
 }
 
 impl Sidecar {
@@ -147,39 +149,12 @@ impl Sidecar {
     /// # Cancel safety
     /// A dropped future leaves no socket behind; a lease that was just taken runs out by itself.
     pub async fn start(config: SidecarConfig) -> Result<Sidecar, SidecarError> {
-        let wrong = |field| move |why| GatewayError::Config { field, why };
-        let rabbit = RabbitMqConfig::from_url(&config.rabbit).map_err(wrong("rabbit"))?;
-        let operator = operator(&config.rabbit).map_err(wrong("rabbit"))?;
-        if !(1..=5).contains(&config.jetstream.replicas) {
-            return Err(wrong("replicas")("1 to 5".to_owned()).into());
-        }
-        let audit = match &config.rabbit_management {
-            Some(url) => Audit::Management(Management::from_url(url).map_err(wrong("rabbit_management"))?),
-            None if config.trust_declared => Audit::Trusted,
-            None => Audit::Unknown,
-        };
-        // What costs nothing is tried first.
-        let sockets = Sockets::bind(&config.listen, config.listen_tls.clone()).await?;
-        let user = (&*operator.user, &*operator.password);
-        let url = gateway::url(sockets.address, Some(user), Some(&operator.vhost));
-        let bridge = Bridge::connect_with(config.nats.clone()).await?;
-        let lease = match Lease::acquire(&bridge).await {
-            Ok(lease) => lease,
+        let prepared = Prepared::new(config).await?;
+        match Lease::acquire(&prepared.bridge).await {
+            Ok(lease) => prepared.serve(lease, None).await,
             Err(error) => {
-                let _ = bridge.close(LAST_WORDS).await;
-                return Err(error.into());
-            }
-        };
-        match cut_over(config, (rabbit, operator, audit), &bridge, &lease).await {
-            Ok((cutover, standby)) => {
-                let ends = Box::new(Both { cutover: Arc::clone(&cutover), standby });
-                let gateway = Gateway::serve(sockets, url, Serving { backend: cutover.backend(), lease, bridge, ends });
-                Ok(Sidecar { gateway: Arc::new(gateway), cutover })
-            }
-            Err(error) => {
-                lease.release().await;
-                let _ = bridge.close(LAST_WORDS).await;
-                Err(error)
+                let _ = prepared.bridge.close(LAST_WORDS).await;
+                Err(error.into())
             }
         }
     }
@@ -193,16 +168,79 @@ impl Sidecar {
     pub fn control(&self) -> Arc<dyn Control> {
         Arc::clone(&self.cutover) as Arc<dyn Control>
     }
+
+    /// Goes on telling of itself among the sidecars of its account.
+    pub(crate) fn keeping(self, members: Members) -> Self {
+        Self { _members: Some(members), ..self }
+    }
+
+    /// The running cutover.
+    pub(crate) fn cutover(&self) -> &Arc<Cutover> {
+        &self.cutover
+    }
+}
+
+/// A sidecar that may begin to serve once it has the account's lease: its settings are in order, its sockets are bound, NATS
+/// answers.
+pub(crate) struct Prepared {
+    pub(crate) config: SidecarConfig,
+    pub(crate) rabbit: RabbitMqConfig,
+    pub(crate) operator: Login,
+    audit: Audit,
+    pub(crate) sockets: Sockets,
+    pub(crate) bridge: Bridge,
+}
+
+impl Prepared {
+    /// Tries everything that comes before the lease.
+    pub(crate) async fn new(config: SidecarConfig) -> Result<Prepared, SidecarError> {
+        let wrong = |field| move |why| GatewayError::Config { field, why };
+        let rabbit = RabbitMqConfig::from_url(&config.rabbit).map_err(wrong("rabbit"))?;
+        let operator = operator(&config.rabbit).map_err(wrong("rabbit"))?;
+        if !(1..=5).contains(&config.jetstream.replicas) {
+            return Err(wrong("replicas")("1 to 5".to_owned()).into());
+        }
+        let audit = match &config.rabbit_management {
+            Some(url) => Audit::Management(Management::from_url(url).map_err(wrong("rabbit_management"))?),
+            None if config.trust_declared => Audit::Trusted,
+            None => Audit::Unknown,
+        };
+        // What costs nothing is tried first.
+        let sockets = Sockets::bind(&config.listen, config.listen_tls.clone()).await?;
+        let bridge = Bridge::connect_with(config.nats.clone()).await?;
+        Ok(Prepared { config, rabbit, operator, audit, sockets, bridge })
+    }
+
+    /// Takes the cutover up where it stands, tries RabbitMQ, and serves. `lead`: how it came to lead other sidecars, if it does.
+    pub(crate) async fn serve(self, lease: Lease, lead: Option<String>) -> Result<Sidecar, SidecarError> {
+        let Prepared { config, rabbit, operator, audit, sockets, bridge } = self;
+        let user = (&*operator.user, &*operator.password);
+        let url = gateway::url(sockets.address, Some(user), Some(&operator.vhost));
+        let lead = lead.map(|how| Lead { lease: lease.clone(), how });
+        match cut_over(config, (rabbit, operator, audit), &bridge, &lease, lead).await {
+            Ok((cutover, standby)) => {
+                let ends = Box::new(Both { cutover: Arc::clone(&cutover), standby });
+                let gateway = Gateway::serve(sockets, url, Serving { backend: cutover.backend(), lease, bridge, ends });
+                Ok(Sidecar { gateway: Arc::new(gateway), cutover, _members: None })
+            }
+            Err(error) => {
+                lease.release().await;
+                let _ = bridge.close(LAST_WORDS).await;
+                Err(error)
+            }
+        }
+    }
 }
 
 /// How long the connection to NATS may take to close.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 async fn cut_over(
     config: SidecarConfig,
     (rabbit, operator, audit): (RabbitMqConfig, Login, Audit),
     bridge: &Bridge,
     lease: &Lease,
+    lead: Option<Lead>,
 ) -> Result<(Arc<Cutover>, Arc<Standby>), SidecarError> {
     let (shown, user) = (rabbit.to_string(), operator.user.clone());
     let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), config.jetstream));
@@ -223,6 +261,7 @@ async fn cut_over(
         rollback_after: config.rollback_after,
         integrity: integrity::Limits::default(),
         standby: config.standby,
+        lead,
     };
     let cutover = match Cutover::start(parts).await {
         Ok(cutover) => cutover,

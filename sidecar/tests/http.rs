@@ -43,6 +43,7 @@ impl Played {
                 nats_unsettled: 0,
                 held: 0,
                 fence: FenceState::None,
+                consumers: 1,
             }],
             parity: vec![QueueParity {
                 vhost: "/".to_owned(),
@@ -56,8 +57,12 @@ impl Played {
             standby_lag: 9,
             standby: None,
             standby_rabbit: None,
+            losing: None,
+            rehearsal: None,
+            backfill: None,
             faults: Faults::default(),
             rolled_back: None,
+            sidecars: Vec::new(),
         };
         Self { status: Mutex::new(status), refuse: None, against: Vec::new(), told: Mutex::default() }
     }
@@ -69,6 +74,12 @@ impl Played {
     fn now(&self) -> std::sync::MutexGuard<'_, Status> {
         self.status.lock().expect("no test panics with it")
     }
+}
+
+/// A change as it is told, but for the port that it came from.
+fn change(to: Target, by: &str, reason: &str) -> Change {
+    let (by, reason, from) = (by.to_owned(), reason.to_owned(), String::new());
+    Change { to, by, reason, force: false, unrehearsed: false, from }
 }
 
 #[async_trait]
@@ -88,8 +99,48 @@ impl Control for Played {
         None
     }
 
+    async fn backfill(self: Arc<Self>, asked: Backfill) -> Result<BackfillReport, Refused> {
+        if let Some(refused) = &self.refuse {
+            return Err(refused.clone());
+        }
+        Ok(BackfillReport { dry_run: asked.dry_run, by: asked.by, ..BackfillReport::default() })
+    }
+
+    async fn backfill_status(&self) -> Option<BackfillReport> {
+        None
+    }
+
+    async fn rehearse(self: Arc<Self>, asked: Rehearse) -> Result<Rehearsal, Refused> {
+        Ok(Rehearsal { by: asked.by, passed: true, ..Rehearsal::default() })
+    }
+
+    async fn rehearsal(&self) -> Option<Rehearsal> {
+        None
+    }
+
+    async fn log(&self, last: u64) -> Result<Vec<LogEntry>, Refused> {
+        let entry = LogEntry {
+            number: last,
+            at: "2030-01-01T00:00:00Z".to_owned(),
+            what: "shadow".to_owned(),
+            outcome: Outcome::Done,
+            by: "ann".to_owned(),
+            from: "127.0.0.1:9".to_owned(),
+            reason: "why".to_owned(),
+            host: "here".to_owned(),
+            phase: Phase::Shadow,
+            weight_percent: Weight::NONE,
+            epoch: 2,
+            forced: false,
+            automatic: false,
+            detail: String::new(),
+        };
+        Ok(vec![entry])
+    }
+
     async fn change(&self, request: Change) -> Result<Adopted, Refused> {
-        self.told.lock().expect("no test panics with it").push(request.clone());
+        assert!(request.from.starts_with("127.0.0.1:"), "{request:?}");
+        self.told.lock().expect("no test panics with it").push(Change { from: String::new(), ..request.clone() });
         if let Some(refused) = &self.refuse {
             return Err(refused.clone());
         }
@@ -234,7 +285,7 @@ async fn a_change_is_asked_for_as_it_was_sent_and_answered_with_what_is_in_force
         assert_eq!((status, &body["phase"]), (200, &json!(phase)), "{path}");
     }
     let five = Target::Weight(Weight::from_percent(5.0).expect("valid"));
-    assert_eq!(running.told()[0], Change { to: five, by: "ann".to_owned(), reason: "canary".to_owned(), force: false });
+    assert_eq!(running.told()[0], change(five, "ann", "canary"));
     let told: Vec<Target> = running.told().iter().map(|change| change.to).collect();
     assert_eq!(told, [five, Target::Rollback, Target::Observe, Target::Shadow, Target::Detach]);
 }
@@ -347,9 +398,7 @@ async fn verbs_make_the_change_and_say_what_is_in_force() {
     let (code, out, err) = running.verb(&["shadow", "--reason", "first look"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     assert_eq!(out, "phase:   shadow\nweight:  0 %\nepoch:   2\nchange:  in force after 7 ms\n");
-    let by_tester =
-        Change { to: Target::Shadow, by: "tester".to_owned(), reason: "first look".to_owned(), force: false };
-    assert_eq!(running.told(), [by_tester]);
+    assert_eq!(running.told(), [change(Target::Shadow, "tester", "first look")]);
 
     let (_, out, _) = running.verb(&["weight", "0.25", "--by", "ann", "--json"]).await;
     let adopted: Adopted = serde_json::from_str(&out).expect("one JSON object");

@@ -128,7 +128,7 @@ async fn a_manifest_is_planned_applied_and_verified_and_drift_ends_with_1() {
     );
     cli.expect(1, &["provision", "apply", "m.toml"]);
     for (text, why) in [
-        ("[[streams]]\nname = \"A\"\n", "no max_bytes"),
+        ("[[streams]]\nname = \"A\"\n", "field=max_bytes"),
         ("[[streams]]\nnmae = \"A\"\n", "nmae"),
         ("[[streams]]\nname = \"A\"\nmax_bytes = 5\nmax_age_ms = 500_000\ndurable = true\n", "three replicas"),
     ] {
@@ -141,19 +141,19 @@ async fn a_manifest_is_planned_applied_and_verified_and_drift_ends_with_1() {
     // What apply would be refused, plan refuses.
     let stream = "[[streams]]\nname = \"B\"\nunbounded = true\n";
     for (code, text, told) in [
-        (2, format!("{stream}subjects = [\"a b\"]"), "table=streams stream=B key=subjects"),
-        (2, format!("{stream}replicas = 3"), "table=streams stream=B key=replicas"),
+        (2, format!("{stream}subjects = [\"a b\"]"), "table=streams stream=B field=subjects"),
+        (2, format!("{stream}replicas = 3"), "table=streams stream=B field=replicas"),
         (
             1,
             format!("{stream}subjects = [\"orders.eu\"]"),
-            "table=streams stream=B key=subjects why=`orders.eu` overlaps",
+            "table=streams stream=B field=subjects why=`orders.eu` overlaps",
         ),
-        (1, "[[dead_letters]]\nof = \"LATE\"".to_owned(), "table=dead_letters stream=LATE_DLQ key=of why="),
+        (1, "[[dead_letters]]\nof = \"LATE\"".to_owned(), "table=dead_letters stream=LATE_DLQ field=of why="),
         (2, "[[dead_letters]]\nof = \"\"".to_owned(), "table=dead_letters of="),
         (
             1,
             "[[consumers]]\nstream = \"NONE\"\nname = \"c\"".to_owned(),
-            "table=consumers consumer=c key=stream why=there is no stream NONE",
+            "table=consumers consumer=c field=stream why=there is no stream NONE",
         ),
     ] {
         if told.contains("LATE_DLQ") {

@@ -2,73 +2,19 @@
 
 mod bed;
 
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bed::process::Process;
 use serde_json::Value;
 use test_support::eventually::eventually;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 
-/// A running sidecar; killed when dropped.
-struct Sidecar {
-    process: Child,
-    ready: tempfile::TempDir,
-}
-
-impl Sidecar {
-    fn start(rabbit: &RabbitMq, nats: &NatsServer) -> Self {
-        Self::start_with(rabbit, nats, &[])
-    }
-
-    fn start_with(rabbit: &RabbitMq, nats: &NatsServer, more: &[&str]) -> Self {
-        let ready = tempfile::tempdir().expect("created");
-        let process = nats_bridge()
-            .args(["sidecar", "--rabbit", &rabbit.url(), "--nats", &nats.url()])
-            .args(["--rabbit-management", &rabbit.management_url()])
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready-file"])
-            .arg(ready.path().join("ready.json"))
-            .args(more)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("it starts");
-        let sidecar = Self { process, ready };
-        eventually("the sidecar is ready", || sidecar.ready.path().join("ready.json").exists());
-        sidecar
-    }
-
-    /// Runs a verb, and gives its exit code and the JSON that it printed.
-    fn verb(&self, words: &[&str]) -> (i32, Value) {
-        let output = nats_bridge()
-            .args(words)
-            .args(["--json", "--ready-file"])
-            .arg(self.ready.path().join("ready.json"))
-            .output()
-            .expect("it runs");
-        let text = String::from_utf8_lossy(&output.stderr);
-        let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}: {text}"));
-        (output.status.code().expect("not killed"), value)
-    }
-}
-
-impl Drop for Sidecar {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn nats_bridge() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nats-bridge"));
-    command.env_remove("NATS_BRIDGE_HTTP").env_remove("NATS_BRIDGE_HTTP_TOKEN");
-    command
-}
-
 #[test]
 fn an_operator_goes_there_and_back_and_is_stopped_where_it_would_lose_something() {
     let (rabbit, nats) = (RabbitMq::start(), NatsServer::start());
-    let sidecar = Sidecar::start(&rabbit, &nats);
+    let sidecar = Process::start(&rabbit, &nats);
     let (code, status) = sidecar.verb(&["status"]);
     assert_eq!((code, &status["phase"], &status["weight_percent"]), (0, &"observe".into(), &0.into()));
     for side in ["rabbit", "nats"] {
@@ -82,9 +28,9 @@ fn an_operator_goes_there_and_back_and_is_stopped_where_it_would_lose_something(
     for (words, phase, weight) in [
         (&["shadow"][..], "shadow", 0),
         (&["weight", "5", "--by", "ann", "--reason", "first", "--force"], "canary", 5),
-        (&["weight", "100", "--force"], "cutover", 100),
+        (&["weight", "100", "--force", "--unrehearsed"], "cutover", 100),
         (&["rollback"], "shadow", 0),
-        (&["weight", "100", "--force"], "cutover", 100),
+        (&["weight", "100", "--force", "--unrehearsed"], "cutover", 100),
         (&["detach"], "native", 100),
     ] {
         let (code, adopted) = sidecar.verb(words);
@@ -117,10 +63,8 @@ fn an_operator_goes_there_and_back_and_is_stopped_where_it_would_lose_something(
 }
 
 /// The traffic of two applications, until it is told to stop.
-fn traffic(sidecar: &Sidecar) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) {
-    let text = std::fs::read(sidecar.ready.path().join("ready.json")).expect("read");
-    let ready: Value = serde_json::from_slice(&text).expect("JSON");
-    let amqp = format!("amqp://guest:guest@{}/%2f", ready["listen"].as_str().expect("an address"));
+fn traffic(sidecar: &Process) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) {
+    let amqp = format!("amqp://guest:guest@{}/%2f", sidecar.said("listen"));
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     let flowing = std::thread::spawn(move || {
@@ -134,14 +78,25 @@ fn traffic(sidecar: &Sidecar) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) 
 fn promote_takes_real_traffic_to_the_end_while_the_gate_says_yes_and_back_when_it_says_no() {
     let (rabbit, nats) = (RabbitMq::start(), NatsServer::start());
     let more = ["--gate-soak", "1s", "--gate-messages", "20", "--gate-latency-factor", "1000"];
-    let sidecar = Sidecar::start_with(&rabbit, &nats, &more);
+    let sidecar = Process::start_with(&rabbit, &nats, &more);
     let (stop, flowing) = traffic(&sidecar);
     assert_eq!(sidecar.verb(&["promote"]).0, 1, "nothing was compared");
     assert_eq!(sidecar.verb(&["shadow"]).0, 0);
     let (code, ended) = sidecar.verb(&["promote", "--auto", "--steps", "25,50,100", "--soak", "1s"]);
+    let weights = |ended: &Value| -> Vec<u64> {
+        let steps = ended["steps"].as_array().expect("steps");
+        steps.iter().filter_map(|step| step["weight_percent"].as_u64()).collect()
+    };
+    // The last step waits for a rehearsal, at the weight in force.
+    assert_eq!((code, &ended["phase"], &ended["rolled_back"]), (1, &"canary".into(), &false.into()), "{ended}");
+    assert_eq!(weights(&ended), [25, 50], "{ended}");
+    let because = ended["because"].as_str().expect("a reason");
+    assert!(because.contains("rollback rehearse"), "{because}");
+    let (code, rehearsal) = sidecar.verb(&["rollback", "rehearse", "--stay", "1s"]);
+    assert_eq!((code, &rehearsal["passed"]), (0, &true.into()), "{rehearsal}");
+    let (code, ended) = sidecar.verb(&["promote", "--auto", "--steps", "25,50,100", "--soak", "1s"]);
     assert_eq!((code, &ended["arrived"], &ended["phase"]), (0, &true.into(), &"cutover".into()), "{ended}");
-    let weights: Vec<_> = ended["steps"].as_array().expect("steps").iter().map(|s| &s["weight_percent"]).collect();
-    assert_eq!(weights, [25, 50, 100], "{ended}");
+    assert_eq!(weights(&ended), [100], "{ended}");
     assert_eq!(ended["gate"]["may_go_on"], true, "{ended}");
     let (_, status) = sidecar.verb(&["status"]);
     assert_eq!(status["faults"], serde_json::json!({ "corrupted": 0, "dropped": 0, "reordered": 0, "duplicated": 0 }));
@@ -163,4 +118,72 @@ fn promote_takes_real_traffic_to_the_end_while_the_gate_says_yes_and_back_when_i
     assert!(status["reason"].as_str().is_some_and(|reason| reason.starts_with("promote: ")), "{status}");
     stop.store(true, Ordering::Relaxed);
     flowing.join().expect("the applications noticed nothing");
+}
+
+#[test]
+fn full_weight_waits_for_a_rehearsed_rollback_and_the_log_says_who_did_what_over_a_restart() {
+    let (rabbit, nats) = (RabbitMq::start(), NatsServer::start());
+    let sidecar = Process::start(&rabbit, &nats);
+    assert_eq!(sidecar.verb(&["rollback", "rehearse"]).0, 1, "there is nothing to roll back");
+    assert_eq!(sidecar.verb(&["shadow", "--by", "ann"]).0, 0);
+    let (code, half) = sidecar.verb(&["weight", "50", "--force", "--by", "ann", "--reason", "half"]);
+    assert_eq!(code, 0, "{half}");
+    let (code, refused) = sidecar.verb(&["weight", "100", "--force"]);
+    assert_eq!((code, &refused["code"]), (1, &"not_rehearsed".into()), "{refused}");
+    // No data is no rehearsal.
+    let (code, idle) = sidecar.verb(&["rollback", "rehearse", "--stay", "0s"]);
+    assert_eq!((code, &idle["passed"]), (1, &false.into()), "{idle}");
+    assert!(idle["problems"][0].as_str().expect("a text").contains("no publish was confirmed"), "{idle}");
+
+    let (stop, applications) = traffic(&sidecar);
+    eventually("messages flow", || sidecar.verb(&["status"]).1["sides"]["nats"]["delivered"].as_u64() > Some(20));
+    let (code, passed) =
+        sidecar.verb(&["rollback", "rehearse", "--stay", "2s", "--by", "ann", "--reason", "before 100 %"]);
+    assert_eq!((code, &passed["passed"], &passed["weight_percent"]), (0, &true.into(), &50.into()), "{passed}");
+    assert_eq!((&passed["failed"], &passed["faults"], &passed["holds_timed_out"]), (&0.into(), &0.into(), &0.into()));
+    assert!(passed["confirmed"].as_u64() > Some(0), "{passed}");
+    drop(sidecar);
+    stop.store(true, Ordering::Relaxed);
+    let _ = applications.join();
+
+    // Kept over a restart.
+    let sidecar = Process::start(&rabbit, &nats);
+    let (_, status) = sidecar.verb(&["status"]);
+    assert_eq!((&status["rehearsal"]["passed"], &status["weight_percent"]), (&true.into(), &50.into()), "{status}");
+    let (code, full) = sidecar.verb(&["weight", "100", "--force", "--by", "bob"]);
+    assert_eq!(code, 0, "{full}");
+    let (code, drained) = sidecar.verb(&["drain", "--timeout", "60s"]);
+    assert!(code == 1 || drained["drained"] == true, "its consumers are gone: {drained}");
+    assert_eq!(drained["side"], "rabbit");
+    assert_eq!(sidecar.verb(&["rollback"]).0, 0);
+    assert_eq!(sidecar.verb(&["observe"]).0, 0);
+    let (_, status) = sidecar.verb(&["status"]);
+    assert!(status["rehearsal"]["void"].as_str().is_some_and(|why| why.contains("observe")), "{status}");
+    assert_eq!(sidecar.verb(&["shadow"]).0, 0);
+    assert_eq!(sidecar.verb(&["weight", "100", "--force"]).1["code"], "not_rehearsed");
+
+    let (code, log) = sidecar.verb(&["log"]);
+    let log = log.as_array().expect("a list");
+    let told: Vec<(&str, &str, &str)> = log
+        .iter()
+        .rev()
+        .map(|e| {
+            let text = |name: &str| e[name].as_str().expect("a text");
+            (text("what"), text("outcome"), text("by"))
+        })
+        .collect();
+    for expected in [
+        ("shadow", "done", "ann"),
+        ("weight 50", "done", "ann"),
+        ("weight 100", "refused", told[2].2),
+        ("rollback rehearse", "done", "ann"),
+        ("weight 100", "done", "bob"),
+        ("observe", "done", told[2].2),
+    ] {
+        assert!(told.contains(&expected), "{expected:?} is not in {told:?}");
+    }
+    assert_eq!(code, 0);
+    let half = log.iter().find(|e| e["what"] == "weight 50").expect("there");
+    assert_eq!((&half["forced"], &half["reason"]), (&true.into(), &"half".into()), "{half}");
+    assert!(half["from"].as_str().is_some_and(|from| from.starts_with("127.0.0.1:")), "{half}");
 }

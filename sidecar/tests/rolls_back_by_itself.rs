@@ -114,6 +114,99 @@ async fn a_confirmed_message_that_never_comes_rolls_back() {
     a_fault_rolls_back(Deed::Drop, "dropped").await;
 }
 
+/// What is done to a message that lies in JetStream's stream.
+#[derive(Debug, Clone, Copy)]
+enum Stored {
+    Altered,
+    Deleted,
+    PutBehind,
+    Doubled,
+}
+
+/// Does it to the stream of `orders.all` by JetStream's own API, behind the sidecar's back.
+async fn tamper(nats: &NatsServer, what: Stored) {
+    let client = async_nats::connect(nats.url()).await.expect("connected");
+    let store = async_nats::jetstream::new(client);
+    let names: Vec<String> = store.stream_names().map(|name| name.expect("a name")).collect().await;
+    // Not the standby copies, which no application is given.
+    let name = names.iter().find(|name| name.starts_with("AQ_") && name.ends_with("_orders=2Eall"));
+    let stream = store.get_stream(name.unwrap_or_else(|| panic!("no stream in {names:?}"))).await.expect("there");
+    let last = stream.cached_info().state.last_sequence;
+    // The fence lies behind or before: only messages have a body.
+    let mut at = last;
+    let message = loop {
+        let message = stream.get_raw_message(at).await.expect("stored");
+        if !message.payload.is_empty() {
+            break message;
+        }
+        at -= 1;
+    };
+    let (target, payload) = match what {
+        Stored::Altered => (message, "spoilt".into()),
+        Stored::Doubled => (message.clone(), message.payload),
+        // Not the last one: there has to be one that it was before.
+        Stored::Deleted | Stored::PutBehind => {
+            let before = stream.get_raw_message(at - 5).await.expect("stored");
+            (before.clone(), before.payload)
+        }
+    };
+    if !matches!(what, Stored::Doubled) {
+        assert!(stream.delete_message(target.sequence).await.expect("answered"), "{what:?}");
+    }
+    if !matches!(what, Stored::Deleted) {
+        // All that it had but the id by which JetStream would know it.
+        let mut headers = async_nats::HeaderMap::new();
+        for (name, values) in target.headers.iter().filter(|(name, _)| AsRef::<str>::as_ref(*name) != "Nats-Msg-Id") {
+            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+        store.publish_with_headers(target.subject, headers, payload).await.expect("sent").await.expect("stored");
+    }
+}
+
+async fn a_fault_in_the_stream_rolls_back(what: Stored, word: &str) {
+    let nats = NatsServer::start();
+    let ends = Ends::new(RabbitMq::shared(), &nats);
+    let sidecar = ends.sidecar_like(Likeness { patience: Duration::from_millis(500), ..Likeness::default() }).await;
+    let connection = sidecar.connect().await;
+    let channel = connection.create_channel().await.expect("channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    declare(&channel, "orders", "orders.all").await;
+    sidecar.change(Target::Shadow).await.expect("shadow");
+    sidecar.weight(100.0).await;
+    publish(&channel, 20).await;
+    tamper(&nats, what).await;
+    let began = std::time::Instant::now();
+    let consumer = tokio::spawn(consume_all(sidecar.connect().await, "orders.all"));
+    let why = rolled_back(&sidecar).await;
+    println!("{what:?}: rolled back {:?} after the consumer came: {why}", began.elapsed());
+    assert_eq!(why, format!("messages of JetStream were not as they should be: 1 {word}"));
+    let before = sidecar.status().await.sides.rabbit.published;
+    publish(&channel, 10).await;
+    assert_eq!(sidecar.status().await.sides.rabbit.published, before + 10);
+    consumer.abort();
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_message_that_was_altered_rolls_back() {
+    a_fault_in_the_stream_rolls_back(Stored::Altered, "corrupted").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_message_that_was_deleted_rolls_back() {
+    a_fault_in_the_stream_rolls_back(Stored::Deleted, "dropped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_message_that_was_put_behind_later_ones_rolls_back() {
+    a_fault_in_the_stream_rolls_back(Stored::PutBehind, "reordered").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_was_stored_again_rolls_back() {
+    a_fault_in_the_stream_rolls_back(Stored::Doubled, "duplicated").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_jetstream_that_does_not_answer_rolls_back_and_a_human_opens_the_way_again() {
     let nats = NatsServer::start();
@@ -139,7 +232,14 @@ async fn a_jetstream_that_does_not_answer_rolls_back_and_a_human_opens_the_way_a
     delivered(&ledger, 100).await;
     let five = Weight::from_percent(5.0).expect("a weight");
     let change = |to, force| {
-        let change = sidecar::control_api::Change { to, by: "ann".into(), reason: "looked into".into(), force };
+        let change = sidecar::control_api::Change {
+            to,
+            by: "ann".into(),
+            reason: "looked into".into(),
+            force,
+            unrehearsed: true,
+            from: String::new(),
+        };
         sidecar.cutover.change(change)
     };
     let refused = change(Target::Weight(five), false).await.expect_err("refused");

@@ -114,7 +114,14 @@ async fn the_gate_says_yes_once_enough_was_compared_and_the_weight_follows_it() 
     let (sidecar, connection, channel) = gated_shadow(&nats).await;
     let raise = |percent: f64| {
         let to = Target::Weight(Weight::from_percent(percent).expect("a weight"));
-        sidecar.cutover.change(Change { to, by: "test".into(), reason: String::new(), force: false })
+        sidecar.cutover.change(Change {
+            to,
+            by: "test".into(),
+            reason: String::new(),
+            force: false,
+            unrehearsed: true,
+            from: String::new(),
+        })
     };
     let refused = raise(5.0).await.expect_err("nothing was compared");
     assert_eq!(refused.code, RefusedCode::Gate);

@@ -1,15 +1,13 @@
 //! `nats-bridge failover`: a broker is lost for good.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::{Control, Failure, request};
-use crate::control_api::{FailoverQueue, FailoverReport, Refused};
+use crate::control_api::{FailoverQueue, FailoverReport};
 
 /// Arguments of `failover`.
 #[derive(Debug, Args)]
@@ -63,23 +61,13 @@ pub async fn run(args: FailoverArgs) -> Result<(), Failure> {
     }
     let by = request::by(control);
     let body = Body { lost: *lost, execute: *execute, force: *force, by: &by, reason };
-    let answer: Result<FailoverReport, Refused> = request::post_json(control, "/failover", &body).await?;
-    let mut report = match answer {
-        Ok(report) => report,
-        Err(refused) => {
-            if control.json {
-                request::print_json(&refused)?;
-            }
-            return Err(Failure::refused(refused));
-        }
-    };
-    let bar = bar(control.json);
+    let mut report: FailoverReport = request::begin(control, "/failover", &body).await?;
+    let bar = request::bar(control.json, "replaying");
     while report.running {
         bar.set_length(report.copies);
         bar.set_position(report.replayed + report.not_needed + report.left);
         tokio::time::sleep(EVERY).await;
-        let now: Option<FailoverReport> = request::get(control, "/failover").await?;
-        report = now.ok_or_else(|| Failure::cannot_run("the sidecar was started anew meanwhile; try again"))?;
+        report = request::later(control, "/failover").await?;
     }
     bar.finish_and_clear();
     match control.json {
@@ -94,17 +82,6 @@ pub async fn run(args: FailoverArgs) -> Result<(), Failure> {
         }
         None => Ok(()),
     }
-}
-
-fn bar(json: bool) -> ProgressBar {
-    let shown = !json && std::io::stderr().is_terminal();
-    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(Some(0), target);
-    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}") {
-        bar.set_style(style);
-    }
-    bar.set_message("replaying");
-    bar
 }
 
 fn text(report: &FailoverReport) -> String {

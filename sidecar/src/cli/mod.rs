@@ -4,12 +4,15 @@
 
 mod apply;
 mod assess;
+mod backfill;
 mod config;
 mod detach;
 mod dlq;
+mod drain;
 mod failover;
 mod gate;
 mod lease;
+mod log;
 mod logging;
 mod native;
 mod nats;
@@ -145,7 +148,7 @@ pub enum Command {
     Gate(gate::GateArgs),
     /// Raise the weight step by step while the gate says yes, and roll back when it says no.
     Promote(promote::PromoteArgs),
-    /// Give all traffic back to RabbitMQ.
+    /// Give all traffic back to RabbitMQ, or rehearse that.
     Rollback(rollback::RollbackArgs),
     /// Copy all traffic to JetStream and compare, while RabbitMQ stays the owner.
     Shadow(shadow::ShadowArgs),
@@ -153,8 +156,14 @@ pub enum Command {
     Observe(observe::ObserveArgs),
     /// Let go of RabbitMQ once JetStream owns everything and RabbitMQ's queues are empty.
     Detach(detach::DetachArgs),
+    /// Show what still has to drain after a change of weight or before `detach`, and wait until it has.
+    Drain(drain::DrainArgs),
+    /// Show who changed what, when and why.
+    Log(log::LogArgs),
     /// A broker is lost for good: give the other one what was kept of it, and everything from then on.
     Failover(failover::FailoverArgs),
+    /// Make standby copies of what lay in RabbitMQ's queues before there were any.
+    Backfill(backfill::BackfillArgs),
     /// Look at dead letters, put them back to work, set them aside.
     Dlq(dlq::DlqArgs),
     /// Make streams, consumers, dead-letter streams and buckets as a file says, or compare.
@@ -185,7 +194,10 @@ impl Command {
             Command::Shadow(args) => shadow::run(args).await,
             Command::Observe(args) => observe::run(args).await,
             Command::Detach(args) => detach::run(args).await,
+            Command::Drain(args) => drain::run(args).await,
+            Command::Log(args) => log::run(args).await,
             Command::Failover(args) => failover::run(args).await,
+            Command::Backfill(args) => backfill::run(args).await,
             Command::Dlq(args) => dlq::run(args).await,
             Command::Provision(args) => provision::run(args).await,
             Command::Config(args) => config::run(args, source),

@@ -32,6 +32,9 @@ pub struct PromoteArgs {
     /// What to do at a no.
     #[arg(long, value_enum, default_value_t = OnNo::Rollback)]
     pub on_no: OnNo,
+    /// Go to 100 % although no rehearsed rollback has passed. The log says so.
+    #[arg(long)]
+    pub unrehearsed: bool,
     /// Why; kept in the sidecar's history.
     #[arg(long, default_value = "promote")]
     pub reason: String,
@@ -144,12 +147,21 @@ impl Walk {
                 return self.no(because).await;
             }
             let waited_ms = ms(began.elapsed());
-            let asked = Asked { reason: &self.args.reason, percent: Some(percent), force: false };
+            let asked = Asked {
+                reason: &self.args.reason,
+                percent: Some(percent),
+                force: false,
+                unrehearsed: self.args.unrehearsed,
+            };
             match request::post::<Adopted>(&self.args.control, "/weight", asked).await? {
                 Ok(Adopted { weight_percent, took_ms, .. }) => {
                     self.at = weight_percent;
                     self.line.say(&format!("{weight_percent} % in force after {took_ms} ms"));
                     self.made.push(Step { weight_percent, waited_ms, took_ms });
+                }
+                // Nothing is wrong with the weight in force.
+                Err(refused) if refused.code == RefusedCode::NotRehearsed => {
+                    return self.ended(Some(refused.to_string()), false).await;
                 }
                 Err(Refused { reason, .. }) => return self.no(reason).await,
             }

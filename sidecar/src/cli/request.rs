@@ -1,8 +1,9 @@
 //! Requests of the command line to a running sidecar: HTTP/1.0 over one TCP connection each.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -19,15 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// `refused` with the sidecar's own words, or `cannot_run` when no sidecar answers.
 pub(super) async fn get<T: DeserializeOwned>(control: &Control, path: &str) -> Result<T, Failure> {
-    match send(control, "GET", path, "").await? {
-        Ok(value) => Ok(value),
-        Err(refused) => {
-            if control.json {
-                print_json(&refused)?;
-            }
-            Err(Failure::refused(refused))
+    accepted(control, send(control, "GET", path, "").await?)
+}
+
+// A refusal is printed for machines, and is a failure.
+fn accepted<T>(control: &Control, answer: Result<T, Refused>) -> Result<T, Failure> {
+    answer.or_else(|refused| {
+        if control.json {
+            print_json(&refused)?;
         }
-    }
+        Err(Failure::refused(refused))
+    })
 }
 
 /// What a change says besides its path.
@@ -39,6 +42,8 @@ pub(super) struct Asked<'a> {
     pub percent: Option<f64>,
     /// Whether the gate's no is passed over.
     pub force: bool,
+    /// Whether the last step is made without a rehearsed rollback.
+    pub unrehearsed: bool,
 }
 
 /// Asks for a change.
@@ -56,12 +61,14 @@ pub(super) async fn post<T: DeserializeOwned>(
         percent: Option<f64>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         force: bool,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        unrehearsed: bool,
         by: &'a str,
         reason: &'a str,
     }
-    let Asked { reason, percent, force } = asked;
+    let Asked { reason, percent, force, unrehearsed } = asked;
     let by = by(control);
-    post_json(control, path, &Body { percent, force, by: &by, reason }).await
+    post_json(control, path, &Body { percent, force, unrehearsed, by: &by, reason }).await
 }
 
 /// Who asks.
@@ -73,13 +80,34 @@ pub(super) fn by(control: &Control) -> String {
 ///
 /// # Errors
 /// `cannot_run` when no sidecar answers.
-pub(super) async fn post_json<T: DeserializeOwned>(
+async fn post_json<T: DeserializeOwned>(
     control: &Control,
     path: &str,
     body: &impl Serialize,
 ) -> Result<Result<T, Refused>, Failure> {
     let body = serde_json::to_string(body).map_err(Failure::cannot_run)?;
     send(control, "POST", path, &body).await
+}
+
+/// Begins what takes long; a refusal is printed for machines.
+///
+/// # Errors
+/// `refused` with the sidecar's own words, or `cannot_run` when no sidecar answers.
+pub(super) async fn begin<T: DeserializeOwned>(
+    control: &Control,
+    path: &str,
+    body: &impl Serialize,
+) -> Result<T, Failure> {
+    accepted(control, post_json(control, path, body).await?)
+}
+
+/// How far that is, some time later.
+///
+/// # Errors
+/// `cannot_run` when no sidecar answers, or one that has begun nothing.
+pub(super) async fn later<T: DeserializeOwned>(control: &Control, path: &str) -> Result<T, Failure> {
+    let now: Option<T> = get(control, path).await?;
+    now.ok_or_else(|| Failure::cannot_run("the sidecar was started anew meanwhile; try again"))
 }
 
 /// Asks for a change, and prints what is in force afterwards.
@@ -108,6 +136,18 @@ pub(super) async fn change(control: &Control, path: &str, asked: Asked<'_>) -> R
     let Adopted { phase, weight_percent, epoch, .. } = adopted;
     print(&format!("phase:   {phase}\nweight:  {weight_percent} %\nepoch:   {epoch}\nchange:  {took}\n"));
     Ok(())
+}
+
+/// A bar on stderr, where that is a terminal and nothing else is printed for programs.
+pub(super) fn bar(json: bool, what: &'static str) -> ProgressBar {
+    let shown = !json && std::io::stderr().is_terminal();
+    let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(0), target);
+    if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar
 }
 
 /// Prints one JSON object.

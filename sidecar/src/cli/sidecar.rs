@@ -1,5 +1,7 @@
 //! `nats-bridge sidecar`: in the path between AMQP clients and RabbitMQ.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +9,10 @@ use amqp_compat::backend::Login;
 use amqp_compat::backend::jetstream::JetStreamConfig;
 use amqp_compat::gateway::{GatewayError, GatewayState};
 use clap::Args;
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::nats::NatsLogin;
@@ -18,9 +23,15 @@ use crate::gate;
 use crate::http::{self, Surface};
 use crate::ready;
 use crate::running::{Sidecar, SidecarConfig, SidecarError};
+use crate::sharing::Following;
 
 /// Arguments of `sidecar`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example, two side by side (on b the same with `--advertise b`; behind a load balancer or not):\n  \
+    nats-bridge sidecar --shared --advertise a --listen 0.0.0.0:5673 --http 0.0.0.0:8223 --http-token-file token \\\n    \
+    --rabbit amqp://bridge:SECRET@rabbit --nats nats://nats"
+)]
 pub struct SidecarArgs {
     /// RabbitMQ, as an AMQP URL. Clients log in with their own user names; the URL's user is the sidecar's own, which
     /// publishes fences and asks for counts in every vhost that is used.
@@ -48,6 +59,13 @@ pub struct SidecarArgs {
     /// sidecar and that no policy matters. A queue that was bound past it gets no copy of what NATS owns.
     #[arg(long, conflicts_with = "rabbit_management")]
     pub trust_declared: bool,
+    /// Serve the NATS account together with other sidecars that say so too. One of them leads; the others take clients and pass them on
+    /// to it, and one of them takes its place when it stops or dies. Without it a second sidecar is refused.
+    #[arg(long)]
+    pub shared: bool,
+    /// The host under which the other sidecars reach this one, where that is not the one of `--listen`.
+    #[arg(long, requires = "shared", value_name = "HOST")]
+    pub advertise: Option<String>,
     /// Where AMQP clients connect to; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:5673", value_name = "HOST:PORT", value_parser = super::host_port)]
     pub listen: String,
@@ -159,6 +177,9 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let http_failed = |error| remedy::bind("--http", &args.http, &error);
     let surface = Surface::bind(&args.http).await.map_err(http_failed)?;
     let http = surface.local_addr().map_err(http_failed)?;
+    if args.shared {
+        return shared(&args, config, (surface, http), (token, metrics), shutdown).await;
+    }
     let sidecar = tokio::select! {
         started = Sidecar::start(config) => started.map_err(|error| failure(&args, &error))?,
         () = shutdown.cancelled() => return Ok(()),
@@ -166,7 +187,47 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     let options = http::Options { control: sidecar.control(), token, metrics: Some(metrics) };
     let serving_http = tokio::spawn(surface.run(options, shutdown.clone()));
     let gateway = sidecar.gateway();
-    let (listen, tls) = (gateway.address(), gateway.tls_address());
+    announce(&args, (gateway.address(), gateway.tls_address()), http)?;
+    until_it_ends(&args, &sidecar, serving_http, shutdown).await
+}
+
+/// One of several sidecars: follows until it leads, then as one that is alone.
+async fn shared(
+    args: &SidecarArgs,
+    config: SidecarConfig,
+    (surface, http): (Surface, SocketAddr),
+    (token, metrics): (Option<String>, PrometheusHandle),
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
+    let following = tokio::select! {
+        joined = Following::join(config, http, args.advertise.as_deref()) => joined.map_err(|error| failure(args, &error))?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let (addresses, follows) = (following.addresses(), following.follows());
+    let (leads, is_leading) = watch::channel(None);
+    let front =
+        http::Front { leads: is_leading, leader: following.leader(), token: token.clone(), metrics: metrics.clone() };
+    let serving_http = tokio::spawn(surface.run_shared(front, shutdown.clone()));
+    if follows {
+        announce(args, addresses, http)?;
+    }
+    let sidecar = tokio::select! {
+        led = following.lead() => led.map_err(|error| failure(args, &error))?,
+        () = shutdown.cancelled() => return http_ended(args, serving_http).await,
+    };
+    leads.send_replace(Some(http::Options { control: sidecar.control(), token, metrics: Some(metrics) }));
+    if !follows {
+        announce(args, addresses, http)?;
+    }
+    until_it_ends(args, &sidecar, serving_http, shutdown).await
+}
+
+/// Says where it is to be found.
+fn announce(
+    args: &SidecarArgs,
+    (listen, tls): (SocketAddr, Option<SocketAddr>),
+    http: SocketAddr,
+) -> Result<(), Failure> {
     if let Some(file) = &args.ready_file {
         let listen_tls = tls.map(|address| address.to_string());
         let addresses =
@@ -181,6 +242,17 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
     if let Some(tls) = tls {
         println!("AMQPS clients connect to {tls}");
     }
+    Ok(())
+}
+
+/// Serves until it is told to stop, or may not any more.
+async fn until_it_ends(
+    args: &SidecarArgs,
+    sidecar: &Sidecar,
+    serving_http: JoinHandle<io::Result<()>>,
+    shutdown: CancellationToken,
+) -> Result<(), Failure> {
+    let gateway = sidecar.gateway();
     tokio::select! {
         () = shutdown.cancelled() => gateway.stop(Duration::MAX).await,
         () = gateway.ended() => {}
@@ -191,6 +263,10 @@ pub async fn run(args: SidecarArgs) -> Result<(), Failure> {
         }
         _ => shutdown.cancel(),
     }
+    http_ended(args, serving_http).await
+}
+
+async fn http_ended(args: &SidecarArgs, serving_http: JoinHandle<io::Result<()>>) -> Result<(), Failure> {
     match serving_http.await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Failure::cannot_run(format!("--http {}: {error}", args.http))),

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Control, Failure, request};
-use crate::control_api::{DETACHED, FenceState, GIVEN_UP, ParityCounts, QueueStatus, Side, Status};
+use crate::control_api::{
+    BackfillProgress, DETACHED, FenceState, GIVEN_UP, ParityCounts, QueueStatus, Side, SidecarStatus, Status,
+};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -55,6 +57,15 @@ fn text(status: &Status) -> String {
     line("rabbit", side(&status.sides.rabbit));
     line("nats", side(&status.sides.nats));
     line("connections", status.connections.to_string());
+    for sidecar in &status.sidecars {
+        let what = if sidecar.leads { "leads" } else { "follows" };
+        let epoch = if sidecar.epoch == status.epoch { "" } else { ", NOT THE ONE IN FORCE" };
+        let SidecarStatus { host, pid, epoch: knows, connections, http, .. } = sidecar;
+        line(
+            "sidecar",
+            format!("process {pid} on {host} {what}, epoch {knows}{epoch}, {connections} connections, http {http}"),
+        );
+    }
     if let Some(why) = &status.rolled_back {
         line("ROLLED BACK", format!("by itself: {why}"));
     }
@@ -71,6 +82,12 @@ fn text(status: &Status) -> String {
             let (now, all) = (standby.no_copy, standby.no_copy_total);
             line("NO COPY", format!("{now} messages that {owner} may hold; {all} so far: {}", why.join(", ")));
         }
+    }
+    if let Some(rehearsal) = &status.rehearsal {
+        line("rehearsal", format!("{}, {} by {}", rehearsal.verdict(), rehearsal.at, rehearsal.by));
+    }
+    if let Some(backfill) = &status.backfill {
+        line("backfill", progress(backfill));
     }
     if status.standby_lag > 0 {
         line("standby lag", format!("{} copies", status.standby_lag));
@@ -91,6 +108,20 @@ fn text(status: &Status) -> String {
         }
     }
     out
+}
+
+fn progress(backfill: &BackfillProgress) -> String {
+    let BackfillProgress { held, read, copied, had, queues, queues_done, queues_refused, at, .. } = backfill;
+    let state = match (&backfill.error, backfill.running, backfill.done) {
+        (Some(error), _, _) => format!("STOPPED: {error}"),
+        (None, true, _) => "running".to_owned(),
+        (None, false, true) => "done".to_owned(),
+        (None, false, false) => "not done".to_owned(),
+    };
+    let alone = if *queues_refused > 0 { format!(", {queues_refused} left alone") } else { String::new() };
+    format!(
+        "{state}, since {at}: {read} of {held} messages read, {copied} copied, {had} had one; {queues_done} of {queues} queues{alone}"
+    )
 }
 
 fn side(side: &Side) -> String {
@@ -191,6 +222,22 @@ mod tests {
         let rabbit = |error: &str| side(&Side { error: Some(error.to_owned()), ..Side::default() });
         assert!(rabbit("detached").starts_with("detached, "), "{}", rabbit("detached"));
         assert!(rabbit("refused").starts_with("NOT CONNECTED: refused, "), "{}", rabbit("refused"));
+    }
+
+    #[test]
+    fn sidecars_are_listed_and_one_that_is_behind_says_so() {
+        let json = r#"{"phase":"shadow","weight_percent":0,"epoch":3,"by":"","reason":"","at":"","draining":false,"connections":2,
+            "standby_lag":0,"sides":{"rabbit":{"connected":true,"url":"","published":0,"delivered":0,"unsettled":0},
+            "nats":{"connected":true,"url":"","published":0,"delivered":0,"unsettled":0}},"queues":[],"parity":[],"unmapped":[],"warnings":[],
+            "sidecars":[{"host":"a","pid":7,"since":"","leads":true,"epoch":3,"connections":2,"amqp":"a:1","http":"a:2"},
+                        {"host":"b","pid":8,"since":"","leads":false,"epoch":2,"connections":1,"amqp":"b:1","http":"b:2"}]}"#;
+        let status: Status = serde_json::from_str(json).expect("a valid status");
+        let text = text(&status);
+        assert!(text.contains("sidecar:     process 7 on a leads, epoch 3, 2 connections, http a:2\n"), "{text}");
+        assert!(
+            text.contains("process 8 on b follows, epoch 2, NOT THE ONE IN FORCE, 1 connections, http b:2\n"),
+            "{text}"
+        );
     }
 
     #[test]

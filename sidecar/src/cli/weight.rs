@@ -9,7 +9,7 @@ use crate::control_api::Weight;
 /// Arguments of `weight`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  nats-bridge weight 5 --reason 'first canary'\n\nMore weight is refused while `nats-bridge gate` says no."
+    after_help = "Example:\n  nats-bridge weight 5 --reason 'first canary'\n\nMore weight is refused while `nats-bridge gate` says no, and 100 % until `nats-bridge rollback rehearse` has passed."
 )]
 pub struct WeightArgs {
     /// JetStream's share in percent, 0 to 100; two decimals.
@@ -21,6 +21,9 @@ pub struct WeightArgs {
     /// Raise it although the gate says no. The sidecar logs it, with the gate's reasons.
     #[arg(long)]
     pub force: bool,
+    /// Go to 100 % although no rehearsed rollback has passed. The log says so.
+    #[arg(long)]
+    pub unrehearsed: bool,
     /// The sidecar to talk to.
     #[command(flatten)]
     pub control: Control,
@@ -31,7 +34,8 @@ pub struct WeightArgs {
 /// # Errors
 /// `refused` when the sidecar says no, `cannot_run` when it cannot be reached.
 pub async fn run(args: WeightArgs) -> Result<(), Failure> {
-    let asked = Asked { reason: &args.reason, percent: Some(args.percent), force: args.force };
+    let asked =
+        Asked { reason: &args.reason, percent: Some(args.percent), force: args.force, unrehearsed: args.unrehearsed };
     request::change(&args.control, "/weight", asked).await
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::rehearse::is_last_step;
 use super::{Audit, Cutover, Saved, State, WriteError, now};
 use crate::control_api::{Adopted, Change, Phase, Refused, RefusedCode, Target, Unmapped, Weight};
 use crate::fence::{QueueName, Shift};
@@ -12,18 +13,33 @@ use crate::gate::ROUTES_FIX;
 use crate::ownership::Side;
 use crate::phase::{self, Facts, Position};
 
+/// Why a change is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Because {
+    /// Somebody asks for it.
+    Asked,
+    /// It is a step of a rehearsal.
+    Rehearsed,
+    /// The sidecar makes it by itself.
+    Itself(String),
+}
+
 /// How long a change waits for the fences of the one before it.
 const BEFORE: Duration = Duration::from_millis(800);
 /// How long a change waits, altogether, for its own fences to be in their queues. They go on when it is over.
 const AFTER: Duration = Duration::from_millis(900);
 
 impl Cutover {
-    /// Makes a change; `itself` is why the sidecar makes it by itself.
-    pub(super) async fn make(&self, request: Change, itself: Option<String>) -> Result<Adopted, Refused> {
+    /// Makes a change.
+    pub(super) async fn make(&self, request: Change, because: Because) -> Result<Adopted, Refused> {
         let began = Instant::now();
         if self.draining.load(Ordering::Relaxed) {
             let fix = "change the state through the sidecar that takes its place";
             return Err(Refused::new(RefusedCode::Draining, "the sidecar is shutting down", fix));
+        }
+        if self.shared.is_overtaken() {
+            let fix = "change the state through the sidecar that leads now";
+            return Err(Refused::new(RefusedCode::Draining, "another sidecar leads by now", fix));
         }
         if self.shared.nats_is_lost() {
             let reason = "NATS was given up by a failover: RabbitMQ has everything";
@@ -46,9 +62,13 @@ impl Cutover {
         if next.weight > at.weight {
             self.routes_alike().await?;
             let verdict = self.verdict(&saved.state).await;
-            forced = !verdict.may_go_on;
+            // A rehearsal goes back to what the gate has let through before.
+            forced = !verdict.may_go_on && because != Because::Rehearsed;
             if forced && !request.force {
                 return Err(Refused::gate(verdict));
+            }
+            if is_last_step(at.weight, next.weight) && because == Because::Asked && !request.unrehearsed {
+                self.is_rehearsed()?;
             }
             if forced {
                 let because = verdict.because();
@@ -70,6 +90,12 @@ impl Cutover {
             self.shared.warn("overlapping_changes", format!("keys were given back while {what}"));
         }
         let epoch = saved.state.epoch + 1;
+        let earlier = if moves {
+            let mut open = self.shared.order().fences.open_shifts(self.shared.now());
+            open.split_off(open.len().saturating_sub(State::EARLIER))
+        } else {
+            saved.state.earlier.clone()
+        };
         let state = State {
             phase: next.phase,
             weight_percent: next.weight,
@@ -79,12 +105,13 @@ impl Cutover {
             at: now(),
             nats_may_hold: saved.state.nats_may_hold || next.weight > Weight::NONE,
             shift: if moves { Some(Shift { epoch, from: at.weight, to: next.weight }) } else { saved.state.shift },
+            earlier,
             forced,
-            rolled_back: match itself {
-                Some(why) => Some(why),
+            rolled_back: match &because {
+                Because::Itself(why) => Some(why.clone()),
                 // Looked into: everything is compared anew, or somebody takes it on himself.
-                None if next.phase == Phase::Observe || next.weight > at.weight => None,
-                None => saved.state.rolled_back.clone(),
+                _ if next.phase == Phase::Observe || next.weight > at.weight => None,
+                _ => saved.state.rolled_back.clone(),
             },
             rabbit_given_up: saved.state.rabbit_given_up,
             salt: saved.state.salt.clone(),
@@ -114,6 +141,11 @@ impl Cutover {
             // RabbitMQ's queues are empty: nobody needs them any more.
             let copies = std::sync::Arc::clone(copies);
             tokio::spawn(async move { copies.discard().await });
+        }
+        match &because {
+            Because::Itself(why) => self.void_rehearsal(&format!("the sidecar rolled back by itself since: {why}")),
+            _ if next.phase == Phase::Observe => self.void_rehearsal("the phase was observe since"),
+            _ => {}
         }
         let state = saved.state.clone();
         self.stage_began(&state);

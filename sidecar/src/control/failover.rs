@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 use super::{Cutover, Saved, State, WriteError, now};
-use crate::control_api::{Failover, FailoverQueue, FailoverReport, Phase, Refused, RefusedCode, Weight};
+use crate::control_api::{Failover, FailoverQueue, FailoverReport, Outcome, Phase, Refused, RefusedCode, Weight};
 use crate::copies::{Copies, Progress};
 use crate::fence::QueueName;
 use crate::ownership::Side;
-use crate::phase::Position;
 
 /// How long links may take to let go of the lost side.
 const LET_GO: Duration = Duration::from_secs(3);
@@ -100,6 +99,8 @@ impl Cutover {
             return Ok(report);
         }
         self.report(|under| *under = report);
+        let Failover { by, from, reason, .. } = asked.clone();
+        let what = format!("failover --lost {}", asked.lost);
         let cutover = Arc::clone(&self);
         // A caller that goes away does not leave it half done.
         tokio::spawn(async move {
@@ -111,11 +112,18 @@ impl Cutover {
                 }
             });
             let done = done.await.unwrap_or_else(|error| Err(format!("the sidecar's own fault: {error}")));
+            let (outcome, detail) = match &done {
+                Ok(()) => (Outcome::Done, String::new()),
+                Err(why) => (Outcome::Failed, why.clone()),
+            };
             cutover.report(|report| {
                 report.running = false;
                 report.done = done.is_ok();
                 report.error = done.err();
             });
+            let replayed = cutover.failover_now().map_or(0, |report| report.replayed);
+            let detail = if detail.is_empty() { format!("{replayed} copies replayed") } else { detail };
+            cutover.log(&what, outcome, &by, &from, &reason, detail).await;
         });
         Ok(self.failover_now().unwrap_or_default())
     }
@@ -214,34 +222,12 @@ impl Cutover {
         }
         // RabbitMQ has confirmed their messages.
         copies.arrive().await?;
-        let progress = {
-            let under = self.failover.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(&under.progress)
-        };
-        copies.replay(queues, &progress).await.map_err(|error| format!("NATS: {error}"))?;
+        let replayed = self.replay(Side::Rabbit, copies, queues).await?;
         let mut saved = self.state.lock().await;
-        let position = Position { phase: Phase::Native, weight: Weight::ALL };
-        let epoch = saved.state.epoch + 1;
-        let state = State {
-            phase: position.phase,
-            weight_percent: position.weight,
-            epoch,
-            by: asked.by.clone(),
-            reason: asked.reason.clone(),
-            at: now(),
-            nats_may_hold: true,
-            shift: None,
-            forced: false,
-            rolled_back: None,
-            rabbit_given_up: true,
-            salt: saved.state.salt.clone(),
-        };
+        let state = state_without(Side::Rabbit, &saved.state, asked);
         let revision = self.store.save(&state, saved.revision).await.map_err(unwritten)?;
-        *saved = Saved { state: state.clone(), revision, unsaved: false };
-        self.shared.adopt_without(Side::Rabbit, epoch, position);
-        self.stage_began(&state);
-        self.report(|report| report.epoch = epoch);
-        tracing::warn!(epoch, replayed = progress.replayed.load(Ordering::Relaxed), "NATS owns everything");
+        *saved = Saved { state, revision, unsaved: false };
+        self.adopt_without(Side::Rabbit, &saved.state, replayed);
         Ok(())
     }
 
@@ -262,34 +248,30 @@ impl Cutover {
         {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+        let replayed = self.replay(Side::Nats, copies, queues).await?;
+        // There is no NATS to write it to.
+        let state = state_without(Side::Nats, &saved.state, asked);
+        *saved = Saved { state, revision: saved.revision, unsaved: false };
+        self.adopt_without(Side::Nats, &saved.state, replayed);
+        Ok(())
+    }
+
+    /// Gives the other side all copies of what the lost one held, and how many those were.
+    async fn replay(&self, lost: Side, copies: &Copies, queues: &[QueueName]) -> Result<u64, String> {
         let progress = {
             let under = self.failover.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(&under.progress)
         };
-        copies.replay(queues, &progress).await.map_err(|error| format!("RabbitMQ: {error}"))?;
-        let position = Position { phase: Phase::Observe, weight: Weight::NONE };
-        let epoch = saved.state.epoch + 1;
-        let state = State {
-            phase: position.phase,
-            weight_percent: position.weight,
-            epoch,
-            by: asked.by.clone(),
-            reason: asked.reason.clone(),
-            at: now(),
-            nats_may_hold: false,
-            shift: None,
-            forced: false,
-            rolled_back: None,
-            rabbit_given_up: false,
-            salt: saved.state.salt.clone(),
-        };
-        // There is no NATS to write it to.
-        *saved = Saved { state: state.clone(), revision: saved.revision, unsaved: false };
-        self.shared.adopt_without(Side::Nats, epoch, position);
-        self.stage_began(&state);
-        self.report(|report| report.epoch = epoch);
-        tracing::warn!(epoch, replayed = progress.replayed.load(Ordering::Relaxed), "RabbitMQ owns everything");
-        Ok(())
+        copies.replay(queues, &progress).await.map_err(|error| format!("{}: {error}", product(lost.other())))?;
+        Ok(progress.replayed.load(Ordering::Relaxed))
+    }
+
+    /// Puts in force that the other side owns everything.
+    fn adopt_without(&self, lost: Side, state: &State, replayed: u64) {
+        self.shared.adopt_without(lost, state.epoch, state.position());
+        self.stage_began(state);
+        self.report(|report| report.epoch = state.epoch);
+        tracing::warn!(epoch = state.epoch, replayed, "{} owns everything", product(lost.other()));
     }
 
     /// Refuses a NATS that was given up in an earlier run and still has what it held: it would be delivered twice.
@@ -369,6 +351,29 @@ impl Cutover {
             let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
             all.insert(queue.clone(), (held, Instant::now()));
         }
+    }
+}
+
+/// The state in which the other side owns everything.
+fn state_without(lost: Side, before: &State, asked: &Failover) -> State {
+    let (phase, weight_percent) = match lost {
+        Side::Rabbit => (Phase::Native, Weight::ALL),
+        Side::Nats => (Phase::Observe, Weight::NONE),
+    };
+    State {
+        phase,
+        weight_percent,
+        epoch: before.epoch + 1,
+        by: asked.by.clone(),
+        reason: asked.reason.clone(),
+        at: now(),
+        nats_may_hold: lost == Side::Rabbit,
+        shift: None,
+        earlier: Vec::new(),
+        forced: false,
+        rolled_back: None,
+        rabbit_given_up: lost == Side::Rabbit,
+        salt: before.salt.clone(),
     }
 }
 

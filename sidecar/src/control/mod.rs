@@ -1,9 +1,12 @@
 //! The running cutover: its state in NATS, the changes of phase and weight, and what it tells an operator.
 
 pub mod audit;
+mod backfill;
 mod change;
 mod failover;
 mod history;
+mod journal;
+mod rehearse;
 mod status;
 mod store;
 mod watch;
@@ -12,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use amqp_compat::backend::jetstream::Lease;
 use amqp_compat::backend::{Backend, Login};
 use amqp_compat::error::AmqpError;
 use async_trait::async_trait;
@@ -24,10 +28,12 @@ use tokio::task::JoinSet;
 pub use audit::{Audit, Management};
 pub use store::{BUCKET, State, Store, WriteError};
 
+use self::change::Because;
 use crate::assess::digest::OF_THE_SIDECAR;
 use crate::control_api::{
-    Adopted, Change, ChangeRecord, Control, Failover, FailoverReport, History, Phase, QueueParity, Refused, Status,
-    Verdict,
+    Adopted, Backfill, BackfillReport, Change, ChangeRecord, Control, Failover, FailoverReport, History, LogEntry,
+    Outcome, Phase, QueueParity, Refused, RefusedCode, Rehearsal, Rehearse, SidecarStatus, Status, Target, Verdict,
+    Weight,
 };
 use crate::copies::{Copies, Standby};
 use crate::dual::DualBackend;
@@ -75,6 +81,17 @@ pub struct Parts {
     pub integrity: integrity::Limits,
     /// Of whose messages the other broker keeps copies, so that a broker can be lost.
     pub standby: Standby,
+    /// Under what it leads other sidecars; `None`: it is the only one.
+    pub lead: Option<Lead>,
+}
+
+/// What a sidecar leads others under.
+#[derive(Debug, Clone)]
+pub struct Lead {
+    /// The lease.
+    pub lease: Lease,
+    /// How it came to it, for the history.
+    pub how: String,
 }
 
 /// What `shadow` compared.
@@ -109,6 +126,12 @@ pub struct Cutover {
     limits: gate::Limits,
     watch: watch::Watch,
     failover: std::sync::Mutex<failover::Under>,
+    /// The sidecars that share the account with this one.
+    others: std::sync::OnceLock<tokio::sync::watch::Receiver<Vec<SidecarStatus>>>,
+    /// The backfill of this run, or what is known of an earlier one.
+    backfill: std::sync::Mutex<Option<BackfillReport>>,
+    rehearsal: std::sync::Mutex<Option<Rehearsal>>,
+    journal: journal::Journal,
     /// What RabbitMQ's queues held when it was last asked.
     held: std::sync::Mutex<std::collections::HashMap<QueueName, (u64, std::time::Instant)>>,
 }
@@ -147,15 +170,17 @@ impl Cutover {
             at: now(),
             nats_may_hold: false,
             shift: None,
+            earlier: Vec::new(),
             forced: false,
             rolled_back: None,
             rabbit_given_up: false,
         };
-        let (state, revision) = store.load(first).await?;
-        let mut fences = Fences::new(ids.run(), state.epoch, state.weight_percent, parts.fence_limit);
-        if let Some(shift) = state.shift {
-            fences.resume(shift, Duration::ZERO);
+        let (mut state, mut revision) = store.load(first.clone()).await?;
+        if let Some(lead) = parts.lead.as_ref().filter(|_| state != first) {
+            (state, revision) = store.succeed(state, revision, &lead.how).await?;
         }
+        let mut fences = Fences::new(ids.run(), state.epoch, state.weight_percent, parts.fence_limit);
+        fences.resume(state.earlier.iter().copied().chain(state.shift).collect(), Duration::ZERO);
         let operators = [
             Arc::new(Operator::new(Side::Rabbit, Arc::clone(&parts.rabbit), parts.operator.clone())),
             Arc::new(Operator::new(Side::Nats, Arc::clone(&parts.nats), parts.operator)),
@@ -170,6 +195,7 @@ impl Cutover {
             shared.give_up(Side::Rabbit);
         }
         shared.remember(parts.integrity);
+        shared.lease = parts.lead.map(|lead| lead.lease);
         shared.routes = parts.routes;
         shared.shadow = parts.shadow.clone().map(|shadow| shadow as Arc<dyn Shadow>);
         if let Some(shadow) = &shared.shadow {
@@ -213,6 +239,7 @@ impl Cutover {
             accepted,
         ));
         tracing::info!(phase = %state.phase, weight = %state.weight_percent, epoch = state.epoch, "the cutover is here");
+        let journal = journal::Journal::open(parts.bridge.clone()).await?;
         let cutover = Arc::new(Self {
             shared,
             backend,
@@ -230,6 +257,10 @@ impl Cutover {
             limits: parts.gate,
             watch: watch::Watch::default(),
             failover: std::sync::Mutex::default(),
+            others: std::sync::OnceLock::new(),
+            backfill: std::sync::Mutex::default(),
+            rehearsal: std::sync::Mutex::default(),
+            journal,
             held: std::sync::Mutex::default(),
         });
         let (phase, rabbit_is_lost) = (cutover.shared.order().phase, cutover.shared.is_lost(Side::Rabbit));
@@ -244,6 +275,8 @@ impl Cutover {
             Ok(states) => states.iter().for_each(|state| cutover.watch.note(state)),
             Err(error) => tracing::warn!(error, "earlier changes are not listed"),
         }
+        cutover.resume_rehearsal().await;
+        cutover.resume_backfill().await;
         cutover.stage_began(&cutover.state.lock().await.state);
         cutover.spawn(new_logins, parts.rollback_after);
         Ok(cutover)
@@ -257,6 +290,12 @@ impl Cutover {
     /// What all its links share.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// The sidecars that share the account with this one, itself included, are listed in its status from now on.
+    pub fn know_others(&self, all: tokio::sync::watch::Receiver<Vec<SidecarStatus>>) {
+        // It leads once.
+        let _ = self.others.set(all);
     }
 
     /// Whether NATS was given up for good in this run.
@@ -402,6 +441,7 @@ impl Cutover {
         let mut state = saved.state.clone();
         if drained {
             state.shift = None;
+            state.earlier = Vec::new();
         }
         match self.store.save(&state, saved.revision).await {
             Ok(revision) => *saved = Saved { state, revision, unsaved: false },
@@ -463,7 +503,18 @@ impl Control for Cutover {
     }
 
     async fn change(&self, request: Change) -> Result<Adopted, Refused> {
-        self.make(request, None).await
+        let Change { by, from, reason, .. } = request.clone();
+        let what = request.words();
+        let without = request.unrehearsed && request.to == Target::Weight(Weight::ALL) && self.is_rehearsed().is_err();
+        let made = self.make(request, Because::Asked).await;
+        let (outcome, detail) = match &made {
+            Ok(adopted) if !adopted.changed => (Outcome::Unchanged, String::new()),
+            Ok(_) if without => (Outcome::Done, UNREHEARSED.to_owned()),
+            Ok(adopted) => (Outcome::Done, format!("in force after {} ms", adopted.took_ms)),
+            Err(refused) => (Outcome::Refused, refused.reason.clone()),
+        };
+        self.log(&what, outcome, &by, &from, &reason, detail).await;
+        made
     }
 
     async fn gate(&self) -> Verdict {
@@ -479,6 +530,27 @@ impl Control for Cutover {
         self.failover_now()
     }
 
+    async fn backfill(self: Arc<Self>, asked: Backfill) -> Result<BackfillReport, Refused> {
+        self.fill_back(asked).await
+    }
+
+    async fn backfill_status(&self) -> Option<BackfillReport> {
+        self.backfill_now()
+    }
+
+    async fn rehearse(self: Arc<Self>, asked: Rehearse) -> Result<Rehearsal, Refused> {
+        self.rehearse_rollback(asked).await
+    }
+
+    async fn rehearsal(&self) -> Option<Rehearsal> {
+        self.rehearsal_now()
+    }
+
+    async fn log(&self, last: u64) -> Result<Vec<LogEntry>, Refused> {
+        let down = |why| Refused::new(RefusedCode::SideDown, format!("the log: {why}"), "wait until NATS answers");
+        self.journal.last(last).await.map_err(down)
+    }
+
     async fn history(&self) -> History {
         self.watch.history()
     }
@@ -487,6 +559,9 @@ impl Control for Cutover {
         self.watch.changes()
     }
 }
+
+/// What the log says of a last step up that no rehearsal stands behind.
+const UNREHEARSED: &str = "without a rehearsed rollback";
 
 fn now() -> String {
     OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default()

@@ -57,6 +57,7 @@ impl Cutover {
                 nats_unsettled: view.unsettled[1],
                 held: order.held.get(queue).copied().unwrap_or(0),
                 fence: view.fence,
+                consumers: order.consumers.get(queue).copied().unwrap_or(0),
             });
         }
         (rabbit.unsettled, nats.unsettled) = (unsettled[0], unsettled[1]);
@@ -78,8 +79,12 @@ impl Cutover {
             standby_lag: self.shadow.as_ref().map_or(0, |s| s.lag()),
             standby: copies(Side::Nats),
             standby_rabbit: copies(Side::Rabbit),
+            losing: saved.shift.map(|shift| shift.losing()),
+            rehearsal: self.rehearsal_now(),
+            backfill: self.backfill_now().map(|report| report.progress()),
             faults: self.faults(),
             rolled_back: saved.rolled_back,
+            sidecars: self.others.get().map(|others| others.borrow().clone()).unwrap_or_default(),
         }
     }
 

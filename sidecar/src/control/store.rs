@@ -7,11 +7,12 @@ use async_nats::jetstream::kv::{self, CreateErrorKind, UpdateErrorKind};
 use async_nats::jetstream::stream::StorageType;
 use futures::StreamExt;
 use nats_bridge::Bridge;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::control_api::{Phase, Unmapped, Weight};
+use crate::control_api::{BackfillReport, Phase, Rehearsal, Unmapped, Weight};
 use crate::dual::logins::Accepted;
 use crate::fence::Shift;
 use crate::phase::Position;
@@ -21,6 +22,8 @@ pub const BUCKET: &str = "BRIDGE_STATE";
 const STATE: &str = "state";
 const UNMAPPED: &str = "unmapped";
 const LOGINS: &str = "login";
+const BACKFILL: &str = "backfill";
+const REHEARSAL: &str = "rehearsal";
 /// The longest that a write may take: a change is to be in force within a second.
 const WRITE: Duration = Duration::from_millis(600);
 /// The longest that reading the history may take.
@@ -47,6 +50,9 @@ pub struct State {
     pub nats_may_hold: bool,
     /// The last change of weight, until the losing side is known to be drained of what moved.
     pub shift: Option<Shift>,
+    /// The changes before it, oldest first, that were not known to be drained either; at most [`State::EARLIER`].
+    #[serde(default)]
+    pub earlier: Vec<Shift>,
     /// Whether the last change was made against the gate's no.
     #[serde(default)]
     pub forced: bool,
@@ -59,6 +65,10 @@ pub struct State {
 }
 
 impl State {
+    /// How many changes that are not drained are kept besides the last one. Who makes more, one after the other, while nothing is
+    /// consumed, risks the order of the oldest when the sidecar is killed then.
+    pub const EARLIER: usize = 64;
+
     /// Phase and weight.
     pub fn position(&self) -> Position {
         Position { phase: self.phase, weight: self.weight_percent }
@@ -137,6 +147,31 @@ impl Store {
         }
     }
 
+    /// Reads the state, if there is one of this version.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn peek(&self) -> Result<Option<State>, String> {
+        let entry = timeout(WRITE, self.bucket.get(STATE)).await.map_err(|_| "no answer in time".to_owned())?;
+        Ok(entry.map_err(|e| e.to_string())?.and_then(|value| serde_json::from_slice(&value).ok()))
+    }
+
+    /// Raises the epoch, as one that follows a sidecar: what that one may still write names a revision that is not the last any more.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn succeed(&self, mut state: State, mut revision: u64, how: &str) -> Result<(State, u64), String> {
+        loop {
+            state.epoch += 1;
+            (state.by, state.reason, state.at) = ("nats-bridge".to_owned(), how.to_owned(), super::now());
+            match self.save(&state, revision).await {
+                Ok(revision) => return Ok((state, revision)),
+                Err(WriteError::Conflict) => (state, revision) = self.load(state).await?,
+                Err(error @ WriteError::Unreachable(_)) => return Err(error.to_string()),
+            }
+        }
+    }
+
     /// Sends the state and its revision, and every one that is written from now on, until the watch ends or nobody
     /// listens.
     ///
@@ -183,8 +218,7 @@ impl Store {
     /// # Errors
     /// A text for people: what JetStream said.
     pub async fn unmapped(&self) -> Result<Vec<Unmapped>, String> {
-        let known = self.bucket.get(UNMAPPED).await.map_err(|e| e.to_string())?;
-        Ok(known.and_then(|value| serde_json::from_slice(&value).ok()).unwrap_or_default())
+        Ok(self.document(UNMAPPED).await?.unwrap_or_default())
     }
 
     /// Keeps what is unmapped, so that a restart does not open the way to more weight.
@@ -192,11 +226,52 @@ impl Store {
     /// # Errors
     /// A text for people: what JetStream said.
     pub async fn keep_unmapped(&self, all: &[Unmapped]) -> Result<(), String> {
-        let value = serde_json::to_vec(all).map_err(|e| e.to_string())?;
-        match timeout(WRITE, self.bucket.put(UNMAPPED, value.into())).await {
+        self.keep(UNMAPPED, all, WRITE).await
+    }
+
+    async fn document<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, String> {
+        let known = self.bucket.get(key).await.map_err(|e| e.to_string())?;
+        Ok(known.and_then(|value| serde_json::from_slice(&value).ok()))
+    }
+
+    async fn keep(&self, key: &str, document: &(impl Serialize + ?Sized), limit: Duration) -> Result<(), String> {
+        let value = serde_json::to_vec(document).map_err(|e| e.to_string())?;
+        match timeout(limit, self.bucket.put(key, value.into())).await {
             Ok(put) => put.map(|_| ()).map_err(|e| e.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
         }
+    }
+
+    /// How far the last backfill was.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn backfill(&self) -> Result<Option<BackfillReport>, String> {
+        self.document(BACKFILL).await
+    }
+
+    /// Keeps how far a backfill is.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn keep_backfill(&self, report: &BackfillReport) -> Result<(), String> {
+        self.keep(BACKFILL, report, READ).await
+    }
+
+    /// The last rehearsal of a rollback.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn rehearsal(&self) -> Result<Option<Rehearsal>, String> {
+        self.document(REHEARSAL).await
+    }
+
+    /// Keeps a rehearsal.
+    ///
+    /// # Errors
+    /// A text for people: what JetStream said.
+    pub async fn keep_rehearsal(&self, rehearsal: &Rehearsal) -> Result<(), String> {
+        self.keep(REHEARSAL, rehearsal, READ).await
     }
 
     /// The logins that RabbitMQ accepted in earlier runs.

@@ -12,9 +12,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant as Deadline, timeout};
 
+use super::change::Because;
 use super::history::{Changes, Moment, Samples};
 use super::{Cutover, State};
-use crate::control_api::{Change, ChangeRecord, ParityCounts, Phase, QueueParity, Side as SideStatus, Target};
+use crate::control_api::{Change, ChangeRecord, Outcome, ParityCounts, Phase, QueueParity, Side as SideStatus, Target};
 use crate::dual::meters::Totals;
 use crate::gate::{self, Evidence, Faults, SideEvidence, Verdict};
 use crate::ownership::Side;
@@ -59,8 +60,8 @@ struct Stage {
 
 /// What `shadow` compared, over all queues.
 #[derive(Default, Clone, Copy)]
-struct Compared {
-    counts: ParityCounts,
+pub(super) struct Compared {
+    pub(super) counts: ParityCounts,
     left_out: u64,
 }
 
@@ -130,11 +131,11 @@ impl Cutover {
         self.shared.integrity().faults().since(&before)
     }
 
-    fn compared(&self) -> Compared {
+    pub(super) fn compared(&self) -> Compared {
         self.shadow.as_ref().map(|shadow| Compared::of(&shadow.parity())).unwrap_or_default()
     }
 
-    fn holds_timed_out(&self) -> u64 {
+    pub(super) fn holds_timed_out(&self) -> u64 {
         self.shared
             .warnings()
             .iter()
@@ -281,9 +282,13 @@ impl Cutover {
             by: ITSELF.to_owned(),
             reason: format!("automatic rollback: {why}"),
             force: false,
+            unrehearsed: false,
+            from: String::new(),
         };
-        match self.make(change, Some(why.clone())).await {
+        let reason = change.reason.clone();
+        match self.make(change, Because::Itself(why.clone())).await {
             Ok(adopted) if adopted.changed => {
+                self.log("rollback", Outcome::Done, ITSELF, "", &reason, String::new()).await;
                 metrics::counter!("natsbridge_automatic_rollbacks_total").increment(1);
                 self.shared.warn("rolled_back", why);
                 true

@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+use super::backlog;
+
 /// A place in the store: what the store calls a copy that came out of it. Grows.
 pub type Place = u64;
 
@@ -176,13 +178,19 @@ impl Ledger {
         self.stored -= 1;
     }
 
-    /// Of what the store holds: what is replayed, each message once, in the order in which it was published. `open` are those whose
-    /// publisher has no answer yet: they are published anew by whoever has them in hand.
-    pub fn replay<T>(&self, copies: Vec<(u128, T)>, open: impl Fn(u128) -> bool) -> Vec<(u128, T)> {
-        let mut kept: Vec<(u128, T)> = copies.into_iter().filter(|(id, _)| !self.is_over(*id) && !open(*id)).collect();
-        // Stable: of two copies of one message the first is taken.
-        kept.sort_by_key(|(id, _)| *id);
-        kept.dedup_by_key(|(id, _)| *id);
+    /// Of what the store holds: what is replayed, each message once, in the order in which it was published, which `place` tells. `open`
+    /// are those whose publisher has no answer yet: they are published anew by whoever has them in hand.
+    pub fn replay<T>(
+        &self,
+        copies: Vec<(u128, T)>,
+        open: impl Fn(u128) -> bool,
+        place: impl Fn(u128, &T) -> backlog::Place,
+    ) -> Vec<(u128, T)> {
+        let mut seen = HashSet::new();
+        let needed = |id: u128| !self.is_over(id) && !open(id);
+        // Of two copies of one message the first is taken.
+        let mut kept: Vec<(u128, T)> = copies.into_iter().filter(|(id, _)| needed(*id) && seen.insert(*id)).collect();
+        kept.sort_by_key(|(id, copy)| place(*id, copy));
         kept
     }
 

@@ -8,7 +8,10 @@
 //!
 //! [`ledger`] decides; [`store`] has the queues of one vhost; [`replay`] puts copies into the real queues when their owner is given up.
 
+pub mod backlog;
+pub mod late;
 pub mod ledger;
+pub(crate) mod peek;
 mod replay;
 mod store;
 mod tally;
@@ -55,17 +58,37 @@ pub struct Waiter {
     pub copied: Copied,
 }
 
-/// The copies of one publish are on their way, and who waits for them.
+/// Who waits for the copies of one message.
+enum Waits {
+    /// Nobody.
+    None,
+    /// The confirm of a publish.
+    Confirm(Waiter),
+    /// Who makes the copy of what lay in its queue before: it is told whether it is stored.
+    Late(mpsc::UnboundedSender<(u128, bool)>, u128),
+}
+
+/// The copies of one message are on their way, and who waits for them.
 struct UnderWay {
-    waiter: Option<Waiter>,
+    waits: Waits,
     count: Arc<AtomicUsize>,
+    stored: AtomicBool,
+}
+
+impl UnderWay {
+    /// One of them is stored.
+    fn stored(&self) {
+        self.stored.store(true, Ordering::Release);
+    }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
-        if let Some(Waiter { to, copied }) = &self.waiter {
-            let _ = to.send(*copied);
+        match &self.waits {
+            Waits::None => {}
+            Waits::Confirm(Waiter { to, copied }) => drop(to.send(*copied)),
+            Waits::Late(to, id) => drop(to.send((*id, self.stored.load(Ordering::Acquire)))),
         }
     }
 }
@@ -112,6 +135,9 @@ pub struct Copies {
     tally: Arc<Tally>,
     /// The owner is given up: no copy is taken or removed any more.
     ended: AtomicBool,
+    /// Which late copies of messages without stamp are not settled, by queue.
+    late: Mutex<HashMap<QueueName, backlog::Unsettled>>,
+    any_late: AtomicBool,
     /// What is known of each queue's copies once its store has been let go of.
     ledgers: tokio::sync::Mutex<BTreeMap<QueueName, Ledger>>,
 }
@@ -132,6 +158,8 @@ impl Copies {
             open: Mutex::default(),
             tally: Arc::new(Tally::of(owner)),
             ended: AtomicBool::new(false),
+            late: Mutex::default(),
+            any_late: AtomicBool::new(false),
             ledgers: tokio::sync::Mutex::default(),
         }
     }
@@ -163,13 +191,17 @@ impl Copies {
             return false;
         }
         lock(&self.open).insert(id, durable.clone());
-        self.ahead.fetch_add(1, Ordering::AcqRel);
-        let waiter = Arc::new(UnderWay { waiter, count: Arc::clone(&self.ahead) });
+        let waiter = Arc::new(self.under_way_for(waiter.map_or(Waits::None, Waits::Confirm)));
         for QueueName { vhost, queue } in durable {
             let message = stamp::copy(message, id, epoch, &store::name(&queue));
             self.tell(&vhost, Job::Keep(Box::new(Keep { queue, id, message, waiter: Arc::clone(&waiter) })));
         }
         waits
+    }
+
+    fn under_way_for(&self, waits: Waits) -> UnderWay {
+        self.ahead.fetch_add(1, Ordering::AcqRel);
+        UnderWay { waits, count: Arc::clone(&self.ahead), stored: AtomicBool::new(false) }
     }
 
     /// A message has no copy, in queues that are not known.
@@ -217,6 +249,7 @@ impl Copies {
 
     /// A queue was purged or deleted: all that was published up to now with ids below `before` is over in it.
     pub fn over(&self, name: &QueueName, before: u128) {
+        lock(&self.late).remove(name);
         if lock(&self.stores).contains_key(&name.vhost) {
             self.tell(&name.vhost, Job::Over { queue: Arc::clone(&name.queue), before });
         }

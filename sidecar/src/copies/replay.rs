@@ -74,7 +74,7 @@ pub(super) async fn replay(
         return Ok(());
     }
     let every: Vec<DeliveryId> = copies.iter().map(|(_, (place, _))| *place).collect();
-    let needed = ledger.replay(copies, open);
+    let needed = ledger.replay(copies, open, |id, (_, copy)| stamp::place_of(copy, id));
     progress.not_needed.fetch_add((every.len() - needed.len()) as u64, Ordering::Relaxed);
     let (mut seq, mut removed) = (0, std::collections::HashSet::new());
     let mut needed = needed.into_iter().peekable();

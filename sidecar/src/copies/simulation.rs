@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::backlog;
 use super::ledger::{Ledger, Place};
 
 /// What is broken on purpose.
@@ -172,8 +173,12 @@ impl World {
         let window: BTreeSet<u128> = self.read.values().copied().collect();
         self.reader_is_lost();
         let copies: Vec<(u128, ())> = self.store.iter().map(|id| (*id, ())).collect();
-        let mut first: Vec<u128> =
-            self.ledger.replay(copies.clone(), |_| false).into_iter().map(|(id, ())| id).collect();
+        let mut first: Vec<u128> = self
+            .ledger
+            .replay(copies.clone(), |_| false, |id, ()| backlog::Place::stamped(id))
+            .into_iter()
+            .map(|(id, ())| id)
+            .collect();
         if self.broken == Broken::WindowOnly {
             first.retain(|id| window.contains(id));
         }
@@ -187,7 +192,12 @@ impl World {
         }
         match self.broken {
             Broken::WindowOnly | Broken::NotInOrder => replayed.extend(&first[some..]),
-            _ => replayed.extend(self.ledger.replay(copies, |_| false).into_iter().map(|(id, ())| id)),
+            _ => replayed.extend(
+                self.ledger
+                    .replay(copies, |_| false, |id, ()| backlog::Place::stamped(id))
+                    .into_iter()
+                    .map(|(id, ())| id),
+            ),
         }
         let unique: BTreeSet<u128> = replayed.iter().copied().collect();
         if unique.len() < replayed.len() {

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::UnderWay;
+use super::backlog;
 use super::ledger::{Ledger, Place};
 use super::tally::Tally;
 use crate::dual::operator::Operator;
@@ -30,9 +31,22 @@ use crate::ownership::Side;
 /// What a store has to do.
 pub(super) enum Job {
     Keep(Box<Keep>),
-    Settled { queue: Arc<str>, id: u128 },
-    Over { queue: Arc<str>, before: u128 },
-    TakeUp { queue: Arc<str> },
+    Settled {
+        queue: Arc<str>,
+        id: u128,
+    },
+    Over {
+        queue: Arc<str>,
+        before: u128,
+    },
+    TakeUp {
+        queue: Arc<str>,
+    },
+    /// Which copies the reader has, or are on their way.
+    Here {
+        queue: Arc<str>,
+        answer: oneshot::Sender<Vec<(u128, backlog::Place)>>,
+    },
     LetGo(oneshot::Sender<HashMap<Arc<str>, Ledger>>),
 }
 
@@ -111,6 +125,7 @@ pub(super) async fn run(
                         Job::Settled { queue, id } => store.settled(queue, id),
                         Job::Over { queue, before } => store.over(queue, before),
                         Job::TakeUp { queue } => drop(store.queue(&queue)),
+                        Job::Here { queue, answer } => drop(answer.send(store.here(&queue))),
                         Job::LetGo(answer) => {
                             let ledgers = store.end();
                             let Some(mut link) = link else { let _ = answer.send(ledgers); return };
@@ -290,6 +305,20 @@ impl Store {
         let (seq, what) = (self.seq, what(&message));
         self.flights.insert(seq, Flight { queue, since: Instant::now(), what });
         self.outbox.push_back(Command::Publish(Box::new(Publish { channel: PUBLISH, seq, mandatory: true, message })));
+    }
+
+    fn here(&self, of: &Arc<str>) -> Vec<(u128, backlog::Place)> {
+        let Some(queue) = self.queues.get(of) else { return Vec::new() };
+        let known = |message: &Message| stamp::id_of(message).map(|id| (id, stamp::place_of(message, id)));
+        let mut all: Vec<_> =
+            queue.window.values().chain(queue.waiting.iter().map(|keep| &keep.message)).filter_map(known).collect();
+        for flight in self.flights.values().filter(|flight| flight.queue == *of) {
+            match &flight.what {
+                What::Copy(id, _) => all.push((*id, backlog::Place::stamped(*id))),
+                What::Turned(_, message) => all.extend(known(message)),
+            }
+        }
+        all
     }
 
     fn settled(&mut self, queue: Arc<str>, id: u128) {
@@ -498,6 +527,9 @@ impl Store {
                 match (outcome, waiter) {
                     (PublishOutcome::Stored, waiter) if !returned => {
                         open.ledger.stored();
+                        if let Some(waiter) = &waiter {
+                            waiter.stored();
+                        }
                         if waiter.is_none() {
                             self.tally.needs_none(&name, id);
                         }

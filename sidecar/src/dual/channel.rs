@@ -8,6 +8,7 @@ use amq_protocol::types::ShortString;
 use amqp_compat::backend::{ChannelId, Consume, DeliveryId, Got, Message, Reply, Topology};
 
 use super::merge::Merge;
+use crate::copies::backlog::Likeness;
 use crate::fence::{MessageKey, QueueName, Stamp};
 use crate::ownership::{Bucket, Side};
 
@@ -56,6 +57,8 @@ pub struct Consumer {
     pub lifted: u64,
     /// How many deliveries it has reported as held.
     pub held: usize,
+    /// Whether it is let go of on RabbitMQ while its queue is read by the sidecar itself.
+    pub paused: bool,
 }
 
 /// A delivery that the client does not have yet.
@@ -98,6 +101,8 @@ pub struct Open {
     pub key: MessageKey,
     /// The queues that have dead-lettered it before.
     pub died_in: Vec<Arc<str>>,
+    /// What it is known by to its standby copy, when it has no stamp.
+    pub likeness: Option<Likeness>,
 }
 
 /// A request of the client that is not answered.

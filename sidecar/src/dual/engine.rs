@@ -395,6 +395,10 @@ impl Engine {
         }
         consumer.merge.received(side, received.place, received.waits, item);
         report_held(&shared, consumer);
+        if received.lifts {
+            shared.look_again();
+            self.release(channel, &tag);
+        }
         self.pump(channel, &tag);
     }
 
@@ -467,6 +471,7 @@ impl Engine {
                 inner: item.inner,
                 key: item.key,
                 died_in,
+                likeness: self.likeness(side, &queue, item.key, &item.message),
             };
             self.unsettled.insert(id.0, open);
             self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
@@ -518,6 +523,11 @@ impl Engine {
                 && let (Some(copies), MessageKey::Stamped(id)) = (self.shared.copies_of(open.side), open.key)
             {
                 copies.settled(&open.queue, id, outcome == Outcome::Reject, &open.died_in);
+            }
+            if outcome != Outcome::Requeue
+                && let (Some(copies), Some(likeness)) = (self.shared.copies_of(open.side), open.likeness)
+            {
+                copies.settled_alike(&open.queue, likeness, outcome == Outcome::Reject);
             }
             let mut order = self.shared.order();
             actions.extend(match outcome {

@@ -20,9 +20,14 @@ impl Engine {
         let Asked::Get { queue, next, .. } = &mut request.asked else { return };
         // One that was lost since has nothing to give.
         next.retain(|side| self.half(*side).attached());
-        let Some(side) = next.pop_front() else {
+        let Some(side) = next.front().copied() else {
             return self.answer(channel, Ok(Reply::Got(None)));
         };
+        if side == Side::Rabbit && self.shared.is_paused(queue) {
+            // Until the sidecar has read it.
+            return self.park(channel, request);
+        }
+        next.pop_front();
         let queue = ShortString::from(&*queue.queue);
         request.waiting[side.index()] = true;
         self.half_mut(side).request(Command::Get { channel, queue }, Purpose::Client(request.number));
@@ -95,6 +100,9 @@ impl Engine {
         {
             shadow.delivered(queue, id, item.epoch, &item.message, item.redelivered);
         }
+        if received.lifts {
+            self.shared.look_again();
+        }
         if received.waits {
             let actions = self.shared.order().fences.requeued(queue, side, item.key, now);
             self.shared.act(actions);
@@ -110,7 +118,8 @@ impl Engine {
         let id = DeliveryId(self.next_delivery);
         let (inner, generation, key) = (item.inner, item.generation, item.key);
         let died_in = self.died_in(side, &item.message);
-        let open = Open { channel, tag: None, queue: queue.clone(), side, generation, inner, key, died_in };
+        let likeness = self.likeness(side, queue, key, &item.message);
+        let open = Open { channel, tag: None, queue: queue.clone(), side, generation, inner, key, died_in, likeness };
         self.unsettled.insert(id.0, open);
         Some(Delivery { id, redelivered: item.redelivered, ack_timeout: item.ack_timeout, message: item.message })
     }

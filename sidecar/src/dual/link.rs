@@ -78,6 +78,11 @@ pub(super) async fn run(
         engine.give_up_rabbit();
     }
     loop {
+        if engine.shared.is_overtaken() {
+            // Without last words: the brokers take back what was here when their links end.
+            engine.shared.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            return;
+        }
         follow_losses(&engine, &sides, &mut ends);
         for side in Side::BOTH {
             flush(&mut engine, side, &ends[side.index()]);
@@ -119,6 +124,7 @@ pub(super) async fn run(
                 } else if engine.shared.nats_is_lost() {
                     engine.detach_nats();
                 }
+                engine.follow_pauses();
             }
             Some(copied) = async { match &mut copies { Some(copies) => copies.recv().await, None => pending().await } } => {
                 engine.copied(copied);

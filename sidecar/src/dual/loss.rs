@@ -218,6 +218,10 @@ impl Engine {
             consumers.extend(live.map(|(tag, _)| (*id, tag.clone())));
         }
         for (channel, tag) in consumers {
+            if side == Side::Rabbit && self.waits_for_reading(channel, &tag) {
+                self.pause_consumer(channel, &tag);
+                continue;
+            }
             if let Some(command) = self.consume_command(channel, &tag, side) {
                 self.half_mut(side).request(command, Purpose::Consume(tag));
             }

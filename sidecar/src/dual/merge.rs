@@ -68,6 +68,12 @@ impl<T> Merge<T> {
         gone.into_iter().map(|w| w.item).collect()
     }
 
+    /// The consumer gets nothing more from a side until it is attached again; what it has of it stays.
+    pub fn pause(&mut self, side: Side) {
+        self.attached[side.index()] = false;
+        self.granted[side.index()] = 0;
+    }
+
     /// Whether the consumer is attached to a side.
     pub fn attached(&self, side: Side) -> bool {
         self.attached[side.index()]

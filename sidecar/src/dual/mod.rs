@@ -16,6 +16,7 @@ mod loss;
 pub mod merge;
 pub mod meters;
 pub mod operator;
+mod pause;
 mod replies;
 mod request;
 pub mod shared;

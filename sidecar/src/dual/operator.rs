@@ -154,6 +154,29 @@ impl Operator {
         self.with(&queue.vhost, async |talk| talk.publish(message.clone()).await).await
     }
 
+    /// Takes a queue that belongs to one connection, on a link of its own: while that link lives, nobody else can.
+    ///
+    /// # Errors
+    /// `ResourceLocked` when somebody else has it; what the side said, or that it did not answer.
+    pub(crate) async fn lock(&self, held: &mut Option<Talk>, queue: &str) -> Result<(), AmqpError> {
+        let mut talk = match held.take() {
+            Some(talk) if !talk.link.commands.is_closed() => talk,
+            _ => self.talk(&self.login.vhost).await?,
+        };
+        let declare = QueueDeclare {
+            queue: queue.into(),
+            passive: false,
+            durable: false,
+            exclusive: true,
+            auto_delete: false,
+            arguments: FieldTable::default(),
+        };
+        let command = Command::Topology { channel: CHANNEL, request: Topology::QueueDeclare(declare) };
+        timeout(PATIENCE, talk.ask(command)).await.unwrap_or_else(|_| Err(self.silent()))?;
+        *held = Some(talk);
+        Ok(())
+    }
+
     /// Leaves a word in a durable queue of the operator's own vhost, instead of what is there.
     ///
     /// # Errors

@@ -51,6 +51,7 @@ impl Engine {
                     live: false,
                     lifted: 0,
                     held: 0,
+                    paused: false,
                 };
                 if let Some(open) = self.channels.get_mut(&channel) {
                     open.consumers.insert(tag.clone(), consumer);
@@ -109,6 +110,9 @@ impl Engine {
                 let tag = tag.clone();
                 if self.replies_begin_here(channel, &tag) {
                     return self.consumer_live(channel, &tag);
+                }
+                if lead == Side::Rabbit && self.waits_for_reading(channel, &tag) {
+                    return self.park(channel, request);
                 }
                 if let Some(command) = self.consume_command(channel, &tag, lead) {
                     request.waiting[lead.index()] = true;

@@ -1,11 +1,12 @@
 //! What all links of a sidecar share: the order keeper, the position in force, what is unmapped, and counters.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
+use amqp_compat::backend::jetstream::Lease;
 use amqp_compat::backend::{Message, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::vhost::BindingDefinition;
@@ -37,11 +38,24 @@ pub trait Routes: Send + Sync + 'static {
     /// Of a queue that outlives its broker: whether it dead-letters what is rejected. `None` for another queue, and one that JetStream does
     /// not have.
     fn outlives(&self, vhost: &str, queue: &str) -> Option<bool>;
+    /// What matters of a queue to who reads it. `None` for one that JetStream does not have.
+    fn declared(&self, vhost: &str, queue: &str) -> Option<Declared>;
     /// The bindings of a vhost, but for those of the default exchange.
     ///
     /// # Errors
     /// `InternalError` when JetStream does not answer.
     async fn bindings(&self, vhost: &str) -> Result<Vec<BindingDefinition>, AmqpError>;
+}
+
+/// What matters of a queue to who reads it without wanting to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Declared {
+    /// It goes with its last consumer.
+    pub auto_delete: bool,
+    /// It counts what is returned.
+    pub quorum: bool,
+    /// How often what is returned is delivered before it is a dead letter.
+    pub delivery_limit: Option<u64>,
 }
 
 /// Where `shadow` takes its copies from. No call waits; what there is no room for is counted.
@@ -97,6 +111,9 @@ pub struct Shared {
     pub shadow: Option<Arc<dyn Shadow>>,
     /// Standby copies of what each side owns, RabbitMQ first; `None`: there are none.
     pub copies: [Option<Arc<Copies>>; 2],
+    /// Queues whose consumers are let go of on RabbitMQ for now.
+    paused: Mutex<HashSet<QueueName>>,
+    any_paused: AtomicBool,
     /// Whether each side was given up for good, RabbitMQ first.
     lost: [AtomicBool; 2],
     /// Messages published to each side as their owner, RabbitMQ first.
@@ -106,6 +123,8 @@ pub struct Shared {
     /// Confirms, failures, latencies.
     pub meters: Meters,
     integrity: Mutex<Integrity>,
+    /// The lease that it serves under, where others may follow; see [`Shared::is_overtaken`].
+    pub lease: Option<Lease>,
     /// Open connections.
     pub connections: AtomicU64,
     /// Whether RabbitMQ may have been away since its bindings were last made sure of.
@@ -156,11 +175,14 @@ impl Shared {
             routes: None,
             shadow: None,
             copies: [None, None],
+            paused: Mutex::default(),
+            any_paused: AtomicBool::new(false),
             lost: Default::default(),
             published: Default::default(),
             delivered: Default::default(),
             meters: Meters::default(),
             integrity: Mutex::new(Integrity::new(Limits::default())),
+            lease: None,
             connections: AtomicU64::new(0),
             rabbit_was_lost: AtomicBool::new(true),
             behind: AtomicU64::new(0),
@@ -199,6 +221,12 @@ impl Shared {
     /// How many have declared what JetStream does not have yet: open connections, and vhosts whose connections are gone.
     pub fn behind(&self) -> u64 {
         self.behind.load(Ordering::Relaxed) + self.left.load(Ordering::Relaxed)
+    }
+
+    /// Whether another sidecar may lead by now: nothing is to be told to a broker or a client any more. Looked at before anything is, so
+    /// that a process that stood still does not begin with what it was about to do.
+    pub fn is_overtaken(&self) -> bool {
+        self.lease.as_ref().is_some_and(Lease::is_lost) && !self.nats_is_lost()
     }
 
     /// The time since the sidecar started.
@@ -259,6 +287,26 @@ impl Shared {
     pub fn give_up(&self, side: Side) {
         self.lost[side.index()].store(true, Ordering::Release);
         self.position.send_modify(|_| {});
+    }
+
+    /// Lets the consumers of a queue go on RabbitMQ, or lets them have it again. What they have they keep; new ones, and gets, wait.
+    pub fn pause(&self, queue: &QueueName, pause: bool) {
+        let any = {
+            let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+            match pause {
+                true => paused.insert(queue.clone()),
+                false => paused.remove(queue),
+            };
+            !paused.is_empty()
+        };
+        self.any_paused.store(any, Ordering::Release);
+        self.position.send_modify(|_| {});
+    }
+
+    /// Whether the consumers of a queue are let go of on RabbitMQ.
+    pub fn is_paused(&self, queue: &QueueName) -> bool {
+        self.any_paused.load(Ordering::Acquire)
+            && self.paused.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
     }
 
     /// Whether a side was given up for good.
@@ -382,6 +430,11 @@ impl Shared {
         if lifted > 0 {
             self.lifted.send_modify(|n| *n += lifted);
         }
+    }
+
+    /// A hold was lifted: every link looks again at what waits.
+    pub fn look_again(&self) {
+        self.lifted.send_modify(|n| *n += 1);
     }
 
     /// Waits for a fence to publish on this side. At most one a queue and change is waiting at any time.

@@ -21,6 +21,7 @@ use amqp_compat::backend::Message;
 use bytes::Bytes;
 use ulid::Ulid;
 
+use crate::copies::backlog::Place;
 use crate::fence::FenceId;
 
 /// The id of a message.
@@ -39,8 +40,11 @@ const MODE: &str = "bridge-mode";
 const TTL: &str = "bridge-ttl";
 const USER: &str = "bridge-user";
 const CC: &str = "bridge-cc";
+/// Where a message without a stamp lay in its queue, on its copy.
+const AFTER: &str = "bridge-after";
+const PLACE: &str = "bridge-place";
 /// All of them.
-const OURS: [&str; 11] = [ID, EPOCH, BARE, FENCE, COPY, EXCHANGE, KEY, MODE, TTL, USER, CC];
+const OURS: [&str; 13] = [ID, EPOCH, BARE, FENCE, COPY, EXCHANGE, KEY, MODE, TTL, USER, CC, AFTER, PLACE];
 /// The `type` property of a fence.
 const FENCE_TYPE: &str = "nats-bridge.fence";
 
@@ -144,6 +148,20 @@ pub fn unstamp(message: &mut Message) -> Read {
     Read { id, epoch, again: aside.is_some() }
 }
 
+/// Takes off what a quorum queue writes on a message that was delivered before.
+pub fn without_count(message: &mut Message) {
+    const COUNT: &str = "x-delivery-count";
+    let Some(table) = message.properties.headers().as_ref().filter(|table| table.contains_key(COUNT)) else { return };
+    let mut rest = FieldTable::default();
+    for (name, value) in table.inner().iter().filter(|(name, _)| name.as_str() != COUNT) {
+        rest.insert(name.clone(), value.clone());
+    }
+    let properties = std::mem::take(&mut message.properties);
+    // It makes a table where there was none.
+    let bare = rest.inner().is_empty();
+    message.properties = if bare { without_headers(&properties) } else { properties.with_headers(rest) };
+}
+
 /// The standby copy of a message, to be published to the queue `store` through the default exchange. What would make the copy
 /// itself expire, be refused or be routed to further queues is set aside.
 pub fn copy(message: &Message, id: u128, epoch: u64, store: &str) -> Message {
@@ -171,6 +189,31 @@ pub fn copy(message: &Message, id: u128, epoch: u64, store: &str) -> Message {
     }
     copy.properties = without_limits(properties).with_delivery_mode(2).with_headers(kept);
     Message { exchange: ShortString::default(), routing_key: store.into(), ..copy }
+}
+
+/// The same of a message that lay in its queue before there were copies.
+pub fn late_copy(message: &Message, id: u128, epoch: u64, place: Place, store: &str) -> Message {
+    let mut copy = copy(message, id, epoch, store);
+    if place != Place::stamped(id) {
+        let mut table = copy.properties.headers().clone().unwrap_or_default();
+        table.insert(AFTER.into(), AMQPValue::LongString(LongString::from(Ulid(place.after).to_string())));
+        let number = i64::try_from(place.number).unwrap_or(i64::MAX);
+        table.insert(PLACE.into(), AMQPValue::LongLongInt(number));
+        copy.properties = std::mem::take(&mut copy.properties).with_headers(table);
+    }
+    copy
+}
+
+/// Where a standby copy's message lay in its queue.
+pub fn place_of(copy: &Message, id: u128) -> Place {
+    let table = copy.properties.headers().as_ref();
+    let after = table.and_then(|t| short(t, AFTER)).and_then(|text| Ulid::from_string(text.as_str()).ok());
+    match (after, table.and_then(|t| t.inner().get(PLACE))) {
+        (Some(after), Some(AMQPValue::LongLongInt(number))) => {
+            Place { after: after.0, number: u64::try_from(*number).unwrap_or(0) }
+        }
+        _ => Place::stamped(id),
+    }
 }
 
 /// A copy that came out of its store, to be published to `exchange`, which leads to its queue and nowhere else. It has its routing
@@ -347,6 +390,30 @@ mod tests {
             assert_eq!(replayed, original);
         }
         assert_eq!(id_of(&message(full())), None);
+    }
+
+    #[test]
+    fn a_copy_of_what_had_no_id_knows_where_its_message_lay() {
+        let (original, place) = (message(full()), Place { after: 5, number: 1 << 60 });
+        let mut late = late_copy(&original, 7, 0, place, "store");
+        assert_eq!((id_of(&late), place_of(&late, 7)), (Some(7), place));
+        assert_eq!(unstamp(&mut late), Read { id: Some(7), epoch: 0, again: true });
+        let stamped = late_copy(&original, 7, 3, Place::stamped(7), "store");
+        assert_eq!((&stamped, place_of(&stamped, 7)), (&copy(&original, 7, 3, "store"), Place::stamped(7)));
+    }
+
+    #[test]
+    fn a_message_is_as_it_was_without_the_count_of_a_quorum_queue() {
+        let mut table = FieldTable::default();
+        table.insert("x-app".into(), AMQPValue::LongUInt(1));
+        for properties in [full(), full().with_headers(table)] {
+            let original = message(properties.clone());
+            let mut headers = properties.headers().clone().unwrap_or_default();
+            headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(1));
+            let mut again = message(properties.with_headers(headers));
+            without_count(&mut again);
+            assert_eq!(again, original);
+        }
     }
 
     #[test]

@@ -7,12 +7,13 @@ use amq_protocol::types::ShortString;
 use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, Lease};
 use amqp_compat::backend::{Backend, Link, Login, Message};
 use amqp_compat::error::{AmqpError, ReplyCode};
+use amqp_compat::model::queue::QueueKind;
 use amqp_compat::model::vhost::BindingDefinition;
 use async_trait::async_trait;
 use nats_bridge::Bridge;
 use tokio::sync::Mutex;
 
-use super::shared::Routes;
+use super::shared::{Declared, Routes};
 
 /// JetStream for whatever vhost RabbitMQ has.
 pub struct JetStreamVhosts {
@@ -83,6 +84,15 @@ impl Routes for JetStreamVhosts {
     fn outlives(&self, vhost: &str, queue: &str) -> Option<bool> {
         let settings = self.known(vhost)?.lasting(vhost, queue)?;
         Some(settings.dead_letter_exchange.is_some())
+    }
+
+    fn declared(&self, vhost: &str, queue: &str) -> Option<Declared> {
+        let definition = self.known(vhost)?.definition(vhost, queue)?;
+        Some(Declared {
+            auto_delete: definition.auto_delete,
+            quorum: definition.settings.kind == QueueKind::Quorum,
+            delivery_limit: definition.settings.delivery_limit,
+        })
     }
 
     async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError> {

@@ -131,6 +131,11 @@ struct Simulation {
     stored: Vec<(QueueName, FenceId)>,
     consumers: Vec<Consumer>,
     published: Vec<Message>,
+    /// The changes that the state keeps: those that are not known to be drained.
+    kept: Vec<Shift>,
+    /// How many of them; all, but to show that the tests notice.
+    keeps: usize,
+    lives: u64,
 }
 
 fn queue_name(queue: usize) -> QueueName {
@@ -162,6 +167,9 @@ impl Simulation {
             stored: Vec::new(),
             consumers: Vec::new(),
             published: Vec::new(),
+            kept: Vec::new(),
+            keeps: usize::MAX,
+            lives: 0,
         };
         for queue in 0..QUEUES {
             simulation.fences.register(&queue_name(queue), Duration::ZERO);
@@ -221,7 +229,36 @@ impl Simulation {
         if self.fences.can_begin() {
             let steps = [0, 500, 2_500, 5_000, 7_500, 10_000];
             let to = Weight::from_buckets(steps[self.random.below(6) as usize]).expect("at most 10 000");
-            let actions = self.fences.begin(self.fences.epoch() + 1, to);
+            self.kept = self.fences.open_shifts(self.now);
+            let (epoch, from) = (self.fences.epoch() + 1, self.fences.weight());
+            if from != to {
+                self.kept.push(Shift { epoch, from, to });
+            }
+            let actions = self.fences.begin(epoch, to);
+            self.actions.extend(actions);
+        }
+    }
+
+    /// The sidecar is killed and started again. What it had written arrives; what it knew is gone, but for the state.
+    fn crash(&mut self) {
+        for side in Side::BOTH {
+            while !self.publishes[side.index()].is_empty() {
+                self.arrive(side);
+            }
+            self.confirms[side.index()].clear();
+        }
+        self.actions.clear();
+        self.stored.clear();
+        self.lives += 1;
+        let (epoch, weight) = (self.fences.epoch(), self.fences.weight());
+        self.fences = Fences::new(u64::MAX - self.lives, epoch, weight, Duration::from_secs(1_000_000));
+        // The state outlives the next crash, too.
+        self.kept.drain(..self.kept.len().saturating_sub(self.keeps));
+        self.fences.resume(self.kept.clone(), self.now);
+        for queue in 0..QUEUES {
+            let actions = self.fences.register(&queue_name(queue), self.now);
+            self.lose_link(queue);
+            // Nothing was settled by that: the record of it went with the life.
             self.actions.extend(actions);
         }
     }
@@ -356,7 +393,7 @@ impl Simulation {
         self.attach(queue);
     }
 
-    fn step(&mut self, messages: u64, changes: &mut u64) -> Result<(), String> {
+    fn step(&mut self, messages: u64, changes: &mut u64, crashes: &mut u64) -> Result<(), String> {
         self.now += Duration::from_millis(1);
         let side = self.side();
         let queue = self.random.below(QUEUES as u64) as usize;
@@ -374,6 +411,10 @@ impl Simulation {
             13..=15 => self.settle(queue)?,
             16 | 17 => self.brokers[side.index()][queue].obey(side),
             18 if self.random.one_in(200) => self.lose_link(queue),
+            18 if *crashes > 0 && self.random.one_in(100) => {
+                *crashes -= 1;
+                self.crash();
+            }
             19 => {
                 if let Some((queue, fence)) = self.stored.pop() {
                     self.fences.fence_stored(&queue, fence);
@@ -395,12 +436,15 @@ impl Simulation {
 }
 
 /// Runs one schedule; the error says what was broken.
-fn run(seed: u64, holds: bool) -> Result<(), String> {
-    let mut simulation = Simulation::new(seed, holds);
+fn run(seed: u64, holds: bool, crashes: u64) -> Result<(), String> {
+    simulate(Simulation::new(seed, holds), crashes)
+}
+
+fn simulate(mut simulation: Simulation, mut crashes: u64) -> Result<(), String> {
     let messages = 40 + simulation.random.below(160);
     let mut changes = 1 + simulation.random.below(8);
     for _ in 0..400_000 {
-        simulation.step(messages, &mut changes)?;
+        simulation.step(messages, &mut changes, &mut crashes)?;
         if simulation.published.len() as u64 == messages && simulation.done() {
             return Ok(());
         }
@@ -414,20 +458,42 @@ const SEEDS: u64 = 400;
 #[test]
 fn order_holds_and_nothing_is_lost_or_doubled_across_any_weight_changes() {
     for seed in 0..SEEDS {
-        if let Err(broken) = run(seed, true) {
+        if let Err(broken) = run(seed, true, 0) {
             panic!("seed {seed}: {broken}\nreplay: SEED={seed} cargo test -p nats-bridge-sidecar replay_one_seed");
         }
     }
 }
 
 #[test]
+fn order_holds_across_changes_that_overlap_when_the_sidecar_is_killed_in_them() {
+    for seed in 0..SEEDS / 2 {
+        if let Err(broken) = run(seed, true, 2) {
+            panic!(
+                "seed {seed}: {broken}\nreplay: CRASHES=2 SEED={seed} cargo test -p nats-bridge-sidecar replay_one_seed"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_simulation_notices_when_the_state_keeps_only_the_last_change() {
+    let broken = |seed: &u64| {
+        let mut simulation = Simulation::new(*seed, true);
+        simulation.keeps = 1;
+        simulate(simulation, 2).is_err()
+    };
+    assert!((0..SEEDS).any(|seed| broken(&seed)), "of {SEEDS} schedules none noticed");
+}
+
+#[test]
 fn the_simulation_notices_when_nothing_is_held() {
-    let caught = (0..SEEDS).filter(|seed| run(*seed, false).is_err()).count();
+    let caught = (0..SEEDS).filter(|seed| run(*seed, false, 0).is_err()).count();
     assert!(caught > SEEDS as usize / 4, "only {caught} schedules of {SEEDS} noticed that holds were off");
 }
 
 #[test]
 fn replay_one_seed() {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
-    assert_eq!(run(seed, true), Ok(()));
+    let crashes = std::env::var("CRASHES").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    assert_eq!(run(seed, true, crashes), Ok(()));
 }

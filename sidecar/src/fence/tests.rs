@@ -121,11 +121,32 @@ fn a_purge_sends_the_fence_again_while_there_are_consumers_and_does_without_it_o
 #[test]
 fn a_change_of_an_earlier_life_holds_the_queues_that_come_back_for_two_minutes() {
     let mut fences = Fences::new(8, 2, half(), LIMIT);
-    fences.resume(Shift { epoch: 2, from: Weight::NONE, to: half() }, at(0));
+    fences.resume(vec![Shift { epoch: 2, from: Weight::NONE, to: half() }], at(0));
     fence(&fences.register(&queue(), at(10)));
     assert!(waits(&mut fences, at(10)));
     let late = QueueName { vhost: "/".into(), queue: "late".into() };
     assert_eq!(fences.register(&late, at(121)), []);
+}
+
+#[test]
+fn all_changes_that_were_not_drained_are_taken_up_and_do_not_wait_for_each_other() {
+    let shift = |epoch, from, to| Shift { epoch, from, to };
+    let before = [shift(2, Weight::NONE, half()), shift(3, half(), Weight::NONE)];
+    let mut fences = Fences::new(8, 3, Weight::NONE, LIMIT);
+    fences.resume(before.to_vec(), at(0));
+    fences.register(&queue(), at(0));
+    assert_eq!(fences.open_shifts(at(1)), before);
+    let mut receive =
+        |side, number, epoch| fences.received(&queue(), side, MessageKey::Stamped(number), moved(), epoch, at(1));
+    // NATS's of epoch 2 waits for RabbitMQ's of epoch 1, and RabbitMQ's of epoch 3 for NATS's: their new fences lie behind both.
+    assert!(receive(Side::Nats, 1, 2).waits);
+    let last = receive(Side::Rabbit, 2, 3);
+    assert!(last.waits && last.lifts, "what was published after the next change shows that nothing older is left");
+    assert!(!fences.must_wait(&queue(), Side::Nats, moved(), 2, at(1)));
+    assert!(fences.must_wait(&queue(), Side::Rabbit, moved(), 3, at(1)));
+    // A further change is kept with those that are not drained.
+    fences.begin(4, half());
+    assert_eq!(fences.open_shifts(at(1)), [before[1], shift(4, Weight::NONE, half())]);
 }
 
 #[test]

@@ -2,11 +2,15 @@
 
 use serde_json::{Map, Value};
 
-use crate::control_api::{Change, Failover, Refused, Target, Weight};
+use crate::control_api::{Backfill, Change, Failover, Refused, Rehearse, Target, Weight};
 use crate::ownership::Side;
 
 /// The longest `by` and `reason`, in bytes.
 const LONGEST: usize = 1024;
+/// The longest that a rehearsal may stay with RabbitMQ, in seconds.
+const LONGEST_STAY: u64 = 86_400;
+/// The most patterns of queue names.
+const MOST_NAMES: usize = 1_000;
 
 /// Reads the body of a request; an empty one is an empty object. `target` is `None` for `/weight`, whose target is the
 /// field `percent`.
@@ -20,13 +24,67 @@ pub(super) fn change(target: Option<Target>, body: &[u8]) -> Result<Change, Refu
         None => Target::Weight(percent(fields.remove("percent"))?),
     };
     let force = if target.is_none() { flag("force", fields.remove("force"))? } else { false };
+    let unrehearsed = if target.is_none() { flag("unrehearsed", fields.remove("unrehearsed"))? } else { false };
     let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
     let reason = text(&mut fields, "reason")?.unwrap_or_default();
     match fields.keys().next() {
-        None => Ok(Change { to, by, reason, force }),
+        None => Ok(Change { to, by, reason, force, unrehearsed, from: String::new() }),
         Some(field) => {
-            let known = if target.is_none() { "percent, force, by and reason" } else { "by and reason" };
+            let known = if target.is_none() { "percent, force, unrehearsed, by and reason" } else { "by and reason" };
             Err(Refused::invalid(field, format!("the field `{field}` is not known"), format!("the fields are {known}")))
+        }
+    }
+}
+
+/// Reads the body of a request for a backfill.
+///
+/// # Errors
+/// `Invalid`, naming the field at fault.
+pub(super) fn backfill(body: &[u8]) -> Result<Backfill, Refused> {
+    let mut fields = object(body)?;
+    let fix = "send an array of names, such as {\"queues\": [\"orders*\"]}";
+    let queues = match fields.remove("queues") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(names)) if names.len() <= MOST_NAMES => {
+            let name = |name: Value| match name {
+                Value::String(name) => Ok(name),
+                other => Err(Refused::invalid("queues", format!("`queues` has {other}"), fix)),
+            };
+            names.into_iter().map(name).collect::<Result<_, _>>()?
+        }
+        Some(_) => return Err(Refused::invalid("queues", "`queues` is not an array of at most 1000 names", fix)),
+    };
+    let dry_run = flag("dry_run", fields.remove("dry_run"))?;
+    let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
+    let reason = text(&mut fields, "reason")?.unwrap_or_default();
+    match fields.keys().next() {
+        None => Ok(Backfill { queues, dry_run, by, reason, from: String::new() }),
+        Some(field) => {
+            let known = "the fields are queues, dry_run, by and reason";
+            Err(Refused::invalid(field, format!("the field `{field}` is not known"), known))
+        }
+    }
+}
+
+/// Reads the body of a request for a rehearsal.
+///
+/// # Errors
+/// `Invalid`, naming the field at fault.
+pub(super) fn rehearse(body: &[u8]) -> Result<Rehearse, Refused> {
+    let mut fields = object(body)?;
+    let stay_s = match fields.remove("stay_s") {
+        None | Some(Value::Null) => 5,
+        Some(value) => value.as_u64().filter(|stay| *stay <= LONGEST_STAY).ok_or_else(|| {
+            Refused::invalid("stay_s", format!("`stay_s` is {value}"), "send whole seconds, 86400 at most")
+        })?,
+    };
+    let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
+    let reason = text(&mut fields, "reason")?.unwrap_or_default();
+    match fields.keys().next() {
+        None => Ok(Rehearse { stay_s, by, reason, from: String::new() }),
+        Some(field) => {
+            let known = "the fields are stay_s, by and reason";
+            Err(Refused::invalid(field, format!("the field `{field}` is not known"), known))
         }
     }
 }
@@ -51,7 +109,7 @@ pub(super) fn failover(body: &[u8]) -> Result<Failover, Refused> {
     let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
     let reason = text(&mut fields, "reason")?.unwrap_or_default();
     match fields.keys().next() {
-        None => Ok(Failover { lost, execute, force, by, reason }),
+        None => Ok(Failover { lost, execute, force, by, reason, from: String::new() }),
         Some(field) => {
             let known = "the fields are lost, execute, force, by and reason";
             Err(Refused::invalid(field, format!("the field `{field}` is not known"), known))
@@ -113,9 +171,12 @@ mod tests {
             let change = change(Some(Target::Rollback), body).expect("valid");
             assert_eq!((change.to, change.by.as_str(), change.reason.as_str()), (Target::Rollback, "http", ""));
         }
-        let said = change(None, br#"{"percent": 0.25, "by": "me", "reason": "why", "force": true}"#).expect("valid");
+        let said =
+            change(None, br#"{"percent": 0.25, "by": "me", "reason": "why", "force": true, "unrehearsed": true}"#)
+                .expect("valid");
         let weight = Weight::from_buckets(25).expect("valid");
-        assert_eq!(said, Change { to: Target::Weight(weight), by: "me".into(), reason: "why".into(), force: true });
+        let (by, reason, from) = ("me".into(), "why".into(), String::new());
+        assert_eq!(said, Change { to: Target::Weight(weight), by, reason, force: true, unrehearsed: true, from });
     }
 
     #[test]
@@ -134,6 +195,30 @@ mod tests {
     }
 
     #[test]
+    fn a_backfill_is_of_all_queues_unless_some_are_named() {
+        let all = backfill(b"").expect("valid");
+        assert_eq!((all.queues.len(), all.dry_run, all.by.as_str()), (0, false, "http"));
+        assert_eq!(backfill(br#"{"queues":["a*"]}"#).expect("valid").queues, ["a*"]);
+        for (body, field) in [
+            (r#"{"queues":"a"}"#, "queues"),
+            (r#"{"queues":[1]}"#, "queues"),
+            (r#"{"dry_run":1}"#, "dry_run"),
+            (r#"{"queue":"a"}"#, "queue"),
+        ] {
+            let refused = backfill(body.as_bytes()).expect_err(body);
+            assert_eq!((refused.code, refused.field.as_deref()), (RefusedCode::Invalid, Some(field)), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_rehearsal_stays_for_whole_seconds() {
+        assert_eq!(rehearse(b"").expect("valid").stay_s, 5);
+        for body in [r#"{"stay_s":-1}"#, r#"{"stay_s":1.5}"#, r#"{"stay_s":86401}"#, r#"{"stay_s":"5s"}"#] {
+            assert_eq!(rehearse(body.as_bytes()).expect_err(body).field.as_deref(), Some("stay_s"), "{body}");
+        }
+    }
+
+    #[test]
     fn bad_input_is_refused_and_the_field_is_named() {
         let long = format!(r#"{{"reason":"{}"}}"#, "x".repeat(LONGEST + 1));
         for (target, body, field) in [
@@ -145,6 +230,7 @@ mod tests {
             (None, r#"{"percent":5,"weight":5}"#, "weight"),
             (None, r#"{"percent":5,"force":"yes"}"#, "force"),
             (Some(Target::Shadow), r#"{"force":true}"#, "force"),
+            (Some(Target::Rollback), r#"{"unrehearsed":true}"#, "unrehearsed"),
             (Some(Target::Shadow), r#"{"percent":5}"#, "percent"),
             (Some(Target::Shadow), r#"{"by":5}"#, "by"),
             (Some(Target::Shadow), &long, "reason"),

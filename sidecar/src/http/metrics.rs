@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
-use crate::control_api::{Faults, ParityCounts, Phase, StandbyStatus, Status, Verdict};
+use crate::control_api::{BackfillProgress, Faults, ParityCounts, Phase, Rehearsal, StandbyStatus, Status, Verdict};
 
 /// Of Prometheus' text format.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -65,6 +65,15 @@ pub(super) fn observe(status: &Status) {
         gauge!("natsbridge_standby_copies_lag", "owner" => owner).set(standby.lag as f64);
         gauge!("natsbridge_standby_no_copy", "owner" => owner).set(standby.no_copy as f64);
     }
+    let rehearsed = status.rehearsal.as_ref().is_some_and(Rehearsal::counts);
+    gauge!("natsbridge_rollback_rehearsed").set(if rehearsed { 1.0 } else { 0.0 });
+    if let Some(backfill) = &status.backfill {
+        gauge!("natsbridge_backfill_running").set(if backfill.running { 1.0 } else { 0.0 });
+        let BackfillProgress { held, read, copied, had, .. } = backfill;
+        for (state, count) in [("held", held), ("read", read), ("copied", copied), ("had", had)] {
+            gauge!("natsbridge_backfill_messages", "state" => state).set(*count as f64);
+        }
+    }
     for (fault, count) in Faults::NAMES.into_iter().zip(status.faults.counts()) {
         gauge!("natsbridge_nats_faults", "fault" => fault).set(count as f64);
     }
@@ -95,6 +104,12 @@ pub(super) fn observe_gate(verdict: &Verdict) {
 }
 
 fn describe() {
+    describe_gauge!("natsbridge_sidecar_leads", "Whether this sidecar leads those of its NATS account");
+    describe_gauge!(
+        "natsbridge_passed_on_connections",
+        "AMQP connections that are passed on to the sidecar that leads, or wait for one"
+    );
+    describe_counter!("natsbridge_passed_on_refused_total", "AMQP connections that could not be passed on, by reason");
     describe_gauge!("natsbridge_gate_may_go_on", "Whether the gate lets the cutover go on");
     describe_gauge!("natsbridge_gate_reasons", "Reasons of the gate that block or wait");
     describe_gauge!("natsbridge_nats_faults", "Messages of JetStream that were not as they should be, by fault");
@@ -110,6 +125,9 @@ fn describe() {
     describe_gauge!("natsbridge_held_deliveries", "Deliveries that wait for the fence of a change of weight");
     describe_gauge!("natsbridge_queues", "Queues that the sidecar knows");
     describe_gauge!("natsbridge_unmapped", "Exchanges, queues and bindings that JetStream does not have");
+    describe_gauge!("natsbridge_rollback_rehearsed", "Whether a rehearsed rollback has passed and counts");
+    describe_gauge!("natsbridge_backfill_running", "Whether the backlog from before shadow gets its copies now");
+    describe_gauge!("natsbridge_backfill_messages", "Messages of the last backfill: held, read, copied, had a copy");
     describe_gauge!("natsbridge_standby_lag", "Copies that nothing has been compared with yet");
     describe_counter!("natsbridge_warnings_total", "Warnings by code");
     describe_counter!("natsbridge_shadow_compared_total", "Messages by the class their comparison ended in");

@@ -7,11 +7,17 @@
 //! | `POST /observe`, `/shadow`, `/rollback`, `/detach` `{by, reason}` | 200, [`Adopted`](crate::control_api::Adopted) |
 //! | `POST /weight` `{percent, by, reason}` | 200, [`Adopted`](crate::control_api::Adopted) |
 //! | `POST /weight` `{.., "force": true}` | raises the weight against the gate's no |
+//! | `POST /weight` `{.., "unrehearsed": true}` | goes to 100 per cent without a rehearsed rollback |
 //! | `GET /gate` | 200, [`Verdict`](crate::control_api::Verdict): may I go on? |
 //! | `GET /history` | 200, [`History`](crate::control_api::History): the last hour |
 //! | `GET /changes` | 200, the last [`ChangeRecord`](crate::control_api::ChangeRecord)s, newest first |
 //! | `POST /failover` `{lost, execute, force, by, reason}` | 200, [`FailoverReport`](crate::control_api::FailoverReport): it was begun |
 //! | `GET /failover` | 200, how far it is; `null` when there was none |
+//! | `POST /backfill` `{queues, dry_run, by, reason}` | 200, [`BackfillReport`](crate::control_api::BackfillReport): it was begun |
+//! | `GET /backfill` | 200, how far it is; `null` when there was none |
+//! | `POST /rehearse` `{stay_s, by, reason}` | 200, [`Rehearsal`](crate::control_api::Rehearsal): it was begun |
+//! | `GET /rehearse` | 200, the last one; `null` when there was none |
+//! | `GET /log?last=N` | 200, the last [`LogEntry`](crate::control_api::LogEntry)s, newest first |
 //! | `GET /access` | 200, whether this caller may change something |
 //! | `GET /livez` | 200 while the process serves |
 //! | `GET /readyz` | 200, or 503 with the reasons |
@@ -23,6 +29,7 @@
 mod access;
 pub(crate) mod ask;
 mod body;
+mod front;
 mod gateway;
 pub mod metrics;
 mod page;
@@ -40,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control_api::Control;
 
+pub use front::Front;
 pub use gateway::Gateway;
 
 /// A bound HTTP socket.
@@ -87,6 +95,18 @@ impl Surface {
     pub async fn run(self, options: Options, shutdown: CancellationToken) -> io::Result<()> {
         let metrics = options.metrics.clone();
         self.serve(routes::router(options), metrics, shutdown).await
+    }
+
+    /// As [`Surface::run`], for a sidecar among several.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    ///
+    /// # Cancel safety
+    /// As [`Surface::run`].
+    pub async fn run_shared(self, front: Front, shutdown: CancellationToken) -> io::Result<()> {
+        let metrics = Some(front.metrics.clone());
+        self.serve(front::router(front), metrics, shutdown).await
     }
 
     /// As [`Surface::run`], for the probes and metrics of a gateway.

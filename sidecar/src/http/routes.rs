@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -16,11 +16,12 @@ use tracing::info;
 use super::probes::{Readiness, readiness};
 use super::{Options, access, body, metrics, page};
 use crate::control_api::{
-    ChangeRecord, Control, Failover, FailoverReport, History, Refused, RefusedCode, Status, Target, Verdict,
+    Backfill, BackfillReport, Change, ChangeRecord, Control, Failover, FailoverReport, History, Refused, RefusedCode,
+    Rehearsal, Rehearse, Status, Target, Verdict,
 };
 
 /// The largest body of a request, in bytes.
-const LARGEST_BODY: usize = 64 * 1024;
+pub(super) const LARGEST_BODY: usize = 64 * 1024;
 /// How long a status may take before probes and metrics go on without it.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -47,6 +48,9 @@ pub(super) fn router(options: Options) -> Router {
         .route("/rollback", change(Some(Target::Rollback)))
         .route("/detach", change(Some(Target::Detach)))
         .route("/failover", get(failover_status).post(failover))
+        .route("/rehearse", get(rehearsal).post(rehearse))
+        .route("/log", get(log))
+        .route("/backfill", get(backfill_status).post(backfill))
         .route("/livez", get(|| async { Json(json!({ "live": true })) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(render))
@@ -119,7 +123,7 @@ async fn answer(
         return (code, Json(refused)).into_response();
     }
     let change = match body::change(target, body) {
-        Ok(change) => change,
+        Ok(change) => Change { from: peer.to_string(), ..change },
         Err(refused) => return refusal(refused),
     };
     let asked = change.clone();
@@ -157,15 +161,76 @@ async fn failover(State(options): Shared, ConnectInfo(peer): Caller, headers: He
         return (code, Json(refused)).into_response();
     }
     let asked = match body::failover(&body) {
-        Ok(asked) => asked,
+        Ok(asked) => Failover { from: peer.to_string(), ..asked },
         Err(refused) => return refusal(refused),
     };
-    let Failover { lost, execute, force, by, reason } = &asked;
+    let Failover { lost, execute, force, by, reason, .. } = &asked;
     info!(%lost, execute, force, by, reason, %peer, "a failover is asked for");
     match Arc::clone(&options.control).failover(asked).await {
         Ok(report) => Json(report).into_response(),
         Err(refused) => {
             info!(%peer, code = ?refused.code, reason = refused.reason, "a failover was refused");
+            refusal(refused)
+        }
+    }
+}
+
+/// The last entries of the log.
+async fn log(State(options): Shared, RawQuery(query): RawQuery) -> Response {
+    let asked = query.as_deref().unwrap_or("last=100").strip_prefix("last=").and_then(|last| last.parse().ok());
+    let Some(last) = asked.filter(|last| (1..=1_000).contains(last)) else {
+        let fix = "send a number from 1 to 1000, such as /log?last=50";
+        return refusal(Refused::invalid("last", "`last` is not such a number", fix));
+    };
+    match options.control.log(last).await {
+        Ok(entries) => Json(entries).into_response(),
+        Err(refused) => refusal(refused),
+    }
+}
+
+/// The last rehearsal; `null` when there was none.
+async fn rehearsal(State(options): Shared) -> Json<Option<Rehearsal>> {
+    Json(options.control.rehearsal().await)
+}
+
+async fn rehearse(State(options): Shared, ConnectInfo(peer): Caller, headers: HeaderMap, body: Bytes) -> Response {
+    if let Err((code, refused)) = access::check(options.token.as_deref(), peer, &headers) {
+        info!(%peer, reason = refused.reason, "a rehearsal was not taken");
+        return (code, Json(refused)).into_response();
+    }
+    let asked = match body::rehearse(&body) {
+        Ok(asked) => Rehearse { from: peer.to_string(), ..asked },
+        Err(refused) => return refusal(refused),
+    };
+    match Arc::clone(&options.control).rehearse(asked).await {
+        Ok(rehearsal) => Json(rehearsal).into_response(),
+        Err(refused) => {
+            info!(%peer, code = ?refused.code, reason = refused.reason, "a rehearsal was refused");
+            refusal(refused)
+        }
+    }
+}
+
+/// How far a backfill is; `null` when there was none.
+async fn backfill_status(State(options): Shared) -> Json<Option<BackfillReport>> {
+    Json(options.control.backfill_status().await)
+}
+
+async fn backfill(State(options): Shared, ConnectInfo(peer): Caller, headers: HeaderMap, body: Bytes) -> Response {
+    if let Err((code, refused)) = access::check(options.token.as_deref(), peer, &headers) {
+        info!(%peer, reason = refused.reason, "a backfill was not taken");
+        return (code, Json(refused)).into_response();
+    }
+    let asked = match body::backfill(&body) {
+        Ok(asked) => Backfill { from: peer.to_string(), ..asked },
+        Err(refused) => return refusal(refused),
+    };
+    let Backfill { queues, dry_run, by, reason, .. } = &asked;
+    info!(?queues, dry_run, by, reason, %peer, "a backfill is asked for");
+    match Arc::clone(&options.control).backfill(asked).await {
+        Ok(report) => Json(report).into_response(),
+        Err(refused) => {
+            info!(%peer, code = ?refused.code, reason = refused.reason, "a backfill was refused");
             refusal(refused)
         }
     }
@@ -178,6 +243,7 @@ fn refusal(refused: Refused) -> Response {
         RefusedCode::WrongPhase
         | RefusedCode::Unmapped
         | RefusedCode::Gate
+        | RefusedCode::NotRehearsed
         | RefusedCode::NotDrained
         | RefusedCode::Conflict => StatusCode::CONFLICT,
         RefusedCode::SideDown | RefusedCode::Draining => StatusCode::SERVICE_UNAVAILABLE,
@@ -186,7 +252,7 @@ fn refusal(refused: Refused) -> Response {
 }
 
 fn not_found(what: &str) -> Response {
-    let fix = "see GET /, /status, /gate, /history, /changes, /access, /livez, /readyz, /failover, /metrics and POST /observe, /shadow, /weight, /rollback, /detach, /failover";
+    let fix = "see GET /, /status, /gate, /history, /changes, /access, /livez, /readyz, /failover, /backfill, /rehearse, /log, /metrics and POST /observe, /shadow, /weight, /rollback, /detach, /failover, /backfill, /rehearse";
     (StatusCode::NOT_FOUND, Json(Refused::new(RefusedCode::Invalid, what, fix))).into_response()
 }
 

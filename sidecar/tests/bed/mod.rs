@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses its part of it")]
 
+pub mod process;
 pub mod tampering;
 
 use std::collections::BTreeMap;
@@ -139,6 +140,7 @@ impl Ends {
             rollback_after: like.rollback_after,
             integrity: integrity::Limits { patience: like.patience, ..integrity::Limits::default() },
             standby: like.standby,
+            lead: None,
         };
         let cutover = Cutover::start(parts).await?;
         let listener = Listener::bind("127.0.0.1:0").await.expect("bound");
@@ -152,7 +154,8 @@ impl Ends {
 
 impl Sidecar {
     pub async fn change(&self, to: Target) -> Result<Adopted, Refused> {
-        self.cutover.change(Change { to, by: "test".into(), reason: "test".into(), force: true }).await
+        let (by, reason, from) = ("test".into(), "test".into(), String::new());
+        self.cutover.change(Change { to, by, reason, force: true, unrehearsed: true, from }).await
     }
 
     pub async fn weight(&self, percent: f64) -> Adopted {

@@ -2,6 +2,7 @@
 //! what applications wrote down themselves.
 
 mod applications;
+mod backfill;
 #[path = "../bed/mod.rs"]
 mod bed;
 mod rabbit;
@@ -20,7 +21,14 @@ use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 
 fn asked(execute: bool) -> Failover {
-    Failover { lost: Side::Nats, execute, force: false, by: "test".into(), reason: "the disk is gone".into() }
+    Failover {
+        lost: Side::Nats,
+        execute,
+        force: false,
+        by: "test".into(),
+        reason: "the disk is gone".into(),
+        from: String::new(),
+    }
 }
 
 async fn finished(cutover: &sidecar::control::Cutover) -> FailoverReport {

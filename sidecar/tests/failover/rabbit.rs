@@ -19,7 +19,14 @@ use super::bed::{CAP, Ends, Likeness, Sidecar};
 use super::finished;
 
 fn asked(execute: bool, force: bool) -> Failover {
-    Failover { lost: Side::Rabbit, execute, force, by: "test".into(), reason: "the disk is gone".into() }
+    Failover {
+        lost: Side::Rabbit,
+        execute,
+        force,
+        by: "test".into(),
+        reason: "the disk is gone".into(),
+        from: String::new(),
+    }
 }
 
 async fn ask(sidecar: &Sidecar, execute: bool, force: bool) -> Result<FailoverReport, Refused> {

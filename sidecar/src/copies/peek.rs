@@ -1,0 +1,205 @@
+//! Reads all that lies in a queue and gives it back, in its place.
+//!
+//! No protocol of RabbitMQ's looks at a message without taking it: everything is taken unacknowledged, and requeued at the end, which puts it
+//! back where it was, flagged as redelivered (and, on a quorum queue, counted as returned). Meanwhile nobody else may read the queue.
+
+use std::time::{Duration, Instant};
+
+use amq_protocol::types::{FieldTable, ShortString};
+use amqp_compat::backend::{Command, Consume, DeliveryId, Event, Message, Outcome, QueueDeclare, Reply, Topology};
+use amqp_compat::error::{AmqpError, ReplyCode};
+use tokio::time::timeout;
+
+use crate::dual::operator::Talk;
+use crate::ownership::Side;
+
+const CHANNEL: u16 = 1;
+/// How long nothing has to come before the queue is asked whether there is more.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long a message may be on its way from a queue that has no more.
+const ON_THE_WAY: Duration = Duration::from_secs(3);
+/// The longest that a broker may take for one thing.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The most that RabbitMQ gives one consumer unacknowledged; a quorum queue knows no "no limit".
+const WINDOW: u16 = u16::MAX;
+
+/// A queue that is read.
+pub(crate) struct Peek<'a> {
+    talk: &'a mut Talk,
+    side: Side,
+    queue: ShortString,
+    taken: Vec<DeliveryId>,
+    consumers: usize,
+    /// What lay in it at the beginning.
+    held: u64,
+    asked: Asked,
+    heard: Instant,
+}
+
+enum Asked {
+    Nothing,
+    Depth,
+    Consumer,
+}
+
+impl<'a> Peek<'a> {
+    /// Begins to read a queue of this side, over a link of one's own.
+    pub fn new(talk: &'a mut Talk, side: Side, queue: &str) -> Self {
+        Self {
+            talk,
+            side,
+            queue: queue.into(),
+            taken: Vec::new(),
+            consumers: 0,
+            held: 0,
+            asked: Asked::Nothing,
+            heard: Instant::now(),
+        }
+    }
+
+    fn depth(&self) -> Command {
+        let declare = QueueDeclare {
+            queue: self.queue.clone(),
+            passive: true,
+            durable: false,
+            exclusive: false,
+            auto_delete: false,
+            arguments: FieldTable::default(),
+        };
+        Command::Topology { channel: CHANNEL, request: Topology::QueueDeclare(declare) }
+    }
+
+    fn tag(consumer: usize) -> ShortString {
+        format!("nats-bridge.peek.{consumer}").as_str().into()
+    }
+
+    fn consume(&mut self) -> Command {
+        let no_limit = self.side == Side::Nats;
+        let consume = Consume {
+            queue: self.queue.clone(),
+            consumer_tag: Self::tag(self.consumers),
+            exclusive: false,
+            no_ack: false,
+            credit: if no_limit { u32::MAX } else { WINDOW.into() },
+            prefetch: if no_limit { 0 } else { WINDOW },
+            no_limit,
+            arguments: FieldTable::default(),
+        };
+        self.consumers += 1;
+        Command::Consume { channel: CHANNEL, consume }
+    }
+
+    /// Begins; answers what lies in the queue. `None`: there is no such queue.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn begin(&mut self) -> Result<Option<u64>, AmqpError> {
+        self.held = match timeout(PATIENCE, self.talk.ask(self.depth())).await {
+            Ok(Ok(Reply::Queue { message_count, .. })) => message_count.into(),
+            Ok(Err(error)) if error.code == ReplyCode::NotFound => return Ok(None),
+            Ok(Err(error)) => return Err(error),
+            Ok(Ok(_)) => 0,
+            Err(_) => return Err(self.silent()),
+        };
+        if self.held > 0 {
+            let first = self.consume();
+            self.talk.say(first).await?;
+            self.asked = Asked::Consumer;
+        }
+        self.heard = Instant::now();
+        Ok(Some(self.held))
+    }
+
+    /// The next message of those that lay in the queue when it began; `None` when there are no more: all were taken, or the others have
+    /// expired.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer.
+    pub async fn next(&mut self) -> Result<Option<Message>, AmqpError> {
+        while (self.taken.len() as u64) < self.held {
+            let event = match timeout(IDLE, self.talk.hear()).await {
+                Ok(event) => event?,
+                Err(_) if self.heard.elapsed() > PATIENCE => return Err(self.silent()),
+                Err(_) => {
+                    if let Asked::Nothing = self.asked {
+                        self.talk.say(self.depth()).await?;
+                        self.asked = Asked::Depth;
+                    }
+                    continue;
+                }
+            };
+            match event {
+                Event::Delivery { delivery, .. } => {
+                    self.heard = Instant::now();
+                    self.taken.push(delivery.id);
+                    return Ok(Some(delivery.message));
+                }
+                Event::Reply { reply, .. } => {
+                    let asked = std::mem::replace(&mut self.asked, Asked::Nothing);
+                    let (Reply::Queue { message_count, .. }, Asked::Depth) = (reply?, asked) else { continue };
+                    // What is on its way is not ready either.
+                    if message_count == 0 && self.heard.elapsed() > ON_THE_WAY {
+                        return Ok(None);
+                    }
+                    if self.side == Side::Rabbit && self.taken.len() >= self.consumers * usize::from(WINDOW) {
+                        let another = self.consume();
+                        self.talk.say(another).await?;
+                        self.asked = Asked::Consumer;
+                    }
+                }
+                Event::ConsumerCancelled { .. } => {
+                    return Err(AmqpError::new(ReplyCode::NotFound, format!("queue '{}' was deleted", self.queue)));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives everything back, and waits until it is in its place again.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer: then it is given back when the link ends.
+    pub async fn give_back(mut self) -> Result<(), AmqpError> {
+        // First of all: else what is given back would come again at once.
+        for consumer in 0..self.consumers {
+            self.talk.say(Command::Cancel { channel: CHANNEL, consumer_tag: Self::tag(consumer) }).await?;
+            self.replied().await?;
+        }
+        let taken = self.taken.len() as u64;
+        if taken == 0 {
+            return Ok(());
+        }
+        let deliveries = std::mem::take(&mut self.taken).into();
+        self.talk.say(Command::Settle { channel: CHANNEL, deliveries, outcome: Outcome::Requeue }).await?;
+        let mut before = None;
+        loop {
+            self.talk.say(self.depth()).await?;
+            let Reply::Queue { message_count, .. } = self.replied().await? else { return Ok(()) };
+            let ready = u64::from(message_count);
+            // Some may have expired meanwhile.
+            if ready >= taken || ready > 0 && before == Some(ready) {
+                return Ok(());
+            }
+            before = Some(ready);
+            tokio::time::sleep(IDLE).await;
+        }
+    }
+
+    async fn replied(&mut self) -> Result<Reply, AmqpError> {
+        loop {
+            match timeout(PATIENCE, self.talk.hear()).await {
+                Ok(Ok(Event::Reply { reply, .. })) => return reply,
+                Ok(Ok(Event::Delivery { delivery, .. })) => self.taken.push(delivery.id),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(self.silent()),
+            }
+        }
+    }
+
+    fn silent(&self) -> AmqpError {
+        let text = format!("{} did not answer within {} s", self.side, PATIENCE.as_secs());
+        AmqpError::new(ReplyCode::InternalError, text)
+    }
+}
