@@ -9,16 +9,14 @@ import { plan, type Plan } from "./manifest.js";
 import { native, type NativeBridge } from "./native.js";
 import {
   APPLY_OPTIONS,
-  BREAKER_OPTIONS,
   BUCKET_OPTIONS,
   camel,
-  CONNECT_OPTIONS,
   CONSUME_OPTIONS,
   CONSUMER_OPTIONS,
   HEALTH_OPTIONS,
   kindOf,
-  PUBLISH_OPTIONS,
   refuseUnknown,
+  refuseUnknownToConnect,
   RETRY_POLICY,
   snake,
   STREAM_OPTIONS,
@@ -31,6 +29,7 @@ import {
   type StreamOptions,
 } from "./options.js";
 import { Schemas } from "./schemas.js";
+import { nativeUpcast } from "./upcast.js";
 
 /** Bytes, or a string that is sent as UTF-8. */
 export type Payload = Uint8Array | string;
@@ -89,13 +88,11 @@ export async function connect(
   servers: string | readonly string[] = "nats://127.0.0.1:4222",
   given: ConnectOptions & Abortable = {},
 ): Promise<Bridge> {
-  refuseUnknown(given, { ...CONNECT_OPTIONS, signal: true });
+  refuseUnknownToConnect(given, { signal: true });
   const { signal, ...options } = given;
-  refuseUnknown(options.publish ?? {}, PUBLISH_OPTIONS);
-  refuseUnknown(options.publish?.breaker ?? {}, BREAKER_OPTIONS);
   refuseAborted(signal);
   const connecting = asked(() => native.connect(serverList(servers), options));
-  const made = await unlessAborted(connecting, signal, "no", (late) => void late.close(0).catch(() => {}));
+  const made = await unlessAborted(connecting, signal, "no", (late) => void asked(() => late.close(0)).catch(() => {}));
   return new Bridge(made);
 }
 
@@ -172,10 +169,11 @@ export class Bridge {
    */
   async consume(stream: string, name: string, given: ConsumeOptions & Abortable = {}): Promise<Consumer> {
     refuseUnknown(given, { ...CONSUME_OPTIONS, signal: true });
-    const { signal, ...options } = given;
+    const { signal, upcast, ...options } = given;
     refuseUnknown(options.retry ?? {}, RETRY_POLICY);
+    const { steps, run } = upcast === undefined ? { steps: [], run: undefined } : nativeUpcast(upcast);
     refuseAborted(signal);
-    const starting = asked(() => this.#native.consume(stream, name, options));
+    const starting = asked(() => this.#native.consume(stream, name, options, steps, run));
     const made = await unlessAborted(starting, signal, "no", (late) => late.beginToDrain());
     if (signal !== undefined) {
       // A signal may outlive many consumers.

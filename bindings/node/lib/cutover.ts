@@ -44,6 +44,8 @@ export interface QueueStatus {
   readonly held: number;
   /** How far the mark is that ends such a wait after a change of weight. */
   readonly fence: "none" | "waiting" | "sent" | "passed" | "timed_out";
+  /** Consumers that came through the sidecar. */
+  readonly consumers: number;
 }
 
 /** What was compared for one queue; every copy ends in exactly one class. */
@@ -159,6 +161,14 @@ export interface CutoverStatus {
   readonly standbyRabbit?: StandbyStatus;
   /** Why the sidecar has rolled back by itself, if that was the last thing that happened. */
   readonly rolledBack?: string;
+  /** The side that the last change of weight took keys from, until what is older has come out of its queues. */
+  readonly losing?: "rabbit" | "nats";
+  /** The last rehearsal of a rollback, with the names of `nats-bridge status --json` in camel case. */
+  readonly rehearsal?: Readonly<Record<string, unknown>>;
+  /** How far the last backfill is, likewise. */
+  readonly backfill?: Readonly<Record<string, unknown>>;
+  /** The sidecars that share the account, likewise. */
+  readonly sidecars?: readonly Readonly<Record<string, unknown>>[];
 }
 
 /** One reason of a verdict. */

@@ -17,6 +17,7 @@ export type ErrorCode =
   | "gate"
   | "invalid_message"
   | "not_drained"
+  | "not_rehearsed"
   | "not_found"
   | "outbox_full"
   | "rejected"
@@ -95,7 +96,7 @@ export function rebuilt(error: unknown): unknown {
     return error;
   }
   if (!error.message.startsWith('{"')) {
-    return "code" in error && typeof error.code === "string" && error.code.endsWith("Expected")
+    return "code" in error && typeof error.code === "string" && /(Expected|InvalidArg)$/.test(error.code)
       ? new TypeError(error.message)
       : error;
   }

@@ -1,3 +1,5 @@
+/// <reference types="node" preserve="true" />
+
 /** Messaging over NATS JetStream that does not lose a message. */
 
 export { Bridge, connect } from "./bridge.js";
@@ -42,6 +44,7 @@ export type {
   Unmapped,
   Verdict,
 } from "./cutover.js";
+export type { Upcast, UpcastStep } from "./upcast.js";
 export type { BridgeErrorDetails, ErrorCode, Landed } from "./errors.js";
 export type {
   AmqpListenerOptions,

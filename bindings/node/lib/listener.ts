@@ -4,10 +4,8 @@ import { asked } from "./errors.js";
 import { native, type NativeAmqpListener, type NativeAmqpListenerOptions } from "./native.js";
 import {
   AMQP_LISTENER_OPTIONS,
-  BREAKER_OPTIONS,
-  CONNECT_OPTIONS,
-  PUBLISH_OPTIONS,
   refuseUnknown,
+  refuseUnknownToConnect,
   type AmqpListenerOptions,
 } from "./options.js";
 
@@ -43,14 +41,12 @@ export class AmqpListener implements AsyncDisposable {
    */
   static async start({ signal, ...options }: AmqpListenerOptions & Abortable = {}): Promise<AmqpListener> {
     refuseUnknown(options, AMQP_LISTENER_OPTIONS);
-    refuseUnknown(options.connect ?? {}, CONNECT_OPTIONS);
-    refuseUnknown(options.connect?.publish ?? {}, PUBLISH_OPTIONS);
-    refuseUnknown(options.connect?.publish?.breaker ?? {}, BREAKER_OPTIONS);
+    refuseUnknownToConnect(options.connect ?? {});
     const { nats = "nats://127.0.0.1:4222", users, ...rest } = options;
     const given: NativeAmqpListenerOptions = users === undefined ? rest : { ...rest, users: Object.entries(users).flat() };
     refuseAborted(signal);
     const starting = asked(() => native.startAmqpListener(serverList(nats), given));
-    return new AmqpListener(await unlessAborted(starting, signal, "no", (late) => void late.stop(0).catch(() => {})));
+    return new AmqpListener(await unlessAborted(starting, signal, "no", (late) => void asked(() => late.stop(0)).catch(() => {})));
   }
 
   /** The URL for clients on this machine: the first user, with the password, on the first virtual host. */

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import type { ConsumerState } from "./consumer.js";
 import type { Reason, Settled } from "./delivery.js";
 import type { AmqpListenerOptions, ConnectOptions, ConsumeOptions } from "./options.js";
+import type { NativeUpcast } from "./upcast.js";
 
 export interface NativePublished {
   readonly stream: string;
@@ -102,7 +103,13 @@ export interface NativeBridge {
     stop: NativeStop | undefined,
   ): Promise<NativePublished | null>;
   publishMany(messages: readonly unknown[], stop: NativeStop | undefined): Promise<(NativePublished | string)[] | null>;
-  consume(stream: string, name: string, options: ConsumeOptions): Promise<NativeConsumer>;
+  consume(
+    stream: string,
+    name: string,
+    options: Omit<ConsumeOptions, "upcast">,
+    steps: NativeUpcast["steps"],
+    run: NativeUpcast["run"] | undefined,
+  ): Promise<NativeConsumer>;
   ask(verb: string, json: string, stop: NativeStop | undefined): Promise<string>;
   stats(): string;
   healthCheck(required: string): NativeHealthCheck;

@@ -1,3 +1,5 @@
+import type { Upcast } from "./upcast.js";
+
 /** When a publisher stops taking messages because none is confirmed; then it rejects with `breaker_open`. */
 export interface BreakerOptions {
   /** Opens when something waits for its confirm and nothing was confirmed for this long; default 2 000. */
@@ -199,6 +201,11 @@ export interface ConsumeOptions {
   /** With `schemas`: hands out messages that name no schema, too; default false: they become dead letters. */
   readonly acceptWithoutSchema?: boolean;
   /**
+   * With `schemas`: hands out payloads of older versions as the version that the last step leads to; default none. A payload is checked
+   * before and after; one that has no step, or fails in one, becomes a dead letter with reason `schema`, as it was stored.
+   */
+  readonly upcast?: Upcast;
+  /**
    * Of all instances that consume under this name with this set, one at a time gets messages, in the stream's order; default false. One that
    * was drained is followed at once; one that died, or cannot reach the server, after twice `ackWaitMs`, when what it held comes again
    * first. All need the same `ackWaitMs`, at least 1 000. See `Received.fencingNumber`.
@@ -279,7 +286,7 @@ export interface HealthOptions {
 /** Every name of an options interface, so that a misspelt one is refused and never ignored. */
 export type Names<T> = Record<keyof T, true>;
 
-export const PUBLISH_OPTIONS: Names<PublishOptions> = {
+const PUBLISH_OPTIONS: Names<PublishOptions> = {
   maxInFlight: true,
   maxInFlightBytes: true,
   ackWaitMs: true,
@@ -291,9 +298,9 @@ export const PUBLISH_OPTIONS: Names<PublishOptions> = {
   schemas: true,
 };
 
-export const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: true, probeEveryMs: true };
+const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: true, probeEveryMs: true };
 
-export const CONNECT_OPTIONS: Names<ConnectOptions> = {
+const CONNECT_OPTIONS: Names<ConnectOptions> = {
   name: true,
   user: true,
   password: true,
@@ -371,6 +378,7 @@ export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
   acceptUnencrypted: true,
   schemas: true,
   acceptWithoutSchema: true,
+  upcast: true,
   singleActive: true,
 };
 
@@ -418,6 +426,13 @@ export function refuseUnknown(options: unknown, names: object): void {
       throw new TypeError(`there is no option '${name}'`);
     }
   }
+}
+
+/** The same for the options of `connect`, with what they hold, beside `more`. */
+export function refuseUnknownToConnect(options: ConnectOptions, more: object = {}): void {
+  refuseUnknown(options, { ...CONNECT_OPTIONS, ...more });
+  refuseUnknown(options.publish ?? {}, PUBLISH_OPTIONS);
+  refuseUnknown(options.publish?.breaker ?? {}, BREAKER_OPTIONS);
 }
 
 /** What a value is, for an error. */

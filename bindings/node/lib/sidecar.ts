@@ -5,11 +5,9 @@ import { asked } from "./errors.js";
 import { AmqpListener } from "./listener.js";
 import { native, type NativeSidecar } from "./native.js";
 import {
-  BREAKER_OPTIONS,
   camel,
-  CONNECT_OPTIONS,
-  PUBLISH_OPTIONS,
   refuseUnknown,
+  refuseUnknownToConnect,
   SIDECAR_OPTIONS,
   snake,
   type SidecarOptions,
@@ -42,12 +40,10 @@ export class Sidecar extends AmqpListener {
   static override async start({ signal, ...options }: SidecarOptions & Abortable): Promise<Sidecar> {
     const { nats = "nats://127.0.0.1:4222", connect = {}, ...rest } = options;
     refuseUnknown(options, SIDECAR_OPTIONS);
-    refuseUnknown(connect, CONNECT_OPTIONS);
-    refuseUnknown(connect.publish ?? {}, PUBLISH_OPTIONS);
-    refuseUnknown(connect.publish?.breaker ?? {}, BREAKER_OPTIONS);
+    refuseUnknownToConnect(connect);
     refuseAborted(signal);
     const starting = asked(() => native.startSidecar(serverList(nats), connect, snake(rest)));
-    const late = (made: NativeSidecar) => void made.listener().stop(0).catch(() => {});
+    const late = (made: NativeSidecar) => void asked(() => made.listener().stop(0)).catch(() => {});
     return new Sidecar(await unlessAborted(starting, signal, "no", late));
   }
 
@@ -84,11 +80,15 @@ export class Sidecar extends AmqpListener {
   /**
    * Gives JetStream this share of the ordering keys, 0 to 100 per cent, and resolves when that is in force.
    *
-   * Rejects with `gate` (the gate says no to more weight, for `context.reasons`, unless `force`), `unmapped`, `side_down`,
+   * Rejects with `gate` (the gate says no to more weight, for `context.reasons`, unless `force`), `not_rehearsed` (100 per cent
+   * before a rehearsed rollback has passed, unless `unrehearsed`), `unmapped`, `side_down`,
    * `wrong_phase`, `conflict`; `config` when `percent` is not such a number.
    */
-  async weight(percent: number, { force = false, ...options }: ChangeOptions & { readonly force?: boolean } = {}): Promise<Adopted> {
-    return this.#change("weight", options, { percent, force });
+  async weight(
+    percent: number,
+    { force = false, unrehearsed = false, ...options }: ChangeOptions & { readonly force?: boolean; readonly unrehearsed?: boolean } = {},
+  ): Promise<Adopted> {
+    return this.#change("weight", options, { percent, force, unrehearsed });
   }
 
   /** Gives everything back to RabbitMQ at once; what JetStream holds is delivered still. See `shadow`. */

@@ -1,6 +1,6 @@
 //! The connection.
 
-use napi::bindgen_prelude::{Array, Either, Env, PromiseRaw, Uint8ArraySlice};
+use napi::bindgen_prelude::{Array, Either, Env, Function, PromiseRaw, Uint8ArraySlice};
 use napi_derive::napi;
 use nats_bridge::Config;
 use nats_bridge_verbs::login::LoginOptions;
@@ -14,6 +14,7 @@ use crate::ledger::Ledger;
 use crate::options::{camel, millis};
 use crate::publish::{self, PublishOptions, Published};
 use crate::stop::Stop;
+use crate::upcast::{Asked, Step, Stepped, upcasters};
 
 /// A connection.
 #[napi]
@@ -177,10 +178,13 @@ impl Bridge {
         stream: String,
         name: String,
         options: ConsumeOptions,
+        steps: Vec<Step>,
+        run: Option<Function<'_, Asked, Stepped>>,
     ) -> napi::Result<Eventually<'env, Consumer>> {
-        let config = options.config(stream, name)?;
-        let core = self.core.get().clone();
-        self.core.promise(env, async move { core.consume(config).await }, Consumer::new)
+        let mut config = options.config(stream, name)?;
+        config.upcast = run.map(|run| upcasters(steps, run)).transpose()?;
+        let (core, runs_steps) = (self.core.get().clone(), config.upcast.is_some());
+        self.core.promise(env, async move { core.consume(config).await }, move |made| Consumer::new(made, runs_steps))
     }
 
     /// Does what `verb` says with arguments of JSON; the promise resolves to the answer as JSON.

@@ -22,6 +22,8 @@ pub struct Consumer {
     // None once a handler runs over it.
     core: Held<Arc<Mutex<Option<nats_bridge::Consumer>>>>,
     handle: Held<ConsumerHandle>,
+    // Its deliveries may need the event loop, which then does not look for them itself.
+    runs_steps: bool,
 }
 
 /// How a consumer is, and why.
@@ -153,9 +155,9 @@ impl ConsumeOptions {
 
 impl Consumer {
     /// Wraps a consumer of the core.
-    pub fn new(consumer: nats_bridge::Consumer) -> Self {
+    pub fn new(consumer: nats_bridge::Consumer, runs_steps: bool) -> Self {
         let handle = Held::new(consumer.handle());
-        Consumer { core: Held::new(Arc::new(Mutex::new(Some(consumer)))), handle }
+        Consumer { core: Held::new(Arc::new(Mutex::new(Some(consumer)))), handle, runs_steps }
     }
 }
 
@@ -198,7 +200,7 @@ impl Consumer {
     #[napi]
     pub fn take(&self, page: &Page) -> napi::Result<i32> {
         let nothing = Ok(-1);
-        if page.is_full() {
+        if self.runs_steps || page.is_full() {
             return nothing;
         }
         // Somebody else waits: first come, first served.
@@ -222,7 +224,12 @@ impl Consumer {
         stop: Option<&Stop>,
     ) -> napi::Result<Eventually<'env, Option<Page>>> {
         let limit = timeout_ms.map(|ms| millis("timeoutMs", ms)).transpose()?;
-        self.core.promise(env, next(self.core.get().clone(), limit, stop.cloned()), |delivery| delivery.map(Page::new))
+        let next = next(self.core.get().clone(), limit, stop.cloned());
+        let arrived = |delivery: Option<nats_bridge::Delivery>| delivery.map(Page::new);
+        match self.runs_steps {
+            true => self.core.later(env, next, arrived).map(Eventually::B),
+            false => self.core.promise(env, next, arrived),
+        }
     }
 
     /// Begins to give its deliveries as the work of a handler.

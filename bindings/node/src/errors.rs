@@ -1,12 +1,15 @@
 //! The core's errors as JSON texts, from which `lib/errors.ts` makes a `BridgeError`.
 
 use nats_bridge::{Error, ErrorKind, Landed};
-use nats_bridge_verbs::Fault;
+use nats_bridge_verbs::{Fault, spelled, type_text};
 use serde_json::json;
+
+use crate::options::camel;
 
 /// The rejection for an error of the core.
 pub fn from_core(error: &Error) -> napi::Error {
-    build(error.kind().name(), error.landed(), error.is_temporary(), &error.to_string(), error.context())
+    let (text, context) = spelled(error, camel);
+    build(error.kind().name(), error.landed(), error.is_temporary(), &text, &context)
 }
 
 /// The rejection for an argument that the core was not asked about because its type cannot hold it.
@@ -18,7 +21,10 @@ pub fn invalid(field: &str, why: &str) -> napi::Error {
 /// The rejection for a verb that failed.
 pub fn from_fault(fault: &Fault) -> napi::Error {
     match fault {
-        Fault::Argument { field, why } => invalid(field, why),
+        Fault::Argument { field, why } => invalid(&camel(field), why),
+        Fault::Type { option, why } => {
+            napi::Error::new(napi::Status::InvalidArg, type_text(&camel(option), why.as_deref()))
+        }
         Fault::Core(error) => from_core(error),
         Fault::Told { code, text, context } => build(code, Landed::No, false, text, context),
     }

@@ -58,9 +58,17 @@ impl<T> Held<T> {
                 Begun::Waits(rest) => rest,
             }
         };
-        let promise =
-            env.spawn_future(async move { rest.await.map(convert).map_err(|error| errors::from_core(&error)) });
-        promise.map(Either::B)
+        self.later(env, rest, convert).map(Either::B)
+    }
+
+    /// The promise of what `convert` makes of the result of `work`, which never runs on the event loop's thread.
+    pub fn later<'env, R: Send + 'static, V: ToNapiValue + Send + 'static>(
+        &self,
+        env: &'env Env,
+        work: impl Future<Output = nats_bridge::Result<R>> + Send + 'static,
+        convert: impl FnOnce(R) -> V + Send + 'static,
+    ) -> napi::Result<PromiseRaw<'env, V>> {
+        env.spawn_future(async move { work.await.map(convert).map_err(|error| errors::from_core(&error)) })
     }
 }
 

@@ -18,3 +18,4 @@ pub mod outbox;
 pub mod publish;
 pub mod sidecar;
 pub mod stop;
+pub mod upcast;

@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { AmqpListener, BridgeError, connect } from "nats-bridge";
 
+import { run } from "./process.mjs";
 import { eventually, NatsServer } from "./server.mjs";
 
 /**
@@ -111,4 +112,20 @@ test("aborting the signal of a consumer drains it", async (t) => {
     controller.abort();
   }
   assert.deepEqual(seen, ["one"]);
+});
+
+test("a connection that is made after its signal has told is closed, and nobody is bothered", async (t) => {
+  const server = await NatsServer.for(t);
+  // An unhandled rejection would end the process otherwise.
+  const { end, out } = await run(
+    `import { connect } from "nats-bridge";
+     for (let ms = 0; ms < 4; ms += 1) {
+       await connect(process.argv[1], { signal: AbortSignal.timeout(ms) }).then(
+         (bridge) => bridge.close(),
+         (error) => { if (error.code !== "aborted") throw error; },
+       );
+     }`,
+    server.url,
+  );
+  assert.deepEqual({ end, out }, { end: 0, out: "" });
 });

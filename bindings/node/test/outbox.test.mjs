@@ -34,7 +34,7 @@ test("an outbox takes messages without NATS and publishes them in order", async 
   const { waiting, refused, bytes, oldestMs } = first.status();
   assert.deepEqual([waiting, refused, bytes > 0, oldestMs !== null], [3, 0, true, true]);
   const three = ["a", "b", "c"].map((payload) => ({ subject: "orders.new", payload }));
-  await assert.rejects(first.putMany(three), { code: "outbox_full", landed: "no", isTemporary: true, message: /max_entries/ });
+  await assert.rejects(first.putMany(three), { code: "outbox_full", landed: "no", isTemporary: true, message: /bound=maxEntries/ });
   await assert.rejects(openOutbox(path), { code: "in_use" });
   await assert.rejects(first.drain({ budgetMs: 0 }), { code: "timeout" });
   await assert.rejects(first.close({ budgetMs: 0 }), { code: "timeout", context: { waiting: "3" } });
@@ -86,7 +86,7 @@ test("wrong files and options are named", async (t) => {
   writeFileSync(join(dir, "notes.txt"), "Buy milk.\n".repeat(1_000));
   await assert.rejects(openOutbox(join(dir, "notes.txt")), { code: "corrupt", message: /notes\.txt/ });
   await assert.rejects(openOutbox(join(dir, "no", "such", "directory")), { code: "disk" });
-  await assert.rejects(openOutbox(join(dir, "a"), { maxEntries: 0 }), { code: "config", message: /max_entries/ });
+  await assert.rejects(openOutbox(join(dir, "a"), { maxEntries: 0 }), { code: "config", message: /field=maxEntries/ });
   // @ts-expect-error there is no such option
   await assert.rejects(openOutbox(join(dir, "a"), { maxSize: 1 }), { name: "TypeError", message: /'maxSize'/ });
   const outbox = await openOutbox(join(dir, "a"));

@@ -15,6 +15,7 @@ use crate::errors;
 use crate::home::{Home, Owned, lock};
 use crate::jobs::Jobs;
 use crate::options::{self, millis};
+use crate::upcast::upcasters;
 
 /// A consumer. The Python classes `nats_bridge.Consumer` and `nats_bridge.aio.Consumer` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
@@ -205,6 +206,7 @@ pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyRe
             "decrypt" => config.decrypt = Some(given.keys()?),
             "schemas" => config.schemas = given.read()?,
             "accept_without_schema" => config.accept_without_schema = given.read()?,
+            "upcast" => config.upcast = Some(upcasters(given.read()?, options.py())?),
             "single_active" => config.single_active = given.read()?,
             "accept_unencrypted" => config.accept_unencrypted = given.read()?,
             _ => return Ok(false),

@@ -1,21 +1,23 @@
 //! The core's errors as Python exceptions. The classes are in `nats_bridge/errors.py`.
 
 use nats_bridge::{Error, ErrorKind, Landed};
-use nats_bridge_verbs::Fault;
+use nats_bridge_verbs::{Fault, spelled, type_text};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
 /// The exception for an error of the core.
 pub fn from_core(error: &Error) -> PyErr {
-    let code = error.kind().name();
-    build(code, error.landed(), error.is_temporary(), &error.to_string(), error.context())
+    let (text, context) = spelled(error, str::to_owned);
+    build(error.kind().name(), error.landed(), error.is_temporary(), &text, &context)
 }
 
 /// The exception for a verb that failed.
 pub fn from_fault(fault: &Fault) -> PyErr {
     match fault {
         Fault::Argument { field, why } => invalid(field, why),
+        Fault::Type { option, why } => PyTypeError::new_err(type_text(option, why.as_deref())),
         Fault::Core(error) => from_core(error),
         Fault::Told { code, text, context } => build(code, Landed::No, false, text, context),
     }

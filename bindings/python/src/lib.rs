@@ -19,6 +19,7 @@ pub mod options;
 pub mod outbox;
 pub mod publish;
 pub mod sidecar;
+pub mod upcast;
 
 use pyo3::prelude::*;
 

@@ -141,7 +141,8 @@ fn message_id(id: &Bound<'_, PyAny>) -> PyResult<MessageId> {
 // Up to here a copy costs less than giving a reference back to the interpreter later.
 const COPY: usize = 4096;
 
-fn bytes(payload: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+/// A buffer of Python as the core's payload, without a copy where it is large and never changes.
+pub fn bytes(payload: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     if let Ok(bytes) = payload.cast::<PyBytes>() {
         return Ok(match bytes.as_bytes() {
             small if small.len() <= COPY => Bytes::copy_from_slice(small),

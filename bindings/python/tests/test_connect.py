@@ -21,7 +21,7 @@ def test_a_bad_option_is_named(server: NatsServer) -> None:
         nats_bridge.connect(server.url, name=3)  # pyright: ignore[reportArgumentType]
     with pytest.raises(nats_bridge.InvalidConfig, match="connect_timeout_ms"):
         nats_bridge.connect(server.url, connect_timeout_ms=-1)
-    with pytest.raises(nats_bridge.InvalidConfig, match="max_in_flight"):
+    with pytest.raises(nats_bridge.InvalidConfig, match="field=publish.max_in_flight why=it is 1 to"):
         nats_bridge.connect(server.url, publish={"max_in_flight": 0})
     with pytest.raises(nats_bridge.InvalidConfig, match="password"):
         nats_bridge.connect(server.url, user="me")
@@ -109,9 +109,9 @@ def test_a_wrong_stream_is_refused_and_names_the_option(server: NatsServer) -> N
     with nats_bridge.connect(server.url) as bridge:
         with pytest.raises(nats_bridge.InvalidConfig, match="max_bytes"):
             bridge.ensure_stream("ORDERS")
-        with pytest.raises(nats_bridge.InvalidConfig, match="replicas"):
+        with pytest.raises(TypeError, match="'replicas'"):
             bridge.ensure_stream("ORDERS", replicas="three")  # pyright: ignore[reportArgumentType]
-        with pytest.raises(nats_bridge.InvalidConfig, match="subject"):
+        with pytest.raises(TypeError, match="there is no option 'subject'"):
             bridge.ensure_stream("ORDERS", subject="x")  # pyright: ignore[reportCallIssue]
         bridge.ensure_stream("ORDERS", unbounded=True)
         bridge.ensure_stream("ORDERS", unbounded=True)

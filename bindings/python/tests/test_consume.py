@@ -198,8 +198,9 @@ def test_a_wrong_option_or_stream_is_named(server: NatsServer) -> None:
             bridge.consume("ORDERS", "billing", retry={"attempts": 0})
         with pytest.raises(nats_bridge.InvalidConfig, match="max_messages"):
             bridge.consume("ORDERS", "billing", max_messages=0)
-        with pytest.raises(nats_bridge.InvalidConfig, match="ack_wait_ms"):
-            bridge.consume("ORDERS", "billing", ack_wait_ms=-1)
+        for ack_wait_ms in (-1, 1):
+            with pytest.raises(nats_bridge.InvalidConfig, match="field=ack_wait_ms"):
+                bridge.consume("ORDERS", "billing", ack_wait_ms=ack_wait_ms)
 
 
 def test_deliveries_go_on_after_the_server_was_away(server: NatsServer) -> None:

@@ -54,7 +54,7 @@ def test_dead_letters_are_seen_and_stay_where_they_are(server: NatsServer) -> No
             bridge.dead_letters("NONE_DLQ")
         with pytest.raises(nats_bridge.InvalidConfig, match="by"):
             dead.list(by="colour")  # pyright: ignore[reportArgumentType]
-        with pytest.raises(nats_bridge.InvalidConfig, match="colour"):
+        with pytest.raises(TypeError, match="colour"):
             dead.peek(colour="red")  # pyright: ignore[reportCallIssue]
 
 
@@ -163,7 +163,7 @@ def test_health_says_what_is_missing_and_how_the_lag_develops(server: NatsServer
         assert "2 messages waiting" in health.problems[0]
         assert (health.consumers[0].pending_per_second or 0) > 0
         assert not bridge.health_check(streams=["NOT_THERE"]).look().ready
-        with pytest.raises(nats_bridge.InvalidConfig, match="stream"):
+        with pytest.raises(TypeError, match="'stream'"):
             bridge.health_check(stream=["ORDERS"])  # pyright: ignore[reportCallIssue]
 
 

@@ -75,7 +75,7 @@ def test_wrong_files_and_options_are_named(tmp_path: Path) -> None:
         nats_bridge.open_outbox(tmp_path / "no" / "such" / "directory")
     with pytest.raises(nats_bridge.InvalidConfig, match="max_entries"):
         nats_bridge.open_outbox(tmp_path / "a", max_entries=0)
-    with pytest.raises(nats_bridge.InvalidConfig, match="max_size"):
+    with pytest.raises(TypeError, match="max_size"):
         nats_bridge.open_outbox(tmp_path / "a", max_size=1)  # pyright: ignore[reportCallIssue]
     with nats_bridge.open_outbox(tmp_path / "a") as outbox:
         with pytest.raises(nats_bridge.InvalidMessage):

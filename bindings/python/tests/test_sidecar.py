@@ -132,7 +132,7 @@ def test_pika_goes_to_jetstream_and_back_and_nothing_is_lost(server: NatsServer,
         assert parity.counts.matched >= 20 and status.unmapped == []
 
         for percent, phase in ((50, "canary"), (100, "cutover")):
-            assert (sidecar.weight(percent, force=percent == 100).phase, sidecar.status().weight_percent) == (phase, percent)
+            assert (sidecar.weight(percent, force=percent == 100, unrehearsed=True).phase, sidecar.status().weight_percent) == (phase, percent)
             traffic.goes_on()
         status = sidecar.status()
         assert status.nats.connected and status.rabbit.connected and status.nats.delivered >= 40
@@ -173,9 +173,8 @@ def test_what_is_wrong_is_a_typed_error_that_names_the_option(server: NatsServer
     with pytest.raises(nats_bridge.InvalidConfig) as wrong:
         Sidecar(rabbit="http://nowhere", nats=server.url).start()
     assert wrong.value.context["field"] == "rabbit"
-    with pytest.raises(nats_bridge.InvalidConfig) as wrong:
+    with pytest.raises(TypeError, match="option 'replicas'"):
         Sidecar(rabbit=url, nats=server.url, replicas="many").start()  # pyright: ignore[reportArgumentType]
-    assert wrong.value.context["field"] == "replicas"
     with pytest.raises(TypeError, match="'weight'"):
         Sidecar(rabbit=url, weight=7)  # pyright: ignore[reportCallIssue]
     with pytest.raises(nats_bridge.Denied, match="RabbitMQ refused user 'nobody'"):

@@ -21,6 +21,7 @@ pub mod outbox;
 mod read;
 mod schemas;
 pub mod sidecar;
+mod spelling;
 
 use amqp_compat::gateway::GatewayError;
 use nats_bridge::provision::{ApplyConfig, BucketSpec, ConsumerSpec, StreamSpec};
@@ -29,6 +30,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub use read::read;
+pub use spelling::spelled;
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -39,6 +41,13 @@ pub enum Fault {
         field: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// An option does not exist, or its value is of another type; the core was not asked.
+    Type {
+        /// The option.
+        option: String,
+        /// What is wrong with its value; none: there is no such option.
+        why: Option<String>,
     },
     /// The core's error.
     Core(Error),
@@ -65,6 +74,14 @@ impl From<GatewayError> for Fault {
             GatewayError::Nats(error) => Fault::Core(error),
             other => Fault::told(other.kind().name(), other.to_string(), other.context()),
         }
+    }
+}
+
+/// What is to be told of a [`Fault::Type`].
+pub fn type_text(option: &str, why: Option<&str>) -> String {
+    match why {
+        Some(why) => format!("option '{option}': {why}"),
+        None => format!("there is no option '{option}'"),
     }
 }
 

@@ -8,7 +8,8 @@ use crate::Fault;
 /// Reads an object of JSON.
 ///
 /// # Errors
-/// `Argument`, naming the field that is at fault as far as that can be told.
+/// `Type`: a field does not exist, or its value is of another type. `Argument`: it has another value than it may. Both name the field as
+/// far as that can be told.
 pub fn read<T: DeserializeOwned>(json: &str) -> Result<T, Fault> {
     let given: Map<String, Value> = serde_json::from_str(json).map_err(|error| Fault::argument("options", error))?;
     let whole = Value::Object(given.clone());
@@ -18,7 +19,15 @@ pub fn read<T: DeserializeOwned>(json: &str) -> Result<T, Fault> {
             let alone = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
             let error = serde_json::from_value::<T>(alone).err()?.to_string();
             // Alone it may miss the others, which is not its fault.
-            (!error.starts_with("missing field")).then(|| Fault::argument(name, error))
+            if error.starts_with("missing field") {
+                return None;
+            }
+            let unknown = error.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+            Some(match unknown {
+                Some((unknown, _)) => Fault::Type { option: unknown.to_owned(), why: None },
+                None if error.starts_with("invalid type") => Fault::Type { option: name.clone(), why: Some(error) },
+                None => Fault::argument(name, error),
+            })
         });
         culprit.unwrap_or_else(|| Fault::argument("options", error))
     })
@@ -27,17 +36,20 @@ pub fn read<T: DeserializeOwned>(json: &str) -> Result<T, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::type_text;
     use nats_bridge::provision::StreamSpec;
 
     #[test]
     fn the_field_at_fault_is_named() {
-        let field = |json: &str| match read::<StreamSpec>(json) {
+        let fault = |json: &str| match read::<StreamSpec>(json) {
             Err(Fault::Argument { field, .. }) => field,
+            Err(Fault::Type { option, why }) => type_text(&option, why.as_deref()),
             other => panic!("{other:?}"),
         };
-        assert_eq!(field(r#"{"name":"A","replicas":"three"}"#), "replicas");
-        assert_eq!(field(r#"{"name":"A","subject":"x"}"#), "subject");
-        assert_eq!(field("[]"), "options");
+        assert!(fault(r#"{"name":"A","replicas":"three"}"#).starts_with("option 'replicas': invalid type: string"));
+        assert_eq!(fault(r#"{"name":"A","subject":"x"}"#), "there is no option 'subject'");
+        assert_eq!(fault(r#"{"name":"A","storage":"paper"}"#), "storage");
+        assert_eq!(fault("[]"), "options");
         assert!(read::<StreamSpec>(r#"{"name":"A","replicas":3}"#).is_ok());
     }
 }

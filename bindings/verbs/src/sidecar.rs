@@ -97,6 +97,7 @@ struct Asked {
     reason: String,
     percent: Option<f64>,
     force: bool,
+    unrehearsed: bool,
 }
 
 /// Asks the cutover what `verb` says with `arguments`, an object of JSON, and gives the answer as JSON.
@@ -120,7 +121,14 @@ pub async fn ask(control: std::sync::Arc<dyn Control>, verb: String, arguments: 
         _ => return Err(Fault::argument("verb", format!("there is no verb '{verb}' of a sidecar"))),
     };
     let by = if asked.by.is_empty() { format!("process {}", std::process::id()) } else { asked.by };
-    let change = Change { to, by, reason: asked.reason, force: asked.force };
+    let change = Change {
+        to,
+        by,
+        reason: asked.reason,
+        force: asked.force,
+        unrehearsed: asked.unrehearsed,
+        from: String::new(),
+    };
     // Carried through although nobody may wait for it any more: half a change would be neither one thing nor the other.
     let made = tokio::spawn(async move { control.change(change).await });
     match made.await {
@@ -138,6 +146,7 @@ impl From<Refused> for Fault {
             RefusedCode::WrongPhase => "wrong_phase",
             RefusedCode::Unmapped => "unmapped",
             RefusedCode::Gate => "gate",
+            RefusedCode::NotRehearsed => "not_rehearsed",
             RefusedCode::NotDrained => "not_drained",
             RefusedCode::Conflict => "conflict",
             RefusedCode::SideDown => "side_down",
@@ -172,6 +181,7 @@ mod tests {
     fn field(options: &str) -> String {
         match config(Config::default(), options) {
             Err(Fault::Argument { field, .. }) => field,
+            Err(Fault::Type { option, why }) => crate::type_text(&option, why.as_deref()),
             other => panic!("{other:?}"),
         }
     }
@@ -179,8 +189,8 @@ mod tests {
     #[test]
     fn the_option_at_fault_is_named() {
         assert_eq!(field("{}"), "rabbit");
-        assert_eq!(field(r#"{"rabbit":7}"#), "rabbit");
-        assert_eq!(field(r#"{"rabbit":"amqp://r","weight":7}"#), "weight");
+        assert!(field(r#"{"rabbit":7}"#).starts_with("option 'rabbit': invalid type"));
+        assert_eq!(field(r#"{"rabbit":"amqp://r","weight":7}"#), "there is no option 'weight'");
         assert_eq!(field(r#"{"rabbit":"amqp://r","fence_timeout_ms":-1}"#), "fence_timeout_ms");
         assert_eq!(field(r#"{"rabbit":"amqp://r","gate_latency_factor":0.5}"#), "gate_latency_factor");
         let both = r#"{"rabbit":"amqp://r","trust_declared":true,"rabbit_management":"http://r"}"#;

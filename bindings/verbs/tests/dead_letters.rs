@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use nats_bridge::{Bridge, ConsumeConfig, Failure, Message, Reason, StreamSpec};
-use nats_bridge_verbs::{Fault, ask, stats};
+use nats_bridge_verbs::{Fault, ask, stats, type_text};
 use serde_json::{Value, json};
 use test_support::nats::NatsServer;
 
@@ -15,6 +15,7 @@ async fn asked(bridge: &Bridge, verb: &str, arguments: Value) -> Value {
 async fn refused(bridge: &Bridge, verb: &str, arguments: Value) -> String {
     match ask(bridge.clone(), verb.into(), arguments.to_string(), || true).await.unwrap_err() {
         Fault::Argument { field, why } => format!("{field}: {why}"),
+        Fault::Type { option, why } => type_text(&option, why.as_deref()),
         Fault::Core(error) => error.to_string(),
         Fault::Told { text, .. } => text,
     }
@@ -70,7 +71,7 @@ async fn what_is_wrong_is_named() {
     for (verb, arguments, wanted) in [
         ("dead_letters.open", json!({ "stream": "NONE_DLQ" }), "not found"),
         ("dead_letters.list", json!({ "stream": "ORDERS_DLQ", "by": "colour" }), "by: "),
-        ("dead_letters.peek", json!({ "stream": "ORDERS_DLQ", "filter": { "colour": 1 } }), "filter: "),
+        ("dead_letters.peek", json!({ "stream": "ORDERS_DLQ", "filter": { "colour": 1 } }), "no option 'colour'"),
         ("dead_letters.show", json!({ "stream": "ORDERS_DLQ" }), "sequence: "),
         ("dead_letters.show", json!({ "stream": "ORDERS_DLQ", "sequence": 9 }), "not found"),
         ("dead_letters.redrive", json!({ "stream": "ORDERS_DLQ", "rate_per_second": 0 }), "rate_per_second"),

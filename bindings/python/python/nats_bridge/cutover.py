@@ -1,7 +1,7 @@
 """Where a cutover from RabbitMQ to JetStream stands, and what may become of it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 __all__ = [
@@ -75,6 +75,8 @@ class QueueStatus:
     """Deliveries that wait until older ones of the other broker are settled."""
     fence: Literal["none", "waiting", "sent", "passed", "timed_out"]
     """How far the mark is that ends such a wait after a change of weight."""
+    consumers: int
+    """Consumers that came through the sidecar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +235,14 @@ class CutoverStatus:
     """The copies on JetStream of what RabbitMQ owns; ``None`` where none are kept."""
     rolled_back: str | None = None
     """Why the sidecar has rolled back by itself, if that was the last thing that happened."""
+    losing: Literal["rabbit", "nats"] | None = None
+    """The side that the last change of weight took keys from, until what is older has come out of its queues."""
+    rehearsal: dict[str, object] | None = None
+    """The last rehearsal of a rollback, as ``nats-bridge status --json`` has it."""
+    backfill: dict[str, object] | None = None
+    """How far the last backfill is, as ``nats-bridge status --json`` has it."""
+    sidecars: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
+    """The sidecars that share the account, as ``nats-bridge status --json`` has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 __all__ = [
     "AlreadySettled",
+    "BreakerOpen",
     "ChangeRefused",
     "Closed",
     "Conflict",
@@ -86,7 +87,7 @@ class BreakerOpen(Error, code="breaker_open"):
     """The publisher's circuit breaker is open; nothing was sent."""
 
 
-class ChangeRefused(Error, code=("gate", "not_drained", "side_down", "unmapped", "wrong_phase")):
+class ChangeRefused(Error, code=("gate", "not_drained", "not_rehearsed", "side_down", "unmapped", "wrong_phase")):
     """A sidecar refuses a change, and the state is as it was. ``context["fix"]`` says what to do; for ``gate``,
     ``context["reasons"]`` has the codes of the reasons that `nats_bridge.Sidecar.gate` explains.
     """

@@ -4,7 +4,7 @@ Times are whole milliseconds, as the names say.
 """
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from mmap import mmap
 from os import PathLike
 from typing import Literal, TypeAlias, TypedDict
@@ -203,6 +203,11 @@ class ConsumeOptions(TypedDict, total=False):
     a dead letter with reason ``schema``."""
     accept_without_schema: bool | None
     """With ``schemas``: hands out messages that name no schema, too; default false: they become dead letters."""
+    upcast: Mapping[str, Mapping[int, Callable[[bytes], Buffer]]] | None
+    """With ``schemas``: hands out payloads of older versions as the version that the last step leads to; default none. Steps by schema and by
+    the version that they begin with: ``{"order": {1: to_second, 2: to_third}}``. A payload is checked before and after; one that has no
+    step, or fails in one, becomes a dead letter with reason ``schema``, as it was stored. A step runs on any thread, possibly more
+    than once for a message; what it raises goes into the dead letter."""
     single_active: bool | None
     """Of all instances that consume under this name with this set, one at a time gets messages, in the stream's order; default false. One
     that was drained is followed at once; one that died, or cannot reach the server, after twice ``ack_wait_ms``, when what it held comes

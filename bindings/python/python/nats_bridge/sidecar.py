@@ -103,15 +103,17 @@ class Sidecar(SidecarFacts):
         """
         return read_adopted(self._control().ask("shadow", asked(by, reason)))
 
-    def weight(self, percent: float, *, by: str | None = None, reason: str = "", force: bool = False) -> Adopted:
+    def weight(
+        self, percent: float, *, by: str | None = None, reason: str = "", force: bool = False, unrehearsed: bool = False
+    ) -> Adopted:
         """Gives JetStream this share of the ordering keys, 0 to 100 per cent, and returns when that is in force.
 
         Raises:
-            ChangeRefused: ``gate``: the gate says no to more weight, for ``context["reasons"]``, unless ``force``; ``unmapped``,
-                ``side_down``, ``wrong_phase``: as they say.
+            ChangeRefused: ``gate``: the gate says no to more weight, for ``context["reasons"]``, unless ``force``; ``not_rehearsed``: 100 per
+                cent before a rehearsed rollback has passed, unless ``unrehearsed``; ``unmapped``, ``side_down``, ``wrong_phase``: as they say.
             InvalidConfig: ``percent`` is not such a number.
         """
-        return read_adopted(self._control().ask("weight", asked(by, reason, percent=percent, force=force)))
+        return read_adopted(self._control().ask("weight", asked(by, reason, percent=percent, force=force, unrehearsed=unrehearsed)))
 
     def rollback(self, *, by: str | None = None, reason: str = "") -> Adopted:
         """Gives everything back to RabbitMQ at once; what JetStream holds is delivered still. See `shadow`."""

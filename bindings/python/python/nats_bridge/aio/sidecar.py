@@ -75,9 +75,11 @@ class Sidecar(SidecarFacts):
         """Copies go to JetStream and are compared; see `nats_bridge.Sidecar.shadow`. Cancelled, it is carried through."""
         return read_adopted(await self._ask("shadow", asked(by, reason)))
 
-    async def weight(self, percent: float, *, by: str | None = None, reason: str = "", force: bool = False) -> Adopted:
+    async def weight(
+        self, percent: float, *, by: str | None = None, reason: str = "", force: bool = False, unrehearsed: bool = False
+    ) -> Adopted:
         """Gives JetStream this share of the ordering keys; see `nats_bridge.Sidecar.weight`. Cancelled, it is carried through."""
-        return read_adopted(await self._ask("weight", asked(by, reason, percent=percent, force=force)))
+        return read_adopted(await self._ask("weight", asked(by, reason, percent=percent, force=force, unrehearsed=unrehearsed)))
 
     async def rollback(self, *, by: str | None = None, reason: str = "") -> Adopted:
         """Gives everything back to RabbitMQ at once. Cancelled, it is carried through."""
