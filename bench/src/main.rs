@@ -4,8 +4,9 @@ mod amqp;
 mod bindings;
 mod core;
 mod cpu;
-mod gateway;
+mod program;
 mod report;
+mod sidecar;
 mod topic;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum What {
     Bindings(bindings::BindingsArgs),
     /// The core beside raw async-nats, doing the same work.
     Core(core::CoreArgs),
+    /// RabbitMQ through the sidecar, in observe and shadow, beside RabbitMQ itself.
+    Sidecar(sidecar::SidecarArgs),
     /// Topic routing in memory beside a scan over all patterns.
     Topic(topic::TopicArgs),
 }
@@ -45,6 +48,7 @@ async fn main() -> ExitCode {
         What::Amqp(args) => amqp::run(args, cli.quick).await,
         What::Bindings(args) => bindings::run(args, cli.quick).await,
         What::Core(args) => core::run(args, cli.quick).await,
+        What::Sidecar(args) => sidecar::run(args, cli.quick).await,
         What::Topic(args) => topic::run(args, cli.quick),
     };
     match result {

@@ -35,6 +35,8 @@ enum What {
     Amqp,
     /// The Python and Node packages beside nats-py, pika, nats.js and amqplib.
     Bindings,
+    /// RabbitMQ through the sidecar beside RabbitMQ itself.
+    Sidecar,
     /// Topic routing in memory.
     Topic,
     /// All of them.
@@ -48,7 +50,7 @@ enum What {
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let mut tools = Tools::open(None)?;
     let nats_server = tools.nats_server()?;
-    if matches!(args.what, What::Amqp | What::Bindings | What::All) {
+    if matches!(args.what, What::Amqp | What::Bindings | What::Sidecar | What::All) {
         tools.rabbitmq()?;
     }
     let python = match args.what {
@@ -60,8 +62,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         What::Core => &["core"],
         What::Amqp => &["amqp"],
         What::Bindings => &["bindings"],
+        What::Sidecar => &["sidecar"],
         What::Topic => &["topic"],
-        What::All => &["core", "amqp", "topic", "bindings"],
+        What::All => &["core", "amqp", "sidecar", "topic", "bindings"],
     };
     let mut build = workspace::cargo();
     build.args(["build", "--quiet", "--release", "--package", "bench", "--package", "nats-bridge-sidecar"]);

@@ -256,6 +256,35 @@ async fn confirmed(confirm: lapin::PublisherConfirm) -> Result<(), AnyError> {
     }
 }
 
+/// Publishes one at a time, each after the confirm of the one before; the latency is that of the confirm.
+///
+/// # Errors
+/// When a publish is not confirmed.
+pub async fn confirms(url: &str, count: usize, size: usize) -> Result<Round, AnyError> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare("bench-0".into(), durable, FieldTable::default()).await?;
+    let properties = BasicProperties::default().with_delivery_mode(2);
+    let body = vec![0x61; size];
+    let mut latencies = Vec::with_capacity(count);
+    let begun = Instant::now();
+    for _ in 0..count {
+        let sent = Instant::now();
+        let options = BasicPublishOptions::default();
+        confirmed(
+            channel.basic_publish(ShortString::default(), "bench-0".into(), options, &body, properties.clone()).await?,
+        )
+        .await?;
+        latencies.push(sent.elapsed());
+    }
+    let elapsed = begun.elapsed();
+    channel.queue_delete("bench-0".into(), QueueDeleteOptions::default()).await?;
+    connection.close(200, "done".into()).await?;
+    Ok(Round::of(count, elapsed, latencies))
+}
+
 /// Request and reply, one at a time: an exclusive reply queue, `reply_to` and `correlation_id`, no acks.
 ///
 /// # Errors

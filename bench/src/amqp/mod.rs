@@ -2,9 +2,9 @@
 //!
 //! Rounds alternate between the brokers, so that a noisy machine slows both; the ratio is taken round by round.
 
-mod drive;
+pub mod drive;
 mod raw;
-mod workload;
+pub mod workload;
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use test_support::rabbit::RabbitMq;
 use self::drive::{Drive, Round};
 use self::workload::{Shape, Workload};
 use crate::cpu;
-use crate::gateway::Gateway;
+use crate::program::Program;
 use crate::report::{Figure, median};
 
 /// What `bench amqp` takes.
@@ -74,9 +74,9 @@ pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> 
         Some(url) => (None, url.clone(), None),
         None => {
             let sync = args.sync.clone();
-            let gateway = tokio::task::spawn_blocking(move || Gateway::start(sync.as_deref())).await??;
-            let (url, nats) = (gateway.url(), gateway.nats_url());
-            (Some(gateway), url, Some(nats))
+            let gateway = tokio::task::spawn_blocking(move || Program::serve(sync.as_deref())).await??;
+            let (url, nats) = (gateway.url_for("/"), gateway.nats_url());
+            (Some(gateway), url, nats)
         }
     };
 
@@ -96,11 +96,11 @@ pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> 
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for round in 0..=args.rounds {
                 let here = load(&listener, workload, drive, pace);
-                let here = with_cpu(gateway.as_ref().map(Gateway::pid), drive, here).await?;
+                let here = with_cpu(gateway.as_ref().map(Program::pid), drive, here).await?;
                 let there = match workload {
                     Workload::Raw => {
                         let there = raw::drive(nats.as_deref().ok_or(NO_NATS)?, drive);
-                        with_cpu(gateway.as_ref().map(Gateway::pid), drive, there).await?
+                        with_cpu(gateway.as_ref().map(Program::pid), drive, there).await?
                     }
                     _ => {
                         let there = load(&rabbit, workload, drive, pace);

@@ -223,7 +223,7 @@ impl Apps {
     /// # Errors
     /// When a file cannot be read or has something else in it than records.
     pub fn ledgers(&self) -> Result<Vec<Ledger>, Failure> {
-        self.apps.iter().map(|app| super::ledger::read(&app.name, &self.ledger_file(&app.name))).collect()
+        self.apps.iter().map(|app| super::ledger::read(&app.name, &self.ledger_file(&app.name), false)).collect()
     }
 
     fn ledger_file(&self, name: &str) -> PathBuf {

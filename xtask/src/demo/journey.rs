@@ -62,7 +62,9 @@ impl Journey {
         let sidecar = match binary {
             Some(binary) => {
                 let (management, nats) = (rabbit.management_url(), nats.url());
-                let brokers = Brokers { rabbit: rabbit.url(), management, nats, killed };
+                // A rollback by itself would be in the way of the steps.
+                let options = if killed { vec!["--no-auto-rollback".to_owned()] } else { Vec::new() };
+                let brokers = Brokers { rabbit: rabbit.url(), management, nats, options };
                 Some(Sidecar::start(binary, dir, brokers)?)
             }
             None => None,

@@ -42,10 +42,44 @@ pub enum Event {
     Nacked { id: String },
     /// The broker found no queue for the message.
     Returned { id: String, why: String },
-    /// It was given a message, which it worked on and then acknowledged.
-    Delivered { queue: String, id: String, key: String, seq: u64, redelivered: bool, intact: bool },
+    /// It was given a message, and ended the delivery next.
+    Delivered {
+        queue: String,
+        id: String,
+        key: String,
+        seq: u64,
+        redelivered: bool,
+        intact: bool,
+        #[serde(default)]
+        outcome: Outcome,
+        /// Where the message died before it came to this queue, as its `x-death` says.
+        #[serde(default)]
+        died: Option<Died>,
+    },
     /// It ended in order.
     Stopped,
+}
+
+/// How an application ended a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It acknowledged it.
+    #[default]
+    Ack,
+    /// It rejected it for good.
+    Reject,
+    /// It gave it back.
+    Requeue,
+}
+
+/// Where a dead letter comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+pub struct Died {
+    /// The queue where it died.
+    pub queue: String,
+    /// Why, in RabbitMQ's words.
+    pub reason: String,
 }
 
 /// Everything one application wrote down, in its order.
@@ -53,6 +87,8 @@ pub enum Event {
 pub struct Ledger {
     /// The application.
     pub app: String,
+    /// Whether it was killed: it then ended without a word, and nobody knows what became of its last publishes.
+    pub killed: bool,
     /// Its records.
     pub records: Vec<Record>,
 }
@@ -90,17 +126,17 @@ impl Tail {
     }
 }
 
-/// Reads a finished file from its start to its end.
+/// Reads a finished file from its start to its end. The last line of an application that was killed may be cut off.
 ///
 /// # Errors
 /// When it cannot be read, a line is not a record, or the last line is not whole.
-pub fn read(app: &str, path: &Path) -> Result<Ledger, Failure> {
+pub fn read(app: &str, path: &Path, killed: bool) -> Result<Ledger, Failure> {
     let mut tail = Tail::new(path.to_owned());
     let records = tail.read()?;
-    if !tail.partial.is_empty() {
+    if !killed && !tail.partial.is_empty() {
         return Err(Failure::new(format_args!("the last line of {} is not whole", path.display())));
     }
-    Ok(Ledger { app: app.to_owned(), records })
+    Ok(Ledger { app: app.to_owned(), killed, records })
 }
 
 fn parse(path: &Path, line: &[u8]) -> Result<Record, Failure> {
@@ -136,7 +172,7 @@ mod tests {
         for bad in ["nonsense\n", "{\"t\":1,\"what\":\"invented\"}\n", "{\"t\":1,\"what\":\"connected\"}"] {
             let path = dir.path().join("bad.jsonl");
             std::fs::write(&path, bad).expect("written");
-            assert!(read("bad", &path).is_err(), "{bad} was taken");
+            assert!(read("bad", &path, false).is_err(), "{bad} was taken");
         }
     }
 }

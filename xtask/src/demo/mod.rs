@@ -3,17 +3,17 @@
 //! The applications are `examples/demo/*.py`. They know an AMQP URL and nothing else, and write down what they do; the
 //! verdict is computed from what they wrote, and from nothing else.
 
-mod apps;
+pub(crate) mod apps;
 mod journey;
-mod ledger;
+pub(crate) mod ledger;
 mod progress;
-mod random;
+pub(crate) mod random;
 mod report;
 mod script;
-mod sidecar;
+pub(crate) mod sidecar;
 mod timeline;
-mod topology;
-mod verdict;
+pub(crate) mod topology;
+pub(crate) mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -77,7 +77,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     let binary = match &args.binary {
         Some(binary) => binary.canonicalize().doing(format_args!("cannot find {}", binary.display()))?,
         None if args.direct => PathBuf::new(),
-        None => build()?,
+        None => build(&[SIDECAR])?.swap_remove(0),
     };
     stop::listen()?;
     let dir = run_directory()?;
@@ -139,21 +139,29 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the binary as it would be shipped.
-fn build() -> Result<PathBuf, Failure> {
+/// A package, and the binary of it.
+pub(crate) type Program = (&'static str, &'static str);
+
+/// The binary that is shipped.
+pub(crate) const SIDECAR: Program = ("nats-bridge-sidecar", "nats-bridge");
+
+/// Builds binaries as they would be shipped.
+pub(crate) fn build(programs: &[Program]) -> Result<Vec<PathBuf>, Failure> {
     eprintln!(
-        "building nats-bridge (release): 3 to 10 minutes the first time, depending on the machine; --binary FILE takes one \
-         that is there"
+        "building in release: 3 to 10 minutes the first time, depending on the machine; --binary FILE takes one that is there"
     );
     let mut cargo = workspace::cargo();
     // Not quiet: cargo shows what it compiles and how much is left.
-    cargo.args(["build", "--release", "--package", "nats-bridge-sidecar", "--bin", "nats-bridge"]);
+    cargo.args(["build", "--release"]);
+    for (package, binary) in programs {
+        cargo.args(["--package", package, "--bin", binary]);
+    }
     process::run("cargo build --release", &mut cargo)?;
-    Ok(workspace::target().join("release/nats-bridge"))
+    Ok(programs.iter().map(|(_, binary)| workspace::target().join("release").join(binary)).collect())
 }
 
 /// A new directory for this run's files; it is removed when all went well.
-fn run_directory() -> Result<PathBuf, Failure> {
+pub(crate) fn run_directory() -> Result<PathBuf, Failure> {
     let parent = workspace::target().join("demo");
     std::fs::create_dir_all(&parent).doing(format_args!("cannot make {}", parent.display()))?;
     let dir = tempfile::Builder::new().prefix("run-").tempdir_in(&parent).doing("cannot make the run's directory")?;
@@ -171,7 +179,7 @@ fn keep(journey: &Journey, dir: &Path) {
     }
 }
 
-fn now_unix_ns() -> u64 {
+pub(crate) fn now_unix_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -43,6 +43,8 @@ pub fn whole_way() -> Vec<Step> {
         step("5 %", Change::Verb(&["weight", "5", "--force"])),
         step("25 %", Change::Verb(&["weight", "25", "--force"])),
         step("50 %", Change::Verb(&["weight", "50", "--force"])),
+        // Without it 100 % is refused.
+        step("rehearsal", Change::Verb(&["rollback", "rehearse", "--stay", "1s"])),
         step("100 %", Change::Verb(&["weight", "100", "--force"])),
         step("rollback to 0", Change::Verb(&["rollback"])),
         step("100 % again", Change::Verb(&["weight", "100", "--force"])),

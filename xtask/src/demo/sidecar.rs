@@ -29,8 +29,8 @@ pub struct Brokers {
     pub management: String,
     /// NATS.
     pub nats: String,
-    /// Whether one of them or the sidecar is killed on the way: a rollback by itself would then be in the way of the steps.
-    pub killed: bool,
+    /// More of the sidecar's options.
+    pub options: Vec<String>,
 }
 
 /// What the ready file says.
@@ -43,6 +43,8 @@ struct Addresses {
 /// What `nats-bridge status` says that is shown beside the ledger.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Status {
+    /// Faults of messages that JetStream owns, as the sidecar sees them.
+    pub faults: u64,
     /// Messages that RabbitMQ took as their owner since the sidecar started.
     pub rabbit: u64,
     /// Messages that JetStream took as their owner since the sidecar started.
@@ -79,7 +81,12 @@ impl Sidecar {
 
     /// Where AMQP clients connect to.
     pub fn amqp_url(&self) -> String {
-        format!("amqp://guest:guest@{}/%2f", self.addresses.listen)
+        self.amqp_url_of("%2f")
+    }
+
+    /// Where AMQP clients of a vhost connect to; its name as it is written in a URL.
+    pub fn amqp_url_of(&self, vhost: &str) -> String {
+        format!("amqp://guest:guest@{}/{vhost}", self.addresses.listen)
     }
 
     /// Where status and control are.
@@ -93,10 +100,15 @@ impl Sidecar {
     /// When the sidecar refused, with its reason.
     pub fn verb(&self, words: &[&str]) -> Result<Duration, Failure> {
         let start = Instant::now();
-        let mut command = Command::new(&self.binary);
-        command.args(words).args(["--reason", "cargo xtask demo", "--http", &self.http_url()]);
-        process::output(&format!("nats-bridge {}", words.join(" ")), &mut command)?;
+        process::output(&format!("nats-bridge {}", words.join(" ")), &mut self.verb_command(words))?;
         Ok(start.elapsed())
+    }
+
+    /// A command that is one verb of the command line.
+    pub fn verb_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(words).args(["--reason", "cargo xtask", "--http", &self.http_url()]);
+        command
     }
 
     /// A command that prints the sidecar's status as JSON.
@@ -189,6 +201,7 @@ pub fn parse_status(text: &str) -> Result<Status, Failure> {
             ]),
             unverified: parity(&["unverified"]),
         },
+        faults: json["faults"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum(),
         rabbit: number("/sides/rabbit/published")?,
         nats: number("/sides/nats/published")?,
         held: queues.iter().filter_map(|queue| queue["held"].as_u64()).sum(),
@@ -218,9 +231,7 @@ fn spawn(binary: &Path, dir: &Path, brokers: &Brokers, addresses: &Addresses) ->
         .arg(&ready)
         .stdout(log.try_clone().doing("cannot share the sidecar's log")?)
         .stderr(log);
-    if brokers.killed {
-        command.arg("--no-auto-rollback");
-    }
+    command.args(&brokers.options);
     let mut running = Running::start("nats-bridge sidecar", command)?;
     let start = Instant::now();
     loop {
@@ -261,7 +272,10 @@ mod tests {
             "parity":[{"queue":"a","matched":7,"mismatched_payload":1,"missing":2,"unverified":1},
                       {"queue":"b","matched":3,"mismatched_properties":1,"extra":1,"unverified":0}]}"#;
         let parity = Parity { matched: 10, differing: 5, unverified: 1 };
-        assert_eq!(parse_status(text).expect("a status"), Status { rabbit: 95, nats: 5, held: 3, fences: 2, parity });
+        assert_eq!(
+            parse_status(text).expect("a status"),
+            Status { faults: 0, rabbit: 95, nats: 5, held: 3, fences: 2, parity }
+        );
         assert!(parse_status("{}").is_err());
     }
 }

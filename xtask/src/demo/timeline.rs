@@ -122,7 +122,7 @@ fn percentile(sorted: &[u64], percent: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::ledger::Record;
+    use crate::demo::ledger::{Outcome, Record};
     use crate::demo::topology::{EMAILS, queues};
 
     #[test]
@@ -138,10 +138,19 @@ mod tests {
             let published = Event::Published { id: id.clone(), exchange, key: key.clone(), seq: number, attempt: 1 };
             records.push(Record { t: number * ms, event: published });
             let queue = EMAILS.to_owned();
-            let delivered = Event::Delivered { queue, id, key, seq: number, redelivered: false, intact: true };
+            let delivered = Event::Delivered {
+                queue,
+                id,
+                key,
+                seq: number,
+                redelivered: false,
+                intact: true,
+                outcome: Outcome::Ack,
+                died: None,
+            };
             records.push(Record { t: (number + took) * ms, event: delivered });
         }
-        let ledgers = [Ledger { app: "emails".to_owned(), records }];
+        let ledgers = [Ledger { app: "emails".to_owned(), killed: false, records }];
         let mark = |name: &str, from: u64, until: u64| Mark {
             name: name.to_owned(),
             from_unix_ns: (7_000 + from) * ms,

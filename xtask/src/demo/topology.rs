@@ -11,12 +11,15 @@ pub struct Queue {
     pub bindings: Vec<String>,
     /// How many applications work on it. AMQP promises order only where it is one.
     pub consumers: usize,
+    /// Whether what comes here died in another queue.
+    pub of_dead_letters: bool,
 }
 
 impl Queue {
     /// Whether a message published to `exchange` with `key` belongs in this queue.
     pub fn takes(&self, exchange: &str, key: &str) -> bool {
         match &self.exchange {
+            _ if self.of_dead_letters => false,
             None => exchange.is_empty() && key == self.name,
             Some(bound) => bound == exchange && self.bindings.iter().any(|pattern| matches(pattern, key)),
         }
@@ -31,12 +34,13 @@ pub fn queues() -> Vec<Queue> {
         exchange: Some(ORDERS.to_owned()),
         bindings: vec![pattern.to_owned()],
         consumers: 1,
+        of_dead_letters: false,
     };
     vec![
         bound("warehouse.eu", "order.eu.*"),
         bound("warehouse.us", "order.us.*"),
         bound("audit", "order.#"),
-        Queue { name: EMAILS.to_owned(), exchange: None, bindings: Vec::new(), consumers: 2 },
+        Queue { name: EMAILS.to_owned(), exchange: None, bindings: Vec::new(), consumers: 2, of_dead_letters: false },
     ]
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::demo::ledger::Record;
+use crate::demo::ledger::{Died, Record};
 use crate::demo::topology::{EMAILS, ORDERS, queues};
 
 /// A run in which all went well: two orders for one customer, one for another, and an e-mail.
@@ -29,7 +29,7 @@ impl Story {
         let ledger = match self.ledgers.iter_mut().position(|ledger| ledger.app == app) {
             Some(index) => &mut self.ledgers[index],
             None => {
-                self.ledgers.push(Ledger { app: app.to_owned(), records: Vec::new() });
+                self.ledgers.push(Ledger { app: app.to_owned(), ..Ledger::default() });
                 self.ledgers.last_mut().expect("just pushed")
             }
         };
@@ -55,9 +55,15 @@ impl Story {
     }
 
     fn deliver_flagged(&mut self, queue: &str, id: &str, key: &str, seq: u64, redelivered: bool) -> &mut Self {
-        let (id, key) = (id.to_owned(), key.to_owned());
-        let event = Event::Delivered { queue: queue.to_owned(), id, key, seq, redelivered, intact: true };
-        self.add(queue, event)
+        self.add(queue, delivered(queue, id, key, seq, redelivered, Outcome::Ack))
+    }
+
+    fn dead_letter(&mut self, id: &str, from: &str, redelivered: bool) -> &mut Self {
+        let mut event = delivered("dead", id, "", 1, redelivered, Outcome::Ack);
+        if let Event::Delivered { died, .. } = &mut event {
+            *died = Some(Died { queue: from.to_owned(), reason: "rejected".to_owned() });
+        }
+        self.add("dead", event)
     }
 
     fn verdict(&mut self) -> Verdict {
@@ -65,8 +71,20 @@ impl Story {
         for app in apps {
             self.add(&app, Event::Stopped);
         }
-        judge(&self.ledgers, &queues())
+        let dead = Queue {
+            name: "dead".to_owned(),
+            exchange: None,
+            bindings: Vec::new(),
+            consumers: 1,
+            of_dead_letters: true,
+        };
+        judge(&self.ledgers, &[queues(), vec![dead]].concat())
     }
+}
+
+fn delivered(queue: &str, id: &str, key: &str, seq: u64, redelivered: bool, outcome: Outcome) -> Event {
+    let (queue, id, key) = (queue.to_owned(), id.to_owned(), key.to_owned());
+    Event::Delivered { queue, id, key, seq, redelivered, intact: true, outcome, died: None }
 }
 
 #[track_caller]
@@ -135,7 +153,68 @@ fn an_earlier_number_after_a_later_one_of_the_same_key_is_reordered() {
     story.deliver("audit", "o-1", "order.us.ann", 1).deliver("audit", "o-2", "order.us.ann", 2);
     let verdict = story.verdict();
     wrong(&verdict, Promise::Unnoticed, &["1 reordered"]);
+    wrong(&verdict, Promise::SurvivesKills, &["1 reordered"]);
+    // What its producer sent again was put behind by that.
+    story.publish_attempt("o-1", ORDERS, "order.us.ann", 1, 2);
+    let verdict = story.verdict();
+    assert_eq!((verdict.reordered, verdict.reordered_resent), (0, 1));
     wrong(&verdict, Promise::SurvivesKills, &[]);
+}
+
+/// Rejected in `emails`, and read as dead letters with these flags.
+fn rejected(letters: &[bool]) -> Story {
+    let mut story = Story::new();
+    story.publish("e-1", "", EMAILS, 1).confirm("e-1");
+    story.add(EMAILS, delivered(EMAILS, "e-1", EMAILS, 1, false, Outcome::Reject));
+    for redelivered in letters {
+        story.dead_letter("e-1", EMAILS, *redelivered);
+    }
+    story
+}
+
+#[test]
+fn a_rejected_message_is_lost_unless_the_reader_of_dead_letters_got_it() {
+    wrong(&rejected(&[]).verdict(), Promise::SurvivesKills, &["1 lost"]);
+    assert_eq!(rejected(&[]).verdict().missing[0].rejected, Some(3_000));
+    let verdict = rejected(&[false]).verdict();
+    assert_eq!((verdict.dead_lettered, verdict.expired), (1, 0));
+    wrong(&verdict, Promise::Unnoticed, &[]);
+}
+
+#[test]
+fn a_dead_letter_that_comes_twice_says_so_or_was_rejected_twice() {
+    wrong(&rejected(&[false, true]).verdict(), Promise::SurvivesKills, &[]);
+    wrong(&rejected(&[false, false]).verdict(), Promise::SurvivesKills, &["1 duplicated"]);
+    let mut story = rejected(&[false, false]);
+    story.add(EMAILS, delivered(EMAILS, "e-1", EMAILS, 1, true, Outcome::Reject));
+    let verdict = story.verdict();
+    assert_eq!(verdict.dead_again, 1);
+    wrong(&verdict, Promise::SurvivesKills, &[]);
+}
+
+#[test]
+fn a_dead_letter_of_a_queue_where_the_message_was_not_is_misrouted() {
+    let mut story = Story::told();
+    story.dead_letter("e-1", "audit", false);
+    wrong(&story.verdict(), Promise::SurvivesKills, &["1 misrouted"]);
+}
+
+#[test]
+fn a_message_that_was_only_given_back_is_lost() {
+    let mut story = Story::new();
+    story.publish("e-1", "", EMAILS, 1).confirm("e-1");
+    story.add(EMAILS, delivered(EMAILS, "e-1", EMAILS, 1, false, Outcome::Requeue));
+    wrong(&story.verdict(), Promise::SurvivesKills, &["1 lost"]);
+}
+
+#[test]
+fn what_a_killed_producer_had_not_confirmed_is_open_and_it_need_not_say_goodbye() {
+    let mut story = Story::told();
+    story.publish("o-4", ORDERS, "order.eu.ann", 3);
+    let mut ledgers = story.ledgers.clone();
+    ledgers.iter_mut().for_each(|ledger| ledger.killed = true);
+    let verdict = judge(&ledgers, &queues());
+    assert_eq!((verdict.unconfirmed, verdict.left_open, verdict.not_stopped), (0, 1, 0));
 }
 
 #[test]
@@ -174,8 +253,11 @@ fn a_message_in_a_queue_where_it_does_not_belong_is_misrouted() {
 fn a_changed_body_or_property_is_altered() {
     let mut story = Story::told();
     story.publish("e-2", "", EMAILS, 2).confirm("e-2");
-    let (queue, id, key) = (EMAILS.to_owned(), "e-2".to_owned(), EMAILS.to_owned());
-    story.add(EMAILS, Event::Delivered { queue, id, key, seq: 2, redelivered: false, intact: false });
+    let mut event = delivered(EMAILS, "e-2", EMAILS, 2, false, Outcome::Ack);
+    if let Event::Delivered { intact, .. } = &mut event {
+        *intact = false;
+    }
+    story.add(EMAILS, event);
     wrong(&story.verdict(), Promise::SurvivesKills, &["1 altered"]);
 }
 
