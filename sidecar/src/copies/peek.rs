@@ -161,6 +161,10 @@ impl<'a> Peek<'a> {
     /// # Errors
     /// What the side said, or that it did not answer: then it is given back when the link ends.
     pub async fn give_back(mut self) -> Result<(), AmqpError> {
+        // The last message may come while the depth is asked for, and a channel has one question at a time.
+        if !matches!(self.asked, Asked::Nothing) {
+            self.replied().await?;
+        }
         // First of all: else what is given back would come again at once.
         for consumer in 0..self.consumers {
             self.talk.say(Command::Cancel { channel: CHANNEL, consumer_tag: Self::tag(consumer) }).await?;
