@@ -3,6 +3,7 @@
 //! The HTTP surface ([`crate::http`]) and the CLI verbs see only this file; the cutover itself implements [`Control`].
 
 mod backfill;
+mod drain;
 mod log;
 mod rehearsal;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::backfill::{
     Backfill, BackfillCode, BackfillProgress, BackfillQueue, BackfillRefused, BackfillReport, BackfillState, fits,
 };
+pub use self::drain::{Drain, DrainRates, Draining};
 pub use self::log::{LogEntry, Outcome};
 pub use self::rehearsal::{Rehearsal, Rehearse, RehearsedQueue};
 pub use crate::copies::StandbyStatus;

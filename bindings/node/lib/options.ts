@@ -144,6 +144,21 @@ export interface SidecarOptions {
    * true.
    */
   readonly autoRollback?: boolean;
+  /**
+   * Serves the NATS account together with other sidecars that say so too, in other processes or on other machines: one leads, the
+   * others take clients and pass them on to it, and one of them takes its place when it stops or dies. Default false: a second one
+   * rejects with `conflict`.
+   */
+  readonly shared?: boolean;
+  /** With `shared`: the host under which the others reach this one, where that is not the one of `listen`. */
+  readonly advertise?: string;
+  /**
+   * With `shared`: `HOST:PORT` for status and control, which the sidecars pass on to the one that leads; `nats-bridge status` works there
+   * too. Default `127.0.0.1:0`, a free port. Sidecars on other machines need an address that they reach, and a token.
+   */
+  readonly http?: string;
+  /** With `shared`: what a change over `http` has to carry; the same for all. Default none: changes are taken from this machine only. */
+  readonly httpToken?: string;
   /** How to log in to NATS, and the rest that `connect` takes. */
   readonly connect?: ConnectOptions;
 }
@@ -180,6 +195,11 @@ export interface ConsumeOptions {
   readonly maxBytes?: number;
   /** Where messages go that are given up; default `{stream}_DLQ`, which is made if it does not exist. */
   readonly deadLetterStream?: string;
+  /**
+   * The most bytes that `{stream}_DLQ` may hold when this makes it, which the server sets aside at once; default 1 GiB. One that exists stays as
+   * it is. Not together with `deadLetterStream`.
+   */
+  readonly deadLetterMaxBytes?: number;
   /** Keeps the server's advisories in `{stream}_ADVISORIES`, so that what it gave up itself becomes a dead letter; default true. */
   readonly advisories?: boolean;
   /** When messages are pending and none came for this long, the pull is made anew; default 30 000. */
@@ -351,6 +371,10 @@ export const SIDECAR_OPTIONS: Names<SidecarOptions> = {
   standby: true,
   rollbackAfterMs: true,
   autoRollback: true,
+  shared: true,
+  advertise: true,
+  http: true,
+  httpToken: true,
   connect: true,
 };
 
@@ -371,6 +395,7 @@ export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
   maxMessages: true,
   maxBytes: true,
   deadLetterStream: true,
+  deadLetterMaxBytes: true,
   advisories: true,
   stalledAfterMs: true,
   heartbeatMs: true,

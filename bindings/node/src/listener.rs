@@ -7,6 +7,7 @@ use amqp_compat::gateway::{Gateway, GatewayConfig, GatewayState};
 use amqp_compat::listener::TlsFiles;
 use napi::bindgen_prelude::{Env, PromiseRaw};
 use napi_derive::napi;
+use nats_bridge_verbs::listener::Listener;
 
 use crate::bridge::ConnectOptions;
 use crate::consumer::State;
@@ -17,7 +18,7 @@ use crate::options::{count, millis};
 /// A listener for AMQP clients.
 #[napi]
 pub struct AmqpListener {
-    core: Held<Arc<Gateway>>,
+    core: Held<Listener>,
 }
 
 /// What a listener serves, and where; what is left out has the gateway's default.
@@ -98,13 +99,13 @@ pub fn start_amqp_listener(
     env.spawn_future(async move {
         nats_bridge_verbs::metrics::start(&tokio::runtime::Handle::current());
         let core = Gateway::start(config).await.map_err(|e| errors::from_fault(&e.into()))?;
-        Ok(AmqpListener { core: Held::new(Arc::new(core)) })
+        Ok(AmqpListener { core: Held::new(Listener::Gateway(Arc::new(core))) })
     })
 }
 
 impl AmqpListener {
-    /// Wraps a gateway, on the runtime of something else that is held.
-    pub fn beside<U>(other: &Held<U>, core: Arc<Gateway>) -> Self {
+    /// Wraps what clients connect to, on the runtime of something else that is held.
+    pub fn beside<U>(other: &Held<U>, core: Listener) -> Self {
         AmqpListener { core: Held::beside(other, core) }
     }
 }
@@ -158,7 +159,7 @@ impl AmqpListener {
     /// How many clients are connected.
     #[napi(getter)]
     pub fn connections(&self) -> u32 {
-        u32::try_from(self.core.get().connections().len()).unwrap_or(u32::MAX)
+        u32::try_from(self.core.get().connections()).unwrap_or(u32::MAX)
     }
 
     /// How it is, and why.

@@ -15,7 +15,7 @@ use crate::listener::AmqpListener;
 /// A sidecar.
 #[napi]
 pub struct Sidecar {
-    core: Held<Arc<sidecar::running::Sidecar>>,
+    core: Held<Arc<verbs::Running>>,
 }
 
 /// Starts a sidecar; the promise resolves when it takes clients. `options` are JSON.
@@ -29,7 +29,7 @@ pub fn start_sidecar(
     let config = verbs::config(connect.config(nats)?, &options).map_err(|e| errors::from_fault(&e))?;
     env.spawn_future(async move {
         metrics::start(&Handle::current());
-        let core = verbs::start(config).await.map_err(|e| errors::from_fault(&e))?;
+        let core = verbs::Running::start(config).await.map_err(|e| errors::from_fault(&e))?;
         Ok(Sidecar { core: Held::new(Arc::new(core)) })
     })
 }
@@ -39,13 +39,13 @@ impl Sidecar {
     /// Where its clients connect to, and how it is stopped.
     #[napi]
     pub fn listener(&self) -> AmqpListener {
-        AmqpListener::beside(&self.core, self.core.get().gateway().clone())
+        AmqpListener::beside(&self.core, self.core.get().listener())
     }
 
     /// Asks its cutover what `verb` says with arguments of JSON; the promise resolves to the answer as JSON.
     #[napi]
     pub fn ask<'env>(&self, env: &'env Env, verb: String, json: String) -> napi::Result<PromiseRaw<'env, String>> {
-        let work = verbs::ask(self.core.get().control(), verb, json);
+        let work = self.core.get().ask(verb, json);
         env.spawn_future(async move { work.await.map_err(|e| errors::from_fault(&e)) })
     }
 }

@@ -6,15 +6,12 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 
-import amqplib from "amqplib";
-
 import { AmqpListener, BridgeError, Sidecar } from "nats-bridge";
 
 import { run } from "./process.mjs";
 import { RabbitMq } from "./rabbit.mjs";
 import { eventually, NatsServer } from "./server.mjs";
-
-const KEYS = 8;
+import { start, Traffic } from "./traffic.mjs";
 
 /** @type {RabbitMq} */
 let rabbit;
@@ -22,81 +19,6 @@ before(async () => {
   rabbit = await RabbitMq.start();
 });
 after(() => rabbit.stop());
-
-/**
- * A sidecar that is stopped after the test.
- *
- * @param {import("node:test").TestContext} t
- * @param {import("nats-bridge").SidecarOptions} options
- */
-async function start(t, options) {
-  const sidecar = await Sidecar.start(options);
-  t.after(() => sidecar.stop());
-  return sidecar;
-}
-
-/** An application: it publishes to eight keys with confirms, and consumes and acks. */
-class Traffic {
-  published = 0;
-  count = 0;
-  /** @type {number[][]} */
-  taken = Array.from({ length: KEYS }, () => []);
-  #over = false;
-  /** @type {Promise<void>} */
-  #publishing = Promise.resolve();
-
-  /** @param {import("amqplib").ChannelModel} connection */
-  constructor(connection) {
-    this.connection = connection;
-  }
-
-  /** @param {string} url */
-  static async start(url) {
-    const traffic = new Traffic(await amqplib.connect(url));
-    const channel = await traffic.connection.createChannel();
-    await channel.assertExchange("orders", "topic", { durable: true });
-    await channel.assertQueue("billing", { durable: true });
-    await channel.bindQueue("billing", "orders", "order.#");
-    await channel.prefetch(20);
-    await channel.consume("billing", (message) => {
-      if (message === null) return;
-      traffic.taken[Number(message.fields.routingKey.slice("order.".length))]?.push(Number(message.content));
-      traffic.count += 1;
-      channel.ack(message);
-    });
-    traffic.#publishing = traffic.#publish();
-    return traffic;
-  }
-
-  async #publish() {
-    const channel = await this.connection.createConfirmChannel();
-    while (!this.#over) {
-      for (let number = this.published; number < this.published + KEYS; number += 1) {
-        channel.publish("orders", `order.${number % KEYS}`, Buffer.from(String(number)), { persistent: true });
-      }
-      await channel.waitForConfirms();
-      this.published += KEYS;
-    }
-  }
-
-  /** Waits until 40 more were published and taken. */
-  async goesOn() {
-    const { published, count } = this;
-    await eventually(() => this.published >= published + 40 && this.count >= count + 40, "40 more", 30);
-  }
-
-  /** Ends it, and checks that each message came once, those of a key in their order. */
-  async finish() {
-    this.#over = true;
-    await this.#publishing;
-    await eventually(() => this.count >= this.published, "all are taken");
-    for (const [key, taken] of this.taken.entries()) {
-      const expected = Array.from({ length: this.published }, (_, number) => number).filter((n) => n % KEYS === key);
-      assert.deepEqual(taken, expected);
-    }
-    await this.connection.close();
-  }
-}
 
 test("amqplib goes to JetStream and back, nothing is lost, and nobody else takes the account", async (t) => {
   const { url: nats } = await NatsServer.for(t);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use amqp_compat::backend::jetstream::User;
 use amqp_compat::gateway::{Gateway, GatewayConfig, GatewayState};
 use amqp_compat::listener::TlsFiles;
+use nats_bridge_verbs::listener::Listener;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping};
 
@@ -20,18 +21,18 @@ use crate::options::{self, millis};
 /// faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
 pub struct AmqpListener {
-    core: Owned<Arc<Gateway>>,
+    core: Owned<Listener>,
 }
 
 impl AmqpListener {
-    /// Wraps a gateway.
-    pub fn new(home: &'static Home, core: Arc<Gateway>) -> Self {
+    /// Wraps what clients connect to.
+    pub fn new(home: &'static Home, core: Listener) -> Self {
         AmqpListener { core: Owned::new(home, core) }
     }
 }
 
 // Ends when it has stopped; the text is why it stopped by itself.
-fn ended(core: Arc<Gateway>) -> impl Future<Output = Option<String>> + Send {
+fn ended(core: Listener) -> impl Future<Output = Option<String>> + Send {
     let mut state = core.watch();
     drop(core);
     async move {
@@ -56,7 +57,7 @@ impl AmqpListener {
         let home = home::here(py)?;
         let config = config(nats, options)?;
         let core = home.wait(py, Gateway::start(config))?.map_err(|e| errors::from_fault(&e.into()))?;
-        Ok(AmqpListener::new(home, Arc::new(core)))
+        Ok(AmqpListener::new(home, Listener::Gateway(Arc::new(core))))
     }
 
     /// Starts it, or gives what to wait for.
@@ -71,7 +72,7 @@ impl AmqpListener {
         let config = config(nats, options)?;
         completions.start(py, Gateway::start(config), move |py, started| {
             let core = started.map_err(|e| errors::from_fault(&e.into()))?;
-            Ok(Py::new(py, AmqpListener::new(home, Arc::new(core)))?.into_any())
+            Ok(Py::new(py, AmqpListener::new(home, Listener::Gateway(Arc::new(core))))?.into_any())
         })
     }
 
@@ -123,7 +124,7 @@ impl AmqpListener {
     /// How many clients are connected.
     #[getter]
     fn connections(&self) -> PyResult<usize> {
-        Ok(self.core.get()?.connections().len())
+        Ok(self.core.get()?.connections())
     }
 
     /// How it is, and why.

@@ -15,11 +15,11 @@ use crate::listener::AmqpListener;
 /// A sidecar. The Python classes `nats_bridge.Sidecar` and `nats_bridge.aio.Sidecar` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
 pub struct Sidecar {
-    core: Owned<Arc<sidecar::running::Sidecar>>,
+    core: Owned<Arc<verbs::Running>>,
 }
 
 impl Sidecar {
-    fn new(home: &'static Home, core: sidecar::running::Sidecar) -> Self {
+    fn new(home: &'static Home, core: verbs::Running) -> Self {
         Sidecar { core: Owned::new(home, Arc::new(core)) }
     }
 }
@@ -31,7 +31,7 @@ impl Sidecar {
     fn start(py: Python<'_>, nats: Vec<String>, connect: &Bound<'_, PyDict>, options: &str) -> PyResult<Sidecar> {
         let home = home::here(py)?;
         let config = verbs::config(bridge::config(nats, connect)?, options).map_err(|e| errors::from_fault(&e))?;
-        let core = home.wait(py, verbs::start(config))?.map_err(|e| errors::from_fault(&e))?;
+        let core = home.wait(py, verbs::Running::start(config))?.map_err(|e| errors::from_fault(&e))?;
         Ok(Sidecar::new(home, core))
     }
 
@@ -46,7 +46,7 @@ impl Sidecar {
     ) -> PyResult<Py<PyAny>> {
         let home = home::here(py)?;
         let config = verbs::config(bridge::config(nats, connect)?, options).map_err(|e| errors::from_fault(&e))?;
-        completions.start(py, verbs::start(config), move |py, started| {
+        completions.start(py, verbs::Running::start(config), move |py, started| {
             let core = started.map_err(|e| errors::from_fault(&e))?;
             Ok(Py::new(py, Sidecar::new(home, core))?.into_any())
         })
@@ -55,18 +55,18 @@ impl Sidecar {
     /// Where its clients connect to, and how it is stopped.
     #[getter]
     fn listener(&self) -> PyResult<AmqpListener> {
-        Ok(AmqpListener::new(self.core.home(), self.core.get()?.gateway().clone()))
+        Ok(AmqpListener::new(self.core.home(), self.core.get()?.listener()))
     }
 
     /// Asks its cutover what `verb` says with arguments of JSON, and gives the answer as JSON.
     fn ask(&self, py: Python<'_>, verb: String, json: String) -> PyResult<String> {
-        let work = verbs::ask(self.core.get()?.control(), verb, json);
+        let work = self.core.get()?.ask(verb, json);
         self.core.home().wait(py, work)?.map_err(|e| errors::from_fault(&e))
     }
 
     /// Asks its cutover, or gives what to wait for.
     fn ask_start(&self, completions: &Completions, py: Python<'_>, verb: String, json: String) -> PyResult<Py<PyAny>> {
-        let work = verbs::ask(self.core.get()?.control(), verb, json);
+        let work = self.core.get()?.ask(verb, json);
         completions.start_ask(py, work)
     }
 }

@@ -219,6 +219,155 @@ async def test_asyncio_has_the_same_nobody_else_takes_the_account_and_it_is_take
     await waits
 
 
+def backlog(url: str, queue: str, count: int) -> None:
+    """Puts messages into a durable queue that nobody consumes."""
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    channel = connection.channel()
+    channel.queue_declare(queue, durable=True)
+    channel.confirm_delivery()
+    for number in range(count):
+        channel.basic_publish("", queue, str(number).encode(), pika.BasicProperties(delivery_mode=2))
+    connection.close()
+
+
+def test_a_rollback_is_rehearsed_what_is_left_drains_and_the_log_says_who(server: NatsServer, rabbit: RabbitMq) -> None:
+    sidecar = Sidecar(rabbit=rabbit.fresh_vhost(), nats=server.url, trust_declared=True)
+    with sidecar as url, Traffic(url) as traffic:
+        backlog(url, "left", 3)
+        sidecar.shadow()
+        assert sidecar.rehearsal() is None
+        with pytest.raises(nats_bridge.ChangeRefused) as refused:
+            sidecar.rehearse()
+        assert refused.value.code == "wrong_phase"
+        with pytest.raises(nats_bridge.InvalidConfig, match="stay_ms"):
+            sidecar.rehearse(stay_ms=1_500)
+        sidecar.weight(50, force=True)
+        with pytest.raises(nats_bridge.ChangeRefused) as refused:
+            sidecar.weight(100, force=True)
+        assert refused.value.code == "not_rehearsed"
+        rehearsal = sidecar.rehearse(stay_ms=1_000, by="ann", reason="before 100 %")
+        assert (rehearsal.passed, rehearsal.problems, rehearsal.running) == (True, [], False)
+        assert rehearsal.confirmed > 0 and rehearsal.weight_percent == 50 and rehearsal.by == "ann"
+        assert sidecar.rehearsal() == rehearsal == sidecar.status().rehearsal
+        assert sidecar.weight(100, force=True, by="bob").phase == "cutover"
+        traffic.goes_on()
+        traffic.finish()
+
+        seen: list[nats_bridge.Drain] = []
+        drain = sidecar.drain(timeout_ms=1_200, progress=seen.append)
+        (left,) = drain.queues
+        assert (drain.side, drain.drained, drain.left) == ("rabbit", False, 3) and len(seen) >= 2
+        assert (left.name, left.ready, left.stuck) == ("left", 3, "not draining: no consumer")
+        assert not sidecar.drain(timeout_ms=0).drained
+        connection = pika.BlockingConnection(pika.URLParameters(url))
+        for method, _, _ in connection.channel().consume("left", auto_ack=True, inactivity_timeout=20):
+            assert method is not None
+            if method.delivery_tag == 3:
+                break
+        assert sidecar.drain(timeout_ms=30_000).drained
+        connection.close()
+
+        log = sidecar.log()
+        done = [(entry.what, entry.outcome, entry.by, entry.reason) for entry in log]
+        assert ("rollback rehearse", "done", "ann", "before 100 %") in done
+        (up,) = (entry for entry in log if entry.by == "bob")
+        assert (up.what, up.outcome, up.weight_percent, up.phase, up.from_) == ("weight 100", "done", 100, "cutover", "")
+        assert any(entry.outcome == "refused" and entry.what == "weight 100" for entry in log)
+        assert sidecar.log(last=1) == log[:1] and log == sorted(log, key=lambda entry: -entry.number)
+        with pytest.raises(nats_bridge.InvalidConfig, match="last"):
+            sidecar.log(last=0)
+
+
+async def test_what_lay_in_rabbitmq_before_shadow_gets_copies_after_a_dry_run(server: NatsServer, rabbit: RabbitMq) -> None:
+    sidecar = aio.Sidecar(rabbit=rabbit.fresh_vhost(), nats=server.url, trust_declared=True)
+    async with sidecar as url:
+        await asyncio.to_thread(backlog, url, "orders", 20)
+        await asyncio.to_thread(backlog, url, "other", 2)
+        with pytest.raises(nats_bridge.ChangeRefused) as refused:
+            await sidecar.backfill()
+        assert refused.value.code == "wrong_phase"
+        await sidecar.shadow()
+        assert await sidecar.backfill_report() is None
+        with pytest.raises(nats_bridge.InvalidConfig, match="nothing"):
+            await sidecar.backfill("nothing*")
+        looked = await sidecar.backfill(dry_run=True)
+        held = {queue.name: (queue.held, queue.state, queue.copied) for queue in looked.queues}
+        assert looked.dry_run and held == {"orders": (20, "waiting", 0), "other": (2, "waiting", 0)}
+        seen: list[nats_bridge.BackfillReport] = []
+        report = await sidecar.backfill("ord*", by="ann", reason="before the canary", progress=seen.append)
+        (queue,) = report.queues
+        assert (report.done, report.error, report.left, report.by) == (True, None, 0, "ann")
+        assert (queue.name, queue.state, queue.copied, queue.had) == ("orders", "done", 20, 0)
+        assert seen and all(report.running for report in seen)
+        again = await sidecar.backfill(["ord*", "oth*"])
+        assert {queue.name: (queue.copied, queue.had) for queue in again.queues} == {"orders": (0, 20), "other": (2, 0)}
+        assert await sidecar.backfill_report() == again
+        progress = (await sidecar.status()).backfill
+        assert progress is not None and (progress.copied, progress.had, progress.queues_done) == (2, 20, 2)
+        assert [entry.what.split()[0] for entry in await sidecar.log(2)] == ["backfill"] * 2
+
+
+def test_several_sidecars_share_an_account_and_another_one_leads_when_the_first_stops(
+    server: NatsServer, rabbit: RabbitMq
+) -> None:
+    vhost = rabbit.fresh_vhost()
+
+    def shared(token: str) -> Sidecar:
+        return Sidecar(rabbit=vhost, nats=server.url, trust_declared=True, shared=True, http_token=token)
+
+    first, second, stranger = shared("secret"), shared("secret"), shared("another")
+    with first, second as url, stranger, Traffic(url) as traffic:
+        traffic.goes_on()
+        assert second.connections >= 2 and second.status().phase == "observe"
+        assert second.shadow(by="ann", reason="from the second").phase == "shadow" == first.status().phase
+
+        def known() -> list[nats_bridge.SidecarStatus]:
+            return second.status().sidecars
+
+        eventually(lambda: len(known()) == 3, "all three are known", 20)
+        assert [sidecar.leads for sidecar in known()] == [True, False, False]
+        assert known()[0].amqp == f"127.0.0.1:{first.address[1]}"
+        with pytest.raises(nats_bridge.ChangeRefused) as refused:
+            second.weight(5)
+        assert refused.value.code == "gate" and refused.value.context["reasons"]
+        with pytest.raises(nats_bridge.Denied, match="token"):
+            stranger.rollback()
+        assert second.weight(50, force=True, unrehearsed=True).weight_percent == 50 == first.status().weight_percent
+        traffic.goes_on()
+        assert second.rehearse(stay_ms=1_000).passed
+        assert second.backfill().done and second.drain(timeout_ms=30_000).drained
+        assert {"weight 50", "shadow"} <= {entry.what for entry in second.log()}
+        traffic.finish()
+        stranger.stop()
+        first.stop()
+        assert first.state == "stopped"
+        with pytest.raises(nats_bridge.Closed):
+            first.status()
+        with Traffic(url) as more:
+            more.goes_on()
+            assert (second.status().phase, second.status().weight_percent, second.state) == ("canary", 50, "running")
+            assert [sidecar.leads for sidecar in known()][:1] in ([], [True])
+            more.finish()
+        assert second.rollback().phase == "shadow"
+
+
+def test_who_does_not_share_is_a_conflict_and_options_of_sharing_need_it(server: NatsServer, rabbit: RabbitMq) -> None:
+    vhost = rabbit.fresh_vhost()
+    for option in ({"advertise": "host"}, {"http": "127.0.0.1:0"}, {"http_token": "secret"}):
+        with pytest.raises(nats_bridge.InvalidConfig) as wrong:
+            Sidecar(rabbit=vhost, nats=server.url, **option).start()
+        assert wrong.value.context["field"] in option
+    alone = Sidecar(rabbit=vhost, nats=server.url).start()
+    with pytest.raises(nats_bridge.Conflict) as conflict:
+        Sidecar(rabbit=vhost, nats=server.url, shared=True).start()
+    assert "holder" in conflict.value.context
+    alone.stop()
+    with Sidecar(rabbit=vhost, nats=server.url, shared=True) as url:
+        assert url.startswith("amqp://")
+        with pytest.raises(nats_bridge.Conflict):
+            Sidecar(rabbit=vhost, nats=server.url).start()
+
+
 def test_the_code_of_the_readme_that_needs_rabbitmq_runs(server: NatsServer, rabbit: RabbitMq) -> None:
     readme = (WORKSPACE / "bindings" / "python" / "README.md").read_text()
     (code,) = (code for code in readme.split("```python\n")[1:] if ":5672" in code)

@@ -8,12 +8,14 @@
 //! - [`sidecar`]: the options of a sidecar inside the process, and what its cutover is asked.
 //! - [`metrics`]: all that the core counts, as Prometheus reads it.
 //! - [`logs`]: what the core logs.
+//! - [`listener`]: what AMQP clients connect to.
 //! - [`login`]: how a connection logs in.
 //! - [`eager`]: how a call of the core begins.
 
 mod dead_letters;
 pub mod eager;
 pub mod health;
+pub mod listener;
 pub mod login;
 pub mod logs;
 pub mod metrics;

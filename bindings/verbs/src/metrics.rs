@@ -24,6 +24,11 @@ pub fn start(runtime: &Handle) {
     });
 }
 
+/// What renders them; none before [`start`], and in a process that has another recorder.
+pub(crate) fn handle() -> Option<PrometheusHandle> {
+    RECORDER.get().and_then(Option::clone)
+}
+
 /// All figures, in Prometheus' text format; empty before [`start`].
 pub fn render() -> String {
     RECORDER.get().and_then(Option::as_ref).map(PrometheusHandle::render).unwrap_or_default()

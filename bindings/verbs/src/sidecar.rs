@@ -1,15 +1,19 @@
-//! The sidecar as data: its options, and what its cutover is asked.
+//! The sidecar as data: its options, how it runs, and what its cutover is asked ([`Running::ask`]).
 
-use std::time::Duration;
+mod ask;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use nats_bridge::Config;
 use serde::Deserialize;
-use serde_json::json;
-use sidecar::control_api::{Change, Control, Refused, RefusedCode, Target, Weight};
+use sidecar::control_api::{DrainRates, Refused, RefusedCode};
 use sidecar::copies;
 use sidecar::running::{Sidecar, SidecarConfig, SidecarError};
+use sidecar::sharing::{Shared, Sharing};
 
-use crate::{Fault, read};
+use crate::listener::Listener;
+use crate::{Fault, metrics, read};
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +32,18 @@ struct Given {
     gate_latency_factor: Option<f64>,
     rollback_after_ms: Option<u64>,
     auto_rollback: Option<bool>,
+    shared: bool,
+    advertise: Option<String>,
+    http: Option<String>,
+    http_token: Option<String>,
+}
+
+/// What a sidecar is to be.
+#[derive(Debug)]
+pub struct Settings {
+    config: SidecarConfig,
+    /// With others over one NATS account; none: alone.
+    sharing: Option<Sharing>,
 }
 
 /// Of whose messages the other broker keeps copies.
@@ -43,7 +59,7 @@ enum Standby {
 ///
 /// # Errors
 /// `Argument`: an option is wrong.
-pub fn config(nats: Config, options: &str) -> Result<SidecarConfig, Fault> {
+pub fn config(nats: Config, options: &str) -> Result<Settings, Fault> {
     let given: Given = read(options)?;
     let mut config = SidecarConfig { nats, ..SidecarConfig::default() };
     config.rabbit = given.rabbit.ok_or_else(|| Fault::argument("rabbit", "it is needed"))?;
@@ -79,62 +95,58 @@ pub fn config(nats: Config, options: &str) -> Result<SidecarConfig, Fault> {
         Some(false) => None,
         _ => given.rollback_after_ms.map(Duration::from_millis).or(config.rollback_after),
     };
-    Ok(config)
+    Ok(Settings { config, sharing: sharing(given.shared, given.advertise, given.http, given.http_token)? })
 }
 
-/// Starts it.
-///
-/// # Errors
-/// Why there is none.
-pub async fn start(config: SidecarConfig) -> Result<Sidecar, Fault> {
-    Ok(Sidecar::start(config).await?)
+fn sharing(
+    shared: bool,
+    advertise: Option<String>,
+    http: Option<String>,
+    token: Option<String>,
+) -> Result<Option<Sharing>, Fault> {
+    if shared {
+        let http = http.unwrap_or_else(|| Sharing::default().http);
+        return Ok(Some(Sharing { http, advertise, token }));
+    }
+    let given = [("advertise", &advertise), ("http", &http), ("http_token", &token)];
+    match given.into_iter().find(|(_, given)| given.is_some()) {
+        Some((option, _)) => Err(Fault::argument(option, "it goes together with shared")),
+        None => Ok(None),
+    }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Asked {
-    by: String,
-    reason: String,
-    percent: Option<f64>,
-    force: bool,
-    unrehearsed: bool,
+/// A sidecar that runs. Dropping it stops it without waiting.
+pub struct Running {
+    kind: Kind,
+    rates: Mutex<DrainRates>,
+    began: Instant,
 }
 
-/// Asks the cutover what `verb` says with `arguments`, an object of JSON, and gives the answer as JSON.
-///
-/// # Errors
-/// `Argument`, or `Told` with the code of the refusal.
-pub async fn ask(control: std::sync::Arc<dyn Control>, verb: String, arguments: String) -> Result<String, Fault> {
-    let asked: Asked = read(&arguments)?;
-    let to = match verb.as_str() {
-        "status" => return Ok(json!(control.status().await).to_string()),
-        "gate" => return Ok(json!(control.gate().await).to_string()),
-        "changes" => return Ok(json!(control.changes().await).to_string()),
-        "observe" => Target::Observe,
-        "shadow" => Target::Shadow,
-        "weight" => {
-            let weight = asked.percent.and_then(Weight::from_percent);
-            Target::Weight(weight.ok_or_else(|| Fault::argument("percent", "0 to 100, with at most two decimals"))?)
+enum Kind {
+    Alone(Sidecar),
+    Shared(Arc<Shared>),
+}
+
+impl Running {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn start(settings: Settings) -> Result<Running, Fault> {
+        let Settings { config, sharing } = settings;
+        let kind = match sharing {
+            None => Kind::Alone(Sidecar::start(config).await?),
+            Some(sharing) => Kind::Shared(Arc::new(Shared::start(config, sharing, metrics::handle()).await?)),
+        };
+        Ok(Running { kind, rates: Mutex::default(), began: Instant::now() })
+    }
+
+    /// Where its clients connect to, and how it is stopped.
+    pub fn listener(&self) -> Listener {
+        match &self.kind {
+            Kind::Alone(sidecar) => Listener::Gateway(Arc::clone(sidecar.gateway())),
+            Kind::Shared(shared) => Listener::Shared(Arc::clone(shared)),
         }
-        "rollback" => Target::Rollback,
-        "detach" => Target::Detach,
-        _ => return Err(Fault::argument("verb", format!("there is no verb '{verb}' of a sidecar"))),
-    };
-    let by = if asked.by.is_empty() { format!("process {}", std::process::id()) } else { asked.by };
-    let change = Change {
-        to,
-        by,
-        reason: asked.reason,
-        force: asked.force,
-        unrehearsed: asked.unrehearsed,
-        from: String::new(),
-    };
-    // Carried through although nobody may wait for it any more: half a change would be neither one thing nor the other.
-    let made = tokio::spawn(async move { control.change(change).await });
-    match made.await {
-        Ok(Ok(adopted)) => Ok(json!(adopted).to_string()),
-        Ok(Err(refused)) => Err(refused.into()),
-        Err(ended) => Err(Fault::told("closed", format!("the sidecar ended: {ended}"), Vec::new())),
     }
 }
 
@@ -178,6 +190,10 @@ impl From<SidecarError> for Fault {
 mod tests {
     use super::*;
 
+    fn made(options: &str) -> SidecarConfig {
+        config(Config::default(), options).expect("settings").config
+    }
+
     fn field(options: &str) -> String {
         match config(Config::default(), options) {
             Err(Fault::Argument { field, .. }) => field,
@@ -195,22 +211,24 @@ mod tests {
         assert_eq!(field(r#"{"rabbit":"amqp://r","gate_latency_factor":0.5}"#), "gate_latency_factor");
         let both = r#"{"rabbit":"amqp://r","trust_declared":true,"rabbit_management":"http://r"}"#;
         assert_eq!(field(both), "trust_declared");
+        assert_eq!(field(r#"{"rabbit":"amqp://r","advertise":"host"}"#), "advertise");
+        assert_eq!(field(r#"{"rabbit":"amqp://r","http_token":"secret"}"#), "http_token");
     }
 
     #[test]
     fn what_is_left_out_is_as_on_the_command_line_and_what_can_be_off_can_be_put_off() {
-        let made = config(Config::default(), r#"{"rabbit":"amqp://r"}"#).expect("settings");
+        let told = made(r#"{"rabbit":"amqp://r"}"#);
         let usual = SidecarConfig::default();
-        assert_eq!((made.fence_timeout, made.rollback_after), (usual.fence_timeout, usual.rollback_after));
-        assert_eq!((made.gate, made.trust_declared), (usual.gate, false));
+        assert_eq!((told.fence_timeout, told.rollback_after), (usual.fence_timeout, usual.rollback_after));
+        assert_eq!((told.gate, told.trust_declared), (usual.gate, false));
         let off =
             r#"{"rabbit":"amqp://r","consumer_timeout_ms":0,"auto_rollback":false,"gate_soak_ms":5,"standby":"off"}"#;
-        let made = config(Config::default(), off).expect("settings");
-        assert_eq!((made.jetstream.consumer_timeout, made.rollback_after), (None, None));
-        assert_eq!((made.gate.soak, made.standby), (Duration::from_millis(5), copies::Standby::Off));
-        let both = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"both"}"#).expect("settings");
+        let told = made(off);
+        assert_eq!((told.jetstream.consumer_timeout, told.rollback_after), (None, None));
+        assert_eq!((told.gate.soak, told.standby), (Duration::from_millis(5), copies::Standby::Off));
+        let both = made(r#"{"rabbit":"amqp://r","standby":"both"}"#);
         assert_eq!([both.standby, usual.standby], [copies::Standby::Both; 2]);
-        let nats = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"nats"}"#).expect("settings");
+        let nats = made(r#"{"rabbit":"amqp://r","standby":"nats"}"#);
         assert_eq!(nats.standby, copies::Standby::Nats);
         let refused = config(Config::default(), r#"{"rabbit":"amqp://r","standby":"rabbit"}"#);
         assert!(matches!(refused, Err(Fault::Argument { field, .. }) if field == "standby"));

@@ -205,8 +205,12 @@ async fn shared(
     };
     let (addresses, follows) = (following.addresses(), following.follows());
     let (leads, is_leading) = watch::channel(None);
-    let front =
-        http::Front { leads: is_leading, leader: following.leader(), token: token.clone(), metrics: metrics.clone() };
+    let front = http::Front {
+        leads: is_leading,
+        leader: following.leader(),
+        token: token.clone(),
+        metrics: Some(metrics.clone()),
+    };
     let serving_http = tokio::spawn(surface.run_shared(front, shutdown.clone()));
     if follows {
         announce(args, addresses, http)?;

@@ -127,7 +127,7 @@ impl Cutover {
         };
         rehearsal.down_ms = down.took_ms;
         let mut late = !self.settles(0, &mut waited, &mut rehearsal).await;
-        let stays = Instant::now() + Duration::from_secs(asked.stay_s);
+        let stays = Instant::now() + Duration::from_millis(asked.stay_ms);
         while Instant::now() < stays && self.shared.order().fences.epoch() == down.epoch {
             tokio::time::sleep(LOOK).await;
         }

@@ -7,8 +7,8 @@ use super::Weight;
 /// A rollback is to be rehearsed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Rehearse {
-    /// How long RabbitMQ keeps everything, in seconds.
-    pub stay_s: u64,
+    /// How long RabbitMQ keeps everything, in milliseconds.
+    pub stay_ms: u64,
     /// Who asks.
     pub by: String,
     /// Why.

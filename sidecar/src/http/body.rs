@@ -81,7 +81,7 @@ pub(super) fn rehearse(body: &[u8]) -> Result<Rehearse, Refused> {
     let by = text(&mut fields, "by")?.filter(|by| !by.is_empty()).unwrap_or_else(|| "http".to_owned());
     let reason = text(&mut fields, "reason")?.unwrap_or_default();
     match fields.keys().next() {
-        None => Ok(Rehearse { stay_s, by, reason, from: String::new() }),
+        None => Ok(Rehearse { stay_ms: stay_s * 1_000, by, reason, from: String::new() }),
         Some(field) => {
             let known = "the fields are stay_s, by and reason";
             Err(Refused::invalid(field, format!("the field `{field}` is not known"), known))
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_rehearsal_stays_for_whole_seconds() {
-        assert_eq!(rehearse(b"").expect("valid").stay_s, 5);
+        assert_eq!(rehearse(b"").expect("valid").stay_ms, 5_000);
         for body in [r#"{"stay_s":-1}"#, r#"{"stay_s":1.5}"#, r#"{"stay_s":86401}"#, r#"{"stay_s":"5s"}"#] {
             assert_eq!(rehearse(body.as_bytes()).expect_err(body).field.as_deref(), Some("stay_s"), "{body}");
         }

@@ -38,7 +38,7 @@ pub struct Front {
     /// As in [`Options`].
     pub token: Option<String>,
     /// As in [`Options`].
-    pub metrics: PrometheusHandle,
+    pub metrics: Option<PrometheusHandle>,
 }
 
 pub(super) fn router(front: Front) -> Router {
@@ -82,7 +82,8 @@ async fn ready(State(front): State<Front>) -> Response {
 }
 
 async fn metrics(State(front): State<Front>) -> Response {
-    ([(header::CONTENT_TYPE, super::metrics::CONTENT_TYPE)], front.metrics.render()).into_response()
+    let Some(handle) = &front.metrics else { return routes::not_found("metrics are not recorded here") };
+    ([(header::CONTENT_TYPE, super::metrics::CONTENT_TYPE)], handle.render()).into_response()
 }
 
 async fn may_change(State(front): State<Front>, peer: ConnectInfo<SocketAddr>, request: Request) -> Response {

@@ -105,7 +105,7 @@ impl Surface {
     /// # Cancel safety
     /// As [`Surface::run`].
     pub async fn run_shared(self, front: Front, shutdown: CancellationToken) -> io::Result<()> {
-        let metrics = Some(front.metrics.clone());
+        let metrics = front.metrics.clone();
         self.serve(front::router(front), metrics, shutdown).await
     }
 

@@ -251,7 +251,7 @@ fn refusal(refused: Refused) -> Response {
     (code, Json(refused)).into_response()
 }
 
-fn not_found(what: &str) -> Response {
+pub(super) fn not_found(what: &str) -> Response {
     let fix = "see GET /, /status, /gate, /history, /changes, /access, /livez, /readyz, /failover, /backfill, /rehearse, /log, /metrics and POST /observe, /shadow, /weight, /rollback, /detach, /failover, /backfill, /rehearse";
     (StatusCode::NOT_FOUND, Json(Refused::new(RefusedCode::Invalid, what, fix))).into_response()
 }

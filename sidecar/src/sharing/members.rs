@@ -122,7 +122,9 @@ async fn ask(bridge: Bridge, here: Holder, own: Arc<Mutex<Own>>, tell: watch::Se
         tokio::time::sleep(EVERY).await;
         let Some(itself) = describe(&here, &own).filter(|own| own.leads) else { continue };
         let mut all = answers(&bridge).await;
-        all.retain(|other| (other.pid, &other.since) != (itself.pid, &itself.since));
+        // Several may be in one process.
+        let known = |one: &SidecarStatus| (one.pid, one.since.clone(), one.amqp.clone());
+        all.retain(|other| known(other) != known(&itself));
         all.sort_by(|a, b| (&a.host, a.pid).cmp(&(&b.host, b.pid)));
         all.insert(0, itself);
         tell.send_replace(all);

@@ -5,9 +5,11 @@
 //! (`http::front`). So every client is under one engine, wherever it is connected: a change of weight is in force for all at once, and
 //! whoever follows a sidecar that is gone takes up what a restarted one would.
 //!
+//! - `inside`: such a sidecar as one value, for a program that it is inside of.
 //! - `lock`: the lock on RabbitMQ. To begin takes both, to go on takes either; `lease::terms` of amqp-compat has the rules.
 //! - `members`: who lives, who leads, and which epoch each one knows.
 
+mod inside;
 pub mod lock;
 mod members;
 mod relay;
@@ -19,12 +21,14 @@ use std::sync::Arc;
 use amqp_compat::backend::jetstream::Lease;
 use amqp_compat::backend::jetstream::lease::{Holder, LeaseError, Reached};
 use amqp_compat::gateway::GatewayError;
+use nats_bridge::Bridge;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::control::Store;
 use crate::running::{LAST_WORDS, Prepared, Sidecar, SidecarConfig, SidecarError};
 
+pub use inside::{Shared, Sharing};
 use lock::RabbitLock;
 pub(crate) use members::Members;
 pub use relay::{Leader, Relay};
@@ -40,7 +44,7 @@ pub struct Following {
 }
 
 enum Contest {
-    Runs(JoinHandle<Result<(Lease, bool), LeaseError>>),
+    Runs(AbortOnDropHandle<Result<(Lease, bool), LeaseError>>),
     Won(Lease, bool),
 }
 
@@ -94,7 +98,10 @@ impl Following {
         })?;
         let (tell, mut leads) = watch::channel(None);
         let (contender, entrant) = (bridge.clone(), here.clone());
-        let mut contest = tokio::spawn(async move { Lease::follow(&contender, entrant, Arc::new(lock), &tell).await });
+        // It ends with whoever waits for it: nobody would serve with what it wins.
+        let mut contest = AbortOnDropHandle::new(tokio::spawn(async move {
+            Lease::follow(&contender, entrant, Arc::new(lock), &tell).await
+        }));
         let contest = tokio::select! {
             won = &mut contest => {
                 let (lease, overtakes) = won.map_err(|error| SidecarError::State(error.to_string()))??;
@@ -115,6 +122,11 @@ impl Following {
     /// Where its clients connect to, and those that use TLS.
     pub fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
         (self.prepared.sockets.address, self.prepared.sockets.tls_address)
+    }
+
+    /// Its connection, to be closed by who gives it up.
+    fn bridge(&self) -> Bridge {
+        self.prepared.bridge.clone()
     }
 
     /// Who leads, as this one reaches it.

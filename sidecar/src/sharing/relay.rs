@@ -16,6 +16,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 /// Clients at once.
@@ -109,6 +110,7 @@ struct Inner {
     clients: Arc<Semaphore>,
     parked: Semaphore,
     open: AtomicU64,
+    closed: CancellationToken,
 }
 
 /// Counts a client for as long as it is there.
@@ -128,6 +130,7 @@ impl Relay {
             clients: Arc::new(Semaphore::new(CLIENTS)),
             parked: Semaphore::new(PARKED),
             open: AtomicU64::new(0),
+            closed: CancellationToken::new(),
         }))
     }
 
@@ -152,6 +155,11 @@ impl Relay {
         self.0.open.load(Ordering::Relaxed)
     }
 
+    /// Closes the connections that it has.
+    pub(super) fn close(&self) {
+        self.0.closed.cancel();
+    }
+
     /// Takes clients until it is dropped; those that it has stay.
     pub(super) async fn run(&self, listener: &Listener) {
         loop {
@@ -171,7 +179,10 @@ impl Relay {
             gauge!("natsbridge_passed_on_connections").set(open as f64);
             let counted = Counted(Arc::clone(&self.0));
             tokio::spawn(async move {
-                carry(&counted.0, client, peer, is_tls).await;
+                tokio::select! {
+                    () = carry(&counted.0, client, peer, is_tls) => {}
+                    () = counted.0.closed.cancelled() => {}
+                }
                 drop((place, counted));
             });
         }

@@ -1,29 +1,48 @@
 """Where a cutover from RabbitMQ to JetStream stands, and what may become of it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from .errors import Closed
 
 __all__ = [
     "Adopted",
+    "BackfillProgress",
+    "BackfillQueue",
+    "BackfillRefused",
+    "BackfillReport",
     "BrokerStatus",
     "ChangeRecord",
     "CutoverStatus",
     "CutoverWarning",
+    "Drain",
+    "DrainingQueue",
     "Faults",
     "GateReason",
+    "LogEntry",
     "ParityCounts",
     "ParitySample",
     "Phase",
     "QueueParity",
     "QueueStatus",
+    "Rehearsal",
+    "RehearsedQueue",
+    "SidecarStatus",
     "Unmapped",
     "Verdict",
     "asked",
     "read_adopted",
+    "read_backfill",
     "read_changes",
+    "read_drain",
+    "read_log",
+    "read_rehearsal",
     "read_status",
     "read_verdict",
+    "there",
+    "told",
 ]
 
 Phase: TypeAlias = Literal["observe", "shadow", "canary", "cutover", "native"]
@@ -194,6 +213,253 @@ class StandbyStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RehearsedQueue:
+    """A queue in a rehearsal."""
+
+    vhost: str
+    """Its vhost."""
+    name: str
+    """Its name."""
+    paused_ms: tuple[int, int]
+    """How long deliveries waited for older ones, on the way down and on the way up."""
+    held: int
+    """The most deliveries that waited."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """What the rehearsal of a rollback measured, and its verdict."""
+
+    running: bool
+    """Whether it goes on."""
+    passed: bool
+    """Whether a rollback may be relied on."""
+    problems: list[str]
+    """Why it has not passed."""
+    void: str | None = None
+    """Why it counts no more."""
+    by: str
+    """Who asked for it."""
+    reason: str
+    """Why."""
+    at: str
+    """When it began, RFC 3339."""
+    weight_percent: float
+    """The weight that it rolled back from, and went up to again."""
+    epoch: int
+    """The epoch that it ended with."""
+    down_ms: int
+    """Until everything was RabbitMQ's."""
+    up_ms: int
+    """Until the weight was in force again."""
+    settled_ms: tuple[int, int]
+    """Until everything older had come out of every queue, after the way down and the way up."""
+    confirmed: int
+    """Publishes that were confirmed meanwhile."""
+    failed: int
+    """Publishes that were refused or lost meanwhile."""
+    faults: int
+    """Messages that JetStream corrupted, dropped, reordered or duplicated meanwhile."""
+    differences: tuple[int, int]
+    """Messages that differed in the comparison: before, and meanwhile."""
+    compared: tuple[int, int]
+    """Messages that were compared: before, and meanwhile."""
+    holds_timed_out: int
+    """Waits that were ended because their time was over."""
+    connections: tuple[int, int]
+    """Connections: before and after."""
+    queues: list[RehearsedQueue]
+    """Those that had to wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillProgress:
+    """How far a backfill is, in short."""
+
+    running: bool
+    """Whether it goes on."""
+    done: bool
+    """Whether every queue was gone through."""
+    at: str
+    """When it began, RFC 3339."""
+    queues: int
+    """Queues."""
+    queues_done: int
+    """Of them, those where everything has a copy."""
+    queues_refused: int
+    """Of them, those that were left alone."""
+    held: int
+    """Messages that were ready."""
+    read: int
+    """Of them, those that were read."""
+    copied: int
+    """Of them, those of which a copy was made."""
+    had: int
+    """Of them, those that had one."""
+    error: str | None = None
+    """Why it stopped."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillRefused:
+    """Why a backfill left a queue alone."""
+
+    code: str
+    """A stable name, such as ``in_hand``."""
+    reason: str
+    """Why."""
+    fix: str
+    """What to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillQueue:
+    """One queue of a backfill."""
+
+    vhost: str
+    """Its vhost."""
+    name: str
+    """Its name."""
+    state: Literal["waiting", "reading", "done", "refused", "stopped"]
+    """``refused``: it was left alone. ``stopped``: in the middle; what was read is back in its place."""
+    held: int
+    """Messages that were ready in it when it was looked at."""
+    read: int
+    """Of them, those that were read."""
+    copied: int
+    """Of them, those of which a copy was made."""
+    had: int
+    """Of them, those that had one."""
+    not_carried: int
+    """Of them, those that JetStream cannot carry."""
+    paused_ms: int
+    """How long its consumers got nothing from RabbitMQ."""
+    refused: BackfillRefused | None = None
+    """Why it was left alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackfillReport:
+    """How far a backfill is."""
+
+    dry_run: bool
+    """It was only looked at."""
+    running: bool
+    """Whether it goes on."""
+    done: bool
+    """Whether every queue was gone through."""
+    by: str
+    """Who asked for it."""
+    reason: str
+    """Why."""
+    at: str
+    """When it began, RFC 3339."""
+    unmapped: int
+    """Exchanges, queues and bindings that JetStream does not have: of what they hold there can be no copies."""
+    queues: list[BackfillQueue]
+    """By queue."""
+    error: str | None = None
+    """Why it stopped; asked for again, it goes on."""
+
+    @property
+    def left(self) -> int:
+        """Messages without a copy after all."""
+        return sum(max(0, queue.held - queue.copied - queue.had) for queue in self.queues)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainingQueue:
+    """A queue that is not drained."""
+
+    vhost: str
+    """Its vhost."""
+    name: str
+    """Its name."""
+    ready: int
+    """Messages that are ready."""
+    in_flight: int
+    """Messages that consumers have in hand."""
+    per_s: float
+    """Messages that go in a second, over the last seconds."""
+    left_s: int | None = None
+    """Seconds until it is empty, at that rate."""
+    stuck: str | None = None
+    """Why it does not drain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """What the side that lost its keys still holds."""
+
+    side: Literal["rabbit", "nats"]
+    """That side."""
+    drained: bool
+    """Whether nothing is left."""
+    left: int
+    """Messages that are ready or in hand."""
+    left_s: int | None = None
+    """Seconds until nothing is left, at the rate of the last seconds; ``None`` when something does not drain."""
+    queues: list[DrainingQueue]
+    """Those that are not drained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEntry:
+    """One entry of the log: what was asked for, and what became of it."""
+
+    number: int
+    """Its number; grows."""
+    at: str
+    """When, RFC 3339."""
+    what: str
+    """What was asked for, such as ``weight 5``, ``rollback`` or ``backfill``."""
+    outcome: Literal["begun", "done", "unchanged", "refused", "failed"]
+    """What became of it."""
+    by: str
+    """Who asked."""
+    from_: str
+    """From where: an address, or empty for the sidecar itself and the program that it is in."""
+    reason: str
+    """Why."""
+    host: str
+    """The machine of the sidecar that wrote it."""
+    phase: Phase
+    """The phase afterwards."""
+    weight_percent: float
+    """The weight afterwards."""
+    epoch: int
+    """The epoch afterwards."""
+    forced: bool
+    """Whether it was done against a no."""
+    automatic: bool
+    """Whether the sidecar did it by itself."""
+    detail: str
+    """What else there is to say: why it was refused, figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarStatus:
+    """One of several sidecars of a NATS account."""
+
+    host: str
+    """Its machine."""
+    pid: int
+    """Its process."""
+    since: str
+    """Since when it is there, RFC 3339."""
+    leads: bool
+    """Whether it leads: it has the cutover, and the others pass their clients on to it."""
+    epoch: int
+    """The epoch that it knows to be in force."""
+    connections: int
+    """AMQP connections that are open; of the one that leads, those that are passed on to it included."""
+    amqp: str
+    """Where the others reach it for AMQP."""
+    http: str
+    """Where they reach it for status and control."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CutoverStatus:
     """Where the cutover stands."""
 
@@ -237,12 +503,12 @@ class CutoverStatus:
     """Why the sidecar has rolled back by itself, if that was the last thing that happened."""
     losing: Literal["rabbit", "nats"] | None = None
     """The side that the last change of weight took keys from, until what is older has come out of its queues."""
-    rehearsal: dict[str, object] | None = None
-    """The last rehearsal of a rollback, as ``nats-bridge status --json`` has it."""
-    backfill: dict[str, object] | None = None
-    """How far the last backfill is, as ``nats-bridge status --json`` has it."""
-    sidecars: list[dict[str, object]] = field(default_factory=list[dict[str, object]])
-    """The sidecars that share the account, as ``nats-bridge status --json`` has them."""
+    rehearsal: Rehearsal | None = None
+    """The last rehearsal of a rollback."""
+    backfill: BackfillProgress | None = None
+    """How far the last backfill is."""
+    sidecars: list[SidecarStatus] = field(default_factory=list[SidecarStatus])
+    """The sidecars that share the account and live, the one that leads first; none where this one does not share it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +607,7 @@ def read_status(answer: str) -> CutoverStatus:
             QueueParity(vhost=vhost, queue=name, counts=counts, unverified_by=unverified_by, samples=samples)
         )
     standby, standby_rabbit = given.pop("standby", None), given.pop("standby_rabbit", None)
+    rehearsal, backfill = given.pop("rehearsal", None), given.pop("backfill", None)
     return CutoverStatus(
         rabbit=BrokerStatus(**sides["rabbit"]),
         nats=BrokerStatus(**sides["nats"]),
@@ -351,6 +618,9 @@ def read_status(answer: str) -> CutoverStatus:
         faults=Faults(**given.pop("faults")),
         standby=None if standby is None else StandbyStatus(**standby),
         standby_rabbit=None if standby_rabbit is None else StandbyStatus(**standby_rabbit),
+        rehearsal=None if rehearsal is None else _rehearsal(rehearsal),
+        backfill=None if backfill is None else BackfillProgress(**backfill),
+        sidecars=[SidecarStatus(**sidecar) for sidecar in given.pop("sidecars", ())],
         **given,
     )
 
@@ -364,6 +634,57 @@ def read_verdict(answer: str) -> Verdict:
 def read_adopted(answer: str) -> Adopted:
     """A change, of what the sidecar says."""
     return Adopted(**json.loads(answer))
+
+
+def _rehearsal(given: dict[str, Any]) -> Rehearsal:
+    queues = [RehearsedQueue(**{**queue, "paused_ms": tuple(queue["paused_ms"])}) for queue in given.pop("queues")]
+    twice = ("settled_ms", "differences", "compared", "connections")
+    return Rehearsal(queues=queues, **{name: tuple(given.pop(name)) for name in twice}, **given)
+
+
+def read_rehearsal(answer: str) -> Rehearsal | None:
+    """A rehearsal, of what the sidecar says; ``None`` when there was none."""
+    given = json.loads(answer)
+    return None if given is None else _rehearsal(given)
+
+
+def read_backfill(answer: str) -> BackfillReport | None:
+    """How far a backfill is, of what the sidecar says; ``None`` when there was none."""
+    given = json.loads(answer)
+    if given is None:
+        return None
+    queues: list[BackfillQueue] = []
+    for queue in given.pop("queues"):
+        refused = queue.pop("refused", None)
+        queues.append(BackfillQueue(**queue, refused=None if refused is None else BackfillRefused(**refused)))
+    return BackfillReport(queues=queues, **given)
+
+
+def read_drain(answer: str) -> Drain:
+    """What is left, of what the sidecar says."""
+    given = json.loads(answer)
+    return Drain(queues=[DrainingQueue(**queue) for queue in given.pop("queues")], **given)
+
+
+def read_log(answer: str) -> list[LogEntry]:
+    """The log, of what the sidecar says."""
+    return [LogEntry(from_=entry.pop("from"), **entry) for entry in json.loads(answer)]
+
+
+T = TypeVar("T")
+
+
+def there(answer: T | None) -> T:
+    """What was begun."""
+    if answer is None:
+        raise Closed("closed: the sidecar was started anew meanwhile; try again", code="closed")
+    return answer
+
+
+def told(progress: Callable[[T], None] | None, report: T) -> None:
+    """Tells whoever wants to know how far something is."""
+    if progress is not None:
+        progress(report)
 
 
 def read_changes(answer: str) -> list[ChangeRecord]:

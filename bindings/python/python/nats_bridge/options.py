@@ -151,6 +151,17 @@ class SidecarOptions(TypedDict, total=False):
     auto_rollback: bool | None
     """Whether it rolls back by itself at all, also for messages that JetStream corrupts, drops, reorders or duplicates; default
     true."""
+    shared: bool | None
+    """Serves the NATS account together with other sidecars that say so too, in other processes or on other machines: one leads, the others
+    take clients and pass them on to it, and one of them takes its place when it stops or dies. Default false: a second one is a
+    `Conflict`."""
+    advertise: str | None
+    """With ``shared``: the host under which the others reach this one, where that is not the one of ``listen``."""
+    http: str | None
+    """With ``shared``: ``HOST:PORT`` for status and control, which the sidecars pass on to the one that leads; ``nats-bridge status`` works
+    there too. Default ``127.0.0.1:0``, a free port. Sidecars on other machines need an address that they reach, and a token."""
+    http_token: str | None
+    """With ``shared``: what a change over ``http`` has to carry; the same for all. Default none: changes are taken from this machine only."""
     connect: ConnectOptions | None
     """How to log in to NATS, and the rest that `nats_bridge.connect` takes."""
 
@@ -189,6 +200,9 @@ class ConsumeOptions(TypedDict, total=False):
     """The most bytes of those; default 16 MiB. A message larger than that is taken alone."""
     dead_letter_stream: str | None
     """Where messages go that are given up; default ``{stream}_DLQ``, which is made if it does not exist."""
+    dead_letter_max_bytes: int | None
+    """The most bytes that ``{stream}_DLQ`` may hold when this makes it, which the server sets aside at once; default 1 GiB. One that exists stays
+    as it is. Not together with ``dead_letter_stream``."""
     advisories: bool | None
     """Keeps the server's advisories in ``{stream}_ADVISORIES``, so that what it gave up itself becomes a dead letter; default true."""
     stalled_after_ms: int | None

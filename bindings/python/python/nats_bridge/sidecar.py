@@ -1,27 +1,48 @@
 """The way from RabbitMQ to JetStream and back inside the process, for threads: existing RabbitMQ clients connect to it."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 from ._native import Sidecar as NativeSidecar
 from .cutover import (
     Adopted,
+    BackfillReport,
     ChangeRecord,
     CutoverStatus,
+    Drain,
+    LogEntry,
+    Rehearsal,
     Verdict,
     asked,
     read_adopted,
+    read_backfill,
     read_changes,
+    read_drain,
+    read_log,
+    read_rehearsal,
     read_status,
     read_verdict,
+    there,
+    told,
 )
 from .errors import Closed
 from .listener import STOP_BUDGET_MS, ListenerFacts, started_before
 from .options import ConnectOptions, SidecarOptions
 
-__all__ = ["Sidecar", "SidecarFacts"]
+__all__ = ["DRAIN_EVERY", "DRAIN_TIMEOUT_MS", "EVERY", "STAY_MS", "Sidecar", "SidecarFacts", "backfill_asked"]
+
+EVERY = 0.2
+DRAIN_EVERY = 0.5
+DRAIN_TIMEOUT_MS = 600_000
+STAY_MS = 5_000
+
+
+def backfill_asked(queues: str | Sequence[str], dry_run: bool, by: str | None, reason: str) -> str:
+    """What a backfill says, as JSON."""
+    return asked(by, reason, queues=[queues] if isinstance(queues, str) else list(queues), dry_run=dry_run)
 
 
 class SidecarFacts(ListenerFacts):
@@ -55,8 +76,8 @@ class Sidecar(SidecarFacts):
             connection = pika.BlockingConnection(pika.URLParameters(url))
 
     The user of ``rabbit`` is the sidecar's own and counts and publishes fences; clients log in with the users of RabbitMQ. One sidecar
-    (or ``nats-bridge``) at a time serves a NATS account: a second one is a `Conflict` whose ``context["holder"]`` names the first. So
-    an application of several processes has one ``nats-bridge sidecar`` beside them instead.
+    (or ``nats-bridge``) at a time serves a NATS account: a second one is a `Conflict` whose ``context["holder"]`` names the first. An
+    application of several processes gives each of them ``shared=True``, or has ``nats-bridge sidecar`` beside them instead.
     """
 
     __slots__ = ()
@@ -124,6 +145,84 @@ class Sidecar(SidecarFacts):
         empty; see `shadow`.
         """
         return read_adopted(self._control().ask("detach", asked(by, reason)))
+
+    def rehearse(self, *, stay_ms: int = STAY_MS, by: str | None = None, reason: str = "") -> Rehearsal:
+        """Rolls back and goes up to the same weight again, measured; returns when that is over. ``passed`` and ``problems`` say what came of it;
+        100 per cent is refused until one has passed.
+
+        ``stay_ms``, whole seconds, is how long RabbitMQ keeps everything. A caller that is interrupted does not leave it half done.
+
+        Raises:
+            ChangeRefused: ``wrong_phase``: there is nothing to roll back.
+        """
+        rehearsal = there(read_rehearsal(self._control().ask("rehearse", asked(by, reason, stay_ms=stay_ms))))
+        while rehearsal.running:
+            time.sleep(EVERY)
+            rehearsal = there(self.rehearsal())
+        return rehearsal
+
+    def rehearsal(self) -> Rehearsal | None:
+        """The last rehearsal, also one that goes on; ``None`` when there was none."""
+        return read_rehearsal(self._control().ask("rehearsal", "{}"))
+
+    def backfill(
+        self,
+        queues: str | Sequence[str] = (),
+        *,
+        dry_run: bool = False,
+        by: str | None = None,
+        reason: str = "",
+        progress: Callable[[BackfillReport], None] | None = None,
+    ) -> BackfillReport:
+        """Makes copies on JetStream of what lay in RabbitMQ's queues before ``shadow`` began, so that RabbitMQ may be lost with its disk;
+        returns when every queue was gone through. ``left`` says how many messages have no copy, ``queues`` why.
+
+        ``queues`` are patterns of names, ``*`` for any text; none: all. With ``dry_run`` it only tells what it would do. ``progress`` gets
+        the report now and then. A caller that is interrupted does not end it: it goes on in the sidecar, and `backfill_report` tells how
+        far it is. Safe to repeat: what has a copy gets no second one.
+
+        Raises:
+            ChangeRefused: ``wrong_phase``, ``side_down``: as they say.
+            InvalidConfig: no queue has such a name.
+        """
+        report = there(read_backfill(self._control().ask("backfill", backfill_asked(queues, dry_run, by, reason))))
+        while report.running:
+            told(progress, report)
+            time.sleep(EVERY)
+            report = there(self.backfill_report())
+        return report
+
+    def backfill_report(self) -> BackfillReport | None:
+        """How far the last backfill is; ``None`` when there was none."""
+        return read_backfill(self._control().ask("backfill_report", "{}"))
+
+    def drain(
+        self, *, timeout_ms: int = DRAIN_TIMEOUT_MS, progress: Callable[[Drain], None] | None = None
+    ) -> Drain:
+        """Waits until the side that lost its keys holds nothing any more, or the time is over; ``drained`` says which, ``queues`` what is left
+        and why one does not drain. It changes nothing: consumers drain. ``timeout_ms=0`` only looks.
+
+        At 100 per cent it is RabbitMQ that drains, at 0 NATS; in between it is what is older than the last change of weight.
+
+        Raises:
+            ChangeRefused: ``side_down``: a broker does not say what it holds.
+        """
+        over = time.monotonic() + timeout_ms / 1_000
+        while True:
+            drain = read_drain(self._control().ask("drain", "{}"))
+            told(progress, drain)
+            left = over - time.monotonic()
+            if drain.drained or left <= 0:
+                return drain
+            time.sleep(min(DRAIN_EVERY, left))
+
+    def log(self, last: int = 50) -> list[LogEntry]:
+        """Who asked for what and what became of it, the last entries (1 to 1 000), newest first. They are kept over restarts.
+
+        Raises:
+            ChangeRefused: ``side_down``: NATS does not answer.
+        """
+        return read_log(self._control().ask("log", json.dumps({"last": last})))
 
     def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:
         """Stops it, as `nats_bridge.AmqpListener.stop`; the next one takes the cutover up where it stands."""

@@ -1,25 +1,37 @@
 """The way from RabbitMQ to JetStream and back inside the process, for asyncio."""
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 from .._native import Sidecar as NativeSidecar
 from ..cutover import (
     Adopted,
+    BackfillReport,
     ChangeRecord,
     CutoverStatus,
+    Drain,
+    LogEntry,
+    Rehearsal,
     Verdict,
     asked,
     read_adopted,
+    read_backfill,
     read_changes,
+    read_drain,
+    read_log,
+    read_rehearsal,
     read_status,
     read_verdict,
+    there,
+    told,
 )
 from ..errors import Closed
 from ..listener import STOP_BUDGET_MS, started_before
 from ..options import SidecarOptions
-from ..sidecar import SidecarFacts
+from ..sidecar import DRAIN_EVERY, DRAIN_TIMEOUT_MS, EVERY, STAY_MS, SidecarFacts, backfill_asked
 from .mailbox import Mailbox
 
 __all__ = ["Sidecar"]
@@ -88,6 +100,57 @@ class Sidecar(SidecarFacts):
     async def detach(self, *, by: str | None = None, reason: str = "") -> Adopted:
         """Lets go of RabbitMQ for good; see `nats_bridge.Sidecar.detach`. Cancelled, it is carried through."""
         return read_adopted(await self._ask("detach", asked(by, reason)))
+
+    async def rehearse(self, *, stay_ms: int = STAY_MS, by: str | None = None, reason: str = "") -> Rehearsal:
+        """Rolls back and goes up to the same weight again, measured; see `nats_bridge.Sidecar.rehearse`. Cancelled, it is carried through."""
+        rehearsal = there(read_rehearsal(await self._ask("rehearse", asked(by, reason, stay_ms=stay_ms))))
+        while rehearsal.running:
+            await asyncio.sleep(EVERY)
+            rehearsal = there(await self.rehearsal())
+        return rehearsal
+
+    async def rehearsal(self) -> Rehearsal | None:
+        """The last rehearsal; see `nats_bridge.Sidecar.rehearsal`."""
+        return read_rehearsal(await self._ask("rehearsal"))
+
+    async def backfill(
+        self,
+        queues: str | Sequence[str] = (),
+        *,
+        dry_run: bool = False,
+        by: str | None = None,
+        reason: str = "",
+        progress: Callable[[BackfillReport], None] | None = None,
+    ) -> BackfillReport:
+        """Makes copies on JetStream of what lay in RabbitMQ; see `nats_bridge.Sidecar.backfill`. Cancelled, it is carried through."""
+        report = there(read_backfill(await self._ask("backfill", backfill_asked(queues, dry_run, by, reason))))
+        while report.running:
+            told(progress, report)
+            await asyncio.sleep(EVERY)
+            report = there(await self.backfill_report())
+        return report
+
+    async def backfill_report(self) -> BackfillReport | None:
+        """How far the last backfill is; see `nats_bridge.Sidecar.backfill_report`."""
+        return read_backfill(await self._ask("backfill_report"))
+
+    async def drain(
+        self, *, timeout_ms: int = DRAIN_TIMEOUT_MS, progress: Callable[[Drain], None] | None = None
+    ) -> Drain:
+        """Waits until the side that lost its keys holds nothing any more; see `nats_bridge.Sidecar.drain`."""
+        loop = asyncio.get_running_loop()
+        over = loop.time() + timeout_ms / 1_000
+        while True:
+            drain = read_drain(await self._ask("drain"))
+            told(progress, drain)
+            left = over - loop.time()
+            if drain.drained or left <= 0:
+                return drain
+            await asyncio.sleep(min(DRAIN_EVERY, left))
+
+    async def log(self, last: int = 50) -> list[LogEntry]:
+        """Who asked for what and what became of it, newest first; see `nats_bridge.Sidecar.log`."""
+        return read_log(await self._ask("log", json.dumps({"last": last})))
 
     async def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:
         """Stops it; see `nats_bridge.Sidecar.stop`. Cancelled, it goes on stopping in the background."""
