@@ -129,7 +129,6 @@ impl Error {
     }
 
     /// The same error for another one who waits; what caused it is in its text.
-    #[cfg(feature = "outbox")]
     pub(crate) fn repeated(&self) -> Self {
         let Inner { kind, landed, context, .. } = &*self.0;
         Error(Box::new(Inner { kind: *kind, landed: *landed, context: context.clone(), source: None }))

@@ -14,7 +14,9 @@ import {
   CONSUME_OPTIONS,
   CONSUMER_OPTIONS,
   HEALTH_OPTIONS,
+  inspected,
   kindOf,
+  refuseNoString,
   refuseUnknown,
   refuseUnknownToConnect,
   RETRY_POLICY,
@@ -115,6 +117,13 @@ export class Bridge {
   }
 
   /** @internal */
+  [inspected](): string {
+    const { connected, closed, outstanding } = this.stats();
+    const state = closed ? "closed" : connected ? "connected" : "not connected";
+    return `Bridge { ${state}, server: ${this.#native.serverVersion}, outstanding: ${outstanding} }`;
+  }
+
+  /** @internal */
   get native(): NativeBridge {
     return this.#native;
   }
@@ -150,11 +159,7 @@ export class Bridge {
     const { signal } = options;
     refuseAborted(signal);
     const all: unknown[] = [];
-    for (const message of messages) {
-      refuseUnknown(message, { subject: true, payload: true, id: true, headers: true, schema: true });
-      check(message.subject, message.payload, message.id, message.schema);
-      all.push(message.subject, message.payload, message.id, flat(message.headers), message.schema);
-    }
+    pushAll(messages, all);
     const outcomes = await stopped((stop) => this.#native.publishMany(all, stop), signal, "unknown");
     return outcomes.map((outcome) => (typeof outcome === "string" ? crossed(outcome) : outcome));
   }
@@ -170,7 +175,9 @@ export class Bridge {
   async consume(stream: string, name: string, given: ConsumeOptions & Abortable = {}): Promise<Consumer> {
     refuseUnknown(given, { ...CONSUME_OPTIONS, signal: true });
     const { signal, upcast, ...options } = given;
-    refuseUnknown(options.retry ?? {}, RETRY_POLICY);
+    refuseUnknown(options.retry ?? {}, RETRY_POLICY, "retry.");
+    refuseNoString("stream", stream);
+    refuseNoString("name", name);
     const { steps, run } = upcast === undefined ? { steps: [], run: undefined } : nativeUpcast(upcast);
     refuseAborted(signal);
     const starting = asked(() => this.#native.consume(stream, name, options, steps, run));
@@ -180,7 +187,7 @@ export class Bridge {
       const consumer = new WeakRef(made);
       signal.addEventListener("abort", () => consumer.deref()?.beginToDrain(), { once: true });
     }
-    return new Consumer(made);
+    return new Consumer(made, stream, name);
   }
 
   /**
@@ -250,7 +257,7 @@ export class Bridge {
    * Rejects with `config` when the bucket's name or a time is not legal.
    */
   async ledger(bucket: string, options: { readonly keepMs: number; readonly leaseMs: number }): Promise<Ledger> {
-    refuseUnknown(options, { keepMs: true, leaseMs: true });
+    refuseUnknown(options, { keepMs: "number", leaseMs: "number" });
     const { keepMs, leaseMs } = options;
     return new Ledger(await asked(() => this.#native.ledger(bucket, keepMs, leaseMs)));
   }
@@ -281,7 +288,7 @@ export class Bridge {
    * Rejects with `timeout` when something was still not confirmed; it may have landed.
    */
   async close(options: { readonly budgetMs?: number } = {}): Promise<void> {
-    refuseUnknown(options, { budgetMs: true });
+    refuseUnknown(options, { budgetMs: "number" });
     const { budgetMs = 5_000 } = options;
     handOver();
     await asked(() => this.#native.close(budgetMs));
@@ -306,6 +313,21 @@ export function check(subject: unknown, payload: unknown, id: unknown, schema: u
   }
   if (schema !== undefined && typeof schema !== "string") {
     throw new TypeError(`schema: it is a string, not ${typeof schema}`);
+  }
+}
+
+/** @internal Subject, payload, id, headers and schema of each message in turn; what is wrong with one is said with its place. */
+export function pushAll(messages: Iterable<Message>, all: unknown[]): void {
+  let index = 0;
+  for (const message of messages) {
+    try {
+      refuseUnknown(message, { subject: true, payload: true, id: true, headers: true, schema: true });
+      check(message.subject, message.payload, message.id, message.schema);
+      all.push(message.subject, message.payload, message.id, flat(message.headers), message.schema);
+    } catch (error) {
+      throw error instanceof TypeError ? new TypeError(`messages[${index}]: ${error.message}`) : error;
+    }
+    index += 1;
   }
 }
 

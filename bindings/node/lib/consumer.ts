@@ -6,7 +6,7 @@ import { Delivery } from "./delivery.js";
 import { asked, atOnce, BridgeError } from "./errors.js";
 import { handle, tellKey, type Handler, type RunOptions } from "./handling.js";
 import { native, type NativeConsumer, type NativePage } from "./native.js";
-import { kindOf, refuseUnknown } from "./options.js";
+import { inspected, kindOf, refuseUnknown } from "./options.js";
 
 // After so many deliveries that were there already, timers and sockets get a turn.
 const TURN = 32;
@@ -32,9 +32,17 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   readonly #returned: NativePage[] = [];
   #ending: Promise<void> | undefined;
 
+  readonly #of: string;
+
   /** @internal */
-  constructor(made: NativeConsumer) {
+  constructor(made: NativeConsumer, stream: string, name: string) {
     this.#native = made;
+    this.#of = `${stream}/${name}`;
+  }
+
+  /** @internal */
+  [inspected](): string {
+    return `Consumer { ${this.#of}, ${this.state}, held: ${this.held} }`;
   }
 
   /**
@@ -44,7 +52,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `not_found` (the stream or consumer was deleted), `closed` or `aborted`.
    */
   async next(options: { readonly timeoutMs?: number } & Abortable = {}): Promise<Delivery | undefined> {
-    refuseUnknown(options, { timeoutMs: true, signal: true });
+    refuseUnknown(options, { timeoutMs: "number", signal: true });
     refuseAborted(options.signal);
     return this.#atOnce() ?? this.#wait(options);
   }
@@ -132,7 +140,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * stream or consumer was deleted) or `closed`.
    */
   async run(handler: Handler, options: RunOptions = {}): Promise<void> {
-    refuseUnknown(options, { concurrency: true, key: true, signal: true });
+    refuseUnknown(options, { concurrency: "number", key: true, signal: true });
     const { concurrency = 1, key, signal } = options;
     for (const [name, given] of Object.entries({ handler, key })) {
       if (typeof given !== "function" && (name === "handler" || given !== undefined)) {
@@ -189,7 +197,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `timeout` when after `budgetMs` something is still not settled; it can still be.
    */
   async drain(options: { readonly budgetMs?: number } = {}): Promise<void> {
-    refuseUnknown(options, { budgetMs: true });
+    refuseUnknown(options, { budgetMs: "number" });
     const { budgetMs = 5_000 } = options;
     handOver();
     this.#native.beginToDrain();

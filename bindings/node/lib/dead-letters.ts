@@ -114,7 +114,7 @@ export interface Imported {
   readonly duplicates: number;
 }
 
-const FILTER: Names<DeadLetterFilter> = { reason: true, fingerprint: true, consumer: true, stream: true, sequences: true };
+const FILTER: Names<DeadLetterFilter> = { reason: "string", fingerprint: "string", consumer: "string", stream: "string", sequences: true };
 
 /**
  * The dead letters of one stream, made by `bridge.deadLetters`. What takes long ends in order when its `signal` is aborted, and is

@@ -1,7 +1,7 @@
 import { ackSoon, handOver } from "./acks.js";
 import { asked } from "./errors.js";
 import { native, type NativePage } from "./native.js";
-import { refuseUnknown } from "./options.js";
+import { inspected, refuseUnknown } from "./options.js";
 
 /** @internal */
 export const REASONS = [
@@ -45,6 +45,12 @@ export class Received {
   constructor(page: NativePage, at: number) {
     this.page = page;
     this.at = at;
+  }
+
+  /** @internal Without the payload, which may be large, or nobody's business. */
+  [inspected](): string {
+    const id = this.id === undefined ? "" : `, id: ${this.id}`;
+    return `${this.constructor.name} { ${this.subject}, sequence: ${this.sequence}, attempt: ${this.attempt}${id}, ${this.payload.length} bytes }`;
   }
 
   /** The subject it was published to. */
@@ -129,7 +135,7 @@ export class Delivery extends Received {
    */
   async ack(options?: { readonly confirmed?: boolean }): Promise<Settled> {
     if (options !== undefined) {
-      refuseUnknown(options, { confirmed: true });
+      refuseUnknown(options, { confirmed: "boolean" });
     }
     if (options?.confirmed === true || this.#taken) {
       await this.#settle(() => this.page.ackConfirmed(this.at));
@@ -152,7 +158,7 @@ export class Delivery extends Received {
    * Rejects with `already_settled` or `closed` (the message comes again).
    */
   async retry(why: unknown = "", options: { readonly delayMs?: number } = {}): Promise<Settled> {
-    refuseUnknown(options, { delayMs: true });
+    refuseUnknown(options, { delayMs: "number" });
     return this.#settle(() => this.page.retry(this.at, ...failure(why), options.delayMs));
   }
 

@@ -4,6 +4,7 @@ import { asked } from "./errors.js";
 import { native, type NativeAmqpListener, type NativeAmqpListenerOptions } from "./native.js";
 import {
   AMQP_LISTENER_OPTIONS,
+  inspected,
   refuseUnknown,
   refuseUnknownToConnect,
   type AmqpListenerOptions,
@@ -47,6 +48,12 @@ export class AmqpListener implements AsyncDisposable {
     refuseAborted(signal);
     const starting = asked(() => native.startAmqpListener(serverList(nats), given));
     return new AmqpListener(await unlessAborted(starting, signal, "no", (late) => void asked(() => late.stop(0)).catch(() => {})));
+  }
+
+  /** @internal The URL has a password. */
+  [inspected](): string {
+    const { host, port } = this.address;
+    return `${this.constructor.name} { ${this.state}, ${host}:${port}, connections: ${this.connections} }`;
   }
 
   /** The URL for clients on this machine: the first user, with the password, on the first virtual host. */

@@ -72,7 +72,10 @@ export interface ConnectOptions {
   readonly publish?: PublishOptions;
 }
 
-/** What an AMQP listener serves, and where. What is left out has its default. */
+/**
+ * What an AMQP listener serves, and where. What is left out has its default.
+ * Messages have to fit the `max_payload` of nats-server, of which 256 KiB are kept for headers: by default bodies of up to 786 432 bytes.
+ */
 export interface AmqpListenerOptions {
   /** The NATS that it serves: one URL, several separated by commas, or an array; default `nats://127.0.0.1:4222`. */
   readonly nats?: string | readonly string[];
@@ -303,162 +306,199 @@ export interface HealthOptions {
   readonly maxMirrorLag?: number;
 }
 
-/** Every name of an options interface, so that a misspelt one is refused and never ignored. */
-export type Names<T> = Record<keyof T, true>;
+/** What the value of an option is; `true`: whoever reads it checks. */
+export type Kind = keyof typeof KINDS | true;
+
+const KINDS = {
+  string: { wanted: "a string", is: (value: unknown) => typeof value === "string" },
+  number: { wanted: "a number", is: (value: unknown) => typeof value === "number" },
+  boolean: { wanted: "true or false", is: (value: unknown) => typeof value === "boolean" },
+  object: { wanted: "an object of names and values", is: (value: unknown) => typeof value === "object" && !Array.isArray(value) },
+  strings: {
+    wanted: "an array of strings",
+    is: (value: unknown) => Array.isArray(value) && value.every((one) => typeof one === "string"),
+  },
+} as const;
+
+/** Every name of an options interface, so that a misspelt one is refused and never ignored, and what its value is. */
+export type Names<T> = Record<keyof T, Kind>;
 
 const PUBLISH_OPTIONS: Names<PublishOptions> = {
-  maxInFlight: true,
-  maxInFlightBytes: true,
-  ackWaitMs: true,
-  attempts: true,
-  deadlineMs: true,
-  noStreamWaitMs: true,
-  breaker: true,
-  encrypt: true,
-  schemas: true,
+  maxInFlight: "number",
+  maxInFlightBytes: "number",
+  ackWaitMs: "number",
+  attempts: "number",
+  deadlineMs: "number",
+  noStreamWaitMs: "number",
+  breaker: "object",
+  encrypt: "string",
+  schemas: "string",
 };
 
-const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: true, probeEveryMs: true };
+const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: "number", probeEveryMs: "number" };
 
 const CONNECT_OPTIONS: Names<ConnectOptions> = {
-  name: true,
-  user: true,
-  password: true,
-  passwordFile: true,
-  token: true,
-  tokenFile: true,
-  nkey: true,
-  nkeyFile: true,
-  credentialsFile: true,
-  rootCertificates: true,
-  clientCertificate: true,
-  clientKey: true,
-  requireTls: true,
-  connectTimeoutMs: true,
-  requestTimeoutMs: true,
-  pingIntervalMs: true,
-  reconnectPauseMaxMs: true,
-  region: true,
-  publish: true,
+  name: "string",
+  user: "string",
+  password: "string",
+  passwordFile: "string",
+  token: "string",
+  tokenFile: "string",
+  nkey: "string",
+  nkeyFile: "string",
+  credentialsFile: "string",
+  rootCertificates: "strings",
+  clientCertificate: "string",
+  clientKey: "string",
+  requireTls: "boolean",
+  connectTimeoutMs: "number",
+  requestTimeoutMs: "number",
+  pingIntervalMs: "number",
+  reconnectPauseMaxMs: "number",
+  region: "string",
+  publish: "object",
 };
 
 export const AMQP_LISTENER_OPTIONS: Names<AmqpListenerOptions> = {
   nats: true,
-  listen: true,
-  listenTls: true,
-  tlsCert: true,
-  tlsKey: true,
-  tlsClientCa: true,
+  listen: "string",
+  listenTls: "string",
+  tlsCert: "string",
+  tlsKey: "string",
+  tlsClientCa: "string",
   users: true,
-  vhosts: true,
-  replicas: true,
-  connect: true,
+  vhosts: "strings",
+  replicas: "number",
+  connect: "object",
 };
 
 export const SIDECAR_OPTIONS: Names<SidecarOptions> = {
-  rabbit: true,
+  rabbit: "string",
   nats: true,
-  rabbitManagement: true,
-  trustDeclared: true,
-  listen: true,
-  replicas: true,
-  quorumFallback: true,
-  consumerTimeoutMs: true,
-  fenceTimeoutMs: true,
-  gateSoakMs: true,
-  gateMessages: true,
-  gateLatencyFactor: true,
-  standby: true,
-  rollbackAfterMs: true,
-  autoRollback: true,
-  shared: true,
-  advertise: true,
-  http: true,
-  httpToken: true,
-  connect: true,
+  rabbitManagement: "string",
+  trustDeclared: "boolean",
+  listen: "string",
+  replicas: "number",
+  quorumFallback: "boolean",
+  consumerTimeoutMs: "number",
+  fenceTimeoutMs: "number",
+  gateSoakMs: "number",
+  gateMessages: "number",
+  gateLatencyFactor: "number",
+  standby: "string",
+  rollbackAfterMs: "number",
+  autoRollback: "boolean",
+  shared: "boolean",
+  advertise: "string",
+  http: "string",
+  httpToken: "string",
+  connect: "object",
 };
 
 export const RETRY_POLICY: Names<RetryPolicy> = {
-  attempts: true,
-  firstPauseMs: true,
-  factor: true,
-  maxPauseMs: true,
-  maxElapsedMs: true,
-  jitter: true,
+  attempts: "number",
+  firstPauseMs: "number",
+  factor: "number",
+  maxPauseMs: "number",
+  maxElapsedMs: "number",
+  jitter: "boolean",
 };
 
 export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
-  filterSubjects: true,
-  retry: true,
-  ackWaitMs: true,
-  maxRunMs: true,
-  maxMessages: true,
-  maxBytes: true,
-  deadLetterStream: true,
-  deadLetterMaxBytes: true,
-  advisories: true,
-  stalledAfterMs: true,
-  heartbeatMs: true,
-  decrypt: true,
-  acceptUnencrypted: true,
-  schemas: true,
-  acceptWithoutSchema: true,
+  filterSubjects: "strings",
+  retry: "object",
+  ackWaitMs: "number",
+  maxRunMs: "number",
+  maxMessages: "number",
+  maxBytes: "number",
+  deadLetterStream: "string",
+  deadLetterMaxBytes: "number",
+  advisories: "boolean",
+  stalledAfterMs: "number",
+  heartbeatMs: "number",
+  decrypt: "string",
+  acceptUnencrypted: "boolean",
+  schemas: "string",
+  acceptWithoutSchema: "boolean",
   upcast: true,
-  singleActive: true,
+  singleActive: "boolean",
 };
 
 export const STREAM_OPTIONS: Names<StreamOptions> = {
-  subjects: true,
-  retention: true,
-  storage: true,
-  replicas: true,
-  maxBytes: true,
-  maxMessages: true,
-  maxAgeMs: true,
-  discard: true,
-  duplicateWindowMs: true,
-  unbounded: true,
+  subjects: "strings",
+  retention: "string",
+  storage: "string",
+  replicas: "number",
+  maxBytes: "number",
+  maxMessages: "number",
+  maxAgeMs: "number",
+  discard: "string",
+  duplicateWindowMs: "number",
+  unbounded: "boolean",
 };
 
-export const CONSUMER_OPTIONS: Names<ConsumerOptions> = { filterSubjects: true, ackWaitMs: true, maxDeliver: true };
+export const CONSUMER_OPTIONS: Names<ConsumerOptions> = { filterSubjects: "strings", ackWaitMs: "number", maxDeliver: "number" };
 
 export const BUCKET_OPTIONS: Names<BucketOptions> = {
-  history: true,
-  ttlMs: true,
-  maxBytes: true,
-  storage: true,
-  replicas: true,
-  unbounded: true,
+  history: "number",
+  ttlMs: "number",
+  maxBytes: "number",
+  storage: "string",
+  replicas: "number",
+  unbounded: "boolean",
 };
 
-export const APPLY_OPTIONS: Names<ApplyOptions> = { allowRemoval: true };
+export const APPLY_OPTIONS: Names<ApplyOptions> = { allowRemoval: "boolean" };
 
 export const HEALTH_OPTIONS: Names<HealthOptions> = {
-  streams: true,
+  streams: "strings",
   consumers: true,
-  deadLetters: true,
-  maxPending: true,
-  maxMirrorLag: true,
+  deadLetters: "strings",
+  maxPending: "number",
+  maxMirrorLag: "number",
 };
 
-/** Throws a `TypeError` for what is no object of options, and for a name in it that is not one of `names`. */
-export function refuseUnknown(options: unknown, names: object): void {
+/**
+ * Throws a `TypeError` for what is no object of options, for a name in it that is not one of `names`, and for a value of another type. `within`
+ * is what the options are those of.
+ */
+export function refuseUnknown(options: unknown, names: Readonly<Record<string, Kind>>, within = ""): void {
   if (typeof options !== "object" || options === null || Array.isArray(options)) {
     throw new TypeError(`options are an object of names and values, not ${kindOf(options)}`);
   }
-  for (const name of Object.keys(options)) {
-    if (!Object.hasOwn(names, name)) {
-      throw new TypeError(`there is no option '${name}'`);
+  for (const [name, value] of Object.entries(options) as [string, unknown][]) {
+    const kind = Object.hasOwn(names, name) ? names[name] : undefined;
+    if (kind === undefined) {
+      throw new TypeError(`there is no option '${within}${name}'`);
+    }
+    if (kind !== true && value !== undefined && value !== null && !KINDS[kind].is(value)) {
+      throw new TypeError(`option '${within}${name}': ${KINDS[kind].wanted} is wanted, not ${shown(value)}`);
     }
   }
 }
 
-/** The same for the options of `connect`, with what they hold, beside `more`. */
-export function refuseUnknownToConnect(options: ConnectOptions, more: object = {}): void {
-  refuseUnknown(options, { ...CONNECT_OPTIONS, ...more });
-  refuseUnknown(options.publish ?? {}, PUBLISH_OPTIONS);
-  refuseUnknown(options.publish?.breaker ?? {}, BREAKER_OPTIONS);
+/** Throws a `TypeError` for an argument that is no string. */
+export function refuseNoString(name: string, value: unknown): void {
+  if (typeof value !== "string") {
+    throw new TypeError(`argument '${name}': a string is wanted, not ${shown(value)}`);
+  }
 }
+
+/** The same for the options of `connect`, with what they hold, beside `more`. */
+export function refuseUnknownToConnect(options: ConnectOptions, more: Readonly<Record<string, Kind>> = {}): void {
+  refuseUnknown(options, { ...CONNECT_OPTIONS, ...more });
+  refuseUnknown(options.publish ?? {}, PUBLISH_OPTIONS, "publish.");
+  refuseUnknown(options.publish?.breaker ?? {}, BREAKER_OPTIONS, "publish.breaker.");
+}
+
+// What was given. A text may be a secret, so it is not shown.
+function shown(value: unknown): string {
+  const plain = typeof value === "number" || typeof value === "boolean" || typeof value === "bigint";
+  return plain ? `${typeof value} ${String(value)}` : Array.isArray(value) ? "an array" : kindOf(value);
+}
+
+/** @internal What `console.log` and `util.inspect` ask an object for. */
+export const inspected = Symbol.for("nodejs.util.inspect.custom");
 
 /** What a value is, for an error. */
 export function kindOf(value: unknown): string {

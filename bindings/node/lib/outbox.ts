@@ -1,7 +1,7 @@
-import { check, flat, type Bridge, type Headers, type Payload } from "./bridge.js";
+import { check, flat, pushAll, type Bridge, type Headers, type Payload } from "./bridge.js";
 import { asked, type ErrorCode, type Landed } from "./errors.js";
 import { native, type NativeOutbox } from "./native.js";
-import { camel, refuseUnknown, snake, type Names } from "./options.js";
+import { camel, inspected, refuseUnknown, snake, type Names } from "./options.js";
 
 /** How much an outbox may hold, and how it sends. */
 export interface OutboxOptions {
@@ -22,13 +22,13 @@ export interface OutboxOptions {
 }
 
 const OUTBOX_OPTIONS: Names<OutboxOptions> = {
-  maxEntries: true,
-  maxBytes: true,
-  maxInFlight: true,
-  firstPauseMs: true,
-  maxPauseMs: true,
-  noStreamWaitMs: true,
-  region: true,
+  maxEntries: "number",
+  maxBytes: "number",
+  maxInFlight: "number",
+  firstPauseMs: "number",
+  maxPauseMs: "number",
+  noStreamWaitMs: "number",
+  region: "string",
 };
 
 /** What goes with a message that is put; it always has an id. */
@@ -117,6 +117,12 @@ export class Outbox {
     this.#native = made;
   }
 
+  /** @internal */
+  [inspected](): string {
+    const { waiting, refused, bytes } = this.status();
+    return `Outbox { waiting: ${waiting}, refused: ${refused}, bytes: ${bytes} }`;
+  }
+
   /** Publishes what waits, and what is put from now on, over this connection. Rejects with `conflict` (it was started before) or `closed`. */
   async start(bridge: Bridge): Promise<void> {
     await asked(() => this.#native.start(bridge.native));
@@ -137,11 +143,7 @@ export class Outbox {
   /** Takes several messages in their order, all of them or none. Rejects as `put`. */
   async putMany(messages: Iterable<PutOptions & { readonly subject: string; readonly payload: Payload }>): Promise<Queued[]> {
     const all: unknown[] = [];
-    for (const message of messages) {
-      refuseUnknown(message, { subject: true, payload: true, id: true, headers: true, schema: true });
-      check(message.subject, message.payload, message.id, message.schema);
-      all.push(message.subject, message.payload, message.id, flat(message.headers), message.schema);
-    }
+    pushAll(messages, all);
     return asked(() => this.#native.putMany(all));
   }
 

@@ -166,7 +166,7 @@ impl Bridge {
         let core = self.core.get().clone();
         let work = Stop::unless_told(stop.cloned(), async move { Ok(core.publish_many(messages).await) });
         self.core.promise(env, work, |outcomes| {
-            outcomes.map(|outcomes| outcomes.into_iter().map(publish::outcome).collect())
+            outcomes.map(|outcomes| outcomes.into_iter().enumerate().map(publish::outcome).collect())
         })
     }
 

@@ -69,6 +69,8 @@ pub struct ConsumeOptions {
     pub max_bytes: Option<f64>,
     /// Where messages go that are given up.
     pub dead_letter_stream: Option<String>,
+    /// The most bytes that the dead-letter stream may hold when it is made.
+    pub dead_letter_max_bytes: Option<f64>,
     /// Keeps the server's advisories.
     pub advisories: Option<bool>,
     /// After how long without a message, though some are pending, the pull is made anew.
@@ -135,6 +137,8 @@ impl ConsumeOptions {
             config.max_bytes = count("maxBytes", number)?;
         }
         config.dead_letter_stream = self.dead_letter_stream;
+        config.dead_letter_max_bytes =
+            self.dead_letter_max_bytes.map(|number| count("deadLetterMaxBytes", number)).transpose()?;
         if let Some(wanted) = self.advisories {
             config.advisories = wanted;
         }

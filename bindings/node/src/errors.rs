@@ -12,6 +12,14 @@ pub fn from_core(error: &Error) -> napi::Error {
     build(error.kind().name(), error.landed(), error.is_temporary(), &text, &context)
 }
 
+/// The same for one of many messages, with its place among them.
+pub fn of_message(index: usize, error: &Error) -> napi::Error {
+    let (text, mut context) = spelled(error, camel);
+    context.push(("index", index.to_string()));
+    let text = format!("messages[{index}]: {text}");
+    build(error.kind().name(), error.landed(), error.is_temporary(), &text, &context)
+}
+
 /// The rejection for an argument that the core was not asked about because its type cannot hold it.
 pub fn invalid(field: &str, why: &str) -> napi::Error {
     let context = [("field", field.to_owned()), ("why", why.to_owned())];

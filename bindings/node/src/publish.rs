@@ -76,11 +76,11 @@ pub fn messages(flat: &Array<'_>) -> napi::Result<Vec<Message>> {
 /// The outcome of one of many: where it is stored, or the error as a text.
 pub type Outcome = Either<Published, String>;
 
-/// The outcome as it crosses.
-pub fn outcome(outcome: nats_bridge::Result<nats_bridge::Published>) -> Outcome {
+/// The outcome of the message at `index` as it crosses.
+pub fn outcome((index, outcome): (usize, nats_bridge::Result<nats_bridge::Published>)) -> Outcome {
     match outcome {
         Ok(stored) => Either::A(stored.into()),
-        Err(error) => Either::B(errors::from_core(&error).reason.clone()),
+        Err(error) => Either::B(errors::of_message(index, &error).reason.clone()),
     }
 }
 

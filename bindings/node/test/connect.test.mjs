@@ -4,11 +4,12 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
+import { inspect } from "node:util";
 
 import * as esm from "nats-bridge";
-import { BridgeError, connect } from "nats-bridge";
+import { AmqpListener, BridgeError, connect, openOutbox } from "nats-bridge";
 
-import { NatsServer } from "./server.mjs";
+import { eventually, NatsServer } from "./server.mjs";
 
 test("require and import give the same classes", () => {
   const cjs = /** @type {Record<string, unknown>} */ (createRequire(import.meta.url)("nats-bridge"));
@@ -33,7 +34,7 @@ test("a bad option is named", async (t) => {
   // @ts-expect-error there is no such option
   await assert.rejects(connect(url, { nam: "x" }), { name: "TypeError", message: /'nam'/ });
   // @ts-expect-error there is no such option
-  await assert.rejects(connect(url, { publish: { window: 3 } }), { name: "TypeError", message: /'window'/ });
+  await assert.rejects(connect(url, { publish: { window: 3 } }), { name: "TypeError", message: /'publish.window'/ });
   // @ts-expect-error a name is a string
   await assert.rejects(connect(url, { name: 3 }), { name: "TypeError", message: /name/ });
   await assert.rejects(connect(url, { connectTimeoutMs: -1 }), { code: "config", message: /connectTimeoutMs/ });
@@ -98,4 +99,48 @@ test("a wrong stream is refused and names the option", async (t) => {
   await assert.rejects(bridge.ensureStream("ORDERS", { unbounded: true, retention: "work_queue" }), { code: "conflict" });
   await assert.rejects(bridge.ensureConsumer("NOT_THERE", "billing"), { code: "not_found" });
   await bridge.close();
+});
+
+test("objects say what they are, and no secret", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const bridge = await connect(url);
+  await bridge.ensureStream("ORDERS", { subjects: ["orders.>"], unbounded: true });
+  assert.match(inspect(bridge), /^Bridge \{ connected, server: 2\./);
+  await bridge.publish("orders.new", "one", { id: "o-1" });
+  const consumer = await bridge.consume("ORDERS", "billing");
+  const delivery = await consumer.next();
+  assert.equal(inspect(delivery), "Delivery { orders.new, sequence: 1, attempt: 1, id: o-1, 3 bytes }");
+  assert.equal(inspect(consumer), "Consumer { ORDERS/billing, running, held: 1 }");
+  await delivery?.ack();
+  const folder = mkdtempSync(join(tmpdir(), "nats-bridge-test-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const outbox = await openOutbox(join(folder, "outbox"));
+  assert.match(inspect(outbox), /^Outbox \{ waiting: 0, refused: 0, bytes: \d+ \}$/);
+  await outbox.close();
+  await bridge.close();
+  await eventually(() => inspect(bridge).startsWith("Bridge { closed, "), "it says so");
+  const listener = await AmqpListener.start({ nats: url, users: { app: "secret" } });
+  assert.match(inspect(listener), /^AmqpListener \{ running, 127\.0\.0\.1:\d+, connections: 0 \}$/);
+  await listener.stop();
+});
+
+test("a value of another type is named, with what was given and what is wanted", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const named = (/** @type {RegExp} */ message) => ({ name: "TypeError", message });
+  // @ts-expect-error it is a number
+  await assert.rejects(connect(url, { connectTimeoutMs: "5s" }), named(/^option 'connectTimeoutMs': a number is wanted, not string$/));
+  // @ts-expect-error it is a number
+  await assert.rejects(connect(url, { publish: { attempts: true } }), named(/^option 'publish.attempts': a number is wanted, not boolean true$/));
+  const bridge = await connect(url);
+  t.after(() => bridge.close());
+  await bridge.ensureStream("ORDERS", { unbounded: true });
+  // @ts-expect-error they are strings
+  await assert.rejects(bridge.consume("ORDERS", "billing", { filterSubjects: [7] }), named(/^option 'filterSubjects': an array of strings is wanted, not an array$/));
+  // @ts-expect-error it is a number
+  await assert.rejects(bridge.consume("ORDERS", "billing", { retry: { attempts: "3" } }), named(/^option 'retry.attempts': a number is wanted/));
+  // @ts-expect-error it is a string
+  await assert.rejects(bridge.consume("ORDERS", 7), named(/^argument 'name': a string is wanted, not number 7$/));
+  const consumer = await bridge.consume("ORDERS", "billing");
+  // @ts-expect-error it is a number
+  await assert.rejects(consumer.next({ timeoutMs: "1" }), named(/^option 'timeoutMs': a number is wanted/));
 });

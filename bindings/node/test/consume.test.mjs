@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
 
-import { connect, originalName } from "nats-bridge";
+import { BridgeError, connect, originalName } from "nats-bridge";
 
 import { eventually, NatsServer } from "./server.mjs";
 
@@ -209,7 +212,7 @@ test("an option that does not exist is refused, and nothing is settled", async (
     // @ts-expect-error there is no such option
     ["keep", () => bridge.ledger("done", { keep: 1 })],
     // @ts-expect-error options are an object
-    ["options", () => connect("nats://127.0.0.1:1", { publish: 3 })],
+    ["option 'publish'", () => connect("nats://127.0.0.1:1", { publish: 3 })],
     // @ts-expect-error servers are strings
     ["servers", () => connect(null)],
   ]);
@@ -253,7 +256,7 @@ test("a wrong option or stream is named", async (t) => {
   // @ts-expect-error there is no such option
   await assert.rejects(bridge.consume("ORDERS", "billing", { retries: 3 }), { name: "TypeError", message: /'retries'/ });
   // @ts-expect-error there is no such option
-  await assert.rejects(bridge.consume("ORDERS", "billing", { retry: { attempt: 3 } }), { message: /'attempt'/ });
+  await assert.rejects(bridge.consume("ORDERS", "billing", { retry: { attempt: 3 } }), { message: /'retry.attempt'/ });
   await assert.rejects(bridge.consume("ORDERS", "billing", { retry: { attempts: 0 } }), {
     code: "config",
     message: /attempts/,
@@ -284,4 +287,42 @@ test("publishes are stored in the order in which they were made", async (t) => {
     stored.map(({ sequence }) => sequence),
     Array.from({ length: 5_000 }, (_, n) => n + 1),
   );
+});
+
+test("after close, every next says closed", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const bridge = await connect(url);
+  await bridge.ensureStream("ORDERS", { unbounded: true });
+  const consumer = await bridge.consume("ORDERS", "billing");
+  await bridge.close();
+  for (const _ of [1, 2, 3]) {
+    await assert.rejects(consumer.next({ timeoutMs: 10_000 }), { code: "closed" });
+  }
+});
+
+test("the dead-letter stream takes the room that it is given, and names it where there is none", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "nats-bridge-test-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  writeFileSync(join(folder, "server.conf"), "jetstream { max_file_store: 200MB, max_memory_store: 64MB }");
+  const { url } = await NatsServer.for(t, "--config", join(folder, "server.conf"));
+  const bridge = await connect(url);
+  t.after(() => bridge.close());
+  await bridge.ensureStream("ORDERS", { unbounded: true });
+  await assert.rejects(bridge.consume("ORDERS", "billing"), (error) => {
+    assert(error instanceof BridgeError);
+    const { stream, max_bytes, field } = error.context;
+    assert.deepEqual([error.code, stream, max_bytes, field], ["rejected", "ORDERS_DLQ", String(2 ** 30), "deadLetterMaxBytes"]);
+    return true;
+  });
+  const consumer = await bridge.consume("ORDERS", "billing", { deadLetterMaxBytes: 10_000_000 });
+  assert.equal(consumer.state, "running");
+  await assert.rejects(bridge.consume("ORDERS", "billing", { deadLetterMaxBytes: 0 }), { code: "config", message: /deadLetterMaxBytes/ });
+});
+
+test("a stream that stores no dead letters is refused by name", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const bridge = await connect(url);
+  t.after(() => bridge.close());
+  await bridge.ensureStream("ORDERS", { unbounded: true });
+  await assert.rejects(async () => (await bridge.deadLetters("ORDERS")).count(), { code: "config", message: /ORDERS.*no dead letters/ });
 });

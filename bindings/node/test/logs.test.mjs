@@ -74,3 +74,31 @@ test("what a handler throws is an uncaught exception, and the others are told al
   );
   assert.deepEqual({ end, out }, { end: 0, out: "stream ONE\nstream TWO\n" });
 });
+
+test("after a thread that was given the records has ended, another one is given them", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const { end, out } = await run(
+    `import { once } from "node:events";
+     import { Worker } from "node:worker_threads";
+     import { connect, onLog } from "nats-bridge";
+     const work = \`import { parentPort, workerData } from "node:worker_threads";
+       import { connect, onLog } from "nats-bridge";
+       onLog(() => {});
+       const bridge = await connect(workerData);
+       await bridge.ensureStream("WORKER", { unbounded: true });
+       parentPort.postMessage("ready");
+       setInterval(() => {}, 1000);\`;
+     for (const round of [1, 2]) {
+       const worker = new Worker(work, { eval: true, workerData: process.argv[1] });
+       await once(worker, "message");
+       try { onLog(() => {}); } catch (error) { console.log(error.code); }
+       await worker.terminate();
+     }
+     onLog(({ fields }) => fields.object && console.log(fields.object));
+     const bridge = await connect(process.argv[1]);
+     await bridge.ensureStream("ORDERS", { unbounded: true });
+     process.exit();`,
+    url,
+  );
+  assert.deepEqual({ end, out }, { end: 0, out: "config\nconfig\nstream ORDERS\n" });
+});

@@ -95,3 +95,12 @@ test("wrong files and options are named", async (t) => {
   await assert.rejects(outbox.put("orders.new", 7), { name: "TypeError", message: /payload/ });
   await outbox.close();
 });
+
+test("an outbox that is closed already is closed", async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), "nats-bridge-test-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const outbox = await openOutbox(join(folder, "outbox"));
+  await outbox.put("orders.new", "one");
+  await assert.rejects(outbox.close({ budgetMs: 100 }), { code: "timeout" });
+  await outbox.close({ budgetMs: 100 });
+});

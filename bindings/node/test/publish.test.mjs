@@ -127,3 +127,16 @@ test("a server that comes back gets what was published meanwhile", async (t) => 
   assert.equal((await stored).sequence, 1);
   await bridge.close();
 });
+
+test("what is wrong with one of many is said with its place", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const bridge = await connect(url);
+  t.after(() => bridge.close());
+  await bridge.ensureStream("ORDERS", { subjects: ["orders.>"], unbounded: true });
+  const good = { subject: "orders.new", payload: "one" };
+  const [, refused] = await bridge.publishMany([good, { subject: "or ders", payload: "two" }]);
+  assert(refused instanceof BridgeError && refused.code === "invalid_message");
+  assert.deepEqual([refused.context["index"], refused.message.startsWith("messages[1]: ")], ["1", true]);
+  // @ts-expect-error it is no payload
+  await assert.rejects(bridge.publishMany([good, { subject: "orders.new", payload: 7 }]), { name: "TypeError", message: /^messages\[1\]: payload/ });
+});

@@ -200,6 +200,7 @@ pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyRe
             "max_messages" => config.max_messages = given.count()?,
             "max_bytes" => config.max_bytes = given.count()?,
             "dead_letter_stream" => config.dead_letter_stream = given.read()?,
+            "dead_letter_max_bytes" => config.dead_letter_max_bytes = Some(given.count()?),
             "advisories" => config.advisories = given.read()?,
             "stalled_after_ms" => config.stalled_after = given.millis()?,
             "heartbeat_ms" => config.heartbeat = given.millis()?,

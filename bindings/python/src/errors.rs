@@ -13,6 +13,14 @@ pub fn from_core(error: &Error) -> PyErr {
     build(error.kind().name(), error.landed(), error.is_temporary(), &text, &context)
 }
 
+/// The same for one of many messages, with its place among them.
+pub fn of_message(index: usize, error: &Error) -> PyErr {
+    let (text, mut context) = spelled(error, str::to_owned);
+    context.push(("index", index.to_string()));
+    let text = format!("messages[{index}]: {text}");
+    build(error.kind().name(), error.landed(), error.is_temporary(), &text, &context)
+}
+
 /// The exception for a verb that failed.
 pub fn from_fault(fault: &Fault) -> PyErr {
     match fault {

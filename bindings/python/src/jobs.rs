@@ -99,6 +99,15 @@ impl Job {
         }
     }
 
+    /// Gives it back: nobody will handle it here, and that is no failure.
+    fn give_back(&self) {
+        match lock(&self.answer).take() {
+            Some(Open::Key(answer)) => answer.give_back(),
+            Some(Open::Handle(answer)) => answer.give_back(),
+            None => {}
+        }
+    }
+
     /// Says that it failed; with `give_up`, that it becomes a dead letter for this reason at once.
     fn failed(&self, kind: String, detail: String, give_up: Option<&str>) -> PyResult<()> {
         let failure = Failure { class: kind, detail, give_up: give_up.map(delivery::reason).transpose()? };

@@ -91,9 +91,9 @@ fn of_tuple(one: &Bound<'_, PyAny>) -> PyResult<Message> {
 
 /// A list with the outcome of each: a `Published`, or the error.
 pub fn outcomes(py: Python<'_>, outcomes: Vec<nats_bridge::Result<nats_bridge::Published>>) -> PyResult<Py<PyList>> {
-    let each = outcomes.into_iter().map(|outcome| match outcome {
+    let each = outcomes.into_iter().enumerate().map(|(index, outcome)| match outcome {
         Ok(stored) => Ok(Py::new(py, Published::from(stored))?.into_any()),
-        Err(error) => Ok(errors::from_core(&error).into_value(py).into_any()),
+        Err(error) => Ok(errors::of_message(index, &error).into_value(py).into_any()),
     });
     Ok(PyList::new(py, each.collect::<PyResult<Vec<Py<PyAny>>>>()?)?.unbind())
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import nats_bridge
-from server import NatsServer
+from server import NatsServer, eventually
 
 
 def test_nobody_at_the_address_is_unreachable_and_temporary() -> None:
@@ -119,3 +119,20 @@ def test_a_wrong_stream_is_refused_and_names_the_option(server: NatsServer) -> N
             bridge.ensure_stream("ORDERS", unbounded=True, retention="work_queue")
         with pytest.raises(nats_bridge.NotFound):
             bridge.ensure_consumer("NOT_THERE", "billing")
+
+
+def test_objects_say_what_they_are_and_no_secret(server: NatsServer, tmp_path: Path) -> None:
+    bridge = nats_bridge.connect(server.url)
+    bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+    assert repr(bridge).startswith("<nats_bridge.Bridge connected server=2.")
+    consumer = bridge.consume("ORDERS", "billing")
+    assert repr(consumer) == "<nats_bridge.Consumer ORDERS/billing running held=0>"
+    assert repr(bridge.dead_letters("ORDERS_DLQ")) == "<nats_bridge.DeadLetters ORDERS_DLQ>"
+    with nats_bridge.open_outbox(tmp_path / "outbox") as outbox:
+        assert repr(outbox).startswith("<nats_bridge.Outbox waiting=0 refused=0 bytes=")
+    bridge.close()
+    eventually(lambda: repr(bridge).startswith("<nats_bridge.Bridge closed "), "it says so")
+    listener = nats_bridge.AmqpListener(nats=server.url, users={"app": "secret"})
+    assert repr(listener) == "<nats_bridge.AmqpListener new>"
+    with listener:
+        assert repr(listener).startswith("<nats_bridge.AmqpListener running 127.0.0.1:") and "secret" not in repr(listener)

@@ -2,6 +2,7 @@ import gc
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -214,3 +215,32 @@ def test_deliveries_go_on_after_the_server_was_away(server: NatsServer) -> None:
             delivery = some(deliveries.next(15_000))
             assert delivery.payload == b"order 2"
             delivery.ack()
+
+
+def test_after_close_every_next_says_closed(server: NatsServer) -> None:
+    bridge = nats_bridge.connect(server.url)
+    bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+    consumer = bridge.consume("ORDERS", "billing")
+    bridge.close()
+    for _ in range(3):
+        with pytest.raises(nats_bridge.Closed):
+            consumer.next(10_000)
+
+
+def test_the_dead_letter_stream_takes_the_room_that_it_is_given_and_names_it_where_there_is_none(tmp_path: Path) -> None:
+    config = tmp_path / "server.conf"
+    config.write_text("jetstream { max_file_store: 200MB, max_memory_store: 64MB }")
+    with NatsServer("--config", str(config)) as small, nats_bridge.connect(small.url) as bridge:
+        bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+        with pytest.raises(nats_bridge.Rejected) as refused:
+            bridge.consume("ORDERS", "billing")
+        context = refused.value.context
+        assert (context["stream"], context["max_bytes"]) == ("ORDERS_DLQ", str(1 << 30))
+        assert context["field"] == "dead_letter_max_bytes" and "dead_letter_max_bytes" in str(refused.value)
+        with bridge.consume("ORDERS", "billing", dead_letter_max_bytes=10_000_000) as consumer:
+            assert consumer.state == "running"
+        for wrong in (0, -1):
+            with pytest.raises(nats_bridge.InvalidConfig, match="dead_letter_max_bytes"):
+                bridge.consume("ORDERS", "billing", dead_letter_max_bytes=wrong)
+        with pytest.raises(nats_bridge.InvalidConfig, match="dead_letter_max_bytes"):
+            bridge.consume("ORDERS", "billing", dead_letter_max_bytes=1, dead_letter_stream="OTHER")

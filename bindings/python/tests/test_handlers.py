@@ -317,3 +317,49 @@ def test_ctrl_c_waits_for_the_handlers_that_run(server: NatsServer) -> None:
     assert out == "handled\n"
     assert "KeyboardInterrupt" in errors
     assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_sys_exit_in_a_handler_ends_the_run_and_is_no_failure_of_the_message(
+    server: NatsServer, concurrency: int, keyed: bool
+) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        orders(bridge, 1)
+        # A failed message would be away for this long.
+        retry: RetryPolicy = {"attempts": 3, "first_pause_ms": 600_000, "jitter": False}
+        consumer = bridge.consume("ORDERS", "billing", retry=retry)
+        with pytest.raises(SystemExit) as left:
+            consumer.run(lambda _: sys.exit("enough"), concurrency=concurrency, key=customer if keyed else None)
+        assert left.value.code == "enough"
+        with bridge.consume("ORDERS", "billing", retry=retry) as again:
+            delivery = again.next(10_000)
+            assert delivery is not None and delivery.payload == b"0"
+            delivery.ack(confirmed=True)
+        assert bridge.dead_letters("ORDERS_DLQ").count() == 0
+
+
+EXITS = """
+import asyncio, sys
+from nats_bridge import aio
+async def handle(message):
+    sys.exit(7)
+async def main():
+    async with aio.connect(sys.argv[1]) as bridge:
+        await bridge.consume("ORDERS", "billing", retry={"first_pause_ms": 600_000}).run(handle, concurrency=4)
+asyncio.run(main())
+"""
+
+
+def test_sys_exit_in_a_coroutine_ends_the_program_and_is_no_failure_of_the_message(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        orders(bridge, 1)
+        ran = subprocess.run(
+            [sys.executable, "-c", EXITS, server.url], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert ran.returncode == 7, ran
+        with bridge.consume("ORDERS", "billing", ack_wait_ms=1_000) as again:
+            delivery = again.next(40_000)
+            assert delivery is not None
+            delivery.ack()
+        assert bridge.dead_letters("ORDERS_DLQ").count() == 0

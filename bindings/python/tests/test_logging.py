@@ -129,3 +129,24 @@ def test_what_a_handler_raises_is_shown_and_the_rest_is_logged(server: NatsServe
     assert code == 0, errors
     assert "ValueError: stream ONE" in errors
     assert "ValueError: stream TWO" in errors
+
+
+CLOSES = """
+logging.getLogger("nats_bridge").setLevel(logging.DEBUG)
+with nats_bridge.connect(sys.argv[1]) as bridge:
+    bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+    consumer = bridge.consume("ORDERS", "billing")
+    print("STATE", consumer.state)
+try:
+    consumer.next(10_000)
+except nats_bridge.Closed:
+    print("CLOSED")
+"""
+
+
+def test_a_connection_that_is_closed_on_purpose_is_no_error_of_its_consumers(server: NatsServer) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", HEAD + CLOSES, server.url], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ran.returncode == 0 and "STATE running" in ran.stdout and "CLOSED" in ran.stdout, ran
+    assert not [line for line in ran.stdout.splitlines() if line.startswith(("ERROR", "WARNING"))], ran.stdout

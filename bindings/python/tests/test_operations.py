@@ -246,3 +246,12 @@ async def test_schemas_in_asyncio(server: NatsServer) -> None:
         await schemas.set_compatibility("order", "FULL")
         assert (await schemas.get("order", 1)).compatibility == "FULL"
         assert await schemas.names() == ["order"]
+
+
+def test_a_stream_that_stores_no_dead_letters_is_refused_by_name(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+        bridge.publish("orders.new", b"one")
+        with pytest.raises(nats_bridge.InvalidConfig, match="no dead letters") as refused:
+            bridge.dead_letters("ORDERS").count()
+        assert refused.value.context["stream"] == "ORDERS"

@@ -105,3 +105,15 @@ async def test_an_outbox_with_asyncio(server: NatsServer, tmp_path: Path) -> Non
             await outbox.discard(full.number)
         await bridge.ensure_stream("ORDERS", subjects=["orders.>"], max_messages=2, unbounded=True, discard="new")
         await outbox.drain(20_000)
+
+
+def test_an_outbox_that_is_closed_already_is_closed(tmp_path: Path) -> None:
+    outbox = nats_bridge.open_outbox(tmp_path / "outbox")
+    outbox.put("orders.new", b"one")
+    with pytest.raises(nats_bridge.Timeout):
+        outbox.close(100)
+    outbox.close(100)
+    with nats_bridge.open_outbox(tmp_path / "outbox") as again:
+        assert again.status().waiting == 1
+        with pytest.raises(nats_bridge.Timeout):
+            again.close(100)

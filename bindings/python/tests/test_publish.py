@@ -183,3 +183,13 @@ def test_a_payload_arrives_as_it_was_when_it_was_published(server: NatsServer) -
                 assert delivery is not None
                 assert delivery.payload == payload
                 delivery.ack()
+
+
+def test_what_is_wrong_with_one_of_many_is_said_with_its_place(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+        outcomes = bridge.publish_many([("orders.new", b"one"), ("or ders", b"two")])
+        assert isinstance(outcomes[1], nats_bridge.InvalidMessage), outcomes
+        assert outcomes[1].context["index"] == "1" and str(outcomes[1]).startswith("messages[1]: ")
+        with pytest.raises(TypeError, match=r"messages\[1\].*payload"):
+            bridge.publish_many([("orders.new", b"one"), ("orders.new", 7)])  # pyright: ignore[reportArgumentType]

@@ -17,7 +17,7 @@ import pika
 import pytest
 
 import nats_bridge
-from nats_bridge import Sidecar, aio
+from nats_bridge import Sidecar, SidecarOptions, aio
 from rabbit import RabbitMq
 from server import WORKSPACE, NatsServer, eventually
 
@@ -353,7 +353,8 @@ def test_several_sidecars_share_an_account_and_another_one_leads_when_the_first_
 
 def test_who_does_not_share_is_a_conflict_and_options_of_sharing_need_it(server: NatsServer, rabbit: RabbitMq) -> None:
     vhost = rabbit.fresh_vhost()
-    for option in ({"advertise": "host"}, {"http": "127.0.0.1:0"}, {"http_token": "secret"}):
+    options: list[SidecarOptions] = [{"advertise": "host"}, {"http": "127.0.0.1:0"}, {"http_token": "secret"}]
+    for option in options:
         with pytest.raises(nats_bridge.InvalidConfig) as wrong:
             Sidecar(rabbit=vhost, nats=server.url, **option).start()
         assert wrong.value.context["field"] in option

@@ -90,6 +90,11 @@ impl Bridge {
     }
 }
 
+/// Whether the server has not as much storage as was asked for.
+fn no_room(error: &Error) -> bool {
+    error.context().iter().any(|(key, _)| *key == "max_bytes")
+}
+
 async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<()> {
     let js = bridge.jetstream();
     if let Some(name) = &config.dead_letter_stream {
@@ -105,7 +110,12 @@ async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<
     // The first that is made, for where there is no such stream nothing else is to be.
     ensure_consumer(js, &spec).await?;
     if config.dead_letter_stream.is_none() {
-        make_stream_if_absent(js, &StreamSpec::dead_letters_of(&config.stream)).await?;
+        let of = StreamSpec::dead_letters_of(&config.stream);
+        let spec = StreamSpec { max_bytes: config.dead_letter_max_bytes.or(of.max_bytes), ..of };
+        make_stream_if_absent(js, &spec).await.map_err(|error| match no_room(&error) {
+            true => error.with("field", "dead_letter_max_bytes"),
+            false => error,
+        })?;
     }
     if config.advisories {
         net::prepare(bridge, config).await?;
@@ -120,7 +130,7 @@ impl Consumer {
     ///
     /// # Errors
     /// `NotFound`: the stream or consumer was deleted. `Closed`: the connection was closed. After an error, and after
-    /// none, there is nothing more.
+    /// none, there is nothing more: whoever asks again is told the same.
     ///
     /// # Cancel safety
     /// Cancel safe: no delivery is lost.
@@ -132,7 +142,9 @@ impl Consumer {
             {
                 let mut inner = self.shared.lock();
                 if let Some(ended) = &mut inner.ended {
-                    return std::mem::replace(ended, Ok(())).map(|()| None);
+                    // Whoever asks again is told the same.
+                    let again = ended.as_ref().map(|()| ()).map_err(Error::repeated);
+                    return std::mem::replace(ended, again).map(|()| None);
                 }
             }
             let notified = self.shared.arrived.notified();
@@ -182,10 +194,20 @@ impl Consumer {
     ///
     /// # Cancel safety
     /// Dropping the future ends running handlers where they are; their deliveries count as dropped.
-    pub async fn run<H, F>(mut self, concurrency: usize, handler: H) -> Result<()>
+    pub async fn run<H, F>(self, concurrency: usize, handler: H) -> Result<()>
     where
         H: Fn(Received) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.work(concurrency, handler).await
+    }
+
+    /// As [`Consumer::run`], for a handler that may also give back what it did not handle.
+    pub(super) async fn work<H, F, E>(mut self, concurrency: usize, handler: H) -> Result<()>
+    where
+        H: Fn(Received) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<NotDone> + Send + 'static,
     {
         let handler = Arc::new(handler);
         let mut running = JoinSet::new();
@@ -217,14 +239,30 @@ impl Consumer {
     }
 }
 
-async fn handle<H, F>(handler: &H, delivery: Delivery)
+/// Why a handler did not do its work.
+#[derive(Debug)]
+pub(super) enum NotDone {
+    Failed(Failure),
+    /// It was not tried to the end.
+    GivenBack,
+}
+
+impl From<Failure> for NotDone {
+    fn from(failure: Failure) -> Self {
+        NotDone::Failed(failure)
+    }
+}
+
+async fn handle<H, F, E>(handler: &H, delivery: Delivery)
 where
     H: Fn(Received) -> F,
-    F: Future<Output = Result<(), Failure>>,
+    F: Future<Output = Result<(), E>>,
+    E: Into<NotDone>,
 {
     let settled = match outcome(handler, delivery.received()).await {
         Ok(()) => delivery.ack().await,
-        Err(failure) => delivery.retry(failure).await,
+        Err(NotDone::Failed(failure)) => delivery.retry(failure).await,
+        Err(NotDone::GivenBack) => return delivery.give_back().await,
     };
     if let Err(error) = settled {
         tracing::warn!(%error, "a delivery could not be settled");
@@ -232,16 +270,17 @@ where
 }
 
 /// Runs a handler over one message; a panic is a failure of class `panic`.
-pub(super) async fn outcome<H, F>(handler: &H, received: Received) -> Result<(), Failure>
+pub(super) async fn outcome<H, F, E>(handler: &H, received: Received) -> Result<(), NotDone>
 where
     H: Fn(Received) -> F,
-    F: Future<Output = Result<(), Failure>>,
+    F: Future<Output = Result<(), E>>,
+    E: Into<NotDone>,
 {
-    let work = std::panic::AssertUnwindSafe(async move { handler(received).await });
+    let work = std::panic::AssertUnwindSafe(async move { handler(received).await.map_err(Into::into) });
     work.catch_unwind().await.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(Failure::of("panic", text))
+        Err(NotDone::Failed(Failure::of("panic", text)))
     })
 }
 

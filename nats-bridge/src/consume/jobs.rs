@@ -5,7 +5,7 @@ use std::future::Future;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::consumer::{Consumer, ConsumerHandle};
+use super::consumer::{Consumer, ConsumerHandle, NotDone};
 use super::delivery::Received;
 use crate::dead_letter::Failure;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,13 +51,18 @@ pub enum Job {
 
 /// What is to be said about one message. Dropped without a word, the message counts as failed (class `dropped`).
 #[derive(Debug)]
-pub struct Answer<T>(oneshot::Sender<Result<T, Failure>>);
+pub struct Answer<T>(oneshot::Sender<Result<T, NotDone>>);
 
 impl<T> Answer<T> {
     /// Gives the answer: a failure follows the retry policy.
     pub fn give(self, answer: Result<T, Failure>) {
         // Nobody waits for it when the runtime is shutting down.
-        let _ = self.0.send(answer);
+        let _ = self.0.send(answer.map_err(NotDone::Failed));
+    }
+
+    /// Nobody handled it, and nobody will here: it goes back to the server, and that is no failure.
+    pub fn give_back(self) {
+        let _ = self.0.send(Err(NotDone::GivenBack));
     }
 }
 
@@ -78,7 +83,7 @@ impl Consumer {
             }
             false => {
                 drop(asks);
-                tokio::spawn(self.run(concurrency, handler))
+                tokio::spawn(self.work(concurrency, handler))
             }
         };
         Jobs { work, run: Some(run), handle }
@@ -89,13 +94,14 @@ fn asked<T>(
     asks: mpsc::Sender<Job>,
     received: Received,
     job: impl FnOnce(Received, Answer<T>) -> Job,
-) -> impl Future<Output = Result<T, Failure>> {
+) -> impl Future<Output = Result<T, NotDone>> {
     let (answer, answered) = oneshot::channel();
     let job = job(received, Answer(answer));
     async move {
         // Sent or not, whoever has the job tells, or drops it.
         let _ = asks.send(job).await;
-        answered.await.unwrap_or_else(|_| Err(Failure::of("dropped", "nobody said what became of it")))
+        let nobody = |_| Err(NotDone::Failed(Failure::of("dropped", "nobody said what became of it")));
+        answered.await.unwrap_or_else(nobody)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::consumer::{Consumer, outcome};
+use super::consumer::{Consumer, NotDone, outcome};
 use super::delivery::{Delivery, Received};
 use crate::dead_letter::{Failure, Reason};
 use crate::error::Result;
@@ -42,17 +42,18 @@ impl Consumer {
         H: Fn(Received) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        self.in_lanes(concurrency, move |received| std::future::ready(Ok(key(&received))), handler).await
+        self.in_lanes(concurrency, move |received| std::future::ready(Ok::<_, Failure>(key(&received))), handler).await
     }
 
     /// As [`Consumer::run_keyed`], with keys that are waited for, one after the other. A message whose key cannot be told
     /// follows the retry policy outside of all lanes.
-    pub(super) async fn in_lanes<K, T, H, F>(mut self, concurrency: usize, key: K, handler: H) -> Result<()>
+    pub(super) async fn in_lanes<K, T, H, F, E>(mut self, concurrency: usize, key: K, handler: H) -> Result<()>
     where
         K: Fn(Received) -> T,
-        T: Future<Output = Result<String, Failure>>,
+        T: Future<Output = Result<String, E>>,
         H: Fn(Received) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<(), Failure>> + Send + 'static,
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<NotDone> + Send + 'static,
     {
         let (lanes, handler) = (Arc::new(Lanes::default()), Arc::new(handler));
         let turns = Arc::new(Semaphore::new(concurrency.max(1)));
@@ -71,8 +72,9 @@ impl Consumer {
             delivery.wait();
             let key = match key(delivery.received()).await {
                 Ok(key) => key,
-                Err(failure) => {
-                    running.spawn(async move { failed(delivery, failure).await });
+                Err(not_done) => {
+                    let not_done = not_done.into();
+                    running.spawn(async move { without_key(delivery, not_done).await });
                     continue;
                 }
             };
@@ -132,17 +134,19 @@ impl Lanes {
     }
 }
 
-async fn failed(delivery: Delivery, failure: Failure) {
+async fn without_key(delivery: Delivery, not_done: NotDone) {
+    let NotDone::Failed(failure) = not_done else { return delivery.give_back().await };
     if let Err(error) = delivery.retry(failure).await {
         tracing::warn!(%error, "a delivery could not be settled");
     }
 }
 
-// Handles one message until it is settled. False: the consumer is drained and it was given back.
-async fn in_turn<H, F>(turns: &Semaphore, handler: &H, mut delivery: Delivery) -> bool
+// Handles one message until it is settled. False: it was given back, as the consumer is drained or its handler has ended.
+async fn in_turn<H, F, E>(turns: &Semaphore, handler: &H, mut delivery: Delivery) -> bool
 where
     H: Fn(Received) -> F,
-    F: Future<Output = Result<(), Failure>>,
+    F: Future<Output = Result<(), E>>,
+    E: Into<NotDone>,
 {
     loop {
         let failure = {
@@ -159,10 +163,18 @@ where
             delivery.start(Instant::now());
             outcome(handler, delivery.received()).await
         };
+        let failure = match failure {
+            Ok(()) => None,
+            Err(NotDone::Failed(failure)) => Some(failure),
+            Err(NotDone::GivenBack) => {
+                delivery.give_back().await;
+                return false;
+            }
+        };
         let settled = match failure {
-            Ok(()) => delivery.ack().await,
-            Err(failure) if failure.give_up.is_some() => delivery.retry(failure).await,
-            Err(failure) => match delivery.failed_here(failure.clone(), SystemTime::now()) {
+            None => delivery.ack().await,
+            Some(failure) if failure.give_up.is_some() => delivery.retry(failure).await,
+            Some(failure) => match delivery.failed_here(failure.clone(), SystemTime::now()) {
                 Next::After(pause) => {
                     delivery.wait();
                     if !delivery.pause(pause).await {

@@ -90,6 +90,9 @@ pub struct ConsumeConfig {
     /// Where messages go that are given up; default `{stream}_DLQ`, which is made if it does not exist. Another one must
     /// exist and take `dlq.{stream}.{consumer}`.
     pub dead_letter_stream: Option<String>,
+    /// The most bytes that `{stream}_DLQ` may hold when this makes it, which the server sets aside at once; default 1 GiB. One that exists
+    /// stays as it is. Not together with [`dead_letter_stream`](ConsumeConfig::dead_letter_stream).
+    pub dead_letter_max_bytes: Option<u64>,
     /// Keeps the server's advisories about the stream in `{stream}_ADVISORIES`, which is made if it does not exist, and makes
     /// dead letters (reason `max_deliver`) of messages that the server itself gave up; default true.
     pub advisories: bool,
@@ -158,6 +161,7 @@ impl ConsumeConfig {
             max_messages: 256,
             max_bytes: 16 * 1024 * 1024,
             dead_letter_stream: None,
+            dead_letter_max_bytes: None,
             advisories: true,
             stalled_after: Duration::from_secs(30),
             heartbeat: Duration::from_secs(5),
@@ -191,6 +195,10 @@ impl ConsumeConfig {
             c if c.ack_wait < Duration::from_millis(100) => wrong("ack_wait", "it is at least 100 ms"),
             c if c.heartbeat < Duration::from_millis(100) || c.heartbeat > Duration::from_secs(15) => {
                 wrong("heartbeat", "it is 100 ms to 15 s")
+            }
+            c if c.dead_letter_max_bytes == Some(0) => wrong("dead_letter_max_bytes", "it is at least 1"),
+            c if c.dead_letter_max_bytes.is_some() && c.dead_letter_stream.is_some() => {
+                wrong("dead_letter_max_bytes", "a `dead_letter_stream` that is named exists, with a limit of its own")
             }
             c if c.max_run.is_zero() => wrong("max_run", "it is above 0"),
             c if c.stalled_after.is_zero() => wrong("stalled_after", "it is above 0"),

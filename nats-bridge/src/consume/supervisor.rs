@@ -91,7 +91,11 @@ impl Supervisor {
         let state = match &ended {
             Ok(()) => ConsumerState::Stopped,
             Err(error) => {
-                tracing::error!(%error, "a consumer ended");
+                match error.kind() {
+                    // Whoever closes the connection means it.
+                    ErrorKind::Closed => tracing::debug!(%error, "a consumer ended with its connection"),
+                    _ => tracing::error!(%error, "a consumer ended"),
+                }
                 ConsumerState::Failed { why: error.to_string() }
             }
         };

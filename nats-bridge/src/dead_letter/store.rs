@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
+
 use super::kept::{Filter, Group, GroupBy, Letter};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,13 +38,27 @@ impl Bridge {
     /// The dead letters in this stream, such as `ORDERS_DLQ`.
     ///
     /// # Errors
-    /// `Config`: no stream can have that name. `NotFound`: there is no such stream.
+    /// `Config`: no stream can have that name, or it is a stream that stores no dead letters: none of its subjects begins with `dlq.`, or with
+    /// `parked.` as those that were set aside. `NotFound`: there is no such stream.
     pub async fn dead_letters(&self, stream: impl Into<String>) -> Result<DeadLetters> {
         let name = stream.into();
         check_name("stream", &name)?;
-        crate::api::ask(self.jetstream(), format!("STREAM.INFO.{name}")).await?;
+        let info = crate::api::ask(self.jetstream(), format!("STREAM.INFO.{name}")).await?;
+        if !keeps_letters(&info["config"]) {
+            let why = "it stores no dead letters: none of its subjects begins with `dlq.`; those of stream NAME are in NAME_DLQ";
+            return Err(Error::setting("stream", why).within("stream", &name));
+        }
         Ok(DeadLetters { bridge: self.clone(), name })
     }
+}
+
+/// Whether dead letters may be in a stream of this configuration: by its subjects, or because it takes what other streams have.
+fn keeps_letters(config: &Value) -> bool {
+    let first_word =
+        |subject: &Value| subject.as_str().and_then(|subject| subject.split('.').next().map(str::to_owned));
+    let takes = |subject| first_word(subject).is_some_and(|word| matches!(&*word, "dlq" | "parked" | "*" | ">"));
+    let copies = ["mirror", "sources"].iter().any(|from| !config[*from].is_null());
+    copies || config["subjects"].as_array().is_some_and(|subjects| subjects.iter().any(takes))
 }
 
 impl DeadLetters {

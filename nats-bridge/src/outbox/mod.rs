@@ -357,14 +357,20 @@ impl Outbox {
         }
     }
 
-    /// Takes nothing more, waits until nothing waits or `budget` is over, and closes the file. Closing twice is fine.
+    /// Takes nothing more, waits until nothing waits or `budget` is over, and closes the file. Whoever closes it again waits at most as
+    /// long until it is closed, and is told nothing.
     ///
     /// # Errors
     /// `Timeout`: something waits still; it is in the file, and goes when that is opened and started again.
     pub async fn close(&self, budget: Duration) -> Result<()> {
+        let again = self.inner.closed.is_cancelled();
         self.inner.closed.cancel();
+        if again {
+            let _ = tokio::time::timeout(budget, self.inner.commands.closed()).await;
+        }
         let running = self.inner.replay.lock().unwrap_or_else(PoisonError::into_inner).take();
         let drained = match &running {
+            _ if again => Ok(()),
             Some(_) => self.drain(budget).await,
             None if self.status().waiting == 0 => Ok(()),
             None => Err(Error::new(ErrorKind::Timeout).with("waiting", self.status().waiting)),

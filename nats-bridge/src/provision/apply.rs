@@ -212,7 +212,23 @@ async fn make(
         Some(Action::Update(_)) => "UPDATE",
     };
     tracing::info!(object, verb, "provisioning");
-    call(js, format!("STREAM.{verb}.{stream}"), Some(&merged(found.is, should))).await.map(drop)
+    let asked = should.get("max_bytes").cloned();
+    let made = call(js, format!("STREAM.{verb}.{stream}"), Some(&merged(found.is, should))).await;
+    made.map(drop).map_err(|error| match asked {
+        Some(bytes) if is_no_room(&error) => {
+            let fix =
+                "the server sets all of `max_bytes` aside at once: ask for less, or give JetStream or the account more";
+            error.with("stream", stream).with("max_bytes", bytes).with("fix", fix)
+        }
+        _ => error,
+    })
+}
+
+/// Codes from the server's `errors.json`: 10002 the account's limits, 10023 the server's, 10028 its memory, 10047 its
+/// storage.
+fn is_no_room(error: &Error) -> bool {
+    let code = error.context().iter().find(|(key, _)| *key == "err_code").map(|(_, code)| code.as_str());
+    matches!(code, Some("10002" | "10023" | "10028" | "10047"))
 }
 
 pub(crate) async fn ensure_consumer(js: &jetstream::Context, spec: &ConsumerSpec) -> Result<()> {

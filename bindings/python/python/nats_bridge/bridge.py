@@ -9,7 +9,7 @@ from ._native import Bridge as NativeBridge
 from ._native import Published
 from .consumer import Consumer
 from .dead_letters import DeadLetters
-from .errors import Error
+from .errors import Error, described
 from .health import HealthCheck, Stats, read_stats, required
 from .ledger import Ledger
 from .manifest import Plan, read_plan
@@ -65,6 +65,12 @@ def server_list(servers: str | Sequence[str]) -> list[str]:
         raise TypeError(f"servers: a URL, several separated by commas, or a list of URLs, not {kind}") from None
 
 
+def connection(stats: Stats) -> str:
+    """A connection in a few words."""
+    state = "closed" if stats.closed else "connected" if stats.connected else "not connected"
+    return f"{state} server={stats.server_version} outstanding={stats.outstanding}"
+
+
 class Bridge:
     """A connection to NATS with JetStream. Threads may share it. It works in the process that made it, not after a fork."""
 
@@ -72,6 +78,9 @@ class Bridge:
 
     def __init__(self, native: NativeBridge) -> None:
         self._native = native
+
+    def __repr__(self) -> str:
+        return described(self, "", lambda: connection(self.stats()))
 
     def publish(
         self,
@@ -132,7 +141,7 @@ class Bridge:
             NotFound: there is no such stream, or the dead-letter stream that was named.
             Conflict: the consumer exists and differs in what cannot be changed.
         """
-        return Consumer(self._native.consume(stream, name, options))
+        return Consumer(self._native.consume(stream, name, options), stream, name)
 
     def ensure_stream(self, name: str, **options: Unpack[StreamOptions]) -> None:
         """Makes a stream as it should be: creates it, changes it in place, or leaves it.

@@ -1,5 +1,6 @@
 """Consuming, for threads."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -7,7 +8,7 @@ from typing import Literal, Self
 
 from ._native import Consumer as NativeConsumer
 from ._native import Job, Jobs, Settled
-from .errors import Error
+from .errors import Error, described
 from .handling import Key, answer, tell_key
 from .received import Reason, Received, Why, failure
 
@@ -75,10 +76,14 @@ class Consumer:
     Leaving its ``with`` block drains it; an exception that leaves the block does not wait for the drain.
     """
 
-    __slots__ = ("_native",)
+    __slots__ = ("_native", "_of")
 
-    def __init__(self, native: NativeConsumer) -> None:
+    def __init__(self, native: NativeConsumer, stream: str, name: str) -> None:
         self._native = native
+        self._of = f"{stream}/{name}"
+
+    def __repr__(self) -> str:
+        return described(self, self._of, lambda: f"{self.state} held={self.held}")
 
     def next(self, timeout_ms: int | None = None) -> Delivery | None:
         """Waits for the next delivery; ``None`` when none came within ``timeout_ms``, or when the consumer was drained.
@@ -110,7 +115,8 @@ class Consumer:
             consumer.run(handle, concurrency=8, key=lambda message: message.subject)
 
         ``key`` is called in the thread that calls. Ctrl-C drains: handlers that run are waited for, then ``KeyboardInterrupt`` is
-        raised.
+        raised. A handler that raises what is no ``Exception``, as ``sys.exit`` does, ends the run as well: its message is given back, which is no
+        failure, handlers that run are waited for, then it is raised here.
 
         Raises:
             InvalidConfig: ``concurrency`` is out of range, or something else takes this consumer's deliveries.
@@ -118,19 +124,21 @@ class Consumer:
             Closed: the connection was closed.
         """
         jobs = self._native.jobs(concurrency, key is not None)
+        ends = _Ends(self._native)
         try:
             if concurrency == 1:
-                _work(jobs, key, lambda job: _handle(job, handler))
+                _work(jobs, key, ends, lambda job: _handle(job, handler, ends))
             else:
                 with ThreadPoolExecutor(concurrency, thread_name_prefix="nats-bridge-handler") as threads:
                     try:
-                        _work(jobs, key, lambda job: threads.submit(_handle, job, handler))
+                        _work(jobs, key, ends, lambda job: threads.submit(_handle, job, handler, ends))
                     except BaseException:
                         # Before the threads are waited for.
                         self._native.begin_to_drain()
                         raise
         finally:
             self._native.begin_to_drain()
+        ends.out()
 
     def begin_to_drain(self) -> None:
         """Stops pulling and gives back what was not handed out, as `drain`, without waiting. Handlers and signal handlers may call it."""
@@ -172,21 +180,51 @@ class Consumer:
                 raise
 
 
-def _work(jobs: Jobs, key: Key | None, handle: Callable[[Job], object]) -> None:
+class _Ends:
+    """What ends a run from within a handler: the first exception that is no `Exception`."""
+
+    __slots__ = ("_lock", "_native", "_raised")
+
+    def __init__(self, native: NativeConsumer) -> None:
+        self._native = native
+        self._lock = threading.Lock()
+        self._raised: BaseException | None = None
+
+    def by(self, raised: BaseException) -> None:
+        with self._lock:
+            self._raised = self._raised or raised
+        self._native.begin_to_drain()
+
+    @property
+    def now(self) -> bool:
+        return self._raised is not None
+
+    def out(self) -> None:
+        if self._raised is not None:
+            raise self._raised
+
+
+def _work(jobs: Jobs, key: Key | None, ends: _Ends, handle: Callable[[Job], object]) -> None:
     while (job := jobs.next()) is not None:
-        if job.wants_key and key is not None:
+        if ends.now:
+            job.give_back()
+        elif job.wants_key and key is not None:
             tell_key(job, key)
         else:
             handle(job)
 
 
-def _handle(job: Job, handler: Callable[[Received], object]) -> None:
+def _handle(job: Job, handler: Callable[[Received], object], ends: _Ends) -> None:
+    if ends.now:
+        job.give_back()
+        return
     try:
         handler(Received(job.message))
     except Exception as error:
         answer(job, error)
-    except BaseException as error:
-        answer(job, error)
-        raise
+    except BaseException as raised:
+        # First, so that it is not handed out here again.
+        ends.by(raised)
+        job.give_back()
     else:
         job.done()

@@ -637,7 +637,7 @@ def read_adopted(answer: str) -> Adopted:
 
 
 def _rehearsal(given: dict[str, Any]) -> Rehearsal:
-    queues = [RehearsedQueue(**{**queue, "paused_ms": tuple(queue["paused_ms"])}) for queue in given.pop("queues")]
+    queues = [RehearsedQueue(paused_ms=tuple(queue.pop("paused_ms")), **queue) for queue in given.pop("queues")]
     twice = ("settled_ms", "differences", "compared", "connections")
     return Rehearsal(queues=queues, **{name: tuple(given.pop(name)) for name in twice}, **given)
 

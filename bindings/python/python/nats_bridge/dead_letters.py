@@ -8,6 +8,7 @@ from os import PathLike, fspath
 from typing import Literal, TypeAlias, Unpack
 
 from ._native import Bridge as NativeBridge
+from .errors import described
 from .options import DeadLetterFilter
 
 __all__ = ["DeadLetter", "DeadLetterGroup", "DeadLetters", "GroupBy", "Imported", "Redriven", "Groups", "Letters", "call", "read_groups", "read_letters"]
@@ -118,6 +119,9 @@ class DeadLetters:
         self._native = native
         self._stream = stream
         self._native.ask("dead_letters.open", call(stream, {}))
+
+    def __repr__(self) -> str:
+        return described(self, self._stream, lambda: "")
 
     def count(self) -> int:
         """How many letters lie in the stream."""

@@ -1,6 +1,6 @@
 """Why a call failed, and whether the message may have landed anyway."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
@@ -183,3 +183,13 @@ def build(code: str, landed: Landed, is_temporary: bool, text: str, context: Map
     """The exception for an error of the core; a code that is new to this file gives the base class."""
     made = Error._classes.get(code, Error)  # pyright: ignore[reportPrivateUsage]
     return made(text, code=code, landed=landed, is_temporary=is_temporary, context=context)
+
+
+def described(of: object, name: str, state: Callable[[], str]) -> str:
+    """What ``repr`` says of an object of the core: never an exception, and nothing secret."""
+    try:
+        now = state()
+    except Error as error:
+        now = error.code
+    package = "nats_bridge.aio" if ".aio." in type(of).__module__ else "nats_bridge"
+    return f"<{' '.join(part for part in (f'{package}.{type(of).__name__}', name, now) if part)}>"

@@ -30,6 +30,9 @@ def tell_key(job: Job, key: Key) -> None:
         job.key(key(Received(job.message)))
     except Exception as error:
         answer(job, error)
+    except BaseException:
+        job.give_back()
+        raise
 
 
 def answer(job: Job, error: BaseException) -> None:

@@ -6,7 +6,7 @@ from typing import Literal, Self, Unpack
 
 from ._native import AmqpListener as NativeListener
 from .bridge import server_list
-from .errors import Closed, Conflict
+from .errors import Closed, Conflict, described
 from .options import AmqpListenerOptions
 
 __all__ = ["AmqpListener", "ListenerState", "STOP_BUDGET_MS"]
@@ -28,6 +28,15 @@ class ListenerFacts:
         self._servers = server_list(nats)
         self._options = options
         self._native: NativeListener | None = None
+
+    def __repr__(self) -> str:
+        def here() -> str:
+            if self._native is None:
+                return "new"
+            host, port = self._native.address
+            return f"{self.state} {host}:{port} connections={self._native.connections}"
+
+        return described(self, "", here)
 
     @property
     def url(self) -> str:

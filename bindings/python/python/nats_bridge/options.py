@@ -94,7 +94,8 @@ class ConnectOptions(TypedDict, total=False):
 
 
 class AmqpListenerOptions(TypedDict, total=False):
-    """What an AMQP listener serves, and where."""
+    """What an AMQP listener serves, and where. Messages have to fit the ``max_payload`` of nats-server, of which 256 KiB are kept for headers: by default
+    bodies of up to 786 432 bytes."""
 
     listen: str | None
     """``HOST:PORT`` for AMQP clients; default ``127.0.0.1:0``, a free port."""

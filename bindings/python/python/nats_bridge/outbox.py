@@ -11,7 +11,7 @@ from typing import Self, TypedDict, Unpack
 
 from ._native import Outbox as NativeOutbox
 from .bridge import CLOSE_BUDGET_MS, Bridge
-from .errors import Error, Landed
+from .errors import Error, Landed, described
 from .message import Message
 from .options import Buffer, Headers
 
@@ -156,6 +156,13 @@ class Outbox:
 
     def __init__(self, native: NativeOutbox) -> None:
         self._native = native
+
+    def __repr__(self) -> str:
+        def held() -> str:
+            status = self.status()
+            return f"waiting={status.waiting} refused={status.refused} bytes={status.bytes}"
+
+        return described(self, "", held)
 
     def start(self, bridge: Bridge) -> None:
         """Publishes what waits, and what is put from now on, over this connection.

@@ -7,9 +7,9 @@ from typing import Literal, Unpack
 
 from .._native import Bridge as NativeBridge
 from .._native import Published
-from ..bridge import CLOSE_BUDGET_MS, server_list, spec
+from ..bridge import CLOSE_BUDGET_MS, connection, server_list, spec
 from ..dead_letters import call
-from ..errors import Error
+from ..errors import Error, described
 from ..health import Stats, read_stats, required
 from ..manifest import Plan, read_plan
 from ..message import Message
@@ -76,6 +76,9 @@ class Bridge:
     def __init__(self, native: NativeBridge, mailbox: Mailbox) -> None:
         self._native = native
         self._mailbox = mailbox
+
+    def __repr__(self) -> str:
+        return described(self, "", lambda: connection(self.stats()))
 
     async def publish(
         self,

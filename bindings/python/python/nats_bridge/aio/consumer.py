@@ -10,7 +10,7 @@ from .._native import Consumer as NativeConsumer
 from .._native import Delivery as NativeDelivery
 from .._native import Job, Settled, Waiting
 from ..consumer import DRAIN_BUDGET_MS, ConsumerState
-from ..errors import Error
+from ..errors import Error, described
 from ..handling import Key, answer, tell_key
 from ..options import ConsumeOptions
 from ..received import Reason, Received, Why, failure
@@ -56,12 +56,16 @@ class Consumer:
     Leaving its ``async with`` block drains it; an exception that leaves the block does not wait for the drain.
     """
 
-    __slots__ = ("_mailbox", "_native", "_turn")
+    __slots__ = ("_mailbox", "_native", "_of", "_turn")
 
-    def __init__(self, native: NativeConsumer, mailbox: Mailbox) -> None:
+    def __init__(self, native: NativeConsumer, mailbox: Mailbox, stream: str, name: str) -> None:
         self._native = native
         self._mailbox = mailbox
+        self._of = f"{stream}/{name}"
         self._turn = 0
+
+    def __repr__(self) -> str:
+        return described(self, self._of, lambda: f"{self.state} held={self.held}")
 
     async def next(self, timeout_ms: int | None = None) -> Delivery | None:
         """Waits for the next delivery; ``None`` when none came within ``timeout_ms``, or when the consumer was drained.
@@ -104,7 +108,7 @@ class Consumer:
                 if job.wants_key and key is not None:
                     tell_key(job, key)
                 else:
-                    task = asyncio.create_task(_handle(job, handler))
+                    task = asyncio.create_task(_handle(job, handler, self._native))
                     running.add(task)
                     task.add_done_callback(running.discard)
         finally:
@@ -169,7 +173,7 @@ class Consuming:
     async def _start(self) -> Consumer:
         if self._consumer is None:
             native = await self._mailbox.wait(self._bridge.consume_start, *self._arguments)
-            self._consumer = Consumer(native, self._mailbox)
+            self._consumer = Consumer(native, self._mailbox, *self._arguments[:2])
         return self._consumer
 
     async def run(
@@ -198,11 +202,18 @@ class Consuming:
         return await (await self._start()).__anext__()
 
 
-async def _handle(job: Job, handler: Callable[[Received], Awaitable[object] | None]) -> None:
+async def _handle(
+    job: Job, handler: Callable[[Received], Awaitable[object] | None], native: NativeConsumer
+) -> None:
     try:
         work = handler(Received(job.message))
         if work is not None:
             await work
+    except (SystemExit, KeyboardInterrupt):
+        # It ends the event loop, and with it the run: no failure of the message.
+        native.begin_to_drain()
+        job.give_back()
+        raise
     except Exception as error:
         answer(job, error)
     except BaseException as error:

@@ -16,6 +16,7 @@ from ..dead_letters import (
     read_groups,
     read_letters,
 )
+from ..errors import described
 from ..options import DeadLetterFilter
 from .mailbox import Mailbox
 
@@ -31,6 +32,9 @@ class DeadLetters:
         self._native = native
         self._mailbox = mailbox
         self._stream = stream
+
+    def __repr__(self) -> str:
+        return described(self, self._stream, lambda: "")
 
     async def _ask(self, verb: str, arguments: str) -> str:
         return await self._mailbox.wait(self._native.ask_start, f"dead_letters.{verb}", arguments)

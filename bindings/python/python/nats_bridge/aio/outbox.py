@@ -7,7 +7,7 @@ from typing import Unpack
 
 from .._native import Outbox as NativeOutbox
 from ..bridge import CLOSE_BUDGET_MS
-from ..errors import Error
+from ..errors import Error, described
 from ..message import Message
 from ..options import Buffer, Headers
 from ..outbox import OutboxOptions, OutboxStatus, Queued, Refused, arguments, queued, read_refused, read_status, settings
@@ -53,6 +53,13 @@ class Outbox:
     def __init__(self, native: NativeOutbox, mailbox: Mailbox) -> None:
         self._native = native
         self._mailbox = mailbox
+
+    def __repr__(self) -> str:
+        def held() -> str:
+            status = self.status()
+            return f"waiting={status.waiting} refused={status.refused} bytes={status.bytes}"
+
+        return described(self, "", held)
 
     async def start(self, bridge: Bridge) -> None:
         """Publishes over this connection from now on; see `nats_bridge.Outbox.start`."""
