@@ -44,6 +44,7 @@ impl Copies {
     /// # Errors
     /// What the side that keeps them said, or that it did not answer.
     pub async fn known(&self, queue: &QueueName) -> Result<Known, AmqpError> {
+        let _reading = self.reading.lock().await;
         let (answer, here) = oneshot::channel();
         let mut known = Known::default();
         if lock(&self.stores).contains_key(&queue.vhost) {

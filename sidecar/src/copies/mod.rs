@@ -138,6 +138,8 @@ pub struct Copies {
     /// Which late copies of messages without stamp are not settled, by queue.
     late: Mutex<HashMap<QueueName, backlog::Unsettled>>,
     any_late: AtomicBool,
+    /// Held while the copies of a queue are read: meanwhile another reader would find none there.
+    reading: tokio::sync::Mutex<()>,
     /// What is known of each queue's copies once its store has been let go of.
     ledgers: tokio::sync::Mutex<BTreeMap<QueueName, Ledger>>,
 }
@@ -160,6 +162,7 @@ impl Copies {
             ended: AtomicBool::new(false),
             late: Mutex::default(),
             any_late: AtomicBool::new(false),
+            reading: tokio::sync::Mutex::default(),
             ledgers: tokio::sync::Mutex::default(),
         }
     }
