@@ -30,6 +30,14 @@ pub(crate) async fn from(js: &jetstream::Context, stream: &str, sequence: u64) -
     read(js, stream, json!({ "seq": sequence, "next_by_subj": ">" })).await
 }
 
+/// The last message with a subject; `None` when there is none.
+///
+/// # Errors
+/// As [`at`].
+pub(crate) async fn last_of(js: &jetstream::Context, stream: &str, subject: &str) -> Result<Option<StreamMessage>> {
+    read(js, stream, json!({ "last_by_subj": subject })).await
+}
+
 async fn read(js: &jetstream::Context, stream: &str, request: Value) -> Result<Option<StreamMessage>> {
     let answer = match call(js, format!("STREAM.MSG.GET.{stream}"), Some(&request)).await {
         Ok(mut answer) => answer["message"].take(),

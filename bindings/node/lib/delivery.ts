@@ -84,7 +84,7 @@ export class Received {
     return this.page.header(this.at, name) ?? undefined;
   }
 
-  /** Which delivery of this message it is, from 1. Above 1 it may have been handled before. */
+  /** Which attempt at this message it is, from 1: what a consumer that was drained had fetched and given to no handler does not count. */
   get attempt(): number {
     return this.page.attempt(this.at);
   }

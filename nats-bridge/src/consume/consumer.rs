@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::active::Active;
+use super::begun::Kept;
 use super::credit::Credit;
 use super::delivery::{Delivery, Received};
 use super::held::Held;
@@ -66,6 +67,7 @@ impl Bridge {
             true => Some(self.unless_denied(Active::open(self, &config)).await?),
             false => None,
         };
+        let kept = Kept::new(self.clone(), letters.clone(), &config);
         let held = Held::new(Credit::new(config.max_messages, config.max_bytes));
         let (dropped, dropped_rx) = mpsc::unbounded_channel();
         let (statuses, statuses_rx) = mpsc::unbounded_channel();
@@ -76,6 +78,7 @@ impl Bridge {
             self.pulse(),
             config,
             letters,
+            kept,
             checker,
             active,
             held,

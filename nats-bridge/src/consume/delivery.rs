@@ -24,6 +24,7 @@ pub struct Received(Arc<Inner>);
 struct Inner {
     message: async_nats::Message,
     place: Place,
+    attempt: u64,
     // None: it is handed out as it was stored.
     decrypted: Option<Decrypted>,
     fencing_number: Option<u64>,
@@ -73,7 +74,17 @@ pub enum Settled {
 
 impl Received {
     pub(super) fn new(message: async_nats::Message, place: Place, fencing_number: Option<u64>) -> Self {
-        Received(Arc::new(Inner { message, place, decrypted: None, fencing_number, upcast: None }))
+        let attempt = place.delivered;
+        Received(Arc::new(Inner { message, place, attempt, decrypted: None, fencing_number, upcast: None }))
+    }
+
+    /// The same message as this attempt.
+    pub(super) fn at_attempt(self, attempt: u64) -> Self {
+        if self.0.attempt == attempt {
+            return self;
+        }
+        let inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| shared.copy());
+        Received(Arc::new(Inner { attempt, ..inner }))
     }
 
     /// The same message with the payload that it had before it was encrypted.
@@ -136,17 +147,19 @@ impl Received {
         self.headers()?.get(async_nats::header::NATS_MESSAGE_ID).map(|value| value.as_str())
     }
 
-    /// Which delivery of this message it is, from 1. Above 1 it may have been handled before.
+    /// Which attempt at this message it is, from 1.
     ///
-    /// It is the server's count, raised by what this process knows: a nats-server that was killed may have forgotten it. A
-    /// message that the server delivers again while this process holds it is not handed out a second time.
+    /// Deliveries count, without those of which it is known that no handler got the message: what was fetched when a consumer was
+    /// drained. Of a process that died it is not known, except that the last attempt of the policy is always a handler's. A
+    /// nats-server that was killed may have forgotten deliveries; what this process knows is added. A message that the server
+    /// delivers again while this process holds it is not handed out a second time.
     pub fn attempt(&self) -> u64 {
-        self.0.place.delivered
+        self.0.attempt
     }
 
-    /// Whether it may have been handled before: [`attempt`](Received::attempt) is above 1.
+    /// Whether it may have been handled before: it was delivered before.
     pub fn redelivered(&self) -> bool {
-        self.attempt() > 1
+        self.0.place.delivered > 1 || self.0.attempt > 1
     }
 
     /// Its sequence in the stream.
@@ -175,10 +188,13 @@ impl Received {
         self.0.fencing_number
     }
 
-    /// The same message, one attempt later.
-    pub(super) fn next_attempt(&self) -> Received {
-        let place = Place { delivered: self.0.place.delivered + 1, ..self.0.place };
-        Received(Arc::new(Inner { place, ..self.0.copy() }))
+    pub(super) fn place(&self) -> &Place {
+        &self.0.place
+    }
+
+    /// The attempt and its delivery.
+    pub(super) fn count(&self) -> (u64, u64) {
+        (self.0.attempt, self.0.place.delivered)
     }
 
     pub(super) fn stored_at_nanos(&self) -> i128 {
@@ -290,7 +306,7 @@ impl Delivery {
         let Some(shared) = self.shared.clone() else { return Ok(Settled::Acked) };
         let (received, token) = (self.received.clone(), self.token);
         let now = SystemTime::now();
-        let why = shared.lock().outcomes.failed(received.sequence(), received.attempt(), reason, failure.into(), now);
+        let why = shared.lock().outcomes.failed(received.sequence(), received.count(), reason, failure.into(), now);
         // In a task of its own, so that a caller that goes away does not cut a hand-over in two.
         self.shared = None;
         finish(tokio::spawn(async move { shared.give_up(received, token, why).await })).await
@@ -320,7 +336,7 @@ impl Delivery {
         let next = shared.note_failure(&self.received, Reason::HandlerError, failure, now).1;
         if let Next::After(pause) = next {
             shared.log_retry(&self.received, pause);
-            self.received = self.received.next_attempt();
+            self.received = self.received.clone().at_attempt(self.received.attempt() + 1);
         }
         next
     }
@@ -342,8 +358,8 @@ impl Delivery {
         }
     }
 
-    /// Gives it back to the server unsettled, for a consumer that is drained: another process may have it at once. The server
-    /// counts it as a delivery.
+    /// Gives it back to the server unsettled, for a consumer that is drained: another process may have it at once. That costs it no
+    /// attempt; on a consumer that is not drained it does.
     pub async fn give_back(mut self) {
         let Some(shared) = self.shared.take() else { return };
         if shared.put_back(&self.received, self.token) {

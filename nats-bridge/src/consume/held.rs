@@ -8,7 +8,7 @@ use super::credit::Credit;
 use super::place::Place;
 
 /// Names a held delivery; a settled one's name is not used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token {
     index: u32,
     generation: u32,
@@ -30,7 +30,10 @@ pub(crate) struct Tenant {
     pub reply: Subject,
     pub sequence: u64,
     pub stored_at: i128,
+    pub delivery: u64,
+    /// Which attempt it is.
     pub attempt: u64,
+    pub count: Count,
     pub bytes: usize,
     /// When a sign of life went to the server last; its delivery was the first.
     pub signed: Instant,
@@ -40,6 +43,17 @@ pub(crate) struct Tenant {
     pub overtime: bool,
     /// It is being handed over to the dead-letter stream: kept alive whatever time it takes.
     pub leaving: bool,
+}
+
+/// Whether it is known which attempt a delivery is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// It may be handed out.
+    Known,
+    /// What is kept about it has not been read.
+    Asks,
+    /// It is the last one, and that is not kept yet.
+    Last,
 }
 
 impl Held {
@@ -58,7 +72,9 @@ impl Held {
             reply,
             sequence: place.stream_sequence,
             stored_at: place.stored_at,
+            delivery: place.delivered,
             attempt: place.delivered,
+            count: Count::Known,
             bytes,
             signed: now,
             started: None,
@@ -99,8 +115,8 @@ impl Held {
         self.slots.iter().filter(|slot| slot.tenant.as_ref().is_some_and(out)).count()
     }
 
-    /// Those that the server must hear of again, and those whose handler has just run too long.
-    pub fn due(&mut self, now: Instant, every: Duration, max_run: Duration) -> (Vec<Subject>, Vec<(u64, u64)>) {
+    /// Those that the server must hear of again, and those whose handler has just run too long: sequence, attempt, delivery.
+    pub fn due(&mut self, now: Instant, every: Duration, max_run: Duration) -> (Vec<Subject>, Vec<(u64, u64, u64)>) {
         let (mut signs, mut overtime) = (Vec::new(), Vec::new());
         for tenant in self.slots.iter_mut().filter_map(|slot| slot.tenant.as_mut()) {
             if tenant.overtime || now.duration_since(tenant.signed) < every {
@@ -109,7 +125,7 @@ impl Held {
             let ran = tenant.started.map(|started| now.duration_since(started));
             if !tenant.leaving && ran.is_some_and(|ran| ran >= max_run) {
                 tenant.overtime = true;
-                overtime.push((tenant.sequence, tenant.attempt));
+                overtime.push((tenant.sequence, tenant.attempt, tenant.delivery));
             } else {
                 tenant.signed = now;
                 signs.push(tenant.reply.clone());
@@ -136,7 +152,7 @@ mod tests {
         assert_eq!(held.handed_out(), 1);
         assert_eq!(held.due(at(5), every, max_run), (vec![], vec![]));
         assert_eq!(held.due(at(10), every, max_run).0.len(), 2);
-        assert_eq!(held.due(at(30), every, max_run), (vec!["r2".into()], vec![(1, 1)]));
+        assert_eq!(held.due(at(30), every, max_run), (vec!["r2".into()], vec![(1, 1, 1)]));
         assert!(held.again(1, 0, &"r3".into()).is_none(), "another handler may have it");
         assert!(held.again(2, 7, &"r3".into()).is_none(), "another message");
         assert!(held.again(2, 0, &"r2".into()).is_some());

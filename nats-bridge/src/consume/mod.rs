@@ -34,8 +34,11 @@
 //! ```
 
 mod active;
+mod attempts;
+mod begun;
 mod confirm;
 mod consumer;
+mod count;
 mod credit;
 mod delivery;
 mod done;
@@ -77,8 +80,8 @@ pub struct ConsumeConfig {
     /// When to try again and when to give up; default 5 attempts, 1 s doubling up to 60 s, jittered.
     pub retry: RetryPolicy,
     /// How long the server waits for a sign of life before it delivers again; default 30 s. Signs are sent three times as
-    /// often while a handler runs. A delivery that was lost with its connection counts as an attempt and comes again after
-    /// this time: below 10 s or so, a connection that is half open for long may use attempts up that no handler saw.
+    /// often while a handler runs. A delivery that was lost with its connection comes again after this time, and counts as an
+    /// attempt unless it would be the last one.
     pub ack_wait: Duration,
     /// How long one handler may run; default 10 min. Then the signs stop, the server delivers again after `ack_wait`, and
     /// that counts as a failure with reason `timeout`.
@@ -223,6 +226,6 @@ fn is_filter(subject: &str) -> bool {
     (subject == ">" || words.split('.').all(is_word)) && !subject.bytes().any(|b| b.is_ascii_whitespace() || b == 0)
 }
 
-/// What the server may deliver beyond the policy's attempts before it gives up by itself: room for processes that died
-/// and for hand-overs that had to wait.
-const HEADROOM: u32 = 10;
+/// What the server may deliver beyond the policy's attempts before it gives up by itself: room for processes that were drained or died
+/// with a message that they had not begun, and for hand-overs that had to wait.
+pub(crate) const HEADROOM: u32 = 1_000;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use super::delivery::Received;
-use super::held::Token;
+use super::held::{Count, Token};
 use super::shared::Shared;
 use crate::dead_letter::{Failure, REDRIVES, Reason, first_id};
 use crate::encryption::{ENCRYPTED, Parts, WrappedKey};
@@ -27,6 +27,12 @@ impl Shared {
             let (received, token) = {
                 let mut inner = self.lock();
                 let (received, token) = inner.ready.pop_front()?;
+                if received.redelivered() && inner.held.get_mut(token).is_some_and(|t| t.count != Count::Known) {
+                    inner.ready.push_front((received, token));
+                    drop(inner);
+                    self.wait_for(Wanted::Count, token);
+                    return None;
+                }
                 // Nothing to open: no second look at the table.
                 if self.decrypter.is_none() && self.checker.is_none() {
                     if let Some(tenant) = inner.held.get_mut(token) {
@@ -46,13 +52,17 @@ impl Shared {
                 Err(Err((reason, error))) => self.refuse(received, token, reason, error),
                 // It stays the first one, and the others wait behind it.
                 Err(Ok(wanted)) => {
-                    self.fetching.store(true, Ordering::Release);
                     self.lock().ready.push_front((received, token));
-                    tokio::spawn(self.clone().fetch(wanted, token));
+                    self.wait_for(wanted, token);
                     return None;
                 }
             }
         }
+    }
+
+    fn wait_for(self: &Arc<Self>, wanted: Wanted, first: Token) {
+        self.fetching.store(true, Ordering::Release);
+        tokio::spawn(self.clone().fetch(wanted, first));
     }
 
     // None: it is handed out as it is.
@@ -111,19 +121,19 @@ impl Shared {
     // Has a key unwrapped, or a schema read, for the first message. While that cannot be the consumer is paused.
     async fn fetch(self: Arc<Self>, wanted: Wanted, token: Token) {
         let fetched = tokio::select! {
-            fetched = self.fetch_until_it_is_known(&wanted) => fetched,
+            fetched = self.fetch_until_it_is_known(&wanted, token) => fetched,
             // What is ready is given back to the server.
             () = self.drain.cancelled() => Ok(()),
             () = self.end.cancelled() => Ok(()),
         };
-        if let Err(error) = fetched {
+        if let (Err(error), Some(reason)) = (fetched, wanted.reason()) {
             let first = {
                 let mut inner = self.lock();
                 let same = inner.ready.front().is_some_and(|(_, first)| *first == token);
                 same.then(|| inner.ready.pop_front()).flatten()
             };
             if let Some((received, token)) = first {
-                self.refuse(received, token, wanted.reason(), error);
+                self.refuse(received, token, reason, error);
             }
         }
         self.fetching.store(false, Ordering::Release);
@@ -131,13 +141,14 @@ impl Shared {
         self.credit.notify_one();
     }
 
-    async fn fetch_until_it_is_known(self: &Arc<Self>, wanted: &Wanted) -> Result<(), Error> {
+    async fn fetch_until_it_is_known(self: &Arc<Self>, wanted: &Wanted, first: Token) -> Result<(), Error> {
         let mut paused = None;
         let pauses = RetryPolicy { max_pause: std::time::Duration::from_secs(15), ..RetryPolicy::default() };
         for attempt in 1.. {
             let fetched = match (wanted, &self.decrypter, &self.checker) {
                 (Wanted::Key(key), Some(decrypter), _) => decrypter.fetch(key).await,
                 (Wanted::Schema(named), _, Some(checker)) => checker.fetch(named).await,
+                (Wanted::Count, ..) => self.count_first(first).await,
                 // Nobody else wants them.
                 _ => Ok(()),
             };
@@ -146,7 +157,7 @@ impl Shared {
                 known => return known,
             };
             if paused.is_none() {
-                self.stuck(&error, "the key or schema of the next message cannot be asked for");
+                self.stuck(&error, wanted.cannot());
                 paused = Some(Paused(self.clone()));
             }
             tokio::time::sleep(pauses.full_pause(attempt).mul_f64(0.5 + 0.5 * rand::random::<f64>())).await;
@@ -161,8 +172,8 @@ impl Shared {
             _ => self.metrics.not_decrypted.increment(1),
         }
         let failure = Failure::of(error.kind().name(), error.to_string());
-        let (now, attempt) = (SystemTime::now(), received.attempt());
-        let why = self.lock().outcomes.failed(received.sequence(), attempt, reason, failure, now);
+        let now = SystemTime::now();
+        let why = self.lock().outcomes.failed(received.sequence(), received.count(), reason, failure, now);
         let shared = self.clone();
         // An error has paused the consumer and goes on being tried.
         tokio::spawn(async move { shared.give_up(received, token, why).await.map(drop) });
@@ -173,16 +184,27 @@ impl Shared {
 enum Wanted {
     Key(WrappedKey),
     Schema(Named),
+    /// Which attempt it is, or that it is known to be the last one.
+    Count,
 }
 
 /// Why a message is not handed out.
 type Refusal = (Reason, Error);
 
 impl Wanted {
-    fn reason(&self) -> Reason {
+    /// What the message is given up for, when it cannot be had.
+    fn reason(&self) -> Option<Reason> {
         match self {
-            Wanted::Key(_) => Reason::Decrypt,
-            Wanted::Schema(_) => Reason::Schema,
+            Wanted::Key(_) => Some(Reason::Decrypt),
+            Wanted::Schema(_) => Some(Reason::Schema),
+            Wanted::Count => None,
+        }
+    }
+
+    fn cannot(&self) -> &'static str {
+        match self {
+            Wanted::Key(_) | Wanted::Schema(_) => "the key or schema of the next message cannot be asked for",
+            Wanted::Count => "how often the next message was begun cannot be asked for",
         }
     }
 }

@@ -10,8 +10,9 @@ use crate::dead_letter::{Failure, Reason};
 pub(crate) struct Remembered {
     pub first: SystemTime,
     pub last: SystemTime,
-    /// The delivery that failed last, from 1.
+    /// The attempt that failed last, from 1, and its delivery.
     pub attempt: u64,
+    pub delivery: u64,
     pub reason: Reason,
     pub failure: Failure,
 }
@@ -30,7 +31,7 @@ impl Outcomes {
     pub fn failed(
         &mut self,
         sequence: u64,
-        attempt: u64,
+        (attempt, delivery): (u64, u64),
         reason: Reason,
         failure: Failure,
         now: SystemTime,
@@ -42,7 +43,7 @@ impl Outcomes {
                 now
             }
         };
-        let remembered = Remembered { first, last: now, attempt, reason, failure };
+        let remembered = Remembered { first, last: now, attempt, delivery, reason, failure };
         self.known.insert(sequence, remembered.clone());
         // Entries of settled messages stay in the queue until here, so that settling stays cheap.
         while self.order.len() > MAX {
@@ -73,11 +74,11 @@ mod tests {
     fn memory_is_bounded_and_keeps_the_first_failure() {
         let mut outcomes = Outcomes::default();
         let at = |s| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(s);
-        outcomes.failed(1, 1, Reason::HandlerError, "a".into(), at(1));
-        let second = outcomes.failed(1, 2, Reason::Timeout, "b".into(), at(2));
-        assert_eq!((second.first, second.last, second.attempt), (at(1), at(2), 2));
+        outcomes.failed(1, (1, 1), Reason::HandlerError, "a".into(), at(1));
+        let second = outcomes.failed(1, (2, 3), Reason::Timeout, "b".into(), at(2));
+        assert_eq!((second.first, second.last, second.attempt, second.delivery), (at(1), at(2), 2, 3));
         for sequence in 2..30_000 {
-            outcomes.failed(sequence, 1, Reason::HandlerError, "x".into(), at(3));
+            outcomes.failed(sequence, (1, 1), Reason::HandlerError, "x".into(), at(3));
         }
         assert!(outcomes.known.len() <= MAX && outcomes.order.len() <= MAX);
         assert_eq!(outcomes.get(1), None);

@@ -13,10 +13,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::active::Active;
+use super::attempts::Verdict;
+use super::begun::Kept;
 use super::confirm;
 use super::delivery::{Received, Settled};
 use super::done::{Done, End};
-use super::held::{Held, Token};
+use super::held::{Count, Held, Token};
 use super::metrics::ConsumeMetrics;
 use super::outcomes::{Outcomes, Remembered};
 use super::place;
@@ -38,6 +40,8 @@ pub(super) struct Shared {
     /// Publishes dead letters; apart from the application's own publishing, with shorter bounds.
     pub letters: Publisher,
     pub letter_subject: String,
+    /// How often messages were begun.
+    pub kept: Kept,
     pub host: String,
     pub state: watch::Sender<ConsumerState>,
     /// Something came into `Inner::ready`, or the consumer ended.
@@ -76,6 +80,8 @@ pub(super) struct Inner {
     pub delivered: Instant,
     /// Messages that the policy has given up before they came, for the supervisor.
     pub unreported: Vec<(Received, Token)>,
+    /// Of some that are ready it has to be asked which attempts they are.
+    pub asks: bool,
     /// What ended here or is in a handler's hands and came again: the server is told so.
     pub told_again: Vec<(Subject, Bytes)>,
     done: Done,
@@ -108,6 +114,7 @@ impl Shared {
         pulse: Arc<Pulse>,
         config: ConsumeConfig,
         letters: Publisher,
+        kept: Kept,
         checker: Option<Checker>,
         active: Option<Active>,
         held: Held,
@@ -120,6 +127,7 @@ impl Shared {
             pulse,
             metrics: ConsumeMetrics::new(&config.stream, &config.name),
             letters,
+            kept,
             letter_subject: dead_letter::subject(&config.stream, &config.name),
             host: host(),
             state: watch::Sender::new(match active {
@@ -146,6 +154,7 @@ impl Shared {
                 heard: Instant::now(),
                 delivered: Instant::now(),
                 unreported: Vec::new(),
+                asks: false,
                 told_again: Vec::new(),
                 done: Done::default(),
                 closed: false,
@@ -219,13 +228,29 @@ impl Shared {
                     again += u64::from(place.delivered > 1);
                     let token = inner.held.insert(reply, &place, bytes, now);
                     let received = Received::new(message, place, fencing_number);
-                    match place.delivered > attempts {
-                        // The policy's last attempt was not settled: nobody reported how it ended.
-                        true => {
+                    if place.delivered <= 1 {
+                        inner.ready.push_back((received, token));
+                        continue;
+                    }
+                    let verdict = inner.judged_here(&place, attempts);
+                    let (attempt, count) = match verdict {
+                        None => {
+                            (inner.asks, for_supervisor) = (true, true);
+                            (place.delivered, Count::Asks)
+                        }
+                        Some(Verdict::Last(attempt)) => (attempt, Count::Last),
+                        Some(Verdict::HandOut(attempt) | Verdict::GiveUp(attempt)) => (attempt, Count::Known),
+                    };
+                    if let Some(tenant) = inner.held.get_mut(token) {
+                        (tenant.attempt, tenant.count) = (attempt, count);
+                    }
+                    let received = received.at_attempt(attempt);
+                    match verdict {
+                        Some(Verdict::GiveUp(_)) => {
                             inner.unreported.push((received, token));
                             for_supervisor = true;
                         }
-                        false => inner.ready.push_back((received, token)),
+                        _ => inner.ready.push_back((received, token)),
                     }
                 }
             }
@@ -320,7 +345,7 @@ impl Shared {
         now: SystemTime,
     ) -> (Remembered, Next) {
         let attempt = received.attempt();
-        let remembered = self.lock().outcomes.failed(received.sequence(), attempt, reason, failure, now);
+        let remembered = self.lock().outcomes.failed(received.sequence(), received.count(), reason, failure, now);
         let elapsed = now.duration_since(remembered.first).unwrap_or_default();
         let next = self.config.retry.next(u32::try_from(attempt).unwrap_or(u32::MAX), elapsed, rand::random());
         (remembered, next)
@@ -510,7 +535,7 @@ impl Inner {
     // A nats-server that was killed may count from 1 again; what this process knows is added.
     fn true_count(&mut self, place: &place::Place) -> u64 {
         let before = self.done.arrived(place);
-        let known = self.outcomes.get(place.stream_sequence).map_or(0, |known| known.attempt);
+        let known = self.outcomes.get(place.stream_sequence).map_or(0, |known| known.delivery);
         place.delivered.max(known + 1).max(1 + u64::from(before))
     }
 }

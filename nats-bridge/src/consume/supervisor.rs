@@ -16,7 +16,6 @@ use super::ConsumerState;
 use super::active::pull_expires;
 use super::delivery::Received;
 use super::held::Token;
-use super::outcomes::Remembered;
 use super::shared::{IN_PROGRESS, Shared, age_ms};
 use super::status::{self, Status};
 use crate::api::ask;
@@ -152,16 +151,26 @@ impl Supervisor {
 
     // What came up while messages were read.
     async fn settle_up(&mut self) -> Result<()> {
-        let (unreported, told_again, closed) = {
+        let (unreported, told_again, asks, closed) = {
             let mut inner = self.shared.lock();
-            (std::mem::take(&mut inner.unreported), std::mem::take(&mut inner.told_again), inner.closed)
+            let told_again = std::mem::take(&mut inner.told_again);
+            (std::mem::take(&mut inner.unreported), told_again, std::mem::take(&mut inner.asks), inner.closed)
         };
+        if asks {
+            // Handlers may be busy for long, and what had its last attempt is to be a dead letter soon.
+            let shared = self.shared.clone();
+            tokio::spawn(async move {
+                if shared.count_ready().await.is_err() {
+                    shared.lock().asks = true;
+                }
+            });
+        }
         for (reply, what) in told_again {
             self.shared.metrics.told_again.increment(1);
             let _ = self.shared.client.publish(reply, what).await;
         }
         for (received, token) in unreported {
-            self.give_up_unreported(received, token);
+            self.shared.give_up_unreported(received, token);
         }
         if self.left {
             self.return_ready().await;
@@ -242,27 +251,6 @@ impl Supervisor {
         self.ask_not_before = Instant::now() + Duration::from_millis(200).mul_f64(0.5 + rand::random::<f64>());
     }
 
-    fn give_up_unreported(&self, received: Received, token: Token) {
-        let (sequence, last) = (received.sequence(), received.attempt() - 1);
-        let now = SystemTime::now();
-        let why = {
-            let inner = self.shared.lock();
-            match inner.outcomes.get(sequence) {
-                Some(known) if known.attempt == last => known.clone(),
-                known => Remembered {
-                    first: known.map_or(now, |known| known.first),
-                    last: now,
-                    attempt: last,
-                    reason: Reason::CrashLoop,
-                    failure: Failure::of("crash_loop", format!("delivery {last} ended without an outcome")),
-                },
-            }
-        };
-        let shared = self.shared.clone();
-        // An error has paused the consumer and goes on being tried.
-        tokio::spawn(async move { shared.give_up(received, token, why).await.map(drop) });
-    }
-
     fn give_back(&self, received: Received, token: Token) {
         let shared = self.shared.clone();
         tokio::spawn(async move {
@@ -307,13 +295,13 @@ impl Supervisor {
             let mut inner = self.shared.lock();
             self.shared.metrics.held.set(inner.held.credit.held() as f64);
             let (signs, overtime) = inner.held.due(now, config.ack_wait / 3, config.max_run);
-            for (sequence, attempt) in &overtime {
+            for (sequence, attempt, delivery) in &overtime {
                 let failure = Failure::of("timeout", format!("the handler ran longer than {:?}", config.max_run));
-                inner.outcomes.failed(*sequence, *attempt, Reason::Timeout, failure, SystemTime::now());
+                inner.outcomes.failed(*sequence, (*attempt, *delivery), Reason::Timeout, failure, SystemTime::now());
             }
             (signs, overtime, inner.held.credit.pull_open(), inner.heard, inner.delivered)
         };
-        for (sequence, attempt) in overtime {
+        for (sequence, attempt, _) in overtime {
             self.shared.metrics.overtime.increment(1);
             tracing::warn!(
                 consumer = config.name,
@@ -407,9 +395,13 @@ impl Supervisor {
         self.rebuild().await?;
         {
             let mut inner = self.shared.lock();
-            for (_, token) in std::mem::take(&mut inner.ready) {
-                inner.held.remove(token);
+            let waiting: Vec<_> = std::mem::take(&mut inner.ready).into();
+            let shared = self.shared.clone();
+            for (_, token) in &waiting {
+                inner.held.remove(*token);
             }
+            // They come to the other one only after `ack_wait`.
+            tokio::spawn(async move { shared.keep_unbegun(&waiting).await });
         }
         if let Some(active) = &self.shared.active {
             active.cleared.notify_one();
@@ -455,6 +447,9 @@ impl Supervisor {
         let mut waiting = std::mem::take(&mut self.shared.lock().ready);
         // Some were given back by those who had them.
         waiting.make_contiguous().sort_by_key(|(received, _)| received.sequence());
+        if self.connection.borrow().connected {
+            self.shared.keep_unbegun(waiting.make_contiguous()).await;
+        }
         for (received, token) in waiting {
             let _ = self.shared.send(&received, Bytes::from_static(b"-NAK")).await;
             self.shared.settled(token, &received, None);

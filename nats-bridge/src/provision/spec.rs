@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::subjects;
+use crate::consume::HEADROOM;
 use crate::dead_letter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::monitor::Fsync;
+use crate::retry::RetryPolicy;
 
 /// One stream.
 /// ```no_run
@@ -122,7 +124,7 @@ pub struct ConsumerSpec {
     /// How long a delivery may stay without a sign of life; default 30 s.
     #[serde(rename = "ack_wait_ms", with = "millis")]
     pub ack_wait: Duration,
-    /// How often the server delivers a message at most: a net below the retry policy, not the policy. Default 15; none:
+    /// How often the server delivers a message at most: a net below the retry policy, not the policy. Default 1 005; none:
     /// without end.
     pub max_deliver: Option<u32>,
 }
@@ -153,7 +155,7 @@ impl Default for ConsumerSpec {
             name: String::new(),
             filter_subjects: Vec::new(),
             ack_wait: Duration::from_secs(30),
-            max_deliver: Some(15),
+            max_deliver: Some(RetryPolicy::default().attempts + HEADROOM),
         }
     }
 }

@@ -64,7 +64,7 @@ class Received:
 
     @property
     def attempt(self) -> int:
-        """Which delivery of this message it is, from 1. Above 1 it may have been handled before."""
+        """Which attempt at this message it is, from 1: what a consumer that was drained had fetched and given to no handler does not count."""
         return self._native.attempt
 
     @property
