@@ -146,7 +146,7 @@ impl Consumer {
                 let mut inner = self.shared.lock();
                 if let Some(ended) = &mut inner.ended {
                     // Whoever asks again is told the same.
-                    let again = ended.as_ref().map(|()| ()).map_err(Error::repeated);
+                    let again = ended.as_ref().copied().map_err(Error::repeated);
                     return std::mem::replace(ended, again).map(|()| None);
                 }
             }
