@@ -64,7 +64,7 @@ impl Builder {
         self
     }
 
-    /// Starts the server and waits (at most 15 s) until it answers with JetStream enabled.
+    /// Starts the server and waits (at most 60 s) until it answers with JetStream enabled.
     ///
     /// # Panics
     /// With the server's log when it does not come up; see [`Builder::try_start`].
@@ -72,7 +72,7 @@ impl Builder {
         self.try_start().unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Starts the server and waits (at most 15 s) until it answers with JetStream enabled.
+    /// Starts the server and waits (at most 60 s) until it answers with JetStream enabled.
     ///
     /// # Errors
     /// A text for people: no binary was found, or the end of the server's log.
@@ -102,7 +102,7 @@ impl NatsServer {
     /// Starts a server with JetStream in a temporary directory, on free ports of 127.0.0.1.
     ///
     /// # Panics
-    /// When no binary is found or the server does not come up within 15 s.
+    /// When no binary is found or the server does not come up within 60 s.
     pub fn start() -> NatsServer {
         Builder::default().start()
     }
@@ -190,7 +190,7 @@ impl NatsServer {
     /// Starts the server again on the same ports and the same store; stops it first if it runs.
     ///
     /// # Panics
-    /// When it does not come up within 15 s.
+    /// When it does not come up within 60 s.
     pub fn restart(&mut self) {
         self.stop();
         self.spawn().unwrap_or_else(|e| panic!("{e}"));
@@ -220,7 +220,7 @@ impl NatsServer {
             .spawn()
             .map_err(|e| format!("cannot start {}: {e}", binary.display()))?;
         self.child = Some(child);
-        let came_up = self.wait_until_ready(&ports_dir, Instant::now() + Duration::from_secs(15));
+        let came_up = self.wait_until_ready(&ports_dir, Instant::now() + Duration::from_secs(60));
         let _ = fs::remove_dir_all(&ports_dir);
         came_up.map_err(|why| {
             self.kill_9();

@@ -43,7 +43,7 @@ struct Broker {
 }
 
 impl RabbitMq {
-    /// Starts a node and waits (at most 60 s) until it takes AMQP connections and answers its management API.
+    /// Starts a node and waits (at most 180 s) until it takes AMQP connections and answers its management API.
     ///
     /// # Panics
     /// When RabbitMQ is not installed or does not come up; see [`RabbitMq::try_start`].
@@ -51,7 +51,7 @@ impl RabbitMq {
         Self::try_start().unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Starts a node and waits (at most 60 s) until it takes AMQP connections and answers its management API.
+    /// Starts a node and waits (at most 180 s) until it takes AMQP connections and answers its management API.
     ///
     /// # Errors
     /// A text for people: RabbitMQ is not installed and how to get it, or the end of the node's log.
@@ -164,7 +164,7 @@ impl RabbitMq {
     /// Calls the management API as `guest`; `path` begins with `/api/`. Gives the HTTP status and the body.
     ///
     /// # Errors
-    /// When the node does not answer within 10 s.
+    /// When the node does not answer within 60 s.
     pub fn api(&self, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
         http(self.ports.management, method, path, body)
     }
@@ -186,7 +186,7 @@ impl RabbitMq {
     /// Kills the node at once (SIGKILL) and waits until the process is gone.
     pub fn kill_9(&mut self) {
         if let Some(broker) = self.broker.take() {
-            broker.end("KILL", Duration::from_secs(10));
+            broker.end("KILL", Duration::from_secs(60));
         }
     }
 
@@ -200,18 +200,18 @@ impl RabbitMq {
         signal(self.pid(), "CONT");
     }
 
-    /// Stops the node with SIGTERM, so that it closes its connections and writes its state, and waits; SIGKILL after 30 s.
+    /// Stops the node with SIGTERM, so that it closes its connections and writes its state, and waits; SIGKILL after 60 s.
     pub fn stop(&mut self) {
         if let Some(broker) = self.broker.take() {
             signal(broker.pid, "CONT");
-            broker.end("TERM", Duration::from_secs(30));
+            broker.end("TERM", Duration::from_secs(60));
         }
     }
 
     /// Starts the node again on the same ports and the same data; stops it first if it runs.
     ///
     /// # Panics
-    /// When it does not come up within 60 s.
+    /// When it does not come up within 180 s.
     pub fn restart(&mut self) {
         self.stop();
         self.spawn().unwrap_or_else(|e| panic!("{e}"));
@@ -288,7 +288,7 @@ impl RabbitMq {
         let mut broker = Broker { script, pid, watchdog: None };
         broker.guard(self.epmd.as_ref().map(Child::id), &dir);
         self.broker = Some(broker);
-        self.wait_until_ready(&pid_file, Instant::now() + Duration::from_secs(60)).map_err(|why| {
+        self.wait_until_ready(&pid_file, Instant::now() + Duration::from_secs(180)).map_err(|why| {
             self.kill_9();
             let log = self.log() + &fs::read_to_string(dir.join("output.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
@@ -329,7 +329,7 @@ impl RabbitMq {
             .map_err(|e| format!("cannot start {}: {e}", binary.display()))?;
         self.epmd = Some(epmd);
         let address = SocketAddr::from(([127, 0, 0, 1], self.ports.epmd));
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
             if Instant::now() > deadline {
                 return Err(format!("{} does not answer on port {}", binary.display(), self.ports.epmd));
@@ -340,7 +340,7 @@ impl RabbitMq {
     }
 
     fn wait_until_ready(&mut self, pid_file: &Path, deadline: Instant) -> Result<(), String> {
-        let mut why = String::from("no answer within 60 s");
+        let mut why = String::from("no answer within 180 s");
         while Instant::now() < deadline {
             let broker = self.broker.as_mut().expect("it was just started");
             if let Ok(Some(status)) = broker.script.try_wait() {
@@ -476,7 +476,7 @@ fn greeting(port: u16) -> io::Result<()> {
 }
 
 fn http(port: u16, method: &str, path: &str, body: &str) -> io::Result<(u16, String)> {
-    let mut socket = connect(port, Duration::from_secs(10))?;
+    let mut socket = connect(port, Duration::from_secs(60))?;
     write!(
         socket,
         "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n\

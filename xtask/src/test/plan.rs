@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::runner::Step;
+use super::runner::{Commands, Order, Step};
 use super::tally::Reads;
 use crate::failure::{Doing, Failure};
 use crate::tools::{Packages, Tools};
@@ -21,6 +21,19 @@ const TALK_TO_NATS: [&str; 2] = ["nats-bridge", "amqp-compat"];
 
 /// A test binary of theirs that talks to RabbitMQ alone, and the tests of others that do: no nats-server makes a difference to them.
 const RABBITMQ_ALONE: (&str, &str) = ("rabbitmq_link", "lapin_on_rabbitmq");
+
+/// The test binaries that run longest, longest first.
+const LONGEST: [&str; 9] = [
+    "jetstream",
+    "failover",
+    "rabbitmq_link",
+    "client",
+    "page",
+    "management",
+    "oracle",
+    "rolls_back_by_itself",
+    "ten_losses",
+];
 
 /// All steps. With `only_list`, nothing is installed.
 ///
@@ -41,8 +54,6 @@ fn rust(places: &Places) -> Vec<Step> {
     docs.args(workspace_without_bindings()).env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private_intra_doc_links");
     let mut build = places.cargo(&["build", "--all-targets"]);
     build.args(workspace_without_bindings());
-    let mut test = places.cargo(&["test", "--no-fail-fast"]);
-    test.args(workspace_without_bindings());
     vec![
         check("format", "rustfmt would change nothing", vec![places.cargo(&["fmt", "--all", "--check"])]),
         check(
@@ -52,17 +63,22 @@ fn rust(places: &Places) -> Vec<Step> {
         ),
         check("docs", "the documentation builds and its links lead somewhere", vec![docs]),
         check("build", "everything compiles, tests and examples included", vec![build]),
-        step("rust tests", "the promises hold, on real servers", Reads::Cargo, vec![test]),
-        Step {
-            name: "oldest nats-server".to_owned(),
-            promise: "what talks to NATS works on the oldest supported server too",
-            commands: Box::new({
+        tests(
+            "rust tests",
+            "the promises hold, on real servers",
+            Box::new({
+                let places = places.clone();
+                move || every_test(&places)
+            }),
+        ),
+        tests(
+            "oldest nats-server",
+            "what talks to NATS works on the oldest supported server too",
+            Box::new({
                 let places = places.clone();
                 move || on_the_oldest_server(&places)
             }),
-            reads: Reads::Cargo,
-            limit: LIMIT,
-        },
+        ),
     ]
 }
 
@@ -78,6 +94,7 @@ fn python(places: &Places) -> Vec<Step> {
                 let places = places.clone();
                 move || in_a_clean_environment(&places, &dir)
             }),
+            order: Order::Chain,
             reads: Reads::Pytest,
             limit: LIMIT,
         },
@@ -184,30 +201,69 @@ fn demo() -> Vec<Step> {
     ]
 }
 
+/// What `cargo test --no-fail-fast` does, with the test binaries side by side.
+fn every_test(places: &Places) -> Result<Vec<Command>, Failure> {
+    let mut commands: Vec<_> = test_binaries(places)?.iter().map(|binary| binary.command(places)).collect();
+    let mut docs = places.cargo(&["test", "--doc", "--no-fail-fast"]);
+    docs.args(workspace_without_bindings());
+    commands.push(docs);
+    Ok(commands)
+}
+
 /// The test binaries of the packages that talk to NATS, as the step `rust tests` ran them, but on another server.
 fn on_the_oldest_server(places: &Places) -> Result<Vec<Command>, Failure> {
+    let wanted = |binary: &TestBinary| {
+        let of_theirs = TALK_TO_NATS.iter().any(|package| binary.dir == workspace::root().join(package));
+        of_theirs && binary.kind == "test" && binary.name != RABBITMQ_ALONE.0
+    };
+    let on_the_oldest = |binary: TestBinary| {
+        let mut command = binary.command(places);
+        command.args(["--skip", RABBITMQ_ALONE.1]).env("NATS_SERVER", &places.oldest_nats_server);
+        command
+    };
+    Ok(test_binaries(places)?.into_iter().filter(wanted).map(on_the_oldest).collect())
+}
+
+/// A program of tests that cargo has built.
+struct TestBinary {
+    name: String,
+    /// What it tests: `lib`, `bin` or, below `tests/`, `test`.
+    kind: String,
+    program: String,
+    /// Its package's directory.
+    dir: PathBuf,
+}
+
+impl TestBinary {
+    fn command(&self, places: &Places) -> Command {
+        let mut command = Command::new(&self.program);
+        places.set(&mut command);
+        command.current_dir(&self.dir);
+        command
+    }
+}
+
+/// All test binaries, those that run longest first: else the last one would run alone.
+fn test_binaries(places: &Places) -> Result<Vec<TestBinary>, Failure> {
     let mut cargo = places.cargo(&["test", "--no-run", "--message-format=json", "--quiet"]);
     cargo.args(workspace_without_bindings());
     let messages = process::output("cargo test --no-run", &mut cargo)?;
-    let mut commands = Vec::new();
+    let mut binaries = Vec::new();
     for line in messages.lines() {
         let message: serde_json::Value = serde_json::from_str(line).doing("cargo's messages are not JSON")?;
-        let Some(program) = message["executable"].as_str() else { continue };
-        let Some(dir) = message["manifest_path"].as_str().and_then(|manifest| Path::new(manifest).parent()) else {
-            continue;
-        };
-        let wanted = TALK_TO_NATS.iter().any(|package| dir == workspace::root().join(package));
         let target = &message["target"];
-        let talks_to_nats = target["kind"][0] == "test" && target["name"] != RABBITMQ_ALONE.0;
-        if wanted && talks_to_nats && message["profile"]["test"] == true {
-            let mut command = Command::new(program);
-            command.args(["--skip", RABBITMQ_ALONE.1]);
-            places.set(&mut command);
-            command.current_dir(dir).env("NATS_SERVER", &places.oldest_nats_server);
-            commands.push(command);
+        if message["profile"]["test"] == true
+            && let Some(program) = message["executable"].as_str()
+            && let Some(name) = target["name"].as_str()
+            && let Some(kind) = target["kind"][0].as_str()
+            && let Some(dir) = message["manifest_path"].as_str().and_then(|manifest| Path::new(manifest).parent())
+        {
+            let (name, kind, program) = (name.to_owned(), kind.to_owned(), program.to_owned());
+            binaries.push(TestBinary { name, kind, program, dir: dir.to_owned() });
         }
     }
-    Ok(commands)
+    binaries.sort_by_key(|binary| LONGEST.iter().position(|name| *name == binary.name).unwrap_or(LONGEST.len()));
+    Ok(binaries)
 }
 
 fn workspace_without_bindings() -> Vec<&'static str> {
@@ -222,7 +278,13 @@ fn workspace_without_bindings() -> Vec<&'static str> {
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 fn step(name: &str, promise: &'static str, reads: Reads, commands: Vec<Command>) -> Step {
-    Step { name: name.to_owned(), promise, commands: Box::new(move || Ok(commands)), reads, limit: LIMIT }
+    let commands = Box::new(move || Ok(commands));
+    Step { name: name.to_owned(), promise, commands, order: Order::Chain, reads, limit: LIMIT }
+}
+
+/// Test binaries mostly wait, for servers and for time to pass: one at a time they would leave the processors idle.
+fn tests(name: &str, promise: &'static str, commands: Commands) -> Step {
+    Step { name: name.to_owned(), promise, commands, order: Order::AtOnce(2), reads: Reads::Cargo, limit: LIMIT }
 }
 
 fn check(name: &str, promise: &'static str, commands: Vec<Command>) -> Step {

@@ -1,8 +1,8 @@
-//! Runs one step: its output goes on to ours as it comes, and is read for counts.
+//! Runs one step: its output goes on to ours, as it comes or command by command, and is read for counts.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,23 @@ pub struct Step {
     pub name: String,
     /// What holds when it passes.
     pub promise: &'static str,
-    /// What is run, one after another; the step ends at the first that fails. Asked for when the step begins, since
-    /// a step may need what an earlier one built.
+    /// What is run. Asked for when the step begins, since a step may need what an earlier one built.
     pub commands: Commands,
+    /// How the commands follow each other.
+    pub order: Order,
     /// What counts.
     pub reads: Reads,
     /// After this long the step is killed and has failed.
     pub limit: Duration,
+}
+
+/// How the commands of a step follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One after another; the step ends at the first that fails, and output goes on as it comes.
+    Chain,
+    /// This many at the same time, begun in order; all run, also when one fails, and the output of each stays together.
+    AtOnce(usize),
 }
 
 /// See [`Step::commands`].
@@ -63,26 +73,27 @@ impl Outcome {
 /// # Errors
 /// When a command cannot be started. A command that fails is an [`Outcome`].
 pub fn run(step: Step) -> Result<Outcome, Failure> {
+    let Step { name, commands, order, reads, limit, .. } = step;
     let start = Instant::now();
     let mut tally = Tally::default();
     let mut failure: Option<(u8, String)> = None;
-    let commands = match (step.commands)() {
+    let commands = match commands() {
         Ok(commands) => commands,
         Err(why) => {
             failure = Some((1, why.to_string()));
             Vec::new()
         }
     };
-    for command in commands {
-        if let Err(why) = run_command(&step.name, command, step.reads, &mut tally, start, step.limit)? {
-            failure = Some(why);
-            break;
-        }
-    }
+    let under = Under { name: &name, reads, start, limit };
+    let failed = match order {
+        Order::Chain => chain(under, commands, &mut tally)?,
+        Order::AtOnce(count) => at_once(under, count, commands, &mut tally)?,
+    };
+    failure = failure.or(failed);
     if failure.is_none() && tally.failed > 0 {
         failure = Some((1, "tests failed although the exit code is 0".to_owned()));
     }
-    match (&failure, step.reads) {
+    match (&failure, reads) {
         (None, Reads::Check) => tally.passed += 1,
         (None, _) if tally.passed == 0 => {
             tally.failed += 1;
@@ -92,20 +103,107 @@ pub fn run(step: Step) -> Result<Outcome, Failure> {
         _ => {}
     }
     let (code, why) = failure.map_or((0, None), |(code, why)| (code, Some(why)));
-    Ok(Outcome { name: step.name, tally, took: start.elapsed(), code, why })
+    Ok(Outcome { name, tally, took: start.elapsed(), code, why })
 }
 
-fn run_command(
-    name: &str,
-    mut command: Command,
+/// What holds for every command of a step.
+#[derive(Clone, Copy)]
+struct Under<'a> {
+    name: &'a str,
     reads: Reads,
-    tally: &mut Tally,
     start: Instant,
     limit: Duration,
-) -> Result<Result<(), (u8, String)>, Failure> {
-    println!("$ {}", shown(&command));
-    std::io::stdout().flush().doing("cannot write to standard output")?;
-    let mut running = Running::start(name, {
+}
+
+impl Under<'_> {
+    fn left(self) -> Duration {
+        self.limit.saturating_sub(self.start.elapsed())
+    }
+
+    fn out_of_time(self) -> Why {
+        (1, format!("killed after {} s", self.limit.as_secs()))
+    }
+}
+
+/// Why a command failed, with the exit code that says so.
+type Why = (u8, String);
+
+fn chain(under: Under, commands: Vec<Command>, tally: &mut Tally) -> Result<Option<Why>, Failure> {
+    for command in commands {
+        println!("$ {}", shown(&command));
+        std::io::stdout().flush().doing("cannot write to standard output")?;
+        let (counted, why) = run_command(under, command, |line| line.print())?;
+        tally.add(counted);
+        if why.is_some() {
+            return Ok(why);
+        }
+    }
+    Ok(None)
+}
+
+fn at_once(under: Under, count: usize, commands: Vec<Command>, tally: &mut Tally) -> Result<Option<Why>, Failure> {
+    let waiting = Mutex::new(commands.into_iter());
+    // Held while a command's output is printed, so that it stays together.
+    let total = Mutex::new((Tally::default(), Vec::new()));
+    let run_some = || -> Result<(), Failure> {
+        loop {
+            let next = waiting.lock().expect("no thread panics with it").next();
+            let Some(command) = next else { return Ok(()) };
+            let (name, start) = (shown(&command), Instant::now());
+            let mut lines = Vec::new();
+            let (mut counted, why) = if under.left().is_zero() {
+                (Tally::default(), Some((1, "not begun within the step's time".to_owned())))
+            } else {
+                run_command(under, command, |line| lines.push(line))?
+            };
+            let mut total = total.lock().expect("no thread panics with it");
+            println!("$ {name}");
+            lines.iter().for_each(Line::print);
+            println!("# {:.1} s: {name}", start.elapsed().as_secs_f64());
+            std::io::stdout().flush().doing("cannot write to standard output")?;
+            if let Some((code, why)) = why {
+                counted.failed = counted.failed.max(1);
+                total.1.push((code, format!("{name}: {why}")));
+            }
+            total.0.add(counted);
+        }
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(run_some)).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().map_err(|_| Failure::new("running a step's commands failed"))?)
+    })?;
+    let (counted, failed) = total.into_inner().expect("no thread panicked with it");
+    tally.add(counted);
+    let code = failed.first().map(|(code, _)| *code);
+    Ok(code.map(|code| (code, failed.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; "))))
+}
+
+/// One line of a command's output.
+struct Line {
+    out: bool,
+    text: String,
+}
+
+impl Line {
+    fn print(&self) {
+        if self.out {
+            println!("{}", self.text);
+        } else {
+            eprintln!("{}", self.text);
+        }
+    }
+}
+
+/// Runs one command; `show` gets what it prints, line by line. Gives its counts, and why it failed if it did.
+fn run_command(
+    under: Under,
+    mut command: Command,
+    mut show: impl FnMut(Line),
+) -> Result<(Tally, Option<Why>), Failure> {
+    let mut tally = Tally::default();
+    let mut running = Running::start(under.name, {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     })?;
@@ -120,46 +218,38 @@ fn run_command(
         }),
         thread::spawn(move || forward(stderr, false, &lines)),
     ];
-    let mut timed_out = false;
     loop {
-        let left = limit.saturating_sub(start.elapsed());
-        match received.recv_timeout(left.min(Duration::from_secs(1))) {
-            Ok((out, line)) => {
-                if out {
-                    tally.read(reads, &plain(&line));
-                    println!("{line}");
-                } else {
-                    eprintln!("{line}");
+        match received.recv_timeout(under.left().min(Duration::from_secs(1))) {
+            Ok(line) => {
+                if line.out {
+                    tally.read(under.reads, &plain(&line.text));
                 }
+                show(line);
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             // A child of a child may hold the pipes open after the command itself has ended.
             Err(mpsc::RecvTimeoutError::Timeout) if running.ended()?.is_some() => break,
-            Err(mpsc::RecvTimeoutError::Timeout) if start.elapsed() >= limit => {
-                timed_out = true;
+            Err(mpsc::RecvTimeoutError::Timeout) if under.left().is_zero() => {
                 running.kill();
-                break;
+                return Ok((tally, Some(under.out_of_time())));
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
     }
-    if timed_out {
-        return Ok(Err((1, format!("killed after {} s", limit.as_secs()))));
-    }
-    let status = running.wait(limit.saturating_sub(start.elapsed()).max(Duration::from_secs(1)))?;
+    let status = running.wait(under.left().max(Duration::from_secs(1)))?;
     if readers.iter().all(thread::JoinHandle::is_finished) {
         for reader in readers {
             reader.join().map_err(|_| Failure::new("reading a step's output failed"))?;
         }
     }
     if status.success() {
-        return Ok(Ok(()));
+        return Ok((tally, None));
     }
     let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-    Ok(Err((code, process::describe(status))))
+    Ok((tally, Some((code, process::describe(status)))))
 }
 
-fn forward(from: impl Read, out: bool, lines: &mpsc::SyncSender<(bool, String)>) {
+fn forward(from: impl Read, out: bool, lines: &mpsc::SyncSender<Line>) {
     let mut from = BufReader::new(from);
     let mut bytes = Vec::new();
     loop {
@@ -168,8 +258,8 @@ fn forward(from: impl Read, out: bool, lines: &mpsc::SyncSender<(bool, String)>)
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
-        if lines.send((out, line)).is_err() {
+        let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
+        if lines.send(Line { out, text }).is_err() {
             return;
         }
     }
@@ -199,9 +289,20 @@ mod tests {
     fn shell(script: &str, reads: Reads, limit: Duration) -> Outcome {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        let step =
-            Step { name: "shell".to_owned(), promise: "", commands: Box::new(|| Ok(vec![command])), reads, limit };
-        run(step).expect("sh starts")
+        run(step(vec![command], Order::Chain, reads, limit)).expect("sh starts")
+    }
+
+    fn step(commands: Vec<Command>, order: Order, reads: Reads, limit: Duration) -> Step {
+        Step { name: "shell".to_owned(), promise: "", commands: Box::new(|| Ok(commands)), order, reads, limit }
+    }
+
+    fn two_at_once(scripts: &[&str], limit: Duration) -> Outcome {
+        let commands = scripts.iter().map(|script| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        });
+        run(step(commands.collect(), Order::AtOnce(2), Reads::Cargo, limit)).expect("sh starts")
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -237,5 +338,34 @@ mod tests {
         let hung = shell("sleep 600 & wait", Reads::Check, Duration::from_millis(300));
         assert!(!hung.passed());
         assert!(hung.took < Duration::from_secs(10), "took {:?}", hung.took);
+    }
+
+    const PASS: &str = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured'";
+
+    #[test]
+    fn commands_at_once_overlap_and_their_counts_add_up() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // Each ends only when the other has begun.
+        let meet = |mine: &str, other: &str| {
+            let dir = dir.path().display();
+            format!("touch {dir}/{mine}; until [ -e {dir}/{other} ]; do sleep 0.01; done; {PASS}")
+        };
+        let both = two_at_once(&[&meet("a", "b"), &meet("b", "a"), PASS], LONG);
+        assert_eq!((both.passed(), both.tally), (true, Tally { passed: 6, failed: 0, ignored: 3 }));
+    }
+
+    #[test]
+    fn all_commands_at_once_run_and_each_that_fails_is_counted_and_named() {
+        let fails = "echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored'; exit 101";
+        let some = two_at_once(&["kill -9 $$", fails, PASS, PASS], LONG);
+        assert_eq!((some.passed(), some.tally), (false, Tally { passed: 5, failed: 3, ignored: 2 }));
+        assert!(some.verdict().contains("signal 9") && some.verdict().contains("exit code 101"), "{}", some.verdict());
+    }
+
+    #[test]
+    fn commands_at_once_are_killed_at_the_steps_limit_and_none_begins_after_it() {
+        let hung = two_at_once(&["sleep 600", PASS, "sleep 600", PASS], Duration::from_secs(3));
+        assert_eq!((hung.passed(), hung.tally.passed, hung.tally.failed), (false, 2, 3));
+        assert!(hung.took < Duration::from_secs(60), "took {:?}", hung.took);
     }
 }
