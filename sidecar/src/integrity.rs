@@ -6,8 +6,9 @@
 //! - *corrupted*: payload, properties, exchange or routing key are others.
 //! - *duplicated*: a queue delivers it a second time, and does not say so (`redelivered`).
 //! - *reordered*: a queue with one consumer delivers it before an older one of the same channel, routing key and priority.
-//! - *dropped*: it was confirmed, its queue was seen empty twice a while later, and it has not been delivered. Only looked for in
-//!   queues that drop nothing by themselves (no time to live, no limit).
+//! - *dropped*: it was confirmed and has not been delivered, and its stream was looked at twice without it being where it was stored
+//!   ([`Integrity::looked_up`]); or its queue was seen empty twice a while later. Only looked for in queues that drop nothing by themselves
+//!   (no time to live, no limit).
 //!
 //! What cannot be judged is counted as unchecked, never as a fault: messages of an earlier run, those that fell out of the
 //! bounded table ([`Limits::messages`]), dead letters, publishes whose fate is unknown.
@@ -15,7 +16,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -42,6 +43,17 @@ impl Default for Limits {
     fn default() -> Self {
         Self { messages: 100_000, queues: 10_000, flows: 10_000, patience: Duration::from_secs(30) }
     }
+}
+
+/// A queue whose stream is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// The queue.
+    pub queue: QueueName,
+    /// The newest sequence that is asked for.
+    pub newest: u64,
+    /// What is looked up one by one where the stream cannot tell of all: what is doubted, and others in turn; at most 16.
+    pub single: Vec<u64>,
 }
 
 /// A delivery, as it is looked at.
@@ -80,6 +92,9 @@ pub struct Integrity {
     checked: u64,
     unchecked: u64,
     samples: VecDeque<Sample>,
+    /// The queue that is looked up next.
+    turn: usize,
+    looks: u64,
 }
 
 #[derive(Debug)]
@@ -87,8 +102,8 @@ struct Message {
     digest: Digest,
     flow: u64,
     fate: Fate,
-    /// The queues that have it, and how far it is there.
-    places: SmallVec<[(usize, Place); 2]>,
+    /// The queues that have it, how far it is there, and its sequence in the stream once that is known.
+    places: SmallVec<[(usize, Place, Option<u64>); 2]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,10 +129,30 @@ struct Queue {
     consumer: Option<u64>,
     last: HashMap<u64, u128>,
     undelivered: BTreeSet<u128>,
+    /// Those of the undelivered whose sequence is known, by that.
+    stored: BTreeMap<u64, u128>,
+    /// Those of them that the stream did not have when it was looked at, and since when.
+    doubted: BTreeMap<u64, Duration>,
+    /// After which sequence single ones are looked up next.
+    after: u64,
+}
+
+impl Queue {
+    fn delivered(&mut self, id: u128, sequence: Option<u64>) {
+        self.undelivered.remove(&id);
+        if let Some(sequence) = sequence {
+            self.stored.remove(&sequence);
+            self.doubted.remove(&sequence);
+        }
+    }
 }
 
 /// How many samples are kept.
 const SAMPLES: usize = 16;
+/// How long a stream has to lack a message: a server that has just begun to lead may not know yet of the newest ones.
+const DOUBT: Duration = Duration::from_millis(900);
+/// How many sequences of a queue are looked up one by one.
+const SINGLE: usize = 16;
 
 impl Integrity {
     /// Nothing is known yet.
@@ -132,6 +167,8 @@ impl Integrity {
             checked: 0,
             unchecked: 0,
             samples: VecDeque::new(),
+            turn: 0,
+            looks: 0,
         }
     }
 
@@ -153,7 +190,7 @@ impl Integrity {
         let mut places = SmallVec::new();
         for name in queues {
             let Some(queue) = self.number(name) else { continue };
-            places.push((queue, Place::Waits));
+            places.push((queue, Place::Waits, None));
             if !expires {
                 self.queues[queue].undelivered.insert(id);
             }
@@ -167,6 +204,20 @@ impl Integrity {
     pub fn confirmed(&mut self, id: u128, stored: bool, now: Duration) {
         if let Some(message) = self.messages.get_mut(&id) {
             message.fate = if stored { Fate::Stored(now) } else { Fate::Unknown };
+        }
+    }
+
+    /// JetStream has stored a message of a queue at this sequence of the queue's stream.
+    pub fn stored(&mut self, vhost: &str, queue: &str, id: u128, sequence: u64) {
+        let Some(message) = self.messages.get_mut(&id) else { return };
+        let is_its = |name: &QueueName| &*name.queue == queue && &*name.vhost == vhost;
+        let Some((at, place, known)) = message.places.iter_mut().find(|(at, ..)| is_its(&self.queues[*at].name)) else {
+            return;
+        };
+        let queue = &mut self.queues[*at];
+        if *place == Place::Waits && known.is_none() && queue.undelivered.contains(&id) {
+            *known = Some(sequence);
+            queue.stored.insert(sequence, id);
         }
     }
 
@@ -187,14 +238,14 @@ impl Integrity {
             return;
         };
         self.checked += 1;
-        let before = match message.places.iter_mut().find(|(at, _)| *at == queue) {
-            Some((_, place)) => std::mem::replace(place, Place::Delivered),
+        let (before, sequence) = match message.places.iter_mut().find(|(at, ..)| *at == queue) {
+            Some((_, place, sequence)) => (std::mem::replace(place, Place::Delivered), *sequence),
             None => {
-                message.places.push((queue, Place::Delivered));
-                Place::Waits
+                message.places.push((queue, Place::Delivered, None));
+                (Place::Waits, None)
             }
         };
-        state.undelivered.remove(&seen.id);
+        state.delivered(seen.id, sequence);
         let (flow, known, same) = (message.flow, message.fate != Fate::Unknown, message.digest == seen.digest);
         if before == Place::Dropped {
             self.faults.dropped -= 1;
@@ -232,9 +283,88 @@ impl Integrity {
     /// A delivery that cannot be judged, such as a dead letter.
     pub fn not_judged(&mut self, name: &QueueName, id: u128) {
         self.unchecked += 1;
-        if let Some(queue) = self.number(name) {
-            self.queues[queue].undelivered.remove(&id);
+        let Some(queue) = self.number(name) else { return };
+        let places = self.messages.get(&id).map(|message| message.places.as_slice()).unwrap_or_default();
+        let sequence = places.iter().find(|(at, ..)| *at == queue).and_then(|(.., sequence)| *sequence);
+        self.queues[queue].delivered(id, sequence);
+    }
+
+    /// The queues whose streams are to be looked at now, at most so many: those first of which something is doubted, the others in turn.
+    pub fn lookups(&mut self, most: usize) -> Vec<Lookup> {
+        let waits = |queue: &Queue| queue.keeps_all && !queue.stored.is_empty();
+        let doubted = |queue: &Queue| waits(queue) && !queue.doubted.is_empty();
+        let count = self.queues.len();
+        let in_turn = (0..count).map(|n| (self.turn + n) % count);
+        let mut chosen: Vec<usize> = (0..count).filter(|at| doubted(&self.queues[*at])).take(most).collect();
+        let room = most - chosen.len();
+        chosen.extend(in_turn.filter(|at| waits(&self.queues[*at]) && !doubted(&self.queues[*at])).take(room));
+        if let Some(last) = chosen.last().filter(|_| room > 0) {
+            self.turn = (last + 1) % count;
         }
+        let lookup = |at: usize| {
+            let queue = &mut self.queues[at];
+            let newest = *queue.stored.last_key_value()?.0;
+            let mut single: Vec<u64> = queue.doubted.keys().copied().take(SINGLE).collect();
+            let others = |range: &mut dyn Iterator<Item = (&u64, &u128)>, room| -> Vec<u64> {
+                range.map(|(sequence, _)| *sequence).filter(|s| !queue.doubted.contains_key(s)).take(room).collect()
+            };
+            let mut next = others(&mut queue.stored.range(queue.after.saturating_add(1)..), SINGLE - single.len());
+            if next.is_empty() {
+                next = others(&mut queue.stored.iter(), SINGLE - single.len());
+            }
+            queue.after = next.last().copied().unwrap_or_default();
+            single.extend(next);
+            Some(Lookup { queue: queue.name.clone(), newest, single })
+        };
+        chosen.into_iter().filter_map(lookup).collect()
+    }
+
+    /// What the stream of a queue has, asked for after [`Integrity::lookups`]: from `first` to `last`, without those that are `gone`. What was
+    /// stored and not delivered, and is not there, was taken by nobody: the sidecar sees each delivery before JetStream is told
+    /// that it is settled.
+    pub fn looked_up(&mut self, asked: &Lookup, first: u64, last: u64, gone: &[u64], now: Duration) {
+        let Some(at) = self.number(&asked.queue) else { return };
+        self.looks += 1;
+        let queue = &mut self.queues[at];
+        let newest = asked.newest;
+        let mut missing: BTreeSet<u64> = gone.iter().copied().filter(|s| *s <= newest).collect();
+        missing.retain(|sequence| queue.stored.contains_key(sequence));
+        missing.extend(queue.stored.range(..first.min(newest.saturating_add(1))).map(|(sequence, _)| *sequence));
+        if last < newest {
+            missing.extend(queue.stored.range(last + 1..=newest).map(|(sequence, _)| *sequence));
+        }
+        let before = std::mem::take(&mut queue.doubted);
+        let mut lost = Vec::new();
+        for sequence in missing {
+            let since = before.get(&sequence).copied().unwrap_or(now);
+            match queue.stored.get(&sequence) {
+                Some(id) if since + DOUBT <= now => lost.push(*id),
+                _ => drop(queue.doubted.insert(sequence, since)),
+            }
+        }
+        for id in lost {
+            self.dropped(at, id);
+        }
+    }
+
+    /// A message is neither delivered nor in its queue.
+    fn dropped(&mut self, queue: usize, id: u128) {
+        let Some(message) = self.messages.get_mut(&id) else { return };
+        let Some((_, place, sequence)) = message.places.iter_mut().find(|(at, ..)| *at == queue) else { return };
+        *place = Place::Dropped;
+        self.queues[queue].delivered(id, *sequence);
+        self.faults.dropped += 1;
+        self.sample("dropped", queue, id);
+    }
+
+    /// How often a stream was looked at.
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// How many messages are remembered.
+    pub fn remembered(&self) -> usize {
+        self.messages.len()
     }
 
     /// JetStream's queue holds nothing, deliveries that are not settled included.
@@ -255,15 +385,10 @@ impl Integrity {
                     continue;
                 }
             }
-            let Some((_, place)) = message.places.iter_mut().find(|(at, _)| *at == queue) else { continue };
+            let Some((_, place, _)) = message.places.iter_mut().find(|(at, ..)| *at == queue) else { continue };
             match place {
                 Place::Waits => *place = Place::Doubted,
-                Place::Doubted => {
-                    *place = Place::Dropped;
-                    self.faults.dropped += 1;
-                    self.queues[queue].undelivered.remove(&id);
-                    self.sample("dropped", queue, id);
-                }
+                Place::Doubted => self.dropped(queue, id),
                 Place::Dropped | Place::Delivered => {}
             }
         }
@@ -272,8 +397,11 @@ impl Integrity {
     /// A queue was purged or deleted: what it had will not be delivered.
     pub fn discarded(&mut self, name: &QueueName) {
         if let Some(queue) = self.number(name) {
-            self.queues[queue].undelivered.clear();
-            self.queues[queue].last.clear();
+            let queue = &mut self.queues[queue];
+            queue.undelivered.clear();
+            queue.stored.clear();
+            queue.doubted.clear();
+            queue.last.clear();
         }
     }
 
@@ -313,14 +441,17 @@ impl Integrity {
             consumer: None,
             last: HashMap::new(),
             undelivered: BTreeSet::new(),
+            stored: BTreeMap::new(),
+            doubted: BTreeMap::new(),
+            after: 0,
         });
         Some(number)
     }
 
     fn forget(&mut self, id: u128) {
         let Some(message) = self.messages.remove(&id) else { return };
-        for (queue, _) in message.places {
-            self.queues[queue].undelivered.remove(&id);
+        for (queue, _, sequence) in message.places {
+            self.queues[queue].delivered(id, sequence);
         }
     }
 

@@ -6,6 +6,7 @@ mod change;
 mod failover;
 mod history;
 mod journal;
+mod lookups;
 mod rehearse;
 mod status;
 mod store;
@@ -194,9 +195,9 @@ impl Cutover {
         if state.rabbit_given_up {
             shared.give_up(Side::Rabbit);
         }
-        shared.remember(parts.integrity);
         shared.lease = parts.lead.map(|lead| lead.lease);
         shared.routes = parts.routes;
+        shared.remember(parts.integrity);
         shared.shadow = parts.shadow.clone().map(|shadow| shadow as Arc<dyn Shadow>);
         if let Some(shadow) = &shared.shadow {
             shadow.phase(state.phase, state.epoch, shared.ids.run());
@@ -378,6 +379,7 @@ impl Cutover {
                 cutover.sample().await;
             }
         });
+        tasks.spawn(lookups::look(Arc::downgrade(self)));
         if let Some(silence) = rollback_after {
             tasks.spawn(Self::guard(Arc::downgrade(self), silence));
         }

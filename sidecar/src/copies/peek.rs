@@ -176,16 +176,18 @@ impl<'a> Peek<'a> {
         }
         let deliveries = std::mem::take(&mut self.taken).into();
         self.talk.say(Command::Settle { channel: CHANNEL, deliveries, outcome: Outcome::Requeue }).await?;
-        let mut before = None;
+        let mut most = (0, Instant::now());
         loop {
             self.talk.say(self.depth()).await?;
             let Reply::Queue { message_count, .. } = self.replied().await? else { return Ok(()) };
             let ready = u64::from(message_count);
-            // Some may have expired meanwhile.
-            if ready >= taken || ready > 0 && before == Some(ready) {
+            if ready > most.0 {
+                most = (ready, Instant::now());
+            }
+            // Some may have expired meanwhile; but a broker that is busy takes its time as well.
+            if ready >= taken || most.1.elapsed() > ON_THE_WAY {
                 return Ok(());
             }
-            before = Some(ready);
             tokio::time::sleep(IDLE).await;
         }
     }

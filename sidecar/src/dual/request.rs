@@ -157,10 +157,13 @@ impl Engine {
                     }
                 }
             }
-            Some(Purpose::Topology(topology)) => match reply {
-                Ok(_) => self.is_mapped(&topology),
-                Err(error) => self.not_mapped(&topology, &error),
-            },
+            Some(Purpose::Topology(topology)) => {
+                self.is_discarded(&topology);
+                match reply {
+                    Ok(_) => self.is_mapped(&topology),
+                    Err(error) => self.not_mapped(&topology, &error),
+                }
+            }
             Some(Purpose::Consume(tag)) => match reply {
                 Ok(_) => self.consumer_began(side, channel, &tag),
                 Err(error) => self.consumer_refused(side, channel, &tag, &error),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
-use amqp_compat::backend::jetstream::Lease;
+use amqp_compat::backend::jetstream::{Lease, Present};
 use amqp_compat::backend::{Message, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::vhost::BindingDefinition;
@@ -18,7 +18,7 @@ use super::stamp::Ids;
 use crate::control_api::{Phase, Unmapped, Warning};
 use crate::copies::Copies;
 use crate::fence::{Action, FenceId, Fences, QueueName, Stamp};
-use crate::integrity::{Integrity, Limits};
+use crate::integrity::{Integrity, Limits, Lookup};
 use crate::ownership::{Bucket, Side};
 use crate::phase::Position;
 
@@ -30,6 +30,13 @@ pub trait Routes: Send + Sync + 'static {
     /// # Errors
     /// Why JetStream would refuse it.
     fn route(&self, vhost: &str, message: &Message) -> Result<Vec<ShortString>, AmqpError>;
+    /// From now on the integrity is told where what JetStream stores is.
+    fn tell_stored(&self, integrity: &Arc<Mutex<Integrity>>);
+    /// What the stream of a queue has; `None` when that says nothing of what it has to have.
+    ///
+    /// # Errors
+    /// `InternalError` when JetStream does not answer.
+    async fn present(&self, asked: &Lookup) -> Result<Option<Present>, AmqpError>;
     /// The durable queues of a vhost.
     ///
     /// # Errors
@@ -122,7 +129,7 @@ pub struct Shared {
     pub delivered: [AtomicU64; 2],
     /// Confirms, failures, latencies.
     pub meters: Meters,
-    integrity: Mutex<Integrity>,
+    integrity: Arc<Mutex<Integrity>>,
     /// The lease that it serves under, where others may follow; see [`Shared::is_overtaken`].
     pub lease: Option<Lease>,
     /// Open connections.
@@ -181,7 +188,7 @@ impl Shared {
             published: Default::default(),
             delivered: Default::default(),
             meters: Meters::default(),
-            integrity: Mutex::new(Integrity::new(Limits::default())),
+            integrity: Arc::new(Mutex::new(Integrity::new(Limits::default()))),
             lease: None,
             connections: AtomicU64::new(0),
             rabbit_was_lost: AtomicBool::new(true),
@@ -241,7 +248,10 @@ impl Shared {
 
     /// Bounds what is remembered of the messages that JetStream owns.
     pub fn remember(&mut self, limits: Limits) {
-        self.integrity = Mutex::new(Integrity::new(limits));
+        *self.integrity() = Integrity::new(limits);
+        if let Some(routes) = &self.routes {
+            routes.tell_stored(&self.integrity);
+        }
     }
 
     /// What is known of the messages that JetStream owns. Held for a few map operations, never across an await.

@@ -112,18 +112,23 @@ pub fn stamp(message: &mut Message, id: u128, epoch: u64) {
     message.properties = properties;
 }
 
+/// The id that [`stamp`] wrote on a message.
+pub fn id(message: &Message) -> Option<u128> {
+    match message.properties.headers().as_ref()?.inner().get(ID)? {
+        AMQPValue::LongString(text) => {
+            std::str::from_utf8(text.as_bytes()).ok().and_then(|t| Ulid::from_string(t).ok()).map(|u| u.0)
+        }
+        _ => None,
+    }
+}
+
 /// Takes off what [`stamp`] wrote, and tells it.
 pub fn unstamp(message: &mut Message) -> Read {
     let Some(table) = message.properties.headers() else { return Read::default() };
     if reserved(message).is_none() {
         return Read::default();
     }
-    let id = match table.inner().get(ID) {
-        Some(AMQPValue::LongString(text)) => {
-            std::str::from_utf8(text.as_bytes()).ok().and_then(|t| Ulid::from_string(t).ok()).map(|u| u.0)
-        }
-        _ => None,
-    };
+    let id = id(message);
     let epoch = match table.inner().get(EPOCH) {
         Some(AMQPValue::LongLongInt(epoch)) => u64::try_from(*epoch).unwrap_or(0),
         _ => 0,

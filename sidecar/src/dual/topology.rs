@@ -55,6 +55,7 @@ impl Engine {
             return;
         };
         let topology = topology.clone();
+        self.is_discarded(&topology);
         match reply {
             Ok(second) => {
                 self.is_mapped(&topology);
@@ -66,6 +67,14 @@ impl Engine {
                 self.answer(channel, Ok(first));
             }
             Err(error) => self.answer(channel, Err(error)),
+        }
+    }
+
+    /// The side that follows has answered: what it was given meanwhile may have been purged or deleted as well.
+    pub(super) fn is_discarded(&mut self, topology: &Topology) {
+        if let Topology::QueuePurge { queue } | Topology::QueueDelete { queue, .. } = topology {
+            let name = self.queue_name(queue);
+            self.shared.integrity().discarded(&name);
         }
     }
 

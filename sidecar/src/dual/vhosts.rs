@@ -1,10 +1,10 @@
 //! JetStream behind RabbitMQ: a vhost is taken up when RabbitMQ has first let somebody into it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use amq_protocol::types::ShortString;
-use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, Lease};
+use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, Lease, Present, StoreObserver};
 use amqp_compat::backend::{Backend, Link, Login, Message};
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::queue::QueueKind;
@@ -14,6 +14,8 @@ use nats_bridge::Bridge;
 use tokio::sync::Mutex;
 
 use super::shared::{Declared, Routes};
+use super::stamp;
+use crate::integrity::{Integrity, Lookup};
 
 /// JetStream for whatever vhost RabbitMQ has.
 pub struct JetStreamVhosts {
@@ -23,6 +25,19 @@ pub struct JetStreamVhosts {
     open: RwLock<HashMap<String, Arc<JetStreamBackend>>>,
     /// Held while a vhost is taken up, so that it is done once.
     opening: Mutex<()>,
+    stored: Arc<Stored>,
+}
+
+/// Passes on what JetStream has stored, once somebody wants to know.
+#[derive(Debug, Default)]
+struct Stored(OnceLock<Arc<std::sync::Mutex<Integrity>>>);
+
+impl StoreObserver for Stored {
+    fn stored(&self, vhost: &str, queue: &str, message: &Message, sequence: u64) {
+        if let (Some(integrity), Some(id)) = (self.0.get(), stamp::id(message)) {
+            integrity.lock().unwrap_or_else(PoisonError::into_inner).stored(vhost, queue, id, sequence);
+        }
+    }
 }
 
 /// Room for headers in NATS's largest payload, in bytes.
@@ -32,9 +47,10 @@ impl JetStreamVhosts {
     /// JetStream over this connection, under one lease for all vhosts. Users and vhosts of `config` are not used: RabbitMQ
     /// has checked both.
     pub fn new(bridge: Bridge, lease: Lease, config: JetStreamConfig) -> Self {
-        let config = JetStreamConfig { lease: Some(lease), ..config };
+        let stored = Arc::new(Stored::default());
+        let config = JetStreamConfig { lease: Some(lease), observer: Some(stored.clone()), ..config };
         let max_body = bridge.client().server_info().max_payload.saturating_sub(HEADERS);
-        Self { bridge, config, max_body, open: RwLock::default(), opening: Mutex::default() }
+        Self { bridge, config, max_body, open: RwLock::default(), opening: Mutex::default(), stored }
     }
 
     fn known(&self, vhost: &str) -> Option<Arc<JetStreamBackend>> {
@@ -93,6 +109,18 @@ impl Routes for JetStreamVhosts {
             quorum: definition.settings.kind == QueueKind::Quorum,
             delivery_limit: definition.settings.delivery_limit,
         })
+    }
+
+    fn tell_stored(&self, integrity: &Arc<std::sync::Mutex<Integrity>>) {
+        // There is one.
+        let _ = self.stored.0.set(Arc::clone(integrity));
+    }
+
+    async fn present(&self, asked: &Lookup) -> Result<Option<Present>, AmqpError> {
+        match self.known(&asked.queue.vhost) {
+            Some(backend) => backend.present(&asked.queue.vhost, &asked.queue.queue, &asked.single).await,
+            None => Ok(None),
+        }
     }
 
     async fn durable_queues(&self, vhost: &str) -> Result<Vec<ShortString>, AmqpError> {

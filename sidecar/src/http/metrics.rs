@@ -113,6 +113,11 @@ fn describe() {
     describe_gauge!("natsbridge_gate_may_go_on", "Whether the gate lets the cutover go on");
     describe_gauge!("natsbridge_gate_reasons", "Reasons of the gate that block or wait");
     describe_gauge!("natsbridge_nats_faults", "Messages of JetStream that were not as they should be, by fault");
+    describe_gauge!("natsbridge_integrity_messages", "Messages of JetStream that are remembered");
+    describe_counter!(
+        "natsbridge_integrity_lookups_total",
+        "Questions to JetStream whether its streams still have the messages that are remembered"
+    );
     describe_counter!("natsbridge_automatic_rollbacks_total", "Rollbacks that the sidecar made by itself");
     describe_gauge!("natsbridge_cutover_weight_percent", "Share of the ordering keys that NATS owns");
     describe_gauge!("natsbridge_cutover_epoch", "Grows by one with every change of phase or weight");

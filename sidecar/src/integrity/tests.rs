@@ -170,6 +170,194 @@ fn what_is_not_known_is_not_judged_and_all_is_bounded() {
     assert_eq!(one.0.queues[0].last.len(), 1);
 }
 
+/// Messages 1 to 9 of the queue, at ten times their number in its stream.
+fn in_a_stream() -> One {
+    let mut one = One::new();
+    one.stored(1..=9);
+    for id in 1..=9 {
+        one.0.stored("/", "q", id, 10 * id as u64);
+    }
+    one
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+impl One {
+    /// The stream has everything from `first` to `last`, but for `gone`.
+    fn look(&mut self, first: u64, last: u64, gone: &[u64], at: u64) -> &mut Self {
+        for asked in self.0.lookups(10) {
+            self.0.looked_up(&asked, first, last, gone, ms(at));
+        }
+        self
+    }
+}
+
+#[test]
+fn a_stored_message_is_dropped_when_its_stream_has_lacked_it_for_a_while() {
+    let mut one = in_a_stream();
+    one.look(10, 90, &[30], 0).look(10, 90, &[30], 800);
+    one.check(None);
+    one.look(10, 90, &[30], 1_000);
+    one.check(Some("1 dropped"));
+    assert_eq!(one.0.samples(), [Sample { fault: "dropped", queue: name("q"), id: Ulid(3).to_string() }]);
+    // Before the first and behind the last as well; and each is counted once.
+    one.look(20, 80, &[30], 2_000).look(20, 80, &[30], 3_000).look(20, 80, &[30], 4_000).empty(100).empty(200);
+    assert_eq!(one.0.faults().dropped, 9, "an empty queue lacks the others as well");
+    let mut one = in_a_stream();
+    one.look(20, 80, &[], 2_000).look(20, 80, &[], 3_000);
+    one.check(Some("2 dropped"));
+    // All of it: the stream is empty, and begins behind its last.
+    one.look(91, 90, &[], 4_000).look(91, 90, &[], 5_000);
+    one.check(Some("9 dropped"));
+}
+
+#[test]
+fn what_was_delivered_discarded_or_is_there_after_all_is_not_missed_by_a_look() {
+    let mut one = in_a_stream();
+    one.comes(1).comes(2).look(40, 90, &[50], 0).comes(3).comes(5).look(60, 90, &[], 1_000);
+    one.comes(4).look(60, 90, &[], 5_000);
+    // A server that has just begun to lead did not know of the newest.
+    one.look(60, 70, &[], 6_000).look(60, 90, &[], 7_000).look(60, 70, &[], 8_000);
+    one.check(Some("1 reordered"));
+    one.0.discarded(&name("q"));
+    one.look(91, 90, &[], 9_000).look(91, 90, &[], 10_000);
+    one.check(Some("1 reordered"));
+    // What was stored after the question is not in the answer.
+    one.stored(10..=10);
+    one.0.stored("/", "q", 10, 100);
+    let asked = one.0.lookups(10);
+    one.stored(11..=11);
+    one.0.stored("/", "q", 11, 110);
+    for at in [20_000, 30_000] {
+        asked.iter().for_each(|asked| one.0.looked_up(asked, 100, 100, &[], ms(at)));
+    }
+    one.check(Some("1 reordered"));
+}
+
+#[test]
+fn what_may_go_by_itself_is_not_looked_up() {
+    let mut one = One::new();
+    one.0.published(1, A, 7, &[name("q")], true);
+    one.0.declared(&name("limited"), false);
+    one.0.published(2, A, 7, &[name("limited")], false);
+    for (queue, id) in [("q", 1), ("limited", 2), ("unknown", 1), ("q", 99)] {
+        one.0.stored("/", queue, id, 5);
+    }
+    assert_eq!(one.0.lookups(10), []);
+    // Its limit came later.
+    one.stored(3..=3);
+    one.0.stored("/", "q", 3, 30);
+    assert_eq!(one.0.lookups(10).len(), 1);
+    one.0.declared(&name("q"), false);
+    assert_eq!(one.0.lookups(10), []);
+}
+
+#[test]
+fn queues_and_single_messages_take_turns_and_those_in_doubt_come_first() {
+    let mut one = One(Integrity::new(Limits { queues: 5, ..Limits::default() }));
+    let names: Vec<QueueName> = ["a", "b", "c", "d", "e"].map(name).into();
+    for (at, name) in names.iter().enumerate() {
+        one.0.declared(name, true);
+        for n in 1..=40 {
+            let id = (100 * at + n) as u128;
+            one.0.published(id, A, 7, std::slice::from_ref(name), false);
+            one.0.stored("/", &name.queue, id, n as u64);
+        }
+    }
+    let asked = |one: &mut One| -> Vec<QueueName> { one.0.lookups(2).into_iter().map(|asked| asked.queue).collect() };
+    assert_eq!([asked(&mut one), asked(&mut one)].concat(), names[..4]);
+    assert_eq!(asked(&mut one), [name("e"), name("a")]);
+    let doubt = Lookup { queue: name("d"), newest: 40, single: Vec::new() };
+    one.0.looked_up(&doubt, 1, 40, &[40], ms(0));
+    let next = one.0.lookups(2);
+    assert_eq!((&next[0].queue, next[0].single.len(), next[0].single[0]), (&name("d"), 16, 40));
+    assert_eq!(next[1].queue, name("b"));
+    // All of a queue within a few looks.
+    let mut seen = BTreeSet::new();
+    for _ in 0..20 {
+        seen.extend(one.0.lookups(5).into_iter().find(|asked| asked.queue == name("e")).expect("it waits").single);
+    }
+    assert_eq!(seen, (1..=40).collect());
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Deed {
+    Publish,
+    Deliver,
+    Lose(usize),
+    Look,
+    Purge,
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    prop_oneof![
+        6 => Just(Deed::Publish),
+        4 => Just(Deed::Deliver),
+        1 => (0_usize..50).prop_map(Deed::Lose),
+        4 => Just(Deed::Look),
+        1 => Just(Deed::Purge),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn looks_find_exactly_what_was_lost(deeds in proptest::collection::vec(deed(), 0..200), partly in any::<bool>()) {
+        let mut one = One::with(Limits { messages: 10_000, ..Limits::default() });
+        // By sequence, as the server has it; and what was taken from it unseen.
+        let mut stream: BTreeMap<u64, u128> = BTreeMap::new();
+        let mut lost: BTreeSet<u64> = BTreeSet::new();
+        let (mut next, mut now, mut dropped) = (1_u64, 0, 0);
+        let mut look = |one: &mut One, stream: &BTreeMap<u64, u128>, next: u64| {
+            now += 1_000;
+            for asked in one.0.lookups(10) {
+                let first = stream.keys().next().copied().unwrap_or(next);
+                let among: Vec<u64> = if partly { asked.single.clone() } else { (first..next).collect() };
+                let gone: Vec<u64> = among.into_iter().filter(|s| *s >= first && !stream.contains_key(s)).collect();
+                one.0.looked_up(&asked, first, next - 1, &gone, ms(now));
+            }
+        };
+        for deed in deeds {
+            match deed {
+                Deed::Publish => {
+                    one.stored([u128::from(next)]);
+                    one.0.stored("/", "q", u128::from(next), next);
+                    stream.insert(next, u128::from(next));
+                    next += 1;
+                }
+                Deed::Deliver => {
+                    if let Some((_, id)) = stream.pop_first() {
+                        one.comes(id);
+                    }
+                }
+                Deed::Lose(nth) => {
+                    if let Some(sequence) = stream.keys().nth(nth).copied() {
+                        stream.remove(&sequence);
+                        lost.insert(sequence);
+                    }
+                }
+                Deed::Look => look(&mut one, &stream, next),
+                Deed::Purge => {
+                    // What was not noticed before is not waited for after it.
+                    dropped = one.0.faults().dropped;
+                    prop_assert!(dropped as usize <= lost.len());
+                    stream.clear();
+                    one.0.discarded(&name("q"));
+                    lost = lost.into_iter().take(dropped as usize).collect();
+                }
+            }
+        }
+        // Every sequence has its turn, and a second look.
+        for _ in 0..40 {
+            look(&mut one, &stream, next);
+        }
+        prop_assert_eq!(one.0.faults().dropped, lost.len() as u64, "{}", dropped);
+        let (checked, _) = one.0.looked_at();
+        prop_assert_eq!(one.0.faults().counts().iter().sum::<u64>(), lost.len() as u64, "of {}", checked);
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Publish,

@@ -53,8 +53,6 @@ pub struct Likeness {
     pub fence_limit: Duration,
     pub gate: gate::Limits,
     pub rollback_after: Option<Duration>,
-    /// How long a message may be neither delivered nor in its queue.
-    pub patience: Duration,
     /// Of whose messages there are standby copies.
     pub standby: copies::Standby,
     /// What is done to JetStream's deliveries, once it is armed.
@@ -63,13 +61,11 @@ pub struct Likeness {
 
 impl Default for Likeness {
     fn default() -> Self {
-        let patience = integrity::Limits::default().patience;
         let (gate, fence_limit) = (gate::Limits::default(), Duration::from_secs(30));
         Self {
             fence_limit,
             gate,
             rollback_after: Some(Duration::from_secs(10)),
-            patience,
             standby: copies::Standby::Both,
             tampering: None,
         }
@@ -138,7 +134,7 @@ impl Ends {
             fence_limit: like.fence_limit,
             gate: like.gate,
             rollback_after: like.rollback_after,
-            integrity: integrity::Limits { patience: like.patience, ..integrity::Limits::default() },
+            integrity: integrity::Limits::default(),
             standby: like.standby,
             lead: None,
         };

@@ -1,11 +1,13 @@
 //! Settings of the JetStream backend.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::alarm::Alarm;
 use super::gateways::Gateways;
 use super::lease::Lease;
 use super::memory::MemoryLimit;
+use crate::backend::Message;
 use crate::error::AmqpError;
 
 /// How AMQP is kept on JetStream.
@@ -58,6 +60,14 @@ pub struct JetStreamConfig {
     /// How long a publish is tried before it fails (`basic.nack`). Default 30 s; not longer than `dedup_window`, or a late
     /// resend could be stored twice.
     pub publish_timeout: Duration,
+    /// Who is told of every message that a queue's stream has taken. Default `None`.
+    pub observer: Option<Arc<dyn StoreObserver>>,
+}
+
+/// Is told where messages are stored, before their publishers are.
+pub trait StoreObserver: std::fmt::Debug + Send + Sync {
+    /// A queue's stream has confirmed a message at this sequence. It is called for each copy, and must not wait.
+    fn stored(&self, vhost: &str, queue: &str, message: &Message, sequence: u64);
 }
 
 impl Default for JetStreamConfig {
@@ -81,6 +91,7 @@ impl Default for JetStreamConfig {
             publish_window_bytes: 64 << 20,
             max_delayed: 1_000_000,
             publish_timeout: Duration::from_secs(30),
+            observer: None,
         }
     }
 }

@@ -62,14 +62,14 @@ mod vhosts;
 
 pub use alarm::{Alarm, Resource};
 pub use bucket::open_bucket;
-pub use config::{JetStreamConfig, User};
+pub use config::{JetStreamConfig, StoreObserver, User};
 pub use gateways::Gateways;
 pub use lease::Lease;
 pub use memory::MemoryLimit;
 pub use policies::Applied;
 pub use shape::QueueShape;
 pub use stored::{Stored, StoredStream};
-pub use survey::QueueCounts;
+pub use survey::{Present, QueueCounts};
 pub use users::hashed;
 
 pub use vhosts::About;

@@ -69,6 +69,9 @@ struct Copy {
 
 impl Copy {
     fn end(&self, publish: &Outstanding, stored: Option<u64>) {
+        if let (Some(observer), Some(sequence)) = (&self.queue.config.observer, stored) {
+            observer.stored(&self.queue.vhost, self.queue.name(), &publish.message, sequence);
+        }
         self.queue.ended(&publish.message.properties, publish.message.body.len(), stored);
         if publish.also.is_dead_letter() {
             self.queue.dead_letter_came();

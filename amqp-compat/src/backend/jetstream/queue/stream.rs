@@ -224,6 +224,20 @@ impl Queue {
         api::call(&self.bridge, &self.stream_call(), &Value::Null).await
     }
 
+    /// The same, with more that is asked for.
+    pub(crate) async fn stream_info_with(&self, request: &Value) -> Result<Value, ApiError> {
+        api::call(&self.bridge, &self.stream_call(), request).await
+    }
+
+    /// Whether a message is stored at a sequence, whoever holds it.
+    pub(crate) async fn has_message(&self, sequence: u64) -> Result<bool, ApiError> {
+        match api::call(&self.bridge, &format!("STREAM.MSG.GET.{}", self.stream), &json!({ "seq": sequence })).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.no_message() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn stream_call(&self) -> String {
         format!("STREAM.INFO.{}", self.stream)
     }
