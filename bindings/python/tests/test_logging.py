@@ -136,7 +136,7 @@ logging.getLogger("nats_bridge").setLevel(logging.DEBUG)
 with nats_bridge.connect(sys.argv[1]) as bridge:
     bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
     consumer = bridge.consume("ORDERS", "billing")
-    print("STATE", consumer.state)
+    print(f"STATE {consumer.state}", flush=True)
 try:
     consumer.next(10_000)
 except nats_bridge.Closed:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from .errors import Closed
 
@@ -618,7 +618,7 @@ def read_status(answer: str) -> CutoverStatus:
         faults=Faults(**given.pop("faults")),
         standby=None if standby is None else StandbyStatus(**standby),
         standby_rabbit=None if standby_rabbit is None else StandbyStatus(**standby_rabbit),
-        rehearsal=None if rehearsal is None else _rehearsal(rehearsal),
+        rehearsal=read_rehearsal(json.dumps(rehearsal)),
         backfill=None if backfill is None else BackfillProgress(**backfill),
         sidecars=[SidecarStatus(**sidecar) for sidecar in given.pop("sidecars", ())],
         **given,
@@ -636,16 +636,14 @@ def read_adopted(answer: str) -> Adopted:
     return Adopted(**json.loads(answer))
 
 
-def _rehearsal(given: dict[str, Any]) -> Rehearsal:
-    queues = [RehearsedQueue(paused_ms=tuple(queue.pop("paused_ms")), **queue) for queue in given.pop("queues")]
-    twice = ("settled_ms", "differences", "compared", "connections")
-    return Rehearsal(queues=queues, **{name: tuple(given.pop(name)) for name in twice}, **given)
-
-
 def read_rehearsal(answer: str) -> Rehearsal | None:
     """A rehearsal, of what the sidecar says; ``None`` when there was none."""
     given = json.loads(answer)
-    return None if given is None else _rehearsal(given)
+    if given is None:
+        return None
+    queues = [RehearsedQueue(paused_ms=tuple(queue.pop("paused_ms")), **queue) for queue in given.pop("queues")]
+    twice = ("settled_ms", "differences", "compared", "connections")
+    return Rehearsal(queues=queues, **{name: tuple(given.pop(name)) for name in twice}, **given)
 
 
 def read_backfill(answer: str) -> BackfillReport | None:
