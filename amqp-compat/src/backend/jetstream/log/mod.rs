@@ -65,7 +65,7 @@ impl Log {
                     }
                 }
                 let (credit, given) = mpsc::unbounded_channel();
-                let task = tokio::spawn(reader::run(self.queue.clone(), consumer.clone(), given));
+                let task = tokio::spawn(reader::run(self.queue.clone(), consumer.clone(), given, reader::now_ms()));
                 self.readers.insert(consumer.id, Reader { consumer, credit, task });
                 self.queue.set_consumers(self.readers.len());
                 let _ = answer.send(Ok(()));
@@ -111,10 +111,14 @@ impl Log {
         false
     }
 
-    /// Where a consumer begins that is told now that it does: what is published from here on is "next".
+    /// Where a consumer begins that is told now that it does: what is published from here on is "next", also after a time
+    /// that has not come. Left to the reader, a message that is published right after the answer could be passed over.
     async fn begin(&self, offset: Offset) -> Result<Offset, AmqpError> {
-        if !matches!(offset, Offset::Next | Offset::Last) {
-            return Ok(offset);
+        let has_come = |seconds: u64| seconds.saturating_mul(1000) <= reader::now_ms();
+        match offset {
+            Offset::Next | Offset::Last => {}
+            Offset::Since(seconds) if !has_come(seconds) => {}
+            Offset::First | Offset::At(_) | Offset::Since(_) | Offset::Ago(_) => return Ok(offset),
         }
         let end = self.queue.stream_info().await?["state"]["last_seq"].as_u64().unwrap_or_default();
         Ok(Offset::At(if offset == Offset::Last { end.saturating_sub(1) } else { end }))

@@ -33,9 +33,9 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// After which time without a reader the server removes its consumer.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-/// Reads for a consumer until it is aborted or its link is gone.
-pub(super) async fn run(queue: Arc<Queue>, new: NewConsumer, credit: mpsc::UnboundedReceiver<u32>) {
-    let mut reader = Reader { queue, new, credit, room: 0, last: None, begun_ms: now_ms() };
+/// Reads for a consumer that began at this time, until it is aborted or its link is gone.
+pub(super) async fn run(queue: Arc<Queue>, new: NewConsumer, credit: mpsc::UnboundedReceiver<u32>, begun_ms: u64) {
+    let mut reader = Reader { queue, new, credit, room: 0, last: None, begun_ms };
     loop {
         match reader.read().await {
             // The link, or the queue, has gone.
@@ -55,7 +55,7 @@ struct Reader {
     room: u32,
     /// The sequence of the last message that was handed out.
     last: Option<u64>,
-    /// When it began: what "from now on" and "an hour ago" mean, however often the server has to be asked again.
+    /// When it began: what "an hour ago" means, however often the server has to be asked again.
     begun_ms: u64,
 }
 
@@ -91,7 +91,7 @@ impl Reader {
                 }
                 let sequence = info.stream_sequence;
                 expected += 1;
-                // The server begins at its end where a consumer wants to begin beyond that; so does RabbitMQ with a time.
+                // The server begins at its end where a consumer wants to begin beyond that.
                 if matches!(self.new.offset, Offset::At(offset) if sequence <= offset) {
                     continue;
                 }
@@ -148,7 +148,8 @@ impl Reader {
     }
 }
 
-fn now_ms() -> u64 {
+/// Now, in milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
