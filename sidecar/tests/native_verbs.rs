@@ -178,10 +178,20 @@ async fn dead_letters_are_listed_shown_redriven_parked_purged_and_brought_back()
     let dotted = cli.run(&["dlq", "list", "orders.dead"]);
     assert!(String::from_utf8_lossy(&dotted.stderr).contains("without spaces, dots"), "{dotted:?}");
     assert_eq!(cli.expect(0, &["dlq", "list", "ORDERS_DLQ"]), "no dead letters\n");
-    // A stream of something else says so.
+    // A stream of something else is refused; one that has both says so.
     let bridge = Bridge::connect(cli.server.url()).await.expect("connected");
-    let logs = StreamSpec { unbounded: true, ..StreamSpec::new("LOGS", ["logs.>"]) };
-    bridge.ensure_stream(&logs).await.expect("made");
+    let stream = |name: &str, subjects: &[&str]| StreamSpec {
+        unbounded: true,
+        ..StreamSpec::new(name, subjects.iter().copied())
+    };
+    bridge.ensure_stream(&stream("EVENTS", &["events.>"])).await.expect("made");
+    for verb in ["list", "peek"] {
+        let refused = cli.run(&["dlq", verb, "EVENTS"]);
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{why}");
+        assert!(why.contains("stream=EVENTS") && why.contains("stores no dead letters"), "{why}");
+    }
+    bridge.ensure_stream(&stream("LOGS", &["logs.>", "dlq.LOGS.>"])).await.expect("made");
     bridge.publish(Message::new("logs.new", "a line")).await.expect("stored");
     for verb in ["list", "peek"] {
         let told = cli.expect(0, &["dlq", verb, "LOGS"]);
