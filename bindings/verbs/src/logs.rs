@@ -68,7 +68,7 @@ static LEVEL: AtomicU8 = AtomicU8::new(0);
 const PARTS: [(&str, &str); 4] = [
     ("nats_bridge", "nats_bridge"),
     ("amqp_compat", "nats_bridge.amqp"),
-    ("nats_bridge_sidecar", "nats_bridge.sidecar"),
+    ("sidecar", "nats_bridge.sidecar"),
     ("async_nats", "nats_bridge.async_nats"),
 ];
 
@@ -301,6 +301,9 @@ mod tests {
         let named = |target| name(target).unwrap_or_default();
         assert_eq!(named("nats_bridge::consume::shared"), "nats_bridge.consume");
         assert_eq!(named("amqp_compat::listener"), "nats_bridge.amqp.listener");
+        // Targets begin with the name of the library, as paths of types do.
+        let types = std::any::type_name::<sidecar::control_api::Backfill>();
+        assert_eq!(named(types), "nats_bridge.sidecar.control_api");
         assert_eq!(named("nats_bridge"), "nats_bridge");
         assert_eq!(name("rustls::client"), None);
     }

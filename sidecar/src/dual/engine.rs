@@ -344,8 +344,10 @@ impl Engine {
                 copies.answered(in_flight.id, stored);
             }
         }
+        // Declared meanwhile, it is not missed any more.
         if outcome == PublishOutcome::Stored
             && let Some(exchange) = &in_flight.missed
+            && self.shared.lacks_exchange(&self.vhost, exchange)
         {
             let reason = "published to, and not in JetStream: let the application that owns it declare it";
             self.shared.unmapped(&self.vhost, "exchange", exchange.as_str(), reason);

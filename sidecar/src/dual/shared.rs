@@ -410,6 +410,14 @@ impl Shared {
         }
     }
 
+    /// Whether JetStream does not have an exchange.
+    pub fn lacks_exchange(&self, vhost: &str, exchange: &ShortString) -> bool {
+        let (routing_key, properties, body) = Default::default();
+        let message = Message { exchange: exchange.clone(), routing_key, properties, body };
+        let route = self.routes.as_ref().map(|routes| routes.route(vhost, &message));
+        matches!(route, Some(Err(error)) if error.code == ReplyCode::NotFound)
+    }
+
     /// Carries out what the order keeper asks for.
     pub fn act(&self, actions: Vec<Action>) {
         if actions.is_empty() {

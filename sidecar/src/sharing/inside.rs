@@ -151,6 +151,12 @@ impl Shared {
     /// # Errors
     /// [`Refused`]: as over HTTP; `Draining` when this sidecar was stopped.
     pub async fn ask(&self, method: &str, path: &str, body: &str) -> Result<String, Refused> {
+        let stopped = || !matches!(*self.state.borrow(), GatewayState::Running);
+        let draining = || Refused::new(RefusedCode::Draining, "the sidecar was stopped", "ask another one");
+        // Its surface may still be open, and another one leads by now, which it would ask.
+        if stopped() {
+            return Err(draining());
+        }
         let address = SocketAddr::new(own(self.http.ip()), self.http.port());
         let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
         let length = body.len();
@@ -160,9 +166,7 @@ impl Shared {
         let answer = tokio::time::timeout(PATIENCE, ask::exchange(&address.to_string(), &request)).await;
         let answer = match answer {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) if !matches!(*self.state.borrow(), GatewayState::Running) => {
-                return Err(Refused::new(RefusedCode::Draining, "the sidecar was stopped", "ask another one"));
-            }
+            Ok(Err(_)) if stopped() => return Err(draining()),
             Ok(Err(error)) => return Err(silent(error.to_string())),
             Err(_) => return Err(silent(format!("no answer within {} s", PATIENCE.as_secs()))),
         };
