@@ -51,6 +51,8 @@ pub struct Consumer {
     pub merge: Merge<Item>,
     /// Whether each side has said that it began, RabbitMQ first.
     pub on: [bool; 2],
+    /// Whether it has yet to begin on JetStream, which did not have its queue.
+    pub late: Late,
     /// Whether the client knows that it began.
     pub live: bool,
     /// How many lifts had happened when it last looked at what waits.
@@ -59,6 +61,17 @@ pub struct Consumer {
     pub held: usize,
     /// Whether it is let go of on RabbitMQ while its queue is read by the sidecar itself.
     pub paused: bool,
+}
+
+/// Whether a consumer has yet to begin on JetStream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    /// It has begun, or its answer is the first.
+    No,
+    /// JetStream did not have its queue.
+    Waits,
+    /// It was asked for again.
+    Asked,
 }
 
 /// A delivery that the client does not have yet.

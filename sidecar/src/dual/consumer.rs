@@ -4,7 +4,7 @@ use amq_protocol::types::ShortString;
 use amqp_compat::backend::{ChannelId, Command, Consume, Event, Outcome, Reply};
 use amqp_compat::error::{AmqpError, ReplyCode};
 
-use super::channel::{Consumer, Request};
+use super::channel::{Consumer, Late, Request};
 use super::engine::{Engine, report_held};
 use super::lane::Purpose;
 use crate::control_api::Phase;
@@ -17,6 +17,9 @@ impl Engine {
             return None;
         }
         let consumer = self.consumer(channel, tag)?;
+        if side == Side::Nats && consumer.late == Late::Waits {
+            consumer.late = Late::Asked;
+        }
         let credit = consumer.merge.attach(side);
         Some(Command::Consume { channel, consume: Consume { credit, ..consumer.consume.clone() } })
     }
@@ -78,14 +81,45 @@ impl Engine {
     pub(super) fn consumer_began(&mut self, side: Side, channel: ChannelId, tag: &ShortString) {
         if let Some(consumer) = self.consumer(channel, tag) {
             consumer.on[side.index()] = true;
+            if side == Side::Nats && consumer.late != Late::No {
+                consumer.late = Late::No;
+                let queue = consumer.queue.clone();
+                self.shared.mapped(&queue.vhost, "queue", &queue.queue);
+            }
         }
         self.pump(channel, tag);
+    }
+
+    /// Attaches consumers to queues that JetStream did not have when they began: another connection has declared them there since.
+    pub(super) fn attach_late(&mut self) {
+        if !self.half(Side::Nats).attached() {
+            return;
+        }
+        let routes = self.shared.routes.clone();
+        let is_there = |c: &Consumer| {
+            routes.as_ref().is_none_or(|routes| routes.declared(&c.queue.vhost, &c.queue.queue).is_some())
+        };
+        let now_there: Vec<(ChannelId, ShortString)> = self
+            .channels
+            .iter()
+            .flat_map(|(id, channel)| channel.consumers.iter().map(move |(tag, consumer)| (*id, tag, consumer)))
+            .filter(|(.., consumer)| consumer.live && consumer.late == Late::Waits && is_there(consumer))
+            .map(|(id, tag, _)| (id, tag.clone()))
+            .collect();
+        for (channel, tag) in now_there {
+            if let Some(command) = self.consume_command(channel, &tag, Side::Nats) {
+                self.half_mut(Side::Nats).request(command, Purpose::Consume(tag));
+            }
+        }
     }
 
     pub(super) fn consumer_refused(&mut self, side: Side, channel: ChannelId, tag: &ShortString, error: &AmqpError) {
         let Some(consumer) = self.consumer(channel, tag) else { return };
         consumer.merge.detach(side);
         consumer.on[side.index()] = false;
+        if side == Side::Nats {
+            consumer.late = if error.code == ReplyCode::NotFound { Late::Waits } else { Late::No };
+        }
         let queue = consumer.consume.queue.clone();
         if side == Side::Nats {
             let reason = format!("its consumers cannot be attached: {error}");

@@ -139,6 +139,13 @@ pub(super) async fn run(
             _ = tick.tick() => engine.tick(),
         }
     }
+    if !engine.ended {
+        // What it said before it went counts: acks above all, which it was not answered.
+        commands.close();
+        while let Some(command) = commands.recv().await {
+            engine.command(command);
+        }
+    }
     end(engine, ends, events).await;
 }
 

@@ -312,6 +312,7 @@ impl Engine {
 
     /// Time has passed: ends requests that have waited too long for the side that follows.
     pub fn tick(&mut self) {
+        self.attach_late();
         self.repeat_missed(Side::Nats);
         let (now, phase, lead) = (self.shared.now(), self.phase(), self.lead());
         let follower = lead.other();

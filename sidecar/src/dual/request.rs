@@ -7,7 +7,7 @@ use amqp_compat::backend::reply_to::is_pseudo_queue;
 use amqp_compat::backend::{ChannelId, Command, Outcome, PublishOutcome, Reply};
 use amqp_compat::error::AmqpError;
 
-use super::channel::{Asked, Channel, Consumer, Request};
+use super::channel::{Asked, Channel, Consumer, Late, Request};
 use super::engine::Engine;
 use super::lane::Purpose;
 use super::merge::Merge;
@@ -48,6 +48,7 @@ impl Engine {
                     merge: Merge::new(consume.credit, !consume.no_limit),
                     consume,
                     on: [false, false],
+                    late: Late::No,
                     live: false,
                     lifted: 0,
                     held: 0,

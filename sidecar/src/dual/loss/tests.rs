@@ -216,3 +216,26 @@ fn what_a_lost_nats_missed_is_repeated_by_another_connection_when_its_own_is_gon
     assert!(matches!(&repeated[..], [Command::Topology { request, .. }] if *request == declare()), "{repeated:?}");
     assert!(first.shared.take_missed(Side::Nats, "/").is_empty(), "taken once");
 }
+
+#[test]
+fn a_consumer_whose_queue_jetstream_gets_later_begins_there_then() {
+    let mut engine = engine(Phase::Shadow, Weight::NONE);
+    engine.command(Command::OpenChannel { channel: 1 });
+    for side in Side::BOTH {
+        engine.event(side, reply(Ok(Reply::Done)));
+    }
+    engine.command(consume());
+    engine.event(Side::Rabbit, reply(Ok(Reply::Done)));
+    said(&mut engine);
+    sent(&mut engine, Side::Nats);
+    engine.event(Side::Nats, reply(Err(AmqpError::new(ReplyCode::NotFound, "no queue 'q'"))));
+    assert_eq!(engine.shared.all_unmapped().len(), 1);
+    // Another connection has declared it since.
+    engine.tick();
+    engine.tick();
+    assert!(matches!(sent(&mut engine, Side::Nats)[..], [Command::Consume { channel: 1, .. }]), "once");
+    engine.event(Side::Nats, reply(Ok(Reply::Done)));
+    assert!(engine.shared.all_unmapped().is_empty());
+    engine.tick();
+    assert!(sent(&mut engine, Side::Nats).is_empty());
+}
