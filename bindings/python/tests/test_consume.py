@@ -58,6 +58,15 @@ def test_a_consumer_is_an_iterator_that_ends_when_it_is_drained(server: NatsServ
         assert seen == [f"order {n}".encode() for n in range(1, 11)]
 
 
+def test_a_handler_that_is_no_function_is_refused_and_nothing_is_delivered_to_it(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url) as bridge:
+        orders(bridge, 1)
+        with bridge.consume("ORDERS", "billing") as consumer:
+            with pytest.raises(TypeError, match="handler: a function, not int"):
+                consumer.run(3)  # pyright: ignore[reportArgumentType]
+            assert some(consumer.next(5_000)).ack().outcome == "acked"
+
+
 def test_a_failed_message_is_retried_by_policy_and_then_a_dead_letter_with_its_headers(server: NatsServer) -> None:
     with nats_bridge.connect(server.url) as bridge:
         orders(bridge)

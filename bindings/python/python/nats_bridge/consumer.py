@@ -123,6 +123,8 @@ class Consumer:
             NotFound: the stream or consumer was deleted.
             Closed: the connection was closed.
         """
+        if not callable(handler):
+            raise TypeError(f"handler: a function, not {type(handler).__name__}")
         jobs = self._native.jobs(concurrency, key is not None)
         ends = _Ends(self._native)
         try:

@@ -101,6 +101,8 @@ class Consumer:
         Handlers are tasks of this event loop. Cancelled, it cancels those that run, whose messages then count as failed; let
         `drain` end it instead.
         """
+        if not callable(handler):
+            raise TypeError(f"handler: a function, not {type(handler).__name__}")
         jobs = self._native.jobs(concurrency, key is not None)
         running: set[asyncio.Task[None]] = set()
         try:
