@@ -20,7 +20,7 @@ use super::shared::Shared;
 use super::{ConsumeConfig, ConsumerState};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
-use crate::provision::{BucketSpec, make_bucket_if_absent};
+use crate::provision::{BucketSpec, make_bucket_if_absent, replicas_of};
 
 /// The lease as this instance has it.
 pub(super) struct Active {
@@ -95,8 +95,7 @@ impl Active {
     pub async fn open(bridge: &Bridge, config: &ConsumeConfig) -> Result<Active> {
         let name = bucket_of(&config.stream);
         let js = bridge.jetstream();
-        let stream = crate::api::ask(js, format!("STREAM.INFO.{}", config.stream)).await?;
-        let replicas = stream["config"]["num_replicas"].as_u64().and_then(|n| u8::try_from(n).ok()).unwrap_or(1);
+        let replicas = replicas_of(js, &config.stream).await?;
         let spec = BucketSpec { name: name.clone(), max_bytes: Some(1 << 20), replicas, ..BucketSpec::default() };
         make_bucket_if_absent(js, &spec).await?;
         let store = js.get_key_value(&name).await;

@@ -8,7 +8,7 @@ use super::attempts::Begun;
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
-use crate::provision::{Discard, StreamSpec, make_stream_if_absent};
+use crate::provision::{Discard, StreamSpec, make_stream_if_absent, replicas_of};
 use crate::publish::Publisher;
 use crate::stored;
 
@@ -88,8 +88,7 @@ impl Kept {
 
     async fn make(&self) -> Result<()> {
         let js = self.bridge.jetstream();
-        let source = crate::api::ask(js, format!("STREAM.INFO.{}", self.source)).await?;
-        let replicas = source["config"]["num_replicas"].as_u64().and_then(|n| u8::try_from(n).ok()).unwrap_or(1);
+        let replicas = replicas_of(js, &self.source).await?;
         let spec = StreamSpec {
             max_bytes: Some(64 << 20),
             max_age: Some(Duration::from_secs(7 * 24 * 3600)),

@@ -23,9 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 impl Inner {
     /// What this process knows of a message that came again; none where another one may know more.
     pub(super) fn judged_here(&self, place: &Place, most: u64) -> Option<Verdict> {
-        if place.delivered <= 1 {
-            return Some(Verdict::HandOut(1));
-        }
         let known = self.outcomes.get(place.stream_sequence).filter(|known| place.delivered <= known.delivery + 1)?;
         let begun = Begun { attempts: known.attempt, delivery: known.delivery, stored_at: place.stored_at };
         Some(judge(Some(begun), place, most))

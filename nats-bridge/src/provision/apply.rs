@@ -181,6 +181,15 @@ pub(crate) async fn make_stream_if_absent(js: &jetstream::Context, spec: &Stream
     }
 }
 
+/// How many servers keep a stream: what belongs to it is kept by as many.
+///
+/// # Errors
+/// As JetStream answers.
+pub(crate) async fn replicas_of(js: &jetstream::Context, stream: &str) -> Result<u8> {
+    let info = ask(js, format!("STREAM.INFO.{stream}")).await?;
+    Ok(info["config"]["num_replicas"].as_u64().and_then(|n| u8::try_from(n).ok()).unwrap_or(1))
+}
+
 /// As [`make_stream_if_absent`], for a bucket.
 pub(crate) async fn make_bucket_if_absent(js: &jetstream::Context, spec: &BucketSpec) -> Result<()> {
     spec.check()?;

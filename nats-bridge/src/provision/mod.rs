@@ -14,7 +14,7 @@ mod subjects;
 mod words;
 
 pub use apply::ApplyConfig;
-pub(crate) use apply::{ensure_consumer, make_bucket_if_absent, make_stream_if_absent};
+pub(crate) use apply::{ensure_consumer, make_bucket_if_absent, make_stream_if_absent, replicas_of};
 pub use bucket::BucketSpec;
 pub use manifest::{DeadLetterSpec, Manifest, Naming};
 pub use plan::{Action, Change, Difference, Plan};
