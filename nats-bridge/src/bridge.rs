@@ -1,6 +1,6 @@
 //! A connection to NATS with JetStream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionEvent, Events};
+use crate::consume::{Consumer, WeakHandle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::message_id::check_region;
@@ -48,6 +49,7 @@ struct Shared {
     api_level: u32,
     pulse: Arc<Pulse>,
     publisher: Publisher,
+    consumers: Mutex<Vec<WeakHandle>>,
 }
 
 impl Bridge {
@@ -96,7 +98,8 @@ impl Bridge {
         let publisher =
             Publisher::open(&pulse, jetstream.clone(), &events, config.publish.clone(), config.region.as_deref())
                 .await?;
-        let shared = Shared { client, jetstream, events, config, api_level, pulse, publisher };
+        let shared =
+            Shared { client, jetstream, events, config, api_level, pulse, publisher, consumers: Mutex::default() };
         Ok(Bridge { shared: Arc::new(shared) })
     }
 
@@ -159,13 +162,16 @@ impl Bridge {
         self.shared.publisher.breaker()
     }
 
-    /// Waits for outstanding confirms of this bridge's own publisher, then closes the connection. Drain consumers first.
+    /// Waits for outstanding confirms of this bridge's own publisher, and until the server has back what its consumers fetched and no
+    /// handler has seen, then closes the connection. What handlers have comes again after `ack_wait`: drain consumers first.
     ///
     /// # Errors
     /// `Timeout`: not all was confirmed within `budget`, and may have landed; the connection is closed nevertheless, and whoever waits for
     /// a confirm or a delivery is told so.
     pub async fn close(&self, budget: Duration) -> Result<()> {
-        let flushed = self.shared.publisher.flush(budget).await;
+        let consumers: Vec<_> = self.consumers().iter().filter_map(WeakHandle::get).collect();
+        let left = futures::future::join_all(consumers.iter().map(|consumer| consumer.leave(budget)));
+        let (flushed, _) = tokio::join!(self.shared.publisher.flush(budget), left);
         self.shared.publisher.take_no_more();
         // It fails only when the connection is closed already.
         let _ = self.shared.client.drain().await;
@@ -226,6 +232,17 @@ impl Bridge {
             result = calls => result,
             text = refused => Err(Error::new(ErrorKind::Denied).with("why", text)),
         }
+    }
+
+    /// Remembers a consumer that is to give back what it holds before the connection is closed.
+    pub(crate) fn will_leave(&self, consumer: &Consumer) {
+        let mut consumers = self.consumers();
+        consumers.retain(|consumer| consumer.get().is_some());
+        consumers.push(consumer.weak_handle());
+    }
+
+    fn consumers(&self) -> MutexGuard<'_, Vec<WeakHandle>> {
+        self.shared.consumers.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(crate) fn pulse(&self) -> Arc<Pulse> {

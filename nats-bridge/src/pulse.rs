@@ -28,15 +28,20 @@ impl Pulse {
         if !self.may_ask(Instant::now()) {
             return;
         }
-        let request = Request::new().payload(Default::default()).timeout(Some(WAIT));
-        let answer = self.client.send_request("$JS.API.INFO", request).await;
-        if !matches!(&answer, Err(error) if error.kind() == RequestErrorKind::TimedOut) {
+        if self.answers().await {
             return;
         }
         tracing::warn!("the connection to NATS is open and nothing answers; connecting anew");
         metrics::counter!("natsbridge_forced_reconnects_total").increment(1);
         // A full command channel: then the client's own pings must notice.
         let _ = tokio::time::timeout(WAIT, self.client.force_reconnect()).await;
+    }
+
+    /// Asks for a sign of life: whether one came. Then the server has read what was sent before.
+    pub async fn answers(&self) -> bool {
+        let request = Request::new().payload(Default::default()).timeout(Some(WAIT));
+        let answer = self.client.send_request("$JS.API.INFO", request).await;
+        !matches!(&answer, Err(error) if error.kind() == RequestErrorKind::TimedOut)
     }
 
     fn may_ask(&self, now: Instant) -> bool {

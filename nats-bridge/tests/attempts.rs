@@ -193,3 +193,29 @@ async fn where_it_cannot_be_kept_deliveries_count_and_nothing_is_lost() {
     eventually_true("and no longer there", || async { stored(&first, "ORDERS").await == 0 }).await;
     assert!(!handed_out.is_finished(), "{handed_out:?}");
 }
+
+#[tokio::test]
+async fn what_no_handler_has_seen_is_another_ones_at_once_when_the_connection_is_closed() {
+    let server = NatsServer::start();
+    let first = bridge(&server).await;
+    let config = ConsumeConfig { ack_wait: Duration::from_secs(60), ..config() };
+    let mut left = first.consume(config.clone()).await.unwrap();
+    let held = next(&mut left).await;
+    left.handle().give_back(Duration::from_secs(10)).await.unwrap();
+    // The application has it still.
+    assert_eq!(left.handle().held(), 1);
+    held.ack_confirmed().await.unwrap();
+    // One that is left where it is, in the middle of its work.
+    let mut running = first.consume(config.clone()).await.unwrap();
+    next(&mut running).await.ack_confirmed().await.unwrap();
+    first.close(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(running.next().await.unwrap_err().kind(), nats_bridge::ErrorKind::Closed);
+
+    let other = Bridge::connect(server.url()).await.unwrap();
+    let mut consumer = other.consume(config).await.unwrap();
+    for sequence in 3..=MESSAGES {
+        let delivery = next(&mut consumer).await;
+        assert_eq!((delivery.sequence(), delivery.attempt()), (sequence, 1));
+        delivery.ack().await.unwrap();
+    }
+}

@@ -283,7 +283,9 @@ export class Bridge {
   }
 
   /**
-   * Waits at most `budgetMs` for what is not confirmed yet, then closes the connection. Closing twice is fine.
+   * Waits at most `budgetMs` (default 5 000) for what is not confirmed yet, and until the server has back what consumers fetched and did not
+   * hand out; then closes the connection. Deliveries that are not settled are not waited for: drain their consumers first. A consumer that
+   * was not drained ends with `closed`. Closing twice is fine.
    *
    * Rejects with `timeout` when something was still not confirmed; it may have landed.
    */

@@ -11,6 +11,9 @@ import { inspected, kindOf, refuseUnknown } from "./options.js";
 // After so many deliveries that were there already, timers and sockets get a turn.
 const TURN = 32;
 
+// How long leaving a loop may take.
+const LEAVE_BUDGET_MS = 5_000;
+
 /**
  * `waiting`: another instance is the single active consumer. `paused`: a message that was given up cannot be stored as a dead letter; nothing
  * new comes until it can.
@@ -20,8 +23,9 @@ export type ConsumerState = "running" | "waiting" | "paused" | "draining" | "sto
 /**
  * The deliveries of one durable consumer: an async iterator that ends when the consumer was drained.
  *
- * Leaving a `for await` loop early drains it without waiting for deliveries that are not settled; the end of an `await
- * using` block waits.
+ * Leaving a `for await` loop early (`break`, `return`, `throw`) drains it: the loop ends when the server has back what was fetched and not
+ * handed out, so that another process gets it at once, or after 5 s. Deliveries that are not settled are not waited for: they can still be.
+ * The end of an `await using` block waits for them as well, as `drain` does.
  */
 export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   readonly #native: NativeConsumer;
@@ -234,11 +238,14 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   }
 
   async #leave(): Promise<void> {
+    handOver();
+    this.#native.beginToDrain();
+    await this.#giveBack();
     try {
-      await this.drain({ budgetMs: 0 });
+      await asked(() => this.#native.leave(LEAVE_BUDGET_MS));
     } catch (error) {
-      // What is not settled yet can still be.
-      if (!(error instanceof BridgeError && error.code === "timeout")) {
+      // The server does not answer or is away: it delivers again by itself, after `ackWaitMs`.
+      if (!(error instanceof BridgeError)) {
         throw error;
       }
     }

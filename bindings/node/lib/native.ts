@@ -61,6 +61,7 @@ export interface NativeConsumer {
   next(timeoutMs: number | undefined, stop: NativeStop | undefined): Promise<NativePage | null>;
   jobs(concurrency: number, keyed: boolean): NativeJobs;
   beginToDrain(): void;
+  leave(budgetMs: number): Promise<void>;
   drain(budgetMs: number): Promise<void>;
 }
 

@@ -254,6 +254,14 @@ impl Consumer {
         self.handle.get().begin_to_drain();
     }
 
+    /// Stops pulling, and waits at most `budget_ms` until the server has back what was not handed out.
+    #[napi]
+    pub fn leave<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<Eventually<'env, ()>> {
+        let budget = millis("budgetMs", budget_ms)?;
+        let handle = self.handle.get().clone();
+        self.handle.promise(env, async move { handle.give_back(budget).await }, |()| ())
+    }
+
     /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.
     #[napi]
     pub fn drain<'env>(&self, env: &'env Env, budget_ms: f64) -> napi::Result<Eventually<'env, ()>> {

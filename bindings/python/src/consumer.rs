@@ -93,11 +93,23 @@ async fn next(shared: Arc<Shared>, limit: Option<Duration>) -> nats_bridge::Resu
 
 async fn drain(shared: Arc<Shared>, handle: ConsumerHandle, budget: Duration) -> nats_bridge::Result<()> {
     handle.begin_to_drain();
-    let returned = std::mem::take(&mut *lock(&shared.returned));
-    for delivery in returned {
-        delivery.give_back().await;
-    }
+    shared.give_back_returned().await;
     handle.drain(budget).await
+}
+
+async fn leave(shared: Arc<Shared>, handle: ConsumerHandle, budget: Duration) -> nats_bridge::Result<()> {
+    handle.begin_to_drain();
+    shared.give_back_returned().await;
+    handle.give_back(budget).await
+}
+
+impl Shared {
+    async fn give_back_returned(&self) {
+        let returned = std::mem::take(&mut *lock(&self.returned));
+        for delivery in returned {
+            delivery.give_back().await;
+        }
+    }
 }
 
 #[pymethods]
@@ -149,6 +161,22 @@ impl Consumer {
     fn begin_to_drain(&self) -> PyResult<()> {
         self.handle.get()?.begin_to_drain();
         Ok(())
+    }
+
+    /// Stops pulling, and waits at most `budget_ms` until the server has back what was not handed out.
+    fn leave(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
+        let left = leave(shared, handle, millis("budget_ms", budget_ms)?);
+        self.handle.home().wait(py, left)?.map_err(|e| errors::from_core(&e))
+    }
+
+    /// The same, or gives what to wait for.
+    fn leave_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
+        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
+        completions.start(py, leave(shared, handle, millis("budget_ms", budget_ms)?), |py, left| {
+            left.map_err(|e| errors::from_core(&e))?;
+            Ok(py.None())
+        })
     }
 
     /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.

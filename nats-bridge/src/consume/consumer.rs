@@ -1,8 +1,8 @@
 //! A consumer as the application sees it.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::begun::Kept;
 use super::credit::Credit;
 use super::delivery::{Delivery, Received};
 use super::held::Held;
-use super::shared::Shared;
+use super::shared::{Back, Shared};
 use super::supervisor::Supervisor;
 use super::{ConsumeConfig, ConsumerState, HEADROOM, net};
 use crate::bridge::Bridge;
@@ -89,7 +89,21 @@ impl Bridge {
         if shared.config.advisories {
             tokio::spawn(net::watch(shared.clone()));
         }
-        Ok(Consumer { shared })
+        let consumer = Consumer { shared };
+        self.will_leave(&consumer);
+        Ok(consumer)
+    }
+}
+
+/// A consumer that may still be there.
+#[derive(Debug)]
+pub(crate) struct WeakHandle(Weak<Shared>);
+
+impl WeakHandle {
+    /// The handle; none once the consumer ended.
+    pub(crate) fn get(&self) -> Option<ConsumerHandle> {
+        let shared = self.0.upgrade().filter(|shared| !shared.end.is_cancelled())?;
+        Some(ConsumerHandle { shared })
     }
 }
 
@@ -236,6 +250,10 @@ impl Consumer {
         ended
     }
 
+    pub(crate) fn weak_handle(&self) -> WeakHandle {
+        WeakHandle(Arc::downgrade(&self.shared))
+    }
+
     /// A handle to watch and drain this consumer from elsewhere.
     pub fn handle(&self) -> ConsumerHandle {
         ConsumerHandle { shared: self.shared.clone() }
@@ -312,6 +330,35 @@ impl ConsumerHandle {
     /// Stops pulling and gives back what no handler has, as [`ConsumerHandle::drain`] does, without waiting.
     pub fn begin_to_drain(&self) {
         self.shared.drain.cancel();
+    }
+
+    /// Stops pulling and gives back what no handler has, and waits until the server has it: another process may have it at once.
+    /// What handlers have is theirs to settle, and is not waited for.
+    ///
+    /// # Errors
+    /// `Timeout`: the server has not said within `budget` that it has all. `Unreachable`: it is away. What it has not back comes again
+    /// after `ack_wait`.
+    pub async fn give_back(&self, budget: Duration) -> Result<()> {
+        self.shared.drain.cancel();
+        let mut given_back = self.shared.given_back.subscribe();
+        let back = tokio::time::timeout(budget, given_back.wait_for(|back| *back != Back::NotYet)).await;
+        let kind = match back.map(|back| back.map(|back| *back)) {
+            Ok(Ok(Back::Told)) => return Ok(()),
+            Ok(_) => ErrorKind::Unreachable,
+            Err(_) => ErrorKind::Timeout,
+        };
+        let why = "the server was not heard to have back what no handler has seen";
+        Err(Error::new(kind).with("consumer", &self.shared.config.name).with("why", why))
+    }
+
+    /// As [`ConsumerHandle::give_back`], because the connection is closed next: whoever waits for deliveries is told so.
+    pub(crate) async fn leave(&self, budget: Duration) {
+        if !self.shared.drain.is_cancelled() {
+            self.shared.closing.store(true, Ordering::Release);
+        }
+        if let Err(error) = self.give_back(budget).await {
+            tracing::warn!(%error, "the connection is closed and the server may not have everything back: it comes again after `ack_wait`");
+        }
     }
 
     /// Stops pulling, gives back what no handler has, and waits until the rest is settled.

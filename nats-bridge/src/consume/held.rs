@@ -115,6 +115,11 @@ impl Held {
         self.slots.iter().filter(|slot| slot.tenant.as_ref().is_some_and(out)).count()
     }
 
+    /// How many wait here and no handler has seen.
+    pub fn unbegun(&self) -> usize {
+        self.credit.held() - self.handed_out()
+    }
+
     /// Those that the server must hear of again, and those whose handler has just run too long: sequence, attempt, delivery.
     pub fn due(&mut self, now: Instant, every: Duration, max_run: Duration) -> (Vec<Subject>, Vec<(u64, u64, u64)>) {
         let (mut signs, mut overtime) = (Vec::new(), Vec::new());

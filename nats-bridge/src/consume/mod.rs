@@ -57,6 +57,7 @@ mod supervisor;
 
 use std::time::Duration;
 
+pub(crate) use consumer::WeakHandle;
 pub use consumer::{Consumer, ConsumerHandle};
 pub use delivery::{Delivery, Received, Settled};
 pub use intake::{Intake, USE_JETSTREAM, use_jetstream};

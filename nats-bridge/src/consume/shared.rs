@@ -52,6 +52,10 @@ pub(super) struct Shared {
     pub dropped: mpsc::UnboundedSender<(Received, Token)>,
     /// Asks the supervisor to drain.
     pub drain: CancellationToken,
+    /// The connection is about to be closed, which drains it as well.
+    pub closing: AtomicBool,
+    /// Whether the server has everything back that no handler has seen, once it is drained.
+    pub given_back: watch::Sender<Back>,
     /// The supervisor ended.
     pub end: CancellationToken,
     pub paused: AtomicBool,
@@ -91,6 +95,17 @@ pub(super) struct Inner {
     pub draining: bool,
     // Messages that wait for the dead-letter stream.
     stuck: usize,
+}
+
+/// What no handler has seen of a consumer that is drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Back {
+    /// Some may be here.
+    NotYet,
+    /// The server has read that it is given back.
+    Told,
+    /// The server did not answer, or is away: it finds out by itself after `ack_wait`.
+    Untold,
 }
 
 /// Messages taken from the client at once.
@@ -138,6 +153,8 @@ impl Shared {
             credit: Notify::new(),
             dropped,
             drain: CancellationToken::new(),
+            closing: AtomicBool::new(false),
+            given_back: watch::Sender::new(Back::NotYet),
             end: CancellationToken::new(),
             paused: AtomicBool::new(false),
             fetching: AtomicBool::new(false),
@@ -311,6 +328,7 @@ impl Shared {
             tenant.started = None;
         }
         inner.ready.push_back((received.clone(), token));
+        self.given_back.send_replace(Back::NotYet);
         drop(inner);
         self.credit.notify_one();
         true

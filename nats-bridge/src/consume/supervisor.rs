@@ -16,7 +16,7 @@ use super::ConsumerState;
 use super::active::pull_expires;
 use super::delivery::Received;
 use super::held::Token;
-use super::shared::{IN_PROGRESS, Shared, age_ms};
+use super::shared::{Back, IN_PROGRESS, Shared, age_ms};
 use super::status::{self, Status};
 use crate::api::ask;
 use crate::connection::Connection;
@@ -99,6 +99,13 @@ impl Supervisor {
             }
         };
         shared.lock().ended = Some(ended);
+        shared.given_back.send_if_modified(|back| {
+            let unknown = *back == Back::NotYet;
+            if unknown {
+                *back = Back::Untold;
+            }
+            unknown
+        });
         shared.state.send_replace(state);
         shared.metrics.held.set(0.0);
         shared.arrived.notify_one();
@@ -116,8 +123,12 @@ impl Supervisor {
             self.settle_up().await?;
             self.ask().await;
             self.leave_when_the_pull_is_over().await;
+            self.tell_what_is_given_back().await;
             if self.drained() {
-                return Ok(());
+                return match self.shared.closing.load(Ordering::Acquire) {
+                    true => Err(self.closed()),
+                    false => Ok(()),
+                };
             }
             let leaving = &mut self.leaving;
             // The rest of a subscription that is drained.
@@ -144,9 +155,32 @@ impl Supervisor {
 
     // Everything is settled, and nothing can come any more.
     fn drained(&self) -> bool {
-        let inner = self.shared.lock();
-        let silent = inner.closed || !self.connection.borrow().connected;
-        self.left && silent && inner.held.credit.held() == 0
+        self.nothing_comes() && self.shared.lock().held.credit.held() == 0
+    }
+
+    fn nothing_comes(&self) -> bool {
+        self.left && (self.shared.lock().closed || !self.connection.borrow().connected)
+    }
+
+    // Once nothing waits here any more that no handler has seen, the server is made to have read so: whoever waits for it may end the
+    // process, and the kernel of one that ends does not always send what was written last.
+    async fn tell_what_is_given_back(&self) {
+        let shared = &self.shared;
+        let all_back = || shared.lock().held.unbegun() == 0;
+        if *shared.given_back.borrow() != Back::NotYet || !self.nothing_comes() || !all_back() {
+            return;
+        }
+        let connected = self.connection.borrow().connected;
+        let back = if connected && shared.pulse.answers().await { Back::Told } else { Back::Untold };
+        // Under the lock, so that nothing is put back in between.
+        let inner = shared.lock();
+        if inner.held.unbegun() == 0 {
+            shared.given_back.send_replace(back);
+        }
+    }
+
+    fn closed(&self) -> Error {
+        Error::new(ErrorKind::Closed).with("consumer", &self.shared.config.name)
     }
 
     // What came up while messages were read.
@@ -179,7 +213,7 @@ impl Supervisor {
         let gone = self.connection.borrow().closed;
         let lost = if self.left { gone && !self.drained() } else { closed || gone };
         if lost {
-            return Err(Error::new(ErrorKind::Closed).with("consumer", &self.shared.config.name));
+            return Err(self.closed());
         }
         Ok(())
     }

@@ -232,7 +232,9 @@ class Bridge:
         return self._native.server_version
 
     def close(self, budget_ms: int = CLOSE_BUDGET_MS) -> None:
-        """Waits at most ``budget_ms`` for what is not confirmed yet, then closes the connection. Closing twice is fine.
+        """Waits at most ``budget_ms`` for what is not confirmed yet, and until the server has back what consumers fetched and did not hand out;
+        then closes the connection. Deliveries that are not settled are not waited for: drain their consumers first. A consumer that was not
+        drained ends with `Closed`. Closing twice is fine.
 
         Raises:
             Timeout: something was still not confirmed; it may have landed.

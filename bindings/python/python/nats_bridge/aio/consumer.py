@@ -53,7 +53,9 @@ class Delivery(Received):
 class Consumer:
     """The deliveries of one durable consumer: an async iterator that ends when the consumer was drained.
 
-    Leaving its ``async with`` block drains it; an exception that leaves the block does not wait for the drain.
+    Leaving its ``async with`` block drains it. When an exception leaves the block, what was fetched and not handed out is given back, for
+    5 s at most, and deliveries that are not settled are not waited for. ``break`` in a loop outside of such a block ends the loop and not
+    the consumer: it goes on until it is drained or the connection is closed.
     """
 
     __slots__ = ("_mailbox", "_native", "_of", "_turn")
@@ -152,11 +154,14 @@ class Consumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, raised: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if raised is None:
+            await self.drain()
+            return
         try:
-            await self.drain(DRAIN_BUDGET_MS if raised is None else 0)
+            await self._mailbox.wait(self._native.leave_start, DRAIN_BUDGET_MS)
         except Error:
-            if raised is None:
-                raise
+            # The server does not answer or is away: it delivers again by itself, after ``ack_wait_ms``.
+            pass
 
 
 class Consuming:
