@@ -22,3 +22,4 @@ pub mod ready;
 pub mod running;
 pub mod sharing;
 pub mod standby;
+pub mod traces;

@@ -23,6 +23,7 @@ use crate::integrity;
 use crate::rabbit_gate;
 use crate::sharing::Members;
 use crate::standby::Standby;
+use crate::traces::Traces;
 
 /// What a sidecar is between, and where.
 #[derive(Debug, Clone)]
@@ -53,6 +54,9 @@ pub struct SidecarConfig {
     pub rollback_after: Option<Duration>,
     /// Of whose messages the other broker keeps copies, so that either can be lost for good; default: of both.
     pub standby: copies::Standby,
+    /// A collector of OpenTelemetry that takes OTLP over HTTP, as `http://HOST:4318`; it gets the spans of messages whose trace is
+    /// recorded. Default none.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for SidecarConfig {
@@ -70,6 +74,7 @@ impl Default for SidecarConfig {
             gate: gate::Limits::default(),
             rollback_after: Some(Duration::from_secs(10)),
             standby: copies::Standby::default(),
+            otlp_endpoint: None,
         }
     }
 }
@@ -136,6 +141,7 @@ impl SidecarError {
 pub struct Sidecar {
     gateway: Arc<Gateway>,
     cutover: Arc<Cutover>,
+    traces: Option<Arc<Traces>>,
     _members: Option<Members>,
 }
 
@@ -169,6 +175,13 @@ impl Sidecar {
         Arc::clone(&self.cutover) as Arc<dyn Control>
     }
 
+    /// Sends the spans that are not sent yet, for at most 5 s; for after the listener has stopped. None is sent afterwards.
+    pub async fn close_traces(&self) {
+        if let Some(traces) = &self.traces {
+            traces.close().await;
+        }
+    }
+
     /// Goes on telling of itself among the sidecars of its account.
     pub(crate) fn keeping(self, members: Members) -> Self {
         Self { _members: Some(members), ..self }
@@ -187,6 +200,7 @@ pub(crate) struct Prepared {
     pub(crate) rabbit: RabbitMqConfig,
     pub(crate) operator: Login,
     audit: Audit,
+    traces: Option<Arc<Traces>>,
     pub(crate) sockets: Sockets,
     pub(crate) bridge: Bridge,
 }
@@ -205,23 +219,25 @@ impl Prepared {
             None if config.trust_declared => Audit::Trusted,
             None => Audit::Unknown,
         };
+        let traces = config.otlp_endpoint.as_deref().map(Traces::to).transpose().map_err(wrong("otlp_endpoint"))?;
+        let traces = traces.map(Arc::new);
         // What costs nothing is tried first.
         let sockets = Sockets::bind(&config.listen, config.listen_tls.clone()).await?;
         let bridge = Bridge::connect_with(config.nats.clone()).await?;
-        Ok(Prepared { config, rabbit, operator, audit, sockets, bridge })
+        Ok(Prepared { config, rabbit, operator, audit, traces, sockets, bridge })
     }
 
     /// Takes the cutover up where it stands, tries RabbitMQ, and serves. `lead`: how it came to lead other sidecars, if it does.
     pub(crate) async fn serve(self, lease: Lease, lead: Option<String>) -> Result<Sidecar, SidecarError> {
-        let Prepared { config, rabbit, operator, audit, sockets, bridge } = self;
+        let Prepared { config, rabbit, operator, audit, traces, sockets, bridge } = self;
         let user = (&*operator.user, &*operator.password);
         let url = gateway::url(sockets.address, Some(user), Some(&operator.vhost));
         let lead = lead.map(|how| Lead { lease: lease.clone(), how });
-        match cut_over(config, (rabbit, operator, audit), &bridge, &lease, lead).await {
+        match cut_over(config, (rabbit, operator, audit, traces.clone()), &bridge, &lease, lead).await {
             Ok((cutover, standby)) => {
                 let ends = Box::new(Both { cutover: Arc::clone(&cutover), standby });
                 let gateway = Gateway::serve(sockets, url, Serving { backend: cutover.backend(), lease, bridge, ends });
-                Ok(Sidecar { gateway: Arc::new(gateway), cutover, _members: None })
+                Ok(Sidecar { gateway: Arc::new(gateway), cutover, traces, _members: None })
             }
             Err(error) => {
                 lease.release().await;
@@ -237,7 +253,7 @@ pub(crate) const LAST_WORDS: Duration = Duration::from_secs(5);
 
 async fn cut_over(
     config: SidecarConfig,
-    (rabbit, operator, audit): (RabbitMqConfig, Login, Audit),
+    (rabbit, operator, audit, traces): (RabbitMqConfig, Login, Audit, Option<Arc<Traces>>),
     bridge: &Bridge,
     lease: &Lease,
     lead: Option<Lead>,
@@ -261,6 +277,7 @@ async fn cut_over(
         rollback_after: config.rollback_after,
         integrity: integrity::Limits::default(),
         standby: config.standby,
+        traces,
         lead,
     };
     let cutover = match Cutover::start(parts).await {

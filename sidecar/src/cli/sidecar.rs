@@ -106,6 +106,11 @@ pub struct SidecarArgs {
     /// for whoever gives the token.
     #[arg(long, value_name = "FILE", conflicts_with = "http_token")]
     pub http_token_file: Option<PathBuf>,
+    /// A collector of OpenTelemetry that takes OTLP over HTTP (port 4318). It gets a span of each publish and each delivery of messages
+    /// with a `traceparent` header that says "sampled", with the broker that had it; messages are passed on as they came.
+    /// Headers for it: OTEL_EXPORTER_OTLP_HEADERS.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL", hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
     /// What the gate asks for, and when the sidecar rolls back by itself.
     #[command(flatten)]
     pub gate: GateLimits,
@@ -261,6 +266,7 @@ async fn until_it_ends(
         () = shutdown.cancelled() => gateway.stop(Duration::MAX).await,
         () = gateway.ended() => {}
     }
+    sidecar.close_traces().await;
     match gateway.state() {
         GatewayState::Failed { why } => {
             return Err(Failure::cannot_run(format!("--nats {}: {why}", remedy::without_password(&args.nats))));
@@ -309,6 +315,7 @@ fn config(args: &SidecarArgs) -> Result<SidecarConfig, Failure> {
             Standby::Nats => copies::Standby::Nats,
             Standby::Off => copies::Standby::Off,
         },
+        otlp_endpoint: args.otlp_endpoint.clone(),
     })
 }
 

@@ -47,6 +47,7 @@ use crate::gate;
 use crate::integrity;
 use crate::ownership::Side;
 use crate::phase::Position;
+use crate::traces::Traces;
 
 /// What a cutover is between.
 pub struct Parts {
@@ -82,6 +83,8 @@ pub struct Parts {
     pub integrity: integrity::Limits,
     /// Of whose messages the other broker keeps copies, so that a broker can be lost.
     pub standby: Standby,
+    /// Where spans of what passes through go; `None`: nowhere.
+    pub traces: Option<Arc<Traces>>,
     /// Under what it leads other sidecars; `None`: it is the only one.
     pub lead: Option<Lead>,
 }
@@ -196,6 +199,7 @@ impl Cutover {
             shared.give_up(Side::Rabbit);
         }
         shared.lease = parts.lead.map(|lead| lead.lease);
+        shared.traces = parts.traces;
         shared.routes = parts.routes;
         shared.remember(parts.integrity);
         shared.shadow = parts.shadow.clone().map(|shadow| shadow as Arc<dyn Shadow>);

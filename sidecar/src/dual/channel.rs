@@ -11,6 +11,7 @@ use super::merge::Merge;
 use crate::copies::backlog::Likeness;
 use crate::fence::{MessageKey, QueueName, Stamp};
 use crate::ownership::{Bucket, Side};
+use crate::traces::Span;
 
 /// One channel of a link.
 #[derive(Debug, Default)]
@@ -21,12 +22,21 @@ pub struct Channel {
     pub consumers: HashMap<ShortString, Consumer>,
     /// Publishes that are not confirmed, by number.
     pub publishes: HashMap<u64, InFlight>,
-    /// Publishes that their owner has confirmed and whose standby copies are not stored: number and id.
-    pub copying: HashMap<u64, u128>,
+    /// Publishes that their owner has confirmed and whose standby copies are not stored, by number.
+    pub copying: HashMap<u64, Copying>,
+}
+
+/// A publish whose standby copies are not stored.
+#[derive(Debug)]
+pub struct Copying {
+    /// Its id.
+    pub id: u128,
+    /// It is over when the client is told.
+    pub span: Option<Box<Span>>,
 }
 
 /// A publish that is not confirmed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct InFlight {
     /// What it is counted under; `None` in `native`.
     pub stamp: Option<Stamp>,
@@ -38,6 +48,8 @@ pub struct InFlight {
     pub missed: Option<ShortString>,
     /// Whether its standby copies are not stored yet.
     pub copying: bool,
+    /// If its trace is recorded.
+    pub span: Option<Box<Span>>,
 }
 
 /// A consumer on both sides.
@@ -93,6 +105,8 @@ pub struct Item {
     pub bucket: Bucket,
     /// That it was published in.
     pub epoch: u64,
+    /// If its trace is recorded.
+    pub span: Option<Box<Span>>,
 }
 
 /// A delivery that the client has not settled.
@@ -116,6 +130,8 @@ pub struct Open {
     pub died_in: Vec<Arc<str>>,
     /// What it is known by to its standby copy, when it has no stamp.
     pub likeness: Option<Likeness>,
+    /// If its trace is recorded.
+    pub span: Option<Box<Span>>,
 }
 
 /// A request of the client that is not answered.

@@ -18,7 +18,7 @@ use amqp_compat::error::{AmqpError, ReplyCode};
 use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
-use super::channel::{Channel, Consumer, InFlight, Item, Open};
+use super::channel::{Channel, Consumer, Copying, InFlight, Item, Open};
 use super::half::{Half, Presence};
 use super::shared::{Shared, Why};
 use super::stamp;
@@ -252,6 +252,8 @@ impl Engine {
         {
             publish.message.properties = named;
         }
+        let traced = taken.map_or(Side::Nats, |(_, stamp)| stamp.owner);
+        let span = shared.traces.as_ref().and_then(|traces| traces.publish(&self.vhost, &publish.message, traced));
         let mut copying = false;
         let owner = match taken {
             None => Side::Nats,
@@ -286,7 +288,7 @@ impl Engine {
         if let Some(open) = self.channels.get_mut(&channel) {
             let since = shared.now();
             let stamp = taken.map(|(_, stamp)| stamp);
-            open.publishes.insert(seq, InFlight { stamp, id, since, missed, copying });
+            open.publishes.insert(seq, InFlight { stamp, id, since, missed, copying, span });
             self.in_flight += 1;
         }
         let half = self.half_mut(owner);
@@ -298,7 +300,9 @@ impl Engine {
     }
 
     fn confirmed(&mut self, channel: ChannelId, seq: u64, outcome: PublishOutcome) {
-        let Some(in_flight) = self.channels.get_mut(&channel).and_then(|c| c.publishes.remove(&seq)) else { return };
+        let Some(mut in_flight) = self.channels.get_mut(&channel).and_then(|c| c.publishes.remove(&seq)) else {
+            return;
+        };
         let owner = in_flight.stamp.map_or(Side::Nats, |stamp| stamp.owner);
         match outcome {
             PublishOutcome::Stored => {
@@ -306,11 +310,15 @@ impl Engine {
             }
             PublishOutcome::Failed => self.shared.meters.failed(owner),
         }
-        let (copying, id) = (in_flight.copying && outcome == PublishOutcome::Stored, in_flight.id);
+        let copying = in_flight.copying && outcome == PublishOutcome::Stored;
+        let waits = copying.then(|| Copying { id: in_flight.id, span: in_flight.span.take() });
         self.publish_ended(in_flight, outcome);
-        match self.channels.get_mut(&channel).filter(|_| copying) {
-            Some(open) => {
-                open.copying.insert(seq, id);
+        match waits.and_then(|waits| Some((self.channels.get_mut(&channel)?, waits))) {
+            Some((open, mut waits)) => {
+                if let Some(span) = &mut waits.span {
+                    span.event("stored by its owner");
+                }
+                open.copying.insert(seq, waits);
                 self.copying += 1;
             }
             None => self.events.push_back(Event::Confirm { channel, seq, outcome }),
@@ -323,16 +331,28 @@ impl Engine {
         // The number may be another publish's: its channel was opened again.
         if let Some(in_flight) = open.publishes.get_mut(&seq).filter(|in_flight| in_flight.id == id) {
             in_flight.copying = false;
-        } else if open.copying.get(&seq) == Some(&id) {
-            open.copying.remove(&seq);
+            if let Some(span) = &mut in_flight.span {
+                span.event("standby copy stored");
+            }
+        } else if open.copying.get(&seq).is_some_and(|waits| waits.id == id) {
+            if let Some(Copying { span: Some(mut span), .. }) = open.copying.remove(&seq) {
+                span.event("standby copy stored");
+                span.outcome("confirmed");
+            }
             self.copying -= 1;
             self.events.push_back(Event::Confirm { channel, seq, outcome: PublishOutcome::Stored });
         }
     }
 
     /// A publish needs no confirm any more.
-    pub(super) fn publish_ended(&mut self, in_flight: InFlight, outcome: PublishOutcome) {
+    pub(super) fn publish_ended(&mut self, mut in_flight: InFlight, outcome: PublishOutcome) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(span) = &mut in_flight.span {
+            match outcome {
+                PublishOutcome::Stored => span.outcome("confirmed"),
+                PublishOutcome::Failed => span.failed("not confirmed"),
+            }
+        }
         if let Some(stamp) = in_flight.stamp {
             let actions = self.shared.order().fences.published(stamp);
             self.shared.act(actions);
@@ -380,7 +400,7 @@ impl Engine {
             self.pump(channel, &tag);
             return;
         }
-        let item = self.item(side, delivery);
+        let mut item = self.item(side, delivery);
         self.release(channel, &tag);
         let (shared, now) = (Arc::clone(&self.shared), self.shared.now());
         let Some(consumer) = self.consumer(channel, &tag) else { return };
@@ -389,6 +409,7 @@ impl Engine {
             let phase = order.phase;
             (order.fences.received(&consumer.queue, side, item.key, item.bucket, item.epoch, now), phase)
         };
+        item.span = shared.delivery_span(&consumer.queue, side, &item.message, item.redelivered);
         if phase == Phase::Shadow
             && side == Side::Rabbit
             && let (Some(shadow), MessageKey::Stamped(id)) = (&shared.shadow, item.key)
@@ -416,7 +437,7 @@ impl Engine {
             None => MessageKey::Anonymous { link: self.link << 16 | (generation & 0xffff), delivery: inner.0 },
         };
         let redelivered = redelivered || read.again;
-        Item { inner, generation, redelivered, ack_timeout, message, key, bucket, epoch: read.epoch }
+        Item { inner, generation, redelivered, ack_timeout, message, key, bucket, epoch: read.epoch, span: None }
     }
 
     /// The queues that have dead-lettered a message: their standby copies are over when it is settled.
@@ -459,8 +480,11 @@ impl Engine {
         loop {
             let consumer = self.channels.get_mut(&channel).and_then(|c| c.consumers.get_mut(tag));
             let Some(consumer) = consumer.filter(|consumer| consumer.live) else { return };
-            let Some((side, item)) = consumer.merge.pop() else { break };
+            let Some((side, mut item)) = consumer.merge.pop() else { break };
             let queue = consumer.queue.clone();
+            if let Some(span) = &mut item.span {
+                span.event("given to the application");
+            }
             let died_in = self.died_in(side, &item.message);
             self.next_delivery += 1;
             let id = DeliveryId(self.next_delivery);
@@ -474,6 +498,7 @@ impl Engine {
                 key: item.key,
                 died_in,
                 likeness: self.likeness(side, &queue, item.key, &item.message),
+                span: item.span,
             };
             self.unsettled.insert(id.0, open);
             self.shared.delivered[side.index()].fetch_add(1, Ordering::Relaxed);
@@ -500,7 +525,7 @@ impl Engine {
         let mut actions = Vec::new();
         let mut rejected = [0, 0];
         for id in deliveries {
-            let Some(open) = self.unsettled.remove(&id.0) else { continue };
+            let Some(mut open) = self.unsettled.remove(&id.0) else { continue };
             if let Some(tag) = open.tag {
                 if let Some(consumer) = self.channels.get_mut(&channel).and_then(|c| c.consumers.get_mut(&tag)) {
                     consumer.merge.settled(open.side);
@@ -513,6 +538,13 @@ impl Engine {
             if !half.attached() || half.generation != open.generation {
                 // Its side was lost meanwhile and has it back in its queue: it will come again, as redelivered.
                 continue;
+            }
+            if let Some(span) = &mut open.span {
+                span.outcome(match outcome {
+                    Outcome::Ack => "acknowledged",
+                    Outcome::Reject => "rejected",
+                    Outcome::Requeue => "requeued",
+                });
             }
             rejected[open.side.index()] += u64::from(outcome == Outcome::Reject);
             if outcome != Outcome::Requeue

@@ -119,7 +119,9 @@ impl Engine {
         let (inner, generation, key) = (item.inner, item.generation, item.key);
         let died_in = self.died_in(side, &item.message);
         let likeness = self.likeness(side, queue, key, &item.message);
-        let open = Open { channel, tag: None, queue: queue.clone(), side, generation, inner, key, died_in, likeness };
+        let span = self.shared.delivery_span(queue, side, &item.message, item.redelivered);
+        let queue = queue.clone();
+        let open = Open { channel, tag: None, queue, side, generation, inner, key, died_in, likeness, span };
         self.unsettled.insert(id.0, open);
         Some(Delivery { id, redelivered: item.redelivered, ack_timeout: item.ack_timeout, message: item.message })
     }

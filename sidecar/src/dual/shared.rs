@@ -21,6 +21,7 @@ use crate::fence::{Action, FenceId, Fences, QueueName, Stamp};
 use crate::integrity::{Integrity, Limits, Lookup};
 use crate::ownership::{Bucket, Side};
 use crate::phase::Position;
+use crate::traces::{Span, Traces};
 
 /// What JetStream has.
 #[async_trait]
@@ -132,6 +133,8 @@ pub struct Shared {
     integrity: Arc<Mutex<Integrity>>,
     /// The lease that it serves under, where others may follow; see [`Shared::is_overtaken`].
     pub lease: Option<Lease>,
+    /// Where spans go; `None`: nowhere.
+    pub traces: Option<Arc<Traces>>,
     /// Open connections.
     pub connections: AtomicU64,
     /// Whether RabbitMQ may have been away since its bindings were last made sure of.
@@ -190,12 +193,24 @@ impl Shared {
             meters: Meters::default(),
             integrity: Arc::new(Mutex::new(Integrity::new(Limits::default()))),
             lease: None,
+            traces: None,
             connections: AtomicU64::new(0),
             rabbit_was_lost: AtomicBool::new(true),
             behind: AtomicU64::new(0),
             lacking: AtomicU64::new(0),
             left: AtomicU64::new(0),
         }
+    }
+
+    /// The span of a delivery that begins now.
+    pub(super) fn delivery_span(
+        &self,
+        queue: &QueueName,
+        side: Side,
+        message: &Message,
+        redelivered: bool,
+    ) -> Option<Box<Span>> {
+        self.traces.as_ref()?.delivery(queue, message, side, redelivered)
     }
 
     /// How much topology is kept, by side and vhost, for another connection to repeat; the audit finds what is beyond it.

@@ -118,6 +118,9 @@ fn describe() {
         "natsbridge_integrity_lookups_total",
         "Questions to JetStream whether its streams still have the messages that are remembered"
     );
+    describe_gauge!("natsbridge_spans_waiting", "Spans that wait to be sent to the collector");
+    describe_counter!("natsbridge_spans_exported_total", "Spans that the collector took");
+    describe_counter!("natsbridge_spans_dropped_total", "Spans that the collector does not have, by reason");
     describe_counter!("natsbridge_automatic_rollbacks_total", "Rollbacks that the sidecar made by itself");
     describe_gauge!("natsbridge_cutover_weight_percent", "Share of the ordering keys that NATS owns");
     describe_gauge!("natsbridge_cutover_epoch", "Grows by one with every change of phase or weight");

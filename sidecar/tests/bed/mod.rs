@@ -27,6 +27,7 @@ use sidecar::control_api::{Adopted, Change, Control, Refused, Status, Target, We
 use sidecar::copies;
 use sidecar::dual::vhosts::JetStreamVhosts;
 use sidecar::standby::Standby;
+use sidecar::traces::Traces;
 use sidecar::{gate, integrity};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
@@ -57,6 +58,8 @@ pub struct Likeness {
     pub standby: copies::Standby,
     /// What is done to JetStream's deliveries, once it is armed.
     pub tampering: Option<Arc<tampering::Fault>>,
+    /// Where spans go.
+    pub traces: Option<Arc<Traces>>,
 }
 
 impl Default for Likeness {
@@ -68,6 +71,7 @@ impl Default for Likeness {
             rollback_after: Some(Duration::from_secs(10)),
             standby: copies::Standby::Both,
             tampering: None,
+            traces: None,
         }
     }
 }
@@ -136,6 +140,7 @@ impl Ends {
             rollback_after: like.rollback_after,
             integrity: integrity::Limits::default(),
             standby: like.standby,
+            traces: like.traces,
             lead: None,
         };
         let cutover = Cutover::start(parts).await?;
