@@ -1,6 +1,6 @@
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::AMQPValue;
-use amqp_compat::backend::{Event, Outcome, QueueDeclare, Topology};
+use amqp_compat::backend::{Event, LINK_CAPACITY, Outcome, QueueDeclare, Topology};
 use amqp_compat::{ReplyCode, backend::Command};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
@@ -167,6 +167,32 @@ async fn a_time_to_live_of_zero_reaches_a_waiting_consumer_only() {
     client.store("", "q", "later").await;
     assert_eq!(body(&client.delivery().await), "later");
     client.done(Command::Cancel { channel: 1, consumer_tag: "c".into() }).await;
+}
+
+#[tokio::test]
+async fn a_time_to_live_of_zero_reaches_a_consumer_whose_first_credit_is_still_under_way() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut publisher = Client::open(&*backend).await;
+    publisher.declare(queue("q")).await;
+    // A link whose client reads nothing cannot go on from the answer to a consumer to its credit.
+    let mut slow = Client::open(&*backend).await;
+    for _ in 0..LINK_CAPACITY {
+        slow.publish("", "nowhere", "").await;
+    }
+    slow.send(Command::Consume { channel: 1, consume: Client::consume_command("q", "c", 1) }).await;
+    let publisher = Mutex::new(publisher);
+    eventually_true("the consumer is there", || async { publisher.lock().await.counts("q").await.1 == 1 }).await;
+    let mut publisher = publisher.into_inner();
+    publisher.publish_with("", "q", "now", expiring("0"), false).await;
+    publisher.confirm().await;
+    publisher.publish_with("", "q", "too much", expiring("0"), false).await;
+    publisher.confirm().await;
+    assert!(publisher.no_delivery().await);
+    assert_eq!(body(&slow.delivery().await), "now");
+    let publisher = Mutex::new(publisher);
+    eventually_true("the second expires", || async { publisher.lock().await.counts("q").await.0 == 0 }).await;
+    assert!(slow.no_delivery().await);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use super::dead_letters::{self, Routed, hide};
 use super::delays::through;
 use super::gateways::Gateways;
 use super::log;
+use super::memory::now_ns;
 use super::publisher::{Also, Publisher, Settled};
 use super::pump::{Cancelled, LastGone, NewConsumer, PumpCommand, SEQUENCE_BITS};
 use super::queue::{Queue, gone};
@@ -84,6 +85,17 @@ struct Attached {
     pump: mpsc::Sender<PumpCommand>,
     settled: Vec<(u64, Outcome)>,
     credit: Vec<(u64, u32)>,
+    /// When the first of that credit was given, in nanoseconds since 1970.
+    credit_ns: u64,
+}
+
+impl Attached {
+    fn give_credit(&mut self, consumer: u64, amount: u32) {
+        if self.credit.is_empty() {
+            self.credit_ns = now_ns();
+        }
+        self.credit.push((consumer, amount));
+    }
 }
 
 struct Consumer {
@@ -297,7 +309,7 @@ impl LinkActor {
                 if let Some(Consumer { id, attachment }) = self.consumers.get(&(channel, consumer_tag))
                     && let Some(Some(attached)) = self.attached.get_mut(*attachment)
                 {
-                    attached.credit.push((*id, amount));
+                    attached.give_credit(*id, amount);
                 }
             }
             Command::Topology { channel, request } => {
@@ -316,7 +328,7 @@ impl LinkActor {
                     Ok((consumer, credit)) => {
                         self.reply(channel, Ok(Reply::Done)).await;
                         if let Some(Some(attached)) = self.attached.get_mut(consumer.attachment) {
-                            attached.credit.push((consumer.id, credit));
+                            attached.give_credit(consumer.id, credit);
                         }
                     }
                     Err(error) => self.reply(channel, Err(error)).await,
@@ -437,6 +449,10 @@ impl LinkActor {
                 queue.watch_expiry().await;
             }
         }
+        if queues.iter().any(|queue| queue.is_expiring()) {
+            // Who is ready for a message that lives for no time is known before it comes.
+            self.flush().await;
+        }
         let all = queues.len();
         let delayed_by = through(&self.route.delayed_by, message.exchange.as_str());
         let passed_on = dead_letters::admit(&mut queues, &message, &bcc);
@@ -517,6 +533,7 @@ impl LinkActor {
             exclusive: consume.exclusive,
             priority,
             offset,
+            ready_ns: (consume.credit > 0).then(now_ns),
             base: (attachment as u64) << SEQUENCE_BITS,
             events: self.events.clone(),
         };
@@ -597,7 +614,7 @@ impl LinkActor {
             }
         }
         let pump = queue.pump().await.clone();
-        self.attached.push(Some(Attached { queue, pump, settled: Vec::new(), credit: Vec::new() }));
+        self.attached.push(Some(Attached { queue, pump, settled: Vec::new(), credit: Vec::new(), credit_ns: 0 }));
         Ok(self.attached.len() - 1)
     }
 
@@ -618,7 +635,7 @@ impl LinkActor {
             let settled = std::mem::take(&mut attached.settled);
             let credit = std::mem::take(&mut attached.credit);
             // The actor of a deleted queue is gone, and with it what there was to settle.
-            let _ = attached.pump.send(PumpCommand::Work { settled, credit }).await;
+            let _ = attached.pump.send(PumpCommand::Work { settled, credit, at_ns: attached.credit_ns }).await;
         }
     }
 

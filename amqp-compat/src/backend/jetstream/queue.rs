@@ -423,6 +423,11 @@ impl Queue {
         }
     }
 
+    /// Whether messages of the queue may expire.
+    pub(crate) fn is_expiring(&self) -> bool {
+        self.watches_expiry.load(Ordering::Acquire)
+    }
+
     /// Starts what has to go on while nobody uses the queue: messages expire, and a length limit knows what is there.
     pub(crate) async fn watch(self: &Arc<Self>) -> Result<(), AmqpError> {
         if !self.is_here() {

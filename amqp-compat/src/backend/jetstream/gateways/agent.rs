@@ -15,6 +15,7 @@ use super::leading::Follower;
 use super::wire::{self, Answer, At, Down, Say, Up};
 use super::{Gateways, lock, number_of};
 use crate::backend::jetstream::link::next_consumer;
+use crate::backend::jetstream::memory::now_ns;
 use crate::backend::jetstream::pump::{LastGone, NewConsumer, PumpCommand};
 use crate::backend::jetstream::queue::{Queue, gone};
 use crate::backend::jetstream::store::Wire;
@@ -329,6 +330,7 @@ impl Agent {
                     exclusive,
                     priority,
                     offset: Offset::default(),
+                    ready_ns: None,
                     base: 0,
                     events: self.events.clone(),
                 };
@@ -340,7 +342,7 @@ impl Agent {
                 let settled = settled.into_iter().map(|(sequence, ended)| (sequence, ended.into())).collect();
                 if let Ok(attached) = self.attach(&at).await {
                     // The actor of a deleted queue is gone, and with it what there was to settle.
-                    let _ = attached.pump.send(PumpCommand::Work { settled, credit }).await;
+                    let _ = attached.pump.send(PumpCommand::Work { settled, credit, at_ns: now_ns() }).await;
                 }
             }
             Say::Cancel { at, consumer } => {

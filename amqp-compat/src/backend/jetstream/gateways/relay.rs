@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::following::{FromLeader, Session};
 use super::wire::{self, Answer, At, Headers, Say};
 use super::{Gateways, Role};
+use crate::backend::jetstream::memory::now_ns;
 use crate::backend::jetstream::pump::{self, LastGone, NewConsumer, PumpCommand, SEQUENCE_MASK};
 use crate::backend::jetstream::queue::{Counts, Queue, gone};
 use crate::backend::{ChannelId, Delivery, DeliveryId, Event, Got, Outcome};
@@ -159,7 +160,7 @@ impl Relay {
         }
         match command {
             PumpCommand::Consume { consumer, answer } => self.consume(consumer, answer),
-            PumpCommand::Work { settled, credit } => self.work(settled, credit).await,
+            PumpCommand::Work { settled, credit, .. } => self.work(settled, credit).await,
             PumpCommand::Cancel { consumer, answer } => {
                 self.leave(move |one| one.id == consumer, Leaving::Consumer(consumer), answer);
             }
@@ -362,11 +363,12 @@ impl Relay {
                 continue;
             }
             let (answer, taken) = oneshot::channel();
-            let _ = pump.send(PumpCommand::Consume { consumer: consumer.new.clone(), answer }).await;
+            let new = NewConsumer { ready_ns: None, ..consumer.new.clone() };
+            let _ = pump.send(PumpCommand::Consume { consumer: new, answer }).await;
             match taken.await {
                 Ok(Ok(())) => {
                     let credit = vec![(id, u32::try_from(consumer.credit).unwrap_or(u32::MAX))];
-                    let _ = pump.send(PumpCommand::Work { settled: Vec::new(), credit }).await;
+                    let _ = pump.send(PumpCommand::Work { settled: Vec::new(), credit, at_ns: now_ns() }).await;
                 }
                 _ => self.cancelled(consumer.new),
             }

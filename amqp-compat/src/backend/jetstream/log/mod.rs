@@ -70,7 +70,7 @@ impl Log {
                 self.queue.set_consumers(self.readers.len());
                 let _ = answer.send(Ok(()));
             }
-            PumpCommand::Work { settled: _, credit } => {
+            PumpCommand::Work { credit, .. } => {
                 for (id, amount) in credit {
                     if let Some(reader) = self.readers.get(&id) {
                         let _ = reader.credit.send(amount);

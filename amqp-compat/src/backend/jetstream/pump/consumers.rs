@@ -31,6 +31,8 @@ pub(crate) struct NewConsumer {
     pub(crate) priority: i64,
     /// Where it begins, in a stream queue.
     pub(crate) offset: Offset,
+    /// Since when it is ready for what comes, in nanoseconds since 1970, if its first credit is sure to follow.
+    pub(crate) ready_ns: Option<u64>,
     /// The upper bits of its delivery ids; the lower ones are the stream sequence.
     pub(crate) base: u64,
     /// Where its deliveries go.
@@ -180,6 +182,7 @@ impl Consumers {
             let Some(at) = line.members.iter().position(|consumer| consumer.new.id == id) else { continue };
             let Some(consumer) = line.members.get_mut(at) else { continue };
             consumer.credit = consumer.credit.saturating_add(amount);
+            consumer.new.ready_ns = None;
             if std::mem::take(&mut consumer.is_passed_over)
                 && let Some(consumer) = line.members.remove(at)
             {
@@ -191,6 +194,11 @@ impl Consumers {
     /// Whether a message that came now would be handed out.
     pub(super) fn is_ready(&self) -> bool {
         self.served().any(Consumer::is_ready)
+    }
+
+    /// Whether a message that came now would be handed out as soon as a new consumer's first credit is here.
+    pub(super) fn is_about_to_be_ready(&self) -> bool {
+        self.served().any(|consumer| consumer.new.ready_ns.is_some())
     }
 
     /// How many messages could be handed out now.
@@ -222,6 +230,7 @@ mod tests {
             exclusive: false,
             priority,
             offset: Offset::Next,
+            ready_ns: None,
             base: 0,
             events,
         }

@@ -12,15 +12,15 @@ use super::super::queue::{Counts, Pending, gone};
 use super::super::{ack, api};
 use super::level::Level;
 use super::server::{LINGER, RETRY, next_messages};
-use super::{BATCH, Pump};
+use super::{BATCH, Held, Pump};
 use crate::backend::{ChannelId, Got, Outcome};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::properties;
 use crate::model::dead_letter::Reason;
 
 const GET_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long a consumer's word that it is ready may be on its way here: in RabbitMQ it would be there.
-const UNDER_WAY_NS: u64 = 3_000_000;
+/// How far the clock of a nats-server may be behind this one.
+const CLOCKS_DIFFER_NS: u64 = 3_000_000;
 /// How often it is looked whether dead letters that are under way have come.
 const ARRIVAL: Duration = Duration::from_millis(1);
 
@@ -41,13 +41,18 @@ impl Pump {
             if now_ns() < at || self.dying.is_full() {
                 return;
             }
-            // A time to live of 0 still reaches a consumer that was ready when the message came.
-            let is_at_once = held.stored_ns == at && !held.redelivered;
-            if is_at_once && self.ready_since_ns.is_some_and(|since| since <= at.saturating_add(UNDER_WAY_NS)) {
+            if self.is_for_who_is_ready(held) {
                 return;
             }
             self.bury(sequence, Reason::Expired).await;
         }
+    }
+
+    /// Whether a message lives for no time, and a consumer was ready when it came: that one still gets it.
+    fn is_for_who_is_ready(&self, held: &Held) -> bool {
+        let is_at_once = held.expires_ns == Some(held.stored_ns) && !held.redelivered;
+        let latest = held.stored_ns.saturating_add(CLOCKS_DIFFER_NS);
+        is_at_once && self.ready_since_ns.is_some_and(|since| since <= latest)
     }
 
     /// Whether an expired message is at the head that cannot be dead-lettered before others are.
@@ -59,7 +64,11 @@ impl Pump {
     /// When the head of the queue expires.
     pub(super) fn next_expiry(&mut self) -> Option<Instant> {
         let head = self.head()?;
-        let at = self.held.get(&head)?.expires_ns?;
+        let held = self.held.get(&head)?;
+        if self.is_for_who_is_ready(held) {
+            return None;
+        }
+        let at = held.expires_ns?;
         Some(Instant::now() + Duration::from_nanos(at.saturating_sub(now_ns())))
     }
 

@@ -55,7 +55,11 @@ impl Pump {
                 format!("{} in exclusive use", display(&self.queue.vhost, self.queue.name())),
             ));
         }
+        let ready_ns = new.ready_ns;
         self.consumers.add(new);
+        if ready_ns.is_some() {
+            self.count_credit(ready_ns);
+        }
         self.queue.set_consumers(self.consumers.len());
         Ok(())
     }
@@ -85,7 +89,7 @@ impl Pump {
                 // The link has ended; its release is on its way and takes the delivery back.
                 Err(TrySendError::Closed(_)) => {}
             }
-            self.count_credit();
+            self.count_credit(None);
         }
     }
 
@@ -139,7 +143,7 @@ impl Pump {
                 _ => None,
             }));
         });
-        self.count_credit();
+        self.count_credit(None);
         unsent.into_iter().for_each(|sequence| self.put_back(sequence, false));
         self.queue.set_consumers(self.consumers.len());
         LastGone(before > self.consumers.len() && self.consumers.is_empty())

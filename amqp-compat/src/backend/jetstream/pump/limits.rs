@@ -32,9 +32,10 @@ impl Pump {
     }
 
     /// Notes how many messages consumers are about to take: those do not count.
-    pub(super) fn count_credit(&mut self) {
-        match self.consumers.is_ready() {
-            true => drop(self.ready_since_ns.get_or_insert_with(now_ns)),
+    /// `at_ns`: since when they are ready, if they were not before; otherwise since now.
+    pub(super) fn count_credit(&mut self, at_ns: Option<u64>) {
+        match self.consumers.is_ready() || self.consumers.is_about_to_be_ready() {
+            true => drop(self.ready_since_ns.get_or_insert_with(|| at_ns.unwrap_or_else(now_ns))),
             false => self.ready_since_ns = None,
         }
         if let Some(mut ready) = self.queue.ready() {
@@ -120,7 +121,7 @@ impl Pump {
             None => self.learn().await,
             Some(_) => Err(AmqpError::new(ReplyCode::InternalError, "JetStream does not answer")),
         };
-        self.count_credit();
+        self.count_credit(None);
         if learnt.is_err() {
             self.queue.count_no_more();
             self.learns = true;
@@ -138,7 +139,7 @@ impl Pump {
                 self.count_in(sequence, false);
             }
         }
-        self.count_credit();
+        self.count_credit(None);
     }
 
     /// Learns the sizes of what is in the queue when the gateway starts: everything is read once.

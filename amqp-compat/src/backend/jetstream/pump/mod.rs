@@ -51,8 +51,8 @@ pub(crate) use delivering::{Cancelled, LastGone};
 pub(crate) enum PumpCommand {
     /// Adds a consumer, with no credit yet.
     Consume { consumer: NewConsumer, answer: oneshot::Sender<Result<(), AmqpError>> },
-    /// Settles deliveries, in the order given, and adds credit to consumers.
-    Work { settled: Vec<(u64, Outcome)>, credit: Vec<(u64, u32)> },
+    /// Settles deliveries, in the order given, and adds credit to consumers, who have it since `at_ns`.
+    Work { settled: Vec<(u64, Outcome)>, credit: Vec<(u64, u32)>, at_ns: u64 },
     /// Removes a consumer.
     Cancel { consumer: u64, answer: oneshot::Sender<LastGone> },
     /// Requeues what a channel (or a whole link) holds and removes its consumers.
@@ -269,6 +269,11 @@ impl Pump {
                     }
                 }
             }
+            // What was said before a message came holds for it: a consumer has become ready, or has gone.
+            for _ in 0..BATCH {
+                let Ok(command) = self.commands.try_recv() else { break };
+                self.handle(command).await;
+            }
             self.serve().await;
             if self.dying.has_work() {
                 self.bury_condemned().await;
@@ -286,7 +291,7 @@ impl Pump {
             PumpCommand::Consume { consumer, answer } => {
                 let _ = answer.send(self.consume(consumer));
             }
-            PumpCommand::Work { settled, credit } => {
+            PumpCommand::Work { settled, credit, at_ns } => {
                 let comes_back = settled.iter().any(|(_, outcome)| *outcome == Outcome::Requeue);
                 for (sequence, outcome) in settled {
                     self.settle(sequence, outcome).await;
@@ -302,7 +307,7 @@ impl Pump {
                 for (id, amount) in credit {
                     self.consumers.credit(id, amount.into(), is_short);
                 }
-                self.count_credit();
+                self.count_credit(Some(at_ns));
             }
             PumpCommand::Cancel { consumer, answer } => {
                 let last = self.remove_consumers(|new| new.id == consumer);
