@@ -70,6 +70,15 @@ export class NatsServer {
     return `nats://127.0.0.1:${this.port}`;
   }
 
+  /** Of its process, while it runs. */
+  get pid() {
+    const pid = this.#process?.pid;
+    if (pid === undefined) {
+      throw new Error("it does not run");
+    }
+    return pid;
+  }
+
   async start() {
     const ports = join(this.#folder, "ports");
     rmSync(ports, { recursive: true, force: true });
@@ -112,7 +121,7 @@ export class NatsServer {
   async stop() {
     const server = this.#process;
     this.#process = undefined;
-    if (server !== undefined && server.exitCode === null) {
+    if (server !== undefined && server.exitCode === null && server.signalCode === null) {
       const gone = new Promise((resolve) => server.once("exit", resolve));
       server.kill("SIGKILL");
       await gone;

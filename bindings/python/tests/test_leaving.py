@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 import nats_bridge
-from nats_bridge import Bridge, Closed, Message, aio
+from nats_bridge import Bridge, Closed, Delivery, Message, aio
 from server import NatsServer
 
 COUNT = 200
@@ -44,12 +44,12 @@ def test_a_bridge_that_is_closed_gives_back_what_its_consumers_have_not_begun(se
 
 
 def test_an_exception_out_of_a_block_gives_back_and_does_not_wait_for_what_is_not_settled(bridge: Bridge) -> None:
-    kept = []
-    with pytest.raises(RuntimeError, match="enough"):
-        with bridge.consume("ORDERS", "billing", ack_wait_ms=60_000) as deliveries:
-            for delivery in deliveries:
-                kept.append(delivery)
-                raise RuntimeError("enough")
+    kept: list[Delivery] = []
+    deliveries = bridge.consume("ORDERS", "billing", ack_wait_ms=60_000)
+    with pytest.raises(RuntimeError, match="enough"), deliveries:
+        for delivery in deliveries:
+            kept.append(delivery)
+            raise RuntimeError("enough")
     assert (deliveries.held, deliveries.state) == (1, "draining")
     kept[0].ack(confirmed=True)
     the_rest_is_there(bridge, 1)
