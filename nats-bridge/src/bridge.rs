@@ -255,10 +255,11 @@ impl Bridge {
     }
 }
 
-// Pulls and acks are of consumers that run, and not of a call that waits.
+// Pulls and acks are of consumers that run, and not of a call that waits; publishers look for streams.
 fn names_a_call(text: &str) -> bool {
     let subject = text.split('"').nth(1).unwrap_or_default();
-    subject.starts_with("$JS.API.") && !subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.")
+    let ours = ["$JS.API.CONSUMER.MSG.NEXT.", "$JS.API.STREAM.NAMES"];
+    subject.starts_with("$JS.API.") && !ours.iter().any(|ours| subject.starts_with(ours))
 }
 
 fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {

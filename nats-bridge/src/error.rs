@@ -64,7 +64,7 @@ pub enum ErrorKind {
     InUse,
     /// The message cannot be sent as it is: bad subject, reserved or illegal header, empty id.
     InvalidMessage,
-    /// The stream or consumer does not exist.
+    /// The stream or consumer does not exist, or no stream takes the subject.
     NotFound,
     /// The outbox has as many entries or bytes as it may have. Nothing was accepted.
     OutboxFull,

@@ -142,7 +142,7 @@ async fn a_dead_letter_that_cannot_be_stored_pauses_the_consumer_until_it_can() 
     bridge.jetstream().delete_stream("ORDERS_DLQ").await.unwrap();
 
     let error = next(&mut consumer).await.reject("bad").await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
     assert!(matches!(handle.state(), ConsumerState::Paused { .. }), "{:?}", handle.state());
     // Neither dead letter nor done, and nothing new is handed out.
     assert_eq!(messages(&bridge, "ORDERS").await, 3);

@@ -128,7 +128,7 @@ async fn a_redrive_goes_elsewhere_keeps_to_its_rate_and_stops_when_too_many_fail
     assert_eq!((messages(&bridge, "REPAIR").await, letters.count().await.unwrap()), (10, 50));
     let nowhere = Redrive { to: Some("nobody.listens".into()), ..some.clone() };
     let outside = Redrive { filter: Filter::default(), ..nowhere };
-    assert_eq!(letters.redrive(&outside, |_| true).await.unwrap_err().kind(), ErrorKind::Unreachable);
+    assert_eq!(letters.redrive(&outside, |_| true).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(letters.count().await.unwrap(), 50, "what cannot be stored stays");
     let wrong = Redrive { rate_per_second: 0.0, ..Redrive::default() };
     assert_eq!(letters.redrive(&wrong, |_| true).await.unwrap_err().kind(), ErrorKind::Config);

@@ -175,8 +175,7 @@ async fn the_window_is_bounded_in_messages_and_in_bytes() {
 #[tokio::test]
 async fn what_the_server_refuses_is_a_typed_error_and_nothing_landed() {
     let server = NatsServer::builder().config_line("max_payload: 4096").start();
-    let config = PublishConfig { no_stream_wait: Duration::from_millis(300), ..Default::default() };
-    let bridge = bridge_with(&server, config).await;
+    let bridge = bridge_with(&server, PublishConfig::default()).await;
     let full = stream::Config {
         name: "FULL".into(),
         subjects: vec!["full".into()],
@@ -189,7 +188,7 @@ async fn what_the_server_refuses_is_a_typed_error_and_nothing_landed() {
 
     let cases = [
         (Message::new("full", "2"), ErrorKind::Rejected),
-        (Message::new("nobody.listens", "x"), ErrorKind::Unreachable),
+        (Message::new("nobody.listens", "x"), ErrorKind::NotFound),
         (Message::new("orders.new", vec![0u8; 5000]), ErrorKind::TooLarge),
         (Message::new("orders.*", "x"), ErrorKind::InvalidMessage),
         (Message::new("orders.new", "x").header("Nats-TTL", "1s"), ErrorKind::InvalidMessage),

@@ -131,11 +131,12 @@ export class Bridge {
   /**
    * Publishes one message; resolves when JetStream has stored it.
    *
-   * What has no answer is sent again with the same id, within the bounds of the option `publish` of `connect`.
+   * What has no answer is sent again with the same id, within the bounds of the option `publish` of `connect`: for 60 s in all, unless its
+   * `deadlineMs` says otherwise, also while NATS is away.
    *
    * Rejects with `invalid_message` or `too_large` (it cannot be sent as it is; nothing landed), `schema` (it does not fit), `rejected` (JetStream
-   * refused it), `denied`, `unreachable` (no stream listens on the subject), `timeout` (it may have landed: resend with the
-   * same id), `closed` or `aborted`; `landed` says whether it may be stored.
+   * refused it), `denied`, `not_found` (no stream takes the subject: `ensureStream`, or a manifest, makes one), `unreachable` (its stream has no
+   * leader), `timeout` (it may have landed: resend with the same id), `closed` or `aborted`; `landed` says whether it may be stored.
    */
   async publish(subject: string, payload: Payload, options: MessageOptions & Abortable = {}): Promise<Published> {
     refuseUnknown(options, { id: true, headers: true, schema: true, signal: true });

@@ -20,7 +20,10 @@ export interface PublishOptions {
   readonly attempts?: number;
   /** How long one message is tried in all, connected or not; default 60 000. Keep it below the duplicate window. */
   readonly deadlineMs?: number;
-  /** How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 000. */
+  /**
+   * How long a subject on which nobody answers is taken for a leader election and tried again; default 5 000. Where the server says that no
+   * stream takes the subject, nothing is tried again.
+   */
   readonly noStreamWaitMs?: number;
   /** Fails at once while NATS confirms nothing; default none: publishing waits. */
   readonly breaker?: BreakerOptions;

@@ -15,7 +15,7 @@ export interface OutboxOptions {
   readonly firstPauseMs?: number;
   /** The longest pause; default 15 000. */
   readonly maxPauseMs?: number;
-  /** For how long "no stream listens on the subject" is taken for something that passes; default 60 000. */
+  /** For how long "no stream takes the subject" is taken for something that passes; default 60 000. */
   readonly noStreamWaitMs?: number;
   /** A word that generated message ids start with; letters, digits, `-`; default none. */
   readonly region?: string;

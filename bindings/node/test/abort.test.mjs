@@ -15,14 +15,14 @@ import { eventually, NatsServer } from "./server.mjs";
  */
 async function orders(t) {
   const server = await NatsServer.for(t);
-  const bridge = await connect(server.url, { publish: { noStreamWaitMs: 60_000 } });
+  const bridge = await connect(server.url);
   t.after(() => bridge.close({ budgetMs: 0 }).catch(() => {}));
   await bridge.ensureStream("ORDERS", { subjects: ["orders.>"], unbounded: true, retention: "work_queue" });
-  return bridge;
+  return { bridge, server };
 }
 
 test("what was aborted before is not begun", async (t) => {
-  const bridge = await orders(t);
+  const { bridge } = await orders(t);
   const signal = AbortSignal.abort(new Error("enough"));
   const refused = { name: "BridgeError", code: "aborted", landed: "no", cause: signal.reason };
   await assert.rejects(connect("nats://127.0.0.1:1", { signal }), refused);
@@ -38,10 +38,11 @@ test("what was aborted before is not begun", async (t) => {
 });
 
 test("a publish that is aborted may have landed", async (t) => {
-  const bridge = await orders(t);
+  const { bridge, server } = await orders(t);
+  await server.stop();
   for (const work of [
-    () => bridge.publish("nobody.listens", "one", { signal: AbortSignal.timeout(50) }),
-    () => bridge.publishMany([{ subject: "nobody.listens", payload: "one" }], { signal: AbortSignal.timeout(50) }),
+    () => bridge.publish("orders.new", "one", { signal: AbortSignal.timeout(50) }),
+    () => bridge.publishMany([{ subject: "orders.new", payload: "one" }], { signal: AbortSignal.timeout(50) }),
   ]) {
     await assert.rejects(work, (error) => {
       assert(error instanceof BridgeError && error.cause instanceof DOMException);
@@ -70,7 +71,7 @@ test("a connect that is aborted leaves no connection", async (t) => {
 });
 
 test("a wait that is aborted loses no delivery, costs no attempt and keeps the order", async (t) => {
-  const bridge = await orders(t);
+  const { bridge } = await orders(t);
   const consumer = await bridge.consume("ORDERS", "billing");
   for (let n = 0; n < 200; n++) {
     const controller = new AbortController();
@@ -90,7 +91,7 @@ test("a wait that is aborted loses no delivery, costs no attempt and keeps the o
 });
 
 test("what came for an aborted wait does not hold up a drain", async (t) => {
-  const bridge = await orders(t);
+  const { bridge } = await orders(t);
   const consumer = await bridge.consume("ORDERS", "billing");
   const controller = new AbortController();
   const waits = consumer.next({ signal: controller.signal }).catch(() => undefined);
@@ -102,7 +103,7 @@ test("what came for an aborted wait does not hold up a drain", async (t) => {
 });
 
 test("aborting the signal of a consumer drains it", async (t) => {
-  const bridge = await orders(t);
+  const { bridge } = await orders(t);
   await bridge.publish("orders.new", "one");
   const controller = new AbortController();
   const seen = [];

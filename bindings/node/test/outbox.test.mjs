@@ -61,7 +61,7 @@ test("an outbox takes messages without NATS and publishes them in order", async 
 
 test("what is refused is kept and listed", async (t) => {
   const server = await NatsServer.for(t);
-  const bridge = await connect(server.url, { publish: { noStreamWaitMs: 100 } });
+  const bridge = await connect(server.url);
   t.after(() => bridge.close({ budgetMs: 0 }).catch(() => {}));
   const outbox = await openOutbox(join(directory(t), "a"), { noStreamWaitMs: 50, firstPauseMs: 10, maxPauseMs: 50 });
   await outbox.start(bridge);
@@ -70,7 +70,7 @@ test("what is refused is kept and listed", async (t) => {
   await outbox.drain({ budgetMs: 20_000 });
   const [one] = await outbox.refused({ first: number, limit: 1 });
   assert(one !== undefined);
-  assert.deepEqual([one.id, one.subject, one.payload, one.reason], ["o-1", "nobody.listens", Buffer.from([0, 255]), "unreachable"]);
+  assert.deepEqual([one.id, one.subject, one.payload, one.reason], ["o-1", "nobody.listens", Buffer.from([0, 255]), "not_found"]);
   assert.deepEqual([one.headers, one.landed, one.refusedAt >= one.putAt], [[["tenant", "acme"]], "no", true]);
   await bridge.ensureStream("NOBODY", { subjects: ["nobody.>"], unbounded: true });
   assert((await outbox.retry(number)) > other.number);

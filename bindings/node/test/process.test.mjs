@@ -19,14 +19,17 @@ test("an open connection does not keep the process running", async (t) => {
 });
 
 test("a call that waits keeps it running", async (t) => {
-  const { url } = await NatsServer.for(t);
+  const server = await NatsServer.for(t);
   const { end, out } = await run(
     `import { connect } from "nats-bridge";
-     const bridge = await connect(process.argv[1], { publish: { noStreamWaitMs: 300 } });
-     bridge.publish("nobody.listens", "one").catch((error) => console.log(error.code));`,
-    url,
+     const bridge = await connect(process.argv[1], { publish: { deadlineMs: 500 } });
+     await bridge.ensureStream("ORDERS", { unbounded: true });
+     process.kill(Number(process.argv[2]), "SIGKILL");
+     setTimeout(() => bridge.publish("orders.new", "one").catch((error) => console.log(error.code)), 100);`,
+    server.url,
+    String(server.pid),
   );
-  assert.deepEqual({ end, out }, { end: 0, out: "unreachable\n" });
+  assert.deepEqual({ end, out }, { end: 0, out: "timeout\n" });
 });
 
 test("process.exit in the middle of a call is clean", async (t) => {

@@ -83,14 +83,18 @@ test("a message that cannot be sent names what is wrong with it", async (t) => {
   await bridge.close();
 });
 
-test("no stream on the subject is unreachable, and nothing landed", async (t) => {
+test("a subject that no stream takes is not found at once, and nothing landed", async (t) => {
   const server = await NatsServer.for(t);
-  const bridge = await connect(server.url, { publish: { noStreamWaitMs: 100 } });
+  const bridge = await connect(server.url, { publish: { noStreamWaitMs: 50_000 } });
+  const began = Date.now();
   await assert.rejects(bridge.publish("nobody.listens", "one"), (error) => {
     assert(error instanceof BridgeError);
-    assert.deepEqual([error.code, error.landed, error.context["subject"]], ["unreachable", "no", "nobody.listens"]);
+    assert.deepEqual([error.code, error.landed, error.context["subject"]], ["not_found", "no", "nobody.listens"]);
+    assert.match(error.message, /subject=nobody.listens/);
+    assert.match(error.message, /ensureStream/);
     return true;
   });
+  assert(Date.now() - began < 20_000);
   await bridge.close();
 });
 

@@ -43,7 +43,7 @@ def test_an_outbox_takes_messages_without_nats_and_publishes_them_in_order(serve
 
 def test_what_is_refused_is_kept_and_listed(server: NatsServer, tmp_path: Path) -> None:
     with (
-        nats_bridge.connect(server.url, publish={"no_stream_wait_ms": 100}) as bridge,
+        nats_bridge.connect(server.url) as bridge,
         nats_bridge.open_outbox(tmp_path / "a", no_stream_wait_ms=50, first_pause_ms=10, max_pause_ms=50) as outbox,
     ):
         outbox.start(bridge)
@@ -51,7 +51,7 @@ def test_what_is_refused_is_kept_and_listed(server: NatsServer, tmp_path: Path) 
         outbox.put("nobody.hears", b"2")
         outbox.drain(20_000)
         one, other = sorted(outbox.refused(), key=lambda refused: refused.number)
-        assert (one.id, one.subject, one.payload, one.reason) == ("o-1", "nobody.listens", b"\x00\xff", "unreachable")
+        assert (one.id, one.subject, one.payload, one.reason) == ("o-1", "nobody.listens", b"\x00\xff", "not_found")
         assert [*one.headers] == [("tenant", "acme")] and one.landed == "no" and one.refused_at >= one.put_at
         bridge.ensure_stream("NOBODY", subjects=["nobody.>"], unbounded=True)
         assert outbox.retry(one.number) > other.number

@@ -94,7 +94,7 @@ delivery = deliveries.next(5_000)
 threading.Thread(target=lambda: deliveries.next(), daemon=True).start()
 async def main():
     other = await nats_bridge.aio.connect(sys.argv[1])
-    asyncio.ensure_future(other.publish("nobody.listens", b"not awaited"))
+    asyncio.ensure_future(other.publish("orders.new", b"not awaited"))
     await asyncio.sleep(0)
 asyncio.run(main())
 """

@@ -1,4 +1,5 @@
 import mmap
+import time
 
 import pytest
 
@@ -83,11 +84,13 @@ def test_a_message_that_cannot_be_sent_names_what_is_wrong_with_it(server: NatsS
             bridge.publish("orders.new", b"one", id=7)  # pyright: ignore[reportArgumentType]
 
 
-def test_no_stream_on_the_subject_is_unreachable_and_nothing_landed(server: NatsServer) -> None:
-    with nats_bridge.connect(server.url, publish={"no_stream_wait_ms": 100}) as bridge:
-        with pytest.raises(nats_bridge.Unreachable) as raised:
+def test_a_subject_that_no_stream_takes_is_not_found_at_once_and_nothing_landed(server: NatsServer) -> None:
+    with nats_bridge.connect(server.url, publish={"no_stream_wait_ms": 50_000}) as bridge:
+        began = time.monotonic()
+        with pytest.raises(nats_bridge.NotFound, match="subject=nobody.listens.*ensure_stream") as raised:
             bridge.publish("nobody.listens", b"one")
-    assert raised.value.landed == "no"
+        assert time.monotonic() - began < 20
+    assert (raised.value.landed, raised.value.is_temporary) == ("no", False)
     assert raised.value.context["subject"] == "nobody.listens"
 
 

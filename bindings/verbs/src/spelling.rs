@@ -6,6 +6,13 @@ use nats_bridge::Error;
 /// milliseconds, which their names say, and `spell` does the rest for a language.
 pub fn spelled(error: &Error, spell: impl Fn(&str) -> String) -> (String, Vec<(&'static str, String)>) {
     let (mut text, mut context) = (error.to_string(), error.context().to_vec());
+    for (_, why) in context.iter_mut().filter(|(key, _)| matches!(*key, "why" | "fix")) {
+        let told = NAMED.iter().fold(why.clone(), |told, name| {
+            told.replace(&format!("`{name}`"), &format!("`{}`", spell(&in_milliseconds(name))))
+        });
+        text = text.replacen(&*why, &told, 1);
+        *why = told;
+    }
     for (key, setting) in context.iter_mut().filter(|(key, _)| matches!(*key, "field" | "bound")) {
         let option = spell(&in_milliseconds(setting));
         text = text.replacen(&format!("{key}={setting}"), &format!("{key}={option}"), 1);
@@ -13,6 +20,9 @@ pub fn spelled(error: &Error, spell: impl Fn(&str) -> String) -> (String, Vec<(&
     }
     (text, context)
 }
+
+// What explanations of the core name in backquotes: calls and options, which other languages spell in their way.
+const NAMED: [&str; 3] = ["dead_letter_stream", "ensure_stream", "max_bytes"];
 
 // The core's settings that are a `Duration`.
 const TIMES: [&str; 16] = [

@@ -80,8 +80,11 @@ impl Kept {
             Ok(_) => Ok(()),
             Err(error) => {
                 // It may have been deleted.
-                self.made.store(false, Ordering::Relaxed);
-                self.unless_it_may_pass(error)
+                let was_made = self.made.swap(false, Ordering::Relaxed);
+                match error.kind() {
+                    ErrorKind::NotFound if was_made => Err(error),
+                    _ => self.unless_it_may_pass(error),
+                }
             }
         }
     }

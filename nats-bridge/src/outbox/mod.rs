@@ -81,7 +81,7 @@ pub struct OutboxConfig {
     pub first_pause: Duration,
     /// The longest pause; default 15 s.
     pub max_pause: Duration,
-    /// For how long "no stream listens on the subject" is taken for something that passes; default 60 s.
+    /// For how long "no stream takes the subject" is taken for something that passes; default 60 s.
     pub no_stream_wait: Duration,
     /// A word that generated ids start with, as [`Config::region`](crate::Config::region); default none.
     pub region: Option<String>,

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind};
 pub(super) enum Verdict {
     /// It may pass: the entry waits.
     Later,
-    /// No stream listens on the subject: it may pass, for a while.
+    /// No stream takes the subject, or its stream has no leader: it may pass, for a while.
     NoStream,
     /// It does not pass by itself.
     Refused,
@@ -20,7 +20,7 @@ pub(super) fn verdict(error: &Error) -> Verdict {
     match error.kind() {
         ErrorKind::BreakerOpen | ErrorKind::Closed | ErrorKind::Timeout | ErrorKind::WindowFull => Verdict::Later,
         // With a code it is JetStream's answer; without, a provider of keys is away.
-        ErrorKind::Unreachable if context("code").is_some() => Verdict::NoStream,
+        ErrorKind::NotFound | ErrorKind::Unreachable if context("code").is_some() => Verdict::NoStream,
         ErrorKind::Unreachable => Verdict::Later,
         ErrorKind::Rejected => match (context("err_code"), context("code")) {
             (Some("10002" | "10008" | "10009" | "10023" | "10028" | "10047" | "10158" | "10167"), _)
@@ -43,14 +43,16 @@ mod tests {
         let rejected = |err_code: u32, why: &str| {
             Error::new(ErrorKind::Rejected).with("code", 503).with("err_code", err_code).with("why", why)
         };
-        let no_stream = Error::new(ErrorKind::Unreachable).with("code", 503).with("err_code", 0);
+        let no_stream = |kind| Error::new(kind).with("code", 503);
         let cases = [
             (rejected(10077, "maximum messages exceeded"), Verdict::Later),
             (rejected(10077, "maximum messages per subject exceeded"), Verdict::Refused),
             (rejected(10047, "insufficient storage resources available"), Verdict::Later),
             (rejected(10054, "message size exceeds maximum allowed"), Verdict::Refused),
             (rejected(10071, "wrong last sequence: 1"), Verdict::Refused),
-            (no_stream, Verdict::NoStream),
+            (no_stream(ErrorKind::NotFound), Verdict::NoStream),
+            (no_stream(ErrorKind::Unreachable), Verdict::NoStream),
+            (Error::new(ErrorKind::NotFound).with("schema", "order"), Verdict::Refused),
             (Error::new(ErrorKind::Unreachable).with("provider", "keys"), Verdict::Later),
             (Error::new(ErrorKind::Timeout).landed_unknown(), Verdict::Later),
             (Error::new(ErrorKind::Closed), Verdict::Later),

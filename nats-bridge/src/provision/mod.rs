@@ -21,3 +21,4 @@ pub use plan::{Action, Change, Difference, Plan};
 pub use removal::Removal;
 pub(crate) use spec::check_name;
 pub use spec::{ConsumerSpec, Discard, Retention, Storage, StreamSpec};
+pub(crate) use subjects::meet;

@@ -28,7 +28,7 @@ pub(super) fn malformed(subject: &str) -> Option<&'static str> {
 }
 
 /// Whether a message may have a subject that both stand for.
-pub(super) fn meet(one: &str, other: &str) -> bool {
+pub(crate) fn meet(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (one.split('.'), other.split('.'));
     loop {
         match (one.next(), other.next()) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
+use async_nats::{Subject, jetstream};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -15,10 +15,12 @@ use super::Published;
 use super::confirm::{Rejection, Stored};
 use super::inbox::{Confirm, Confirms};
 use super::publisher::Shared;
+use super::takers::{Taken, Takers};
 use super::window::Outstanding;
 use crate::connection::{Connection, ConnectionEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::header_map;
+use crate::provision::meet;
 use crate::retry::Next;
 
 /// How often overdue messages are looked for.
@@ -33,6 +35,7 @@ pub(super) struct Keeper {
     events: broadcast::Receiver<ConnectionEvent>,
     connects: u64,
     streams: HashSet<Arc<str>>,
+    takers: Takers,
 }
 
 /// Handles of the publisher's metrics, made once.
@@ -74,7 +77,7 @@ impl Keeper {
         events: broadcast::Receiver<ConnectionEvent>,
     ) -> Self {
         let connects = connection.borrow_and_update().connects;
-        Keeper { shared, jetstream, connection, events, connects, streams: HashSet::new() }
+        Keeper { shared, jetstream, connection, events, connects, streams: HashSet::new(), takers: Takers::default() }
     }
 
     /// Runs until the publisher was dropped and nothing is outstanding, or the client was closed.
@@ -89,6 +92,7 @@ impl Keeper {
                     0 => return self.close(),
                     _ => self.confirmed(&mut batch),
                 },
+                (subject, taken) = self.takers.answer() => self.told(&subject, &taken),
                 Ok(event) = self.events.recv() => self.heard(event),
                 Ok(()) = self.connection.changed() => {
                     if self.connection.borrow().closed {
@@ -126,13 +130,19 @@ impl Keeper {
                     bytes += out.size as usize;
                     if !self.streams.contains(&place.stream) {
                         self.streams.insert(place.stream.clone());
-                        look_up_duplicate_window(&self.shared, &self.jetstream, place.stream.clone());
+                        look_up_stream(&self.shared, &self.jetstream, place.stream.clone(), out.subject.clone());
                     }
                     let Stored { stream, sequence, duplicate } = place;
                     let _ = out.done.send(Ok(Published { stream, sequence, duplicate, id: out.id }));
                 }
                 Err(rejection) => {
                     let Some(out) = window.get_mut(token) else { continue };
+                    if rejection.no_responders() {
+                        match self.shared.elsewhere.load(Ordering::Relaxed) {
+                            true => out.taken = Some(Taken::Unknown),
+                            false => self.takers.ask(&self.jetstream, &out.subject),
+                        }
+                    }
                     if let Some(pause) = self.shared.pause_after(out, &rejection, now) {
                         out.resend_at = Some(now + pause);
                         out.rejection = Some(rejection);
@@ -151,6 +161,33 @@ impl Keeper {
         self.shared.metrics.duplicate.increment(duplicates);
         if slots > 0 {
             self.shared.release(slots, bytes);
+        }
+    }
+
+    // Who takes a subject that nobody answers on.
+    fn told(&self, subject: &Subject, taken: &Taken) {
+        let now = Instant::now();
+        let ended: Vec<(Outstanding, Rejection)> = {
+            let mut window = self.shared.lock();
+            let tokens = window.tokens(|out| out.subject == *subject);
+            let mut ended = Vec::new();
+            for token in tokens {
+                let Some(out) = window.get_mut(token) else { continue };
+                out.taken = Some(taken.clone());
+                let Some(rejection) = out.rejection.clone().filter(Rejection::no_responders) else { continue };
+                if self.shared.pause_after(out, &rejection, now).is_none()
+                    && let Some(out) = window.remove(token)
+                {
+                    ended.push((out, rejection));
+                }
+            }
+            ended
+        };
+        for (out, rejection) in ended {
+            self.shared.release(1, out.size as usize);
+            self.shared.metrics.rejected.increment(1);
+            let error = rejected(&out, &rejection);
+            let _ = out.done.send(Err(error));
         }
     }
 
@@ -309,7 +346,17 @@ impl Shared {
     // The pause before a rejected message is sent again; none: the rejection is final.
     fn pause_after(&self, out: &Outstanding, rejection: &Rejection, now: Instant) -> Option<Duration> {
         let elapsed = now.duration_since(out.started);
-        if !rejection.is_temporary() || rejection.no_responders() && elapsed >= self.config.no_stream_wait {
+        if !rejection.is_temporary() {
+            return None;
+        }
+        let in_vain = match (rejection.no_responders(), &out.taken) {
+            (false, _) => false,
+            // It is being asked.
+            (true, None) => false,
+            (true, Some(Taken::ByNobody)) => true,
+            (true, Some(_)) => elapsed >= self.config.no_stream_wait,
+        };
+        if in_vain {
             return None;
         }
         match self.config.pauses().next(out.attempt, elapsed, rand::random()) {
@@ -339,12 +386,19 @@ fn expired_at(out: &Outstanding, now: Instant, config: &super::PublishConfig) ->
 }
 
 fn rejected(out: &Outstanding, rejection: &Rejection) -> Error {
-    let kind = if rejection.no_responders() { ErrorKind::Unreachable } else { ErrorKind::Rejected };
-    let error = Error::new(kind)
-        .with("code", rejection.code)
-        .with("err_code", rejection.err_code)
-        .with("why", if rejection.no_responders() { "no stream listens on the subject" } else { &rejection.text });
-    let error = describe(out, error);
+    let error = |kind| describe(out, Error::new(kind)).with("code", rejection.code);
+    let error = match (rejection.no_responders(), &out.taken) {
+        (false, _) => error(ErrorKind::Rejected).with("err_code", rejection.err_code).with("why", &rejection.text),
+        (true, Some(Taken::ByNobody)) => error(ErrorKind::NotFound).with(
+            "why",
+            "no stream takes the subject: make one with `ensure_stream` or a manifest, or add the subject to one that exists",
+        ),
+        (true, Some(Taken::By(stream))) => error(ErrorKind::Unreachable)
+            .with("stream", stream)
+            .with("why", "the stream takes the subject and has no leader at present"),
+        (true, _) => error(ErrorKind::Unreachable)
+            .with("why", "nobody answers on the subject: no stream takes it, or its stream has no leader at present"),
+    };
     if out.unknown { error.landed_unknown() } else { error }
 }
 
@@ -356,18 +410,25 @@ fn describe(out: &Outstanding, error: Error) -> Error {
     }
 }
 
-// Compares the deadline with the stream's duplicate window, which bounds how late a resend is safe.
-fn look_up_duplicate_window(shared: &Arc<Shared>, jetstream: &jetstream::Context, stream: Arc<str>) {
+// Compares the deadline with the stream's duplicate window, which bounds how late a resend is safe. Notes a stream that is found by
+// another subject than its own, or not found here at all: then STREAM.NAMES does not know where messages go.
+fn look_up_stream(shared: &Arc<Shared>, jetstream: &jetstream::Context, stream: Arc<str>, subject: Subject) {
     let (shared, jetstream) = (Arc::downgrade(shared), jetstream.clone());
     tokio::spawn(async move {
-        let window = match jetstream.get_stream(&*stream).await {
-            Ok(found) => found.cached_info().config.duplicate_window,
+        let found = jetstream.get_stream(&*stream).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let config = match &found {
+            Ok(found) => &found.cached_info().config,
             Err(error) => {
                 tracing::debug!(%stream, %error, "the stream's duplicate window is not known");
+                shared.elsewhere.store(true, Ordering::Relaxed);
                 return;
             }
         };
-        let Some(shared) = shared.upgrade() else { return };
+        if !config.subjects.iter().any(|of| meet(of, &subject)) {
+            shared.elsewhere.store(true, Ordering::Relaxed);
+        }
+        let window = config.duplicate_window;
         let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         if window < shared.config.deadline {
             tracing::warn!(

@@ -34,6 +34,7 @@ mod confirm;
 mod inbox;
 mod keeper;
 mod publisher;
+mod takers;
 mod window;
 
 use std::sync::Arc;
@@ -76,7 +77,8 @@ pub struct PublishConfig {
     /// How long one message is tried in all, connected or not; default 60 s. Keep it below the duplicate window of the
     /// streams (120 s unless set otherwise), else resends stop at the window.
     pub deadline: Duration,
-    /// How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 s.
+    /// How long a subject on which nobody answers is taken for a leader election and tried again; default 5 s. Where the server says
+    /// that no stream takes the subject, nothing is tried again.
     pub no_stream_wait: Duration,
     /// Fails at once with `BreakerOpen` while NATS confirms nothing; default none: publishing waits, up to `deadline`.
     pub breaker: Option<BreakerConfig>,

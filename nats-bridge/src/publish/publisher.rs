@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -63,6 +63,8 @@ pub(super) struct Shared {
     // The shortest duplicate window (milliseconds) of the streams published to; a resend later than this after the
     // first send could be stored twice.
     pub resend_bound_ms: AtomicU64,
+    /// Messages lie where this account's API does not know of: in another account or domain, or under a subject that is mapped.
+    pub elsewhere: AtomicBool,
     pub pulse: Arc<Pulse>,
     pub breaker: Option<Mutex<Breaker>>,
     pub breaker_state: watch::Sender<BreakerState>,
@@ -106,6 +108,7 @@ impl Publisher {
             ids: Generator::new(region),
             metrics: PublishMetrics::new(),
             resend_bound_ms: AtomicU64::new(u64::MAX),
+            elsewhere: AtomicBool::new(false),
         });
         let stop = CancellationToken::new();
         let keeper = Keeper::new(shared.clone(), jetstream, events.watch(), events.follow());
@@ -128,7 +131,8 @@ impl Publisher {
     /// - `Rejected`: JetStream refused it, such as a full stream with discard "new" (`err_code` 10077). Nothing landed,
     ///   unless an earlier attempt had no answer.
     /// - `Denied`: this user may not publish to the subject.
-    /// - `Unreachable`: no stream listens on the subject, for longer than `no_stream_wait`.
+    /// - `NotFound`: no stream takes the subject. Nothing landed, unless an earlier attempt had no answer.
+    /// - `Unreachable`: nobody answered on the subject for `no_stream_wait`, and a stream takes it, or it is not known whether one does.
     /// - `Timeout`: not confirmed within the deadline. It may have landed: resend with the same id.
     /// - `BreakerOpen`: [`PublishConfig::breaker`] is set and NATS confirms nothing at present. Nothing landed.
     /// - `Closed`: the connection was closed. It may have landed.

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Published;
 use super::confirm::Rejection;
+use super::takers::Taken;
 use crate::error::Result;
 
 /// One message that is not confirmed yet, with all that is needed to send it again.
@@ -28,6 +29,8 @@ pub(crate) struct Outstanding {
     /// When to send it again after a rejection that may pass.
     pub resend_at: Option<Instant>,
     pub rejection: Option<Rejection>,
+    /// Who takes the subject, once nobody answered on it and that was asked.
+    pub taken: Option<Taken>,
     /// Bytes it takes of the window.
     pub size: u32,
     // Rises with each insertion, so that resends keep the order of the first sends.
@@ -57,6 +60,7 @@ impl Outstanding {
             unknown: false,
             resend_at: None,
             rejection: None,
+            taken: None,
             size,
             order: 0,
         }

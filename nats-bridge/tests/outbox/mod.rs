@@ -208,7 +208,7 @@ async fn what_the_server_refuses_is_kept_and_listed_and_holds_nothing_up() {
     let mut seen: Vec<_> = refused.iter().map(|one| (&one.id[..], &one.reason[..], one.landed)).collect();
     seen.sort_unstable_by_key(|(id, _, _)| *id);
     let expected =
-        [("large", "too_large", Landed::No), ("larger", "rejected", Landed::No), ("nobody", "unreachable", Landed::No)];
+        [("large", "too_large", Landed::No), ("larger", "rejected", Landed::No), ("nobody", "not_found", Landed::No)];
     assert_eq!(seen, expected);
     assert!(refused.iter().all(|one| one.refused_at >= one.put_at && !one.why.is_empty()));
     assert_eq!((outbox.status().waiting, outbox.status().refused), (0, 3));

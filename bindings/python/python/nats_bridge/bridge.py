@@ -95,7 +95,7 @@ class Bridge:
 
         ``id`` is what the stream recognises duplicates by, inside its duplicate window (default 120 s); ``None`` makes a
         fresh one, ``False`` sends none. What has no answer is sent again with the same id, within the bounds of the
-        option ``publish`` of `connect`. ``schema`` names what the payload has to fit (``order``, or ``order/3`` for one version), for
+        option ``publish`` of `connect`: for 60 s in all, unless its ``deadline_ms`` says otherwise, also while NATS is away. ``schema`` names what the payload has to fit (``order``, or ``order/3`` for one version), for
         connections that check. Ctrl-C raises ``KeyboardInterrupt``; the message may then be stored.
 
         Raises:
@@ -103,7 +103,8 @@ class Bridge:
             SchemaViolation: it does not fit its schema, or names none. Nothing landed.
             Rejected: JetStream refused it. Nothing landed, unless an earlier attempt had no answer.
             Denied: this user may not publish to the subject.
-            Unreachable: no stream listens on the subject.
+            NotFound: no stream takes the subject: `ensure_stream`, or a manifest, makes one. Nothing landed.
+            Unreachable: the subject's stream has no leader.
             Timeout: not confirmed within the deadline. It may have landed: resend with the same id.
             Closed: the connection was closed. ``landed`` says whether it may be stored.
         """

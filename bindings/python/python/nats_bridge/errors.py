@@ -134,7 +134,7 @@ class InvalidMessage(Error, code="invalid_message"):
 
 
 class NotFound(Error, code="not_found"):
-    """The stream or consumer does not exist."""
+    """The stream or consumer does not exist, or no stream takes the subject."""
 
 
 class OutboxFull(Error, code="outbox_full"):

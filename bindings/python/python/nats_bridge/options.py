@@ -41,7 +41,8 @@ class PublishOptions(TypedDict, total=False):
     deadline_ms: int | None
     """How long one message is tried in all, connected or not; default 60 000. Keep it below the duplicate window."""
     no_stream_wait_ms: int | None
-    """How long "no stream listens on the subject" is taken for a leader election and tried again; default 5 000."""
+    """How long a subject on which nobody answers is taken for a leader election and tried again; default 5 000. Where the server says that no
+    stream takes the subject, nothing is tried again."""
     breaker: BreakerOptions | None
     """Fails at once while NATS confirms nothing; default none: publishing waits."""
     encrypt: str | PathLike[str] | None

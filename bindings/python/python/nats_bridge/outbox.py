@@ -32,7 +32,7 @@ class OutboxOptions(TypedDict, total=False):
     max_pause_ms: int | None
     """The longest pause; default 15 000."""
     no_stream_wait_ms: int | None
-    """For how long "no stream listens on the subject" is taken for something that passes; default 60 000."""
+    """For how long "no stream takes the subject" is taken for something that passes; default 60 000."""
     region: str | None
     """A word that generated message ids start with; letters, digits, ``-``; default none."""
 
