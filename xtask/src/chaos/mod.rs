@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use test_support::rabbit::RabbitMq;
 
@@ -47,6 +47,12 @@ pub struct ChaosArgs {
     /// What is killed [default: all of them].
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WHAT,...")]
     kill: Vec<Kind>,
+    /// How many sidecars share one NATS account; each has half of the applications [1: one that is alone].
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
+    sidecars: u8,
+    /// Go on after a run that was wrong, instead of stopping at it.
+    #[arg(long)]
+    keep_going: bool,
     /// Print the result as one JSON object.
     #[arg(long)]
     json: bool,
@@ -84,7 +90,8 @@ pub fn run(args: &ChaosArgs) -> Result<ExitCode, Failure> {
     stop::listen()?;
     let kinds = if args.kill.is_empty() { KINDS.to_vec() } else { args.kill.clone() };
     let length = Duration::from_secs_f64(args.seconds);
-    let setting = Setting { sidecar, application, nats_server, rate: args.rate, length, kinds };
+    let sidecars = usize::from(args.sidecars);
+    let setting = Setting { sidecar, application, nats_server, rate: args.rate, length, kinds, sidecars };
     let dir = run_directory()?;
     let bar = bar(args.runs);
     bar.set_message("RabbitMQ is starting");
@@ -105,9 +112,16 @@ pub fn run(args: &ChaosArgs) -> Result<ExitCode, Failure> {
         if row.wrong.is_empty() {
             std::fs::remove_dir_all(&files).doing(format_args!("cannot remove {}", files.display()))?;
         } else {
-            bar.suspend(|| row.wrong.iter().for_each(|wrong| eprintln!("       wrong: {wrong}")));
+            bar.suspend(|| {
+                row.wrong.iter().for_each(|wrong| eprintln!("       wrong: {wrong}"));
+                eprintln!("       its files are in {}; again: {}", files.display(), args.again(seed));
+            });
         }
+        let wrong = !row.wrong.is_empty();
         runs.push(row);
+        if wrong && !args.keep_going {
+            break;
+        }
     }
     bar.finish_and_clear();
     let report = Report { right: runs.iter().all(|run| run.wrong.is_empty()) && !runs.is_empty(), runs };
@@ -122,6 +136,23 @@ pub fn run(args: &ChaosArgs) -> Result<ExitCode, Failure> {
     }
     eprintln!("the applications' files and all logs of what went wrong are in {}", dir.display());
     Ok(ExitCode::FAILURE)
+}
+
+impl ChaosArgs {
+    /// The command that does the run of a seed again.
+    fn again(&self, seed: u64) -> String {
+        let mut command =
+            format!("cargo xtask chaos --runs 1 --seed {seed} --rate {} --seconds {}", self.rate, self.seconds);
+        if self.sidecars != 2 {
+            command.push_str(&format!(" --sidecars {}", self.sidecars));
+        }
+        let kinds: Vec<String> =
+            self.kill.iter().filter_map(|kind| Some(kind.to_possible_value()?.get_name().to_owned())).collect();
+        if !kinds.is_empty() {
+            command.push_str(&format!(" --kill {}", kinds.join(",")));
+        }
+        command
+    }
 }
 
 fn found(file: &std::path::Path) -> Result<PathBuf, Failure> {

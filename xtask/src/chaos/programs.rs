@@ -15,7 +15,7 @@ use crate::process::{self, Running};
 pub struct Programs {
     binary: PathBuf,
     dir: PathBuf,
-    url: String,
+    urls: Vec<String>,
     all: Vec<Program>,
     /// What they have recorded so far, for knowing when a run may end.
     pub outstanding: Outstanding,
@@ -34,15 +34,15 @@ struct Program {
 }
 
 impl Programs {
-    /// Starts the consumers, then the publishers, and waits until each is connected.
+    /// Starts the consumers, then the publishers, each at the next of `urls`, and waits until each is connected.
     ///
     /// # Errors
     /// When one cannot be started or does not connect within 60 s.
-    pub fn start(binary: &Path, dir: &Path, url: &str, rate: f64, seed: u64) -> Result<Self, Failure> {
+    pub fn start(binary: &Path, dir: &Path, urls: &[String], rate: f64, seed: u64) -> Result<Self, Failure> {
         fs::write(dir.join("topology.json"), topology::declared().to_string()).doing("cannot write the topology")?;
-        let (binary, dir, url) = (binary.to_owned(), dir.to_owned(), url.to_owned());
+        let (binary, dir, urls) = (binary.to_owned(), dir.to_owned(), urls.to_owned());
         let outstanding = Outstanding::new(topology::queues());
-        let mut programs = Self { binary, dir, url, all: Vec::new(), outstanding };
+        let mut programs = Self { binary, dir, urls, all: Vec::new(), outstanding };
         for (role, group) in [("consume", topology::consumers()), ("publish", topology::publishers(rate, seed))] {
             for (name, args) in group {
                 let tail = Tail::new(PathBuf::new());
@@ -67,9 +67,10 @@ impl Programs {
         let name = format!("{}.{}", program.name, program.lives.len() + 1);
         let log = File::create(self.dir.join(format!("{name}.log"))).doing("cannot make an application's log")?;
         let ledger = self.dir.join(format!("{name}.jsonl"));
+        let url = self.urls.get(index % self.urls.len().max(1)).map_or("", String::as_str);
         let mut command = Command::new(&self.binary);
         command
-            .args([program.role, "--url", &self.url, "--name", &name, "--ledger"])
+            .args([program.role, "--url", url, "--name", &name, "--ledger"])
             .arg(&ledger)
             .arg("--topology")
             .arg(self.dir.join("topology.json"))

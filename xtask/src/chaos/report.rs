@@ -22,6 +22,8 @@ pub struct Row {
     pub kills: Vec<String>,
     /// Messages confirmed a second, from the first to the last publish.
     pub rate: f64,
+    /// Messages published a second while nothing was away.
+    pub undisturbed: f64,
     /// Messages published in the busiest second.
     pub peak: u64,
     /// The counts from the applications' files.
@@ -54,6 +56,7 @@ impl Row {
             refused: Vec::new(),
             kills: Vec::new(),
             rate: 0.0,
+            undisturbed: 0.0,
             peak: 0,
             verdict: Verdict::default(),
             unknown: 0,
@@ -63,8 +66,9 @@ impl Row {
         }
     }
 
-    /// How fast it was.
-    pub fn measure(&mut self, ledgers: &[Ledger]) {
+    /// How fast it was, also between these times, in nanoseconds since 1970.
+    pub fn measure(&mut self, ledgers: &[Ledger], undisturbed: &[(u64, u64)]) {
+        let mut calm = 0_u64;
         let (mut seconds, mut confirmed) = (HashMap::<u64, u64>::new(), 0_u64);
         let (mut first, mut last) = (u64::MAX, 0);
         for record in ledgers.iter().flat_map(|ledger| &ledger.records) {
@@ -72,12 +76,15 @@ impl Row {
                 Event::Published { attempt: 1, .. } => {
                     (first, last) = (first.min(record.t), last.max(record.t));
                     *seconds.entry(record.t / 1_000_000_000).or_default() += 1;
+                    calm += u64::from(undisturbed.iter().any(|(from, to)| (*from..*to).contains(&record.t)));
                 }
                 Event::Confirmed { .. } => confirmed += 1,
                 _ => {}
             }
         }
         self.peak = seconds.into_values().max().unwrap_or(0);
+        let long: u64 = undisturbed.iter().map(|(from, to)| to - from).sum();
+        self.undisturbed = calm as f64 / (long.max(1) as f64 / 1e9);
         self.rate = confirmed as f64 / (last.saturating_sub(first).max(1) as f64 / 1e9);
     }
 
@@ -86,10 +93,11 @@ impl Row {
         let Verdict { published, confirmed, delivered, lost, duplicated, reordered, .. } = &self.verdict;
         let Verdict { again_flagged, again_resent, dead_lettered, expired, requeued, .. } = &self.verdict;
         format!(
-            "{:>6} {:>7} {published:>9} {confirmed:>9} {delivered:>9} {:>6.0} {:>6} {requeued:>7} {dead_lettered:>6} {expired:>7} {again_flagged:>8} {again_resent:>7} {lost:>5} {duplicated:>5} {reordered:>5} {:>5} {:>5.0}  {}",
+            "{:>6} {:>7} {published:>9} {confirmed:>9} {delivered:>9} {:>6.0} {:>6.0} {:>6} {requeued:>7} {dead_lettered:>6} {expired:>7} {again_flagged:>8} {again_resent:>7} {lost:>5} {duplicated:>5} {reordered:>5} {:>5} {:>5.0}  {}",
             self.seed,
             self.changes,
             self.rate,
+            self.undisturbed,
             self.peak,
             self.unknown,
             self.seconds,
@@ -101,13 +109,14 @@ impl Row {
 /// The heads of [`Row::line`].
 pub fn heads() -> String {
     format!(
-        "{:>6} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>7} {:>6} {:>7} {:>8} {:>7} {:>5} {:>5} {:>5} {:>5} {:>5}  kill -9",
+        "{:>6} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>6} {:>7} {:>6} {:>7} {:>8} {:>7} {:>5} {:>5} {:>5} {:>5} {:>5}  kill -9",
         "seed",
         "changes",
         "published",
         "confirmed",
         "delivered",
         "/s",
+        "/s up",
         "peak",
         "requeue",
         "dead",
@@ -163,7 +172,13 @@ impl Report {
                 text.push_str(&format!("  {sample}\n"));
             }
         }
-        text.push_str(if self.right { "right: nothing was lost\n" } else { "run one again with --seed N --runs 1\n" });
+        let up: Vec<f64> = self.runs.iter().map(|run| run.undisturbed).collect();
+        let (least, most) = (up.iter().copied().fold(f64::INFINITY, f64::min), up.iter().copied().fold(0.0, f64::max));
+        let mean = up.iter().sum::<f64>() / up.len().max(1) as f64;
+        text.push_str(&format!("messages a second while nothing was away: {mean:.0} ({least:.0} to {most:.0})\n"));
+        if self.right {
+            text.push_str("right: nothing was lost\n");
+        }
         text
     }
 }

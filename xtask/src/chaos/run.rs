@@ -15,7 +15,7 @@ use super::topology;
 use crate::demo::now_unix_ns;
 use crate::demo::sidecar::{Brokers, Sidecar};
 use crate::demo::verdict::{Promise, judge};
-use crate::failure::Failure;
+use crate::failure::{Doing, Failure};
 use crate::process;
 
 /// What all runs have in common.
@@ -32,6 +32,8 @@ pub struct Setting {
     pub length: Duration,
     /// What is killed.
     pub kinds: Vec<Kind>,
+    /// How many sidecars share the NATS account.
+    pub sidecars: usize,
 }
 
 /// Runs `seed`; RabbitMQ is kept from run to run, and has a vhost for each. `say` shows what is being done.
@@ -62,7 +64,7 @@ pub fn run(
     row.wrong.extend(drained.err().map(|why| why.to_string()));
     match run.programs.ledgers() {
         Ok(ledgers) => {
-            row.measure(&ledgers);
+            row.measure(&ledgers, &run.undisturbed);
             let mut verdict = judge(&ledgers, &topology::queues());
             row.unknown = nobody_knows(&mut verdict, &run.kills);
             row.wrong.extend(verdict.wrong(Promise::SurvivesKills));
@@ -70,17 +72,21 @@ pub fn run(
         }
         Err(why) => row.wrong.push(why.to_string()),
     }
-    let Run { sidecar, nats, vhost, .. } = run;
-    // Applications had no fault to complain of: whatever the sidecar found is invented.
-    match sidecar.into_up() {
-        Ok(sidecar) => {
-            row.faults = sidecar.status().map_or(0, |status| status.faults);
-            if row.faults > 0 {
-                row.wrong.push(format!("the sidecar reported {} faults of JetStream", row.faults));
+    let Run { sidecars, nats, vhost, .. } = run;
+    for (number, sidecar) in sidecars.into_iter().enumerate() {
+        match sidecar.into_up() {
+            Ok(sidecar) => {
+                // One answers for all of them. Applications had no fault to complain of: whatever it found is invented.
+                if number == 0 {
+                    row.faults = sidecar.status().map_or(0, |status| status.faults);
+                }
+                row.wrong.extend(sidecar.stop().err().map(|why| why.to_string()));
             }
-            row.wrong.extend(sidecar.stop().err().map(|why| why.to_string()));
+            Err(why) => row.wrong.push(why.to_string()),
         }
-        Err(why) => row.wrong.push(why.to_string()),
+    }
+    if row.faults > 0 {
+        row.wrong.push(format!("the sidecar reported {} faults of JetStream", row.faults));
     }
     drop(nats);
     if let Some(rabbit) = rabbit.up() {
@@ -93,11 +99,13 @@ pub fn run(
 
 struct Run<'a> {
     programs: Programs,
-    sidecar: Server<Sidecar>,
+    sidecars: Vec<Server<Sidecar>>,
     nats: Server<NatsServer>,
     rabbit: &'a mut Server<RabbitMq>,
     vhost: String,
     kills: Vec<(Kind, u64)>,
+    /// From when to when nothing was away, in nanoseconds since 1970.
+    undisturbed: Vec<(u64, u64)>,
     verb: Option<(String, JoinHandle<Result<String, Failure>>)>,
 }
 
@@ -113,24 +121,35 @@ impl<'a> Run<'a> {
         let nats = nats.map_err(Failure::new)?;
         // The gate says yes soon, so that `promote` gets somewhere. A rollback that the sidecar makes by itself is part of it.
         let options = ["--gate-soak", "100ms", "--gate-messages", "10", "--gate-latency-factor", "1000"];
-        let brokers = Brokers {
-            rabbit: node.url_for(&vhost),
-            management: node.management_url(),
-            nats: nats.url(),
-            options: options.map(str::to_owned).to_vec(),
-        };
-        let sidecar = Sidecar::start(&setting.sidecar, dir, brokers)?;
-        let url = sidecar.amqp_url_of(&vhost);
-        let programs = Programs::start(&setting.application, dir, &url, setting.rate, seed)?;
-        let (sidecar, nats) = (Server::Up(sidecar), Server::Up(nats));
-        Ok(Self { programs, sidecar, nats, rabbit, vhost, kills: Vec::new(), verb: None })
+        let mut options = options.map(str::to_owned).to_vec();
+        if setting.sidecars > 1 {
+            options.push("--shared".to_owned());
+        }
+        let brokers =
+            Brokers { rabbit: node.url_for(&vhost), management: node.management_url(), nats: nats.url(), options };
+        let mut sidecars = Vec::with_capacity(setting.sidecars);
+        for number in 1..=setting.sidecars {
+            let dir = dir.join(format!("sidecar-{number}"));
+            std::fs::create_dir_all(&dir).doing(format_args!("cannot make {}", dir.display()))?;
+            sidecars.push(Sidecar::start(&setting.sidecar, &dir, brokers.clone())?);
+        }
+        let urls: Vec<String> = sidecars.iter().map(|sidecar| sidecar.amqp_url_of(&vhost)).collect();
+        let programs = Programs::start(&setting.application, dir, &urls, setting.rate, seed)?;
+        let (sidecars, nats) = (sidecars.into_iter().map(Server::Up).collect(), Server::Up(nats));
+        let (kills, undisturbed) = (Vec::new(), Vec::new());
+        Ok(Self { programs, sidecars, nats, rabbit, vhost, kills, undisturbed, verb: None })
     }
 
     /// Carries the plan out, and waits until everything is up again.
     fn live(&mut self, setting: &Setting, seed: u64, row: &mut Row, say: &dyn Fn(&str)) -> Result<(), Failure> {
+        let declared = Instant::now();
+        while declared.elapsed() < SETTLED {
+            self.look()?;
+            super::pause()?;
+        }
         let mut plan = std::collections::VecDeque::from(plan(seed, setting.length, &setting.kinds));
         let start = Instant::now();
-        let mut calm_since = None;
+        let (mut calm_since, mut up_since) = (None, None);
         let mut moved = (Instant::now(), 0);
         loop {
             self.look()?;
@@ -151,6 +170,7 @@ impl<'a> Run<'a> {
                 moved = (Instant::now(), confirmed);
             }
             let all_up = self.all_up();
+            self.note_undisturbed(&mut up_since, all_up);
             if plan.is_empty() && self.verb.is_none() && all_up && start.elapsed() >= setting.length {
                 if calm_since.get_or_insert_with(Instant::now).elapsed() > CALM && moved.0.elapsed() < CALM {
                     return Ok(());
@@ -171,15 +191,38 @@ impl<'a> Run<'a> {
     fn look(&mut self) -> Result<(), Failure> {
         self.nats.look()?;
         self.rabbit.look()?;
-        self.sidecar.look()?;
-        if let Some(sidecar) = self.sidecar.up_mut() {
+        let (now, several) = (now_unix_ns(), self.sidecars.len() > 1);
+        let lately = |kinds: Kind| self.kills.iter().any(|(kind, at)| *kind == kinds && now - at < BOTH_AWAY_NS);
+        let may_end = several && lately(Kind::Nats) && lately(Kind::Rabbit);
+        for sidecar in &mut self.sidecars {
             sidecar.look()?;
+            if let Some(Err(why)) = sidecar.up_mut().map(Sidecar::look) {
+                // Of several, one that hears of neither broker ends, so that another may lead; a supervisor starts it again.
+                if !may_end {
+                    return Err(why);
+                }
+                sidecar.kill(Instant::now());
+            }
         }
         self.programs.look()
     }
 
     fn all_up(&self) -> bool {
-        self.nats.up().is_some() && self.rabbit.up().is_some() && self.sidecar.up().is_some() && self.programs.all_up()
+        let sidecars = self.sidecars.iter().all(|sidecar| sidecar.up().is_some());
+        self.nats.up().is_some() && self.rabbit.up().is_some() && sidecars && self.programs.all_up()
+    }
+
+    /// Notes since when nothing has been away, after a moment in which applications find their way back.
+    fn note_undisturbed(&mut self, since: &mut Option<Instant>, all_up: bool) {
+        if !all_up {
+            *since = None;
+        } else if since.get_or_insert_with(Instant::now).elapsed() > CALM {
+            let now = now_unix_ns();
+            match self.undisturbed.last_mut() {
+                Some((_, to)) if now - *to < 500_000_000 => *to = now,
+                _ => self.undisturbed.push((now, now)),
+            }
+        }
     }
 
     fn note_verb(&mut self, row: &mut Row) {
@@ -197,8 +240,8 @@ impl<'a> Run<'a> {
     fn act(&mut self, what: Action, start: Instant, row: &mut Row) -> Result<(), Failure> {
         match what {
             Action::Change(words) => {
-                let Some(sidecar) = self.sidecar.up() else {
-                    row.refused.push(format!("{}: the sidecar is away", words.join(" ")));
+                let Some(sidecar) = self.sidecars.iter().find_map(Server::up) else {
+                    row.refused.push(format!("{}: no sidecar is there", words.join(" ")));
                     return Ok(());
                 };
                 let refs: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -212,7 +255,11 @@ impl<'a> Run<'a> {
                 let name = match kind {
                     Kind::Rabbit => self.rabbit.kill(back_at).then(|| RabbitMq::NAME.to_owned()),
                     Kind::Nats => self.nats.kill(back_at).then(|| NatsServer::NAME.to_owned()),
-                    Kind::Sidecar => self.sidecar.kill(back_at).then(|| Sidecar::NAME.to_owned()),
+                    Kind::Sidecar => {
+                        let number = which as usize % self.sidecars.len().max(1);
+                        let killed = self.sidecars.get_mut(number).is_some_and(|sidecar| sidecar.kill(back_at));
+                        killed.then(|| format!("{}-{}", Sidecar::NAME, number + 1))
+                    }
                     Kind::Application => self.programs.kill(which, back_at)?,
                 };
                 self.kills.extend(name.iter().map(|_| (kind, at)));
@@ -241,6 +288,13 @@ impl<'a> Run<'a> {
         published.and(self.programs.stop("consume", FINISH))
     }
 }
+
+/// How long nothing is killed after queues were declared: RabbitMQ 3.10 that is killed earlier may have lost the name of a new quorum queue,
+/// and refuses it ever after (541), with or without a sidecar.
+const SETTLED: Duration = Duration::from_secs(3);
+
+/// How long after both brokers were killed a sidecar may have heard of neither.
+const BOTH_AWAY_NS: u64 = 60_000_000_000;
 
 /// How long everything has to be up and confirm before the publishers are stopped.
 const CALM: Duration = Duration::from_millis(700);
