@@ -22,6 +22,7 @@ const PURE: [&str; 25] = [
     "nats-bridge/src/schema/varint.rs",
     "sidecar/src/copies/backlog.rs",
     "sidecar/src/copies/ledger.rs",
+    "sidecar/src/dual/returns.rs",
     "sidecar/src/phase.rs",
     "sidecar/src/gate.rs",
     "sidecar/src/integrity.rs",

@@ -22,6 +22,7 @@ use crate::copies::Copies;
 use crate::copies::backlog::Survey;
 use crate::copies::late::Late;
 use crate::copies::peek::Peek;
+use crate::dual::returns::Awaited;
 use crate::dual::shared::Shared;
 use crate::dual::stamp;
 use crate::fence::QueueName;
@@ -369,12 +370,15 @@ impl Cutover {
         self.shared.routes.as_ref().is_some_and(|r| r.route(&queue.vhost, message).is_err_and(too_large))
     }
 
-    /// Lets go of the consumers of a queue, and waits until nothing of it is in anybody's hands; answers what it holds.
+    /// Lets go of the consumers of a queue, and waits until nothing of it is in anybody's hands and RabbitMQ has back what was; answers what
+    /// it holds.
     async fn stand_still(&self, queue: &QueueName) -> Result<u64, Left> {
-        let (deadline, mut quiet) = (Instant::now() + SETTLE, false);
+        let deadline = Instant::now() + SETTLE;
         loop {
             // Again: of a consumer that was just beginning.
             self.shared.pause(queue, true);
+            // Before the depth, which is of no use as long as something is on its way.
+            let awaited = self.shared.awaited(queue);
             let depth = match self.operators[Side::Rabbit.index()].depth(queue).await? {
                 Some(depth) => depth,
                 None => return Ok(0),
@@ -383,23 +387,30 @@ impl Cutover {
                 let order = self.shared.order();
                 order.fences.view(queue).map_or((0, 0), |view| (view.unsettled[0], view.fences[0]))
             };
-            if depth.consumers == 0 && in_hand == 0 {
-                if quiet {
-                    return Ok(depth.ready.saturating_sub(fences));
-                }
-                quiet = true;
-            } else {
-                quiet = false;
+            if depth.consumers == 0 && in_hand == 0 && awaited == Awaited::Nothing {
+                return Ok(depth.ready.saturating_sub(fences));
             }
-            if Instant::now() >= deadline && !quiet {
+            if Instant::now() >= deadline {
                 let seconds = SETTLE.as_secs();
-                return Err(match in_hand {
-                    0 => alone(
+                return Err(match (in_hand, awaited) {
+                    (0, Awaited::Lost(left)) => alone(
+                        BackfillCode::InHand,
+                        "RabbitMQ may not have noticed yet that a connection is gone which had messages of it",
+                        &format!("run it again in {} s", left.as_secs() + 1),
+                    ),
+                    (0, Awaited::Links(links)) if depth.consumers == 0 => alone(
+                        BackfillCode::InHand,
+                        format!(
+                            "RabbitMQ has not answered {links} connections, which gave messages of it back, within {seconds} s"
+                        ),
+                        "run it again when it does; `rabbitmqctl list_connections name state` says which it does not read",
+                    ),
+                    (0, _) => alone(
                         BackfillCode::ConsumedPastTheSidecar,
                         format!("it has {} consumers that the sidecar does not know", depth.consumers),
                         "point them at the sidecar, or stop them meanwhile",
                     ),
-                    some => alone(
+                    (some, _) => alone(
                         BackfillCode::InHand,
                         format!("its consumers have not settled {some} messages within {seconds} s"),
                         "run it again when they have",

@@ -29,6 +29,8 @@ pub(crate) struct Peek<'a> {
     side: Side,
     queue: ShortString,
     taken: Vec<DeliveryId>,
+    /// What was taken before the first consumer.
+    first: Option<Message>,
     consumers: usize,
     /// What lay in it at the beginning.
     held: u64,
@@ -50,6 +52,7 @@ impl<'a> Peek<'a> {
             side,
             queue: queue.into(),
             taken: Vec::new(),
+            first: None,
             consumers: 0,
             held: 0,
             asked: Asked::Nothing,
@@ -94,14 +97,17 @@ impl<'a> Peek<'a> {
     /// # Errors
     /// What the side said, or that it did not answer.
     pub async fn begin(&mut self) -> Result<Option<u64>, AmqpError> {
+        if self.side == Side::Rabbit && !self.get_first().await? {
+            return Ok(None);
+        }
         self.held = match timeout(PATIENCE, self.talk.ask(self.depth())).await {
-            Ok(Ok(Reply::Queue { message_count, .. })) => message_count.into(),
+            Ok(Ok(Reply::Queue { message_count, .. })) => u64::from(message_count) + self.taken.len() as u64,
             Ok(Err(error)) if error.code == ReplyCode::NotFound => return Ok(None),
             Ok(Err(error)) => return Err(error),
             Ok(Ok(_)) => 0,
             Err(_) => return Err(self.silent()),
         };
-        if self.held > 0 {
+        if self.held > self.taken.len() as u64 {
             let first = self.consume();
             self.talk.say(first).await?;
             self.asked = Asked::Consumer;
@@ -110,12 +116,31 @@ impl<'a> Peek<'a> {
         Ok(Some(self.held))
     }
 
+    /// Takes the first message; false when there is no such queue. RabbitMQ answers the question for the depth before what its queue has yet to
+    /// do, and a get in its turn: after it the depth has all that was given back earlier.
+    async fn get_first(&mut self) -> Result<bool, AmqpError> {
+        let get = Command::Get { channel: CHANNEL, queue: self.queue.clone() };
+        match timeout(PATIENCE, self.talk.ask(get)).await.unwrap_or_else(|_| Err(self.silent())) {
+            Ok(Reply::Got(Some(got))) => {
+                self.taken.push(got.delivery.id);
+                self.first = Some(got.delivery.message);
+            }
+            Ok(_) => {}
+            Err(error) if error.code == ReplyCode::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
     /// The next message of those that lay in the queue when it began; `None` when there are no more: all were taken, or the others have
     /// expired.
     ///
     /// # Errors
     /// What the side said, or that it did not answer.
     pub async fn next(&mut self) -> Result<Option<Message>, AmqpError> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
         while (self.taken.len() as u64) < self.held {
             let event = match timeout(IDLE, self.talk.hear()).await {
                 Ok(event) => event?,

@@ -1,6 +1,6 @@
 //! What one channel of a link holds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,10 @@ pub struct Channel {
     pub publishes: HashMap<u64, InFlight>,
     /// Publishes that their owner has confirmed and whose standby copies are not stored, by number.
     pub copying: HashMap<u64, Copying>,
+    /// Of which queues it was given something.
+    pub read: Read,
+    /// Whether its side has closed it.
+    pub failed: bool,
 }
 
 /// A publish whose standby copies are not stored.
@@ -33,6 +37,33 @@ pub struct Copying {
     pub id: u128,
     /// It is over when the client is told.
     pub span: Option<Box<Span>>,
+}
+
+/// The queues that a channel has read.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// These, and no more than [`Read::MOST`].
+    pub some: HashSet<QueueName>,
+    /// There were more.
+    pub any: bool,
+}
+
+impl Read {
+    const MOST: usize = 256;
+
+    /// It is about to read this one.
+    pub fn note(&mut self, queue: &QueueName) {
+        if self.some.len() < Self::MOST {
+            self.some.insert(queue.clone());
+        } else {
+            self.any |= !self.some.contains(queue);
+        }
+    }
+
+    /// Whether it may have read this one.
+    pub fn has(&self, queue: &QueueName) -> bool {
+        self.any || self.some.contains(queue)
+    }
 }
 
 /// A publish that is not confirmed.

@@ -60,6 +60,8 @@ pub struct Engine {
     behind: bool,
     lacking: bool,
     names: HashMap<ShortString, QueueName>,
+    /// By paused queue, the channels on which RabbitMQ has yet to answer, and whether it was asked.
+    pub(super) returning: HashMap<QueueName, HashMap<ChannelId, bool>>,
 }
 
 impl Engine {
@@ -100,7 +102,9 @@ impl Engine {
             behind: false,
             lacking: false,
             names: HashMap::new(),
+            returning: HashMap::new(),
         };
+        engine.shared.returns().opened(link, &engine.vhost);
         engine.report_behind();
         engine
     }
@@ -157,6 +161,12 @@ impl Engine {
             }
             Event::ConsumerCancelled { channel, consumer_tag } => self.consumer_ended(side, channel, consumer_tag),
             Event::ChannelFailed { channel, error } => {
+                if side == Side::Rabbit
+                    && let Some(open) = self.channels.get_mut(&channel)
+                {
+                    // It has everything of it back.
+                    open.failed = true;
+                }
                 if side == self.lead() || self.phase() >= Phase::Canary {
                     self.events.push_back(Event::ChannelFailed { channel, error });
                 } else {

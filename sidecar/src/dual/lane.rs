@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::{Command, Topology};
 
+use crate::fence::QueueName;
+
 /// What a reply of a side is for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Purpose {
@@ -16,6 +18,8 @@ pub enum Purpose {
     Consume(ShortString),
     /// A consumer that was cancelled here because its other half ended.
     Cancel(ShortString),
+    /// RabbitMQ has taken what was sent on the channel before, of this queue.
+    Returned(QueueName),
     /// Nothing depends on it.
     Nothing,
 }

@@ -81,6 +81,8 @@ pub(super) async fn run(
         if engine.shared.is_overtaken() {
             // Without last words: the brokers take back what was here when their links end.
             engine.shared.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+            engine.lost_unsaid();
+            engine.shared.returns().closed(engine.link);
             return;
         }
         follow_losses(&engine, &sides, &mut ends);
@@ -283,12 +285,23 @@ async fn end(mut engine: Engine, mut ends: [Ends; 2], events: mpsc::Sender<Event
     }
     for side in Side::BOTH {
         let Some(from) = &mut ends[side.index()].from else { continue };
-        while let Ok(Some(event)) = tokio::time::timeout_at(deadline, from.recv()).await {
-            if let Event::Confirm { .. } = event {
-                engine.event(side, event);
+        let mut said = false;
+        while let Ok(event) = tokio::time::timeout_at(deadline, from.recv()).await {
+            match event {
+                Some(event @ Event::Confirm { .. }) => engine.event(side, event),
+                Some(Event::Closed { .. }) => break,
+                Some(_) => {}
+                None => {
+                    said = true;
+                    break;
+                }
             }
+        }
+        if side == Side::Rabbit && !said {
+            engine.lost_unsaid();
         }
     }
     engine.abandon_publishes();
+    engine.shared.returns().closed(engine.link);
     engine.shared.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
 }

@@ -33,6 +33,9 @@ impl Engine {
         };
         // What the client did wrong is meant for the client; a loss is not.
         let lost = matches!(error.code, ReplyCode::ConnectionForced | ReplyCode::InternalError);
+        if lost && side == Side::Rabbit {
+            self.lost_unsaid();
+        }
         if goes_on && lost {
             tracing::warn!(vhost = %self.vhost, %side, %error, "lost a side of a connection; it is opened again");
             self.lose(side);
@@ -76,7 +79,7 @@ impl Engine {
             match purpose {
                 Purpose::Client(number) => self.unanswered(side, channel, number),
                 Purpose::Topology(topology) => self.replay(side, channel, *topology),
-                Purpose::Consume(_) | Purpose::Cancel(_) | Purpose::Nothing => {}
+                Purpose::Consume(_) | Purpose::Cancel(_) | Purpose::Returned(_) | Purpose::Nothing => {}
             }
         }
         self.report_behind();

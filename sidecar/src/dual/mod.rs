@@ -19,6 +19,7 @@ pub mod operator;
 mod pause;
 mod replies;
 mod request;
+pub mod returns;
 pub mod shared;
 pub mod stamp;
 mod topology;

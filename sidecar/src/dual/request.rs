@@ -55,6 +55,7 @@ impl Engine {
                     paused: false,
                 };
                 if let Some(open) = self.channels.get_mut(&channel) {
+                    open.read.note(&consumer.queue);
                     open.consumers.insert(tag.clone(), consumer);
                 }
                 Asked::Consume(tag)
@@ -63,6 +64,9 @@ impl Engine {
             Command::Get { queue, .. } => {
                 let queue = self.queue_name(&queue);
                 self.register(&queue, now);
+                if let Some(open) = self.channels.get_mut(&channel) {
+                    open.read.note(&queue);
+                }
                 let first = self.shared.order().fences.losing_side(&queue).unwrap_or(Side::Rabbit);
                 let mut next: VecDeque<Side> = [first, first.other()].into();
                 next.retain(|side| self.half(*side).attached() && self.waits_for(*side));
@@ -169,6 +173,7 @@ impl Engine {
                 Ok(_) => self.consumer_began(side, channel, &tag),
                 Err(error) => self.consumer_refused(side, channel, &tag, &error),
             },
+            Some(Purpose::Returned(queue)) => self.returned(channel, queue, reply),
             Some(Purpose::Cancel(_) | Purpose::Nothing) | None => {}
         }
     }
@@ -243,5 +248,6 @@ impl Engine {
             self.publish_ended(in_flight, PublishOutcome::Failed);
         }
         self.copying -= open.copying.len();
+        self.channel_returned(channel);
     }
 }

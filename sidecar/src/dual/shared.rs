@@ -1,6 +1,6 @@
 //! What all links of a sidecar share: the order keeper, the position in force, what is unmapped, and counters.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, watch};
 
 use super::meters::Meters;
+use super::returns::{Awaited, Returns};
 use super::stamp::Ids;
 use crate::control_api::{Phase, Unmapped, Warning};
 use crate::copies::Copies;
@@ -119,8 +120,8 @@ pub struct Shared {
     pub shadow: Option<Arc<dyn Shadow>>,
     /// Standby copies of what each side owns, RabbitMQ first; `None`: there are none.
     pub copies: [Option<Arc<Copies>>; 2],
-    /// Queues whose consumers are let go of on RabbitMQ for now.
-    paused: Mutex<HashSet<QueueName>>,
+    /// Queues whose consumers are let go of on RabbitMQ for now, and what it has yet to take back of them.
+    returns: Mutex<Returns>,
     any_paused: AtomicBool,
     /// Whether each side was given up for good, RabbitMQ first.
     lost: [AtomicBool; 2],
@@ -185,7 +186,7 @@ impl Shared {
             routes: None,
             shadow: None,
             copies: [None, None],
-            paused: Mutex::default(),
+            returns: Mutex::default(),
             any_paused: AtomicBool::new(false),
             lost: Default::default(),
             published: Default::default(),
@@ -317,12 +318,12 @@ impl Shared {
     /// Lets the consumers of a queue go on RabbitMQ, or lets them have it again. What they have they keep; new ones, and gets, wait.
     pub fn pause(&self, queue: &QueueName, pause: bool) {
         let any = {
-            let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut returns = self.returns();
             match pause {
-                true => paused.insert(queue.clone()),
-                false => paused.remove(queue),
-            };
-            !paused.is_empty()
+                true => returns.pause(queue),
+                false => returns.resume(queue),
+            }
+            returns.any_paused()
         };
         self.any_paused.store(any, Ordering::Release);
         self.position.send_modify(|_| {});
@@ -330,8 +331,17 @@ impl Shared {
 
     /// Whether the consumers of a queue are let go of on RabbitMQ.
     pub fn is_paused(&self, queue: &QueueName) -> bool {
-        self.any_paused.load(Ordering::Acquire)
-            && self.paused.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
+        self.any_paused.load(Ordering::Acquire) && self.returns().is_paused(queue)
+    }
+
+    /// What RabbitMQ may not have back of a paused queue.
+    pub fn awaited(&self, queue: &QueueName) -> Awaited {
+        self.returns().awaited(queue, self.now())
+    }
+
+    /// What RabbitMQ has yet to take back. Held for a few map operations, never across an await.
+    pub(super) fn returns(&self) -> MutexGuard<'_, Returns> {
+        self.returns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a side was given up for good.

@@ -122,6 +122,8 @@ impl<'a> Run<'a> {
         // The gate says yes soon, so that `promote` gets somewhere. A rollback that the sidecar makes by itself is part of it.
         let options = ["--gate-soak", "100ms", "--gate-messages", "10", "--gate-latency-factor", "1000"];
         let mut options = options.map(str::to_owned).to_vec();
+        // On a busy machine a broker takes longer to come back than the 30 s after which what waits for it is let go, out of order.
+        options.extend(["--fence-timeout-ms".to_owned(), "300000".to_owned()]);
         if setting.sidecars > 1 {
             options.push("--shared".to_owned());
         }

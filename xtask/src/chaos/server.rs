@@ -1,13 +1,16 @@
 //! A server that is killed and started again, beside everything else: a start takes seconds.
 
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 
 use crate::demo::sidecar::Sidecar;
 use crate::failure::Failure;
+
+/// For how long a program is started again and again.
+const SUPERVISED: Duration = Duration::from_secs(60);
 
 /// What can be killed and started again.
 pub trait Killable: Send + 'static {
@@ -59,11 +62,9 @@ impl Killable for Sidecar {
 
     /// As a supervisor: one that ends because NATS is away is started once more.
     fn again(&mut self) -> Result<(), Failure> {
+        let begun = Instant::now();
         let mut ended = self.restart();
-        for _ in 0..10 {
-            if ended.is_ok() {
-                break;
-            }
+        while ended.is_err() && begun.elapsed() < SUPERVISED {
             super::pause()?;
             ended = self.restart();
         }
@@ -146,7 +147,7 @@ impl<T: Killable> Server<T> {
                 Server::Lost => return Err(Failure::new(format_args!("{} is gone", T::NAME))),
                 other => self = other,
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

@@ -9,6 +9,7 @@ use amqp_compat::backend::reply_to::ReplyConsumers;
 use amqp_compat::backend::{Consume, Delivery, DeliveryId, Got, Message, QueueDeclare, Topology};
 
 use super::*;
+use crate::dual::returns::Awaited;
 use crate::dual::shared::Shared;
 use crate::dual::stamp::Ids;
 use crate::fence::Fences;
@@ -238,4 +239,64 @@ fn a_consumer_whose_queue_jetstream_gets_later_begins_there_then() {
     assert!(engine.shared.all_unmapped().is_empty());
     engine.tick();
     assert!(sent(&mut engine, Side::Nats).is_empty());
+}
+
+#[test]
+fn rabbitmq_is_asked_for_a_paused_queue_once_nothing_of_it_can_be_settled_on_the_channel() {
+    let mut engine = open();
+    engine.shared.adopt(2, Position { phase: Phase::Shadow, weight: Weight::NONE });
+    engine.command(consume());
+    for side in Side::BOTH {
+        sent(&mut engine, side);
+        engine.event(side, reply(Ok(Reply::Done)));
+    }
+    let Reply::Got(Some(got)) = got() else { panic!("a message") };
+    let delivery = Box::new(got.delivery);
+    engine.event(Side::Rabbit, Event::Delivery { channel: 1, consumer_tag: "t".into(), delivery });
+    let shared = Arc::clone(&engine.shared);
+    let name = crate::fence::QueueName { vhost: "/".into(), queue: "q".into() };
+    shared.pause(&name, true);
+    engine.follow_pauses();
+    assert!(matches!(sent(&mut engine, Side::Rabbit)[..], [Command::Cancel { .. }]));
+    let look = |engine: &mut Engine, event: Option<Event>| {
+        event.into_iter().for_each(|event| engine.event(Side::Rabbit, event));
+        engine.follow_pauses();
+        let asked = sent(engine, Side::Rabbit);
+        asked.iter().any(|c| matches!(c, Command::Topology { request: Topology::QueueDeclare(d), .. } if d.passive))
+    };
+    assert!(!look(&mut engine, Some(reply(Ok(Reply::Done)))), "the client has one");
+    let deliveries = std::iter::once(DeliveryId(1)).collect();
+    let outcome = amqp_compat::backend::Outcome::Requeue;
+    engine.command(Command::Settle { channel: 1, deliveries, outcome });
+    assert!(look(&mut engine, None), "behind the requeue");
+    assert_eq!(shared.awaited(&name), Awaited::Links(1));
+    assert!(!look(&mut engine, Some(reply(Ok(queue())))), "once");
+    assert_eq!(shared.awaited(&name), Awaited::Nothing);
+    // The next pause asks again; this time the queue is deleted under the question, which closes the channel.
+    shared.pause(&name, false);
+    engine.follow_pauses();
+    shared.pause(&name, true);
+    said(&mut engine);
+    sent(&mut engine, Side::Rabbit);
+    engine.event(Side::Rabbit, reply(Ok(Reply::Done)));
+    look(&mut engine, None);
+    assert!(look(&mut engine, Some(reply(Ok(Reply::Done)))));
+    engine.event(Side::Rabbit, reply(Err(AmqpError::new(ReplyCode::NotFound, "no queue 'q' in vhost '/'"))));
+    assert!(matches!(said(&mut engine)[..], [Event::ChannelFailed { channel: 1, .. }]));
+    assert_eq!(shared.awaited(&name), Awaited::Nothing);
+}
+
+#[test]
+fn what_a_link_had_of_a_rabbitmq_that_was_lost_without_a_word_is_awaited() {
+    let mut engine = open();
+    engine.command(consume());
+    let (shared, name) = (Arc::clone(&engine.shared), crate::fence::QueueName { vhost: "/".into(), queue: "q".into() });
+    engine.event(Side::Rabbit, Event::Closed { error: gone() });
+    shared.pause(&name, true);
+    engine.follow_pauses();
+    assert!(matches!(shared.awaited(&name), Awaited::Lost(_)));
+    let other = crate::fence::QueueName { vhost: "/".into(), queue: "other".into() };
+    shared.pause(&other, true);
+    engine.follow_pauses();
+    assert_eq!(shared.awaited(&other), Awaited::Nothing);
 }
