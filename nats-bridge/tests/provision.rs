@@ -83,6 +83,34 @@ async fn what_cannot_be_changed_in_place_is_refused_and_nothing_is_touched() {
     assert_eq!(bridge.ensure_consumer(&orphan).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+#[tokio::test]
+async fn a_second_reader_of_a_work_queue_is_a_conflict_that_names_both_and_what_to_do() {
+    let server = NatsServer::start();
+    let bridge = Bridge::connect(server.url()).await.unwrap();
+    bridge.ensure_stream(&manifest().streams[0]).await.unwrap();
+    let reads = |name: &str, subjects: &[&str]| ConsumerSpec {
+        stream: "ORDERS".into(),
+        name: name.into(),
+        filter_subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+        ..Default::default()
+    };
+    bridge.ensure_consumer(&reads("eu", &["orders.eu.>"])).await.unwrap();
+    bridge.ensure_consumer(&reads("us", &["orders.us.>", "orders.ca.>"])).await.unwrap();
+    // By one filter of several, and without any, which is another code of the server.
+    for (subjects, other) in [(&["orders.ca.new", "orders.mx.>"][..], "us"), (&[], "eu")] {
+        let error = bridge.ensure_consumer(&reads("audit", subjects)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        let said = ["stream=ORDERS", "consumer=audit", &format!("other={other}"), "`filter_subjects`", "retention"];
+        assert!(said.iter().all(|said| error.to_string().contains(said)), "{error}");
+    }
+    bridge.jetstream().delete_stream("ORDERS").await.unwrap();
+    bridge.ensure_stream(&manifest().streams[0]).await.unwrap();
+    bridge.ensure_consumer(&reads("all", &[])).await.unwrap();
+    let error = bridge.consume(nats_bridge::ConsumeConfig::new("ORDERS", "audit")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.to_string().contains("other=all"), "{error}");
+}
+
 const FILE: &str = r#"
     naming = "versioned"
 

@@ -170,8 +170,8 @@ export class Bridge {
    * unless another is named, the dead-letter stream `{stream}_DLQ` are made if they do not exist.
    *
    * Rejects with `config` (an option is out of range), `not_found` (there is no such stream, or the dead-letter stream that
-   * was named), `conflict` (the consumer exists and differs in what cannot be changed) or `aborted`. Aborted later, the
-   * consumer is drained: the iteration ends.
+   * was named), `conflict` (the consumer exists and differs in what cannot be changed; or the stream is a work queue, and the consumer in
+   * `context.other` reads the same subjects) or `aborted`. Aborted later, the consumer is drained: the iteration ends.
    */
   async consume(stream: string, name: string, given: ConsumeOptions & Abortable = {}): Promise<Consumer> {
     refuseUnknown(given, { ...CONSUME_OPTIONS, signal: true });

@@ -22,7 +22,7 @@ pub fn spelled(error: &Error, spell: impl Fn(&str) -> String) -> (String, Vec<(&
 }
 
 // What explanations of the core name in backquotes: calls and options, which other languages spell in their way.
-const NAMED: [&str; 3] = ["dead_letter_stream", "ensure_stream", "max_bytes"];
+const NAMED: [&str; 4] = ["dead_letter_stream", "ensure_stream", "filter_subjects", "max_bytes"];
 
 // The core's settings that are a `Duration`.
 const TIMES: [&str; 16] = [

@@ -44,7 +44,8 @@ impl Bridge {
     /// # Errors
     /// `Config`: a setting is out of range. `NotFound`: there is no such stream, or the dead-letter stream or the registry that was
     /// named.
-    /// `Conflict`: the consumer exists and differs in what cannot be changed. `Denied`: this user may not look at or make what
+    /// `Conflict`: the consumer exists and differs in what cannot be changed, or the stream is a work queue and another consumer reads the
+    /// same subjects. `Denied`: this user may not look at or make what
     /// is needed.
     pub async fn consume(&self, config: ConsumeConfig) -> Result<Consumer> {
         config.check()?;

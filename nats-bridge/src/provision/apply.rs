@@ -7,7 +7,7 @@ use super::plan::{compare, cost};
 use super::removal::removals;
 use super::subjects::is_the_servers;
 use super::words::{Object, in_words};
-use super::{Action, BucketSpec, Change, ConsumerSpec, Manifest, Plan, Removal, StreamSpec};
+use super::{Action, BucketSpec, Change, ConsumerSpec, Manifest, Plan, Removal, StreamSpec, work_queue};
 use crate::api::{ask, call};
 use crate::bridge::Bridge;
 use crate::error::{Error, ErrorKind, Result};
@@ -252,7 +252,10 @@ pub(crate) async fn ensure_consumer(js: &jetstream::Context, spec: &ConsumerSpec
     }
     tracing::info!(stream = spec.stream, consumer = spec.name, "provisioning");
     let body = json!({ "stream_name": spec.stream, "config": merged(found.is, spec.config()) });
-    call(js, format!("CONSUMER.CREATE.{}.{}", spec.stream, spec.name), Some(&body)).await.map(drop)
+    match call(js, format!("CONSUMER.CREATE.{}.{}", spec.stream, spec.name), Some(&body)).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(work_queue::explained(js, spec, error).await),
+    }
 }
 
 // What is on the server under a name, and what is to be done about it.

@@ -12,6 +12,7 @@ mod removal;
 mod spec;
 mod subjects;
 mod words;
+mod work_queue;
 
 pub use apply::ApplyConfig;
 pub(crate) use apply::{ensure_consumer, make_bucket_if_absent, make_stream_if_absent, replicas_of};

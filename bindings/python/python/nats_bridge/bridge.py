@@ -140,7 +140,8 @@ class Bridge:
         Raises:
             InvalidConfig: an option is out of range.
             NotFound: there is no such stream, or the dead-letter stream that was named.
-            Conflict: the consumer exists and differs in what cannot be changed.
+            Conflict: the consumer exists and differs in what cannot be changed; or the stream is a work queue, and the consumer in
+                ``context["other"]`` reads the same subjects.
         """
         return Consumer(self._native.consume(stream, name, options), stream, name)
 
