@@ -3,8 +3,10 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame};
+use amq_protocol::protocol::{AMQPClass, channel, connection};
 use amqp_compat::AmqpError;
 use amqp_compat::backend::{
     Backend, Command, Delivery, DeliveryId, Event, LINK_CAPACITY, Link, Login, Message, PublishOutcome, Reply, Topology,
@@ -225,14 +227,13 @@ async fn a_client_that_dawdles_is_sent_away_however_its_bytes_fall() {
     futures::future::join_all(clients).await;
 }
 
+fn encoded(channel: u16, class: AMQPClass) -> Vec<u8> {
+    let frame = AMQPFrame::Method(channel, class);
+    gen_frame(&frame)(WriteContext { write: Vec::new(), position: 0 }).expect("encodes").write
+}
+
 /// A connection up to an open channel, by bytes, so that the test decides what is read.
 async fn raw_client(server: &Server) -> TcpStream {
-    use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame};
-    use amq_protocol::protocol::{AMQPClass, channel, connection};
-    let encoded = |channel, class| {
-        let frame = AMQPFrame::Method(channel, class);
-        gen_frame(&frame)(WriteContext { write: Vec::new(), position: 0 }).expect("encodes").write
-    };
     let con = |method| encoded(0, AMQPClass::Connection(method));
     let mut stream = TcpStream::connect(server.address).await.expect("accepted");
     let mut bytes = b"AMQP\x00\x00\x09\x01".to_vec();
@@ -248,6 +249,33 @@ async fn raw_client(server: &Server) -> TcpStream {
     bytes.extend(encoded(1, AMQPClass::Channel(channel::AMQPMethod::Open(channel::Open {}))));
     stream.write_all(&bytes).await.expect("written");
     stream
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_closes_its_socket_first() {
+    let broker = Broker::default();
+    let ended = Arc::clone(&broker.ended);
+    let server = serve(broker, Options::default()).await;
+    for closes_it in [true, false] {
+        let mut client = raw_client(&server).await;
+        let close = connection::Close { reply_code: 200, reply_text: "bye".into(), class_id: 0, method_id: 0 };
+        let con = |method| encoded(0, AMQPClass::Connection(method));
+        client.write_all(&con(connection::AMQPMethod::Close(close))).await.expect("written");
+        let close_ok = con(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+        let mut heard = Vec::new();
+        while !heard.ends_with(&close_ok) {
+            assert!(client.read_buf(&mut heard).await.expect("read") > 0, "the end came before close-ok");
+        }
+        let before = Instant::now();
+        if closes_it {
+            client.shutdown().await.expect("closed");
+        }
+        // The end comes when the client has closed its side, or takes long to do so.
+        let rest = tokio::time::timeout(Duration::from_secs(30), client.read_buf(&mut heard)).await;
+        assert_eq!(rest.expect("the end").expect("read"), 0);
+        assert!(closes_it || before.elapsed() > Duration::from_secs(1), "the server was first");
+    }
+    eventually("the links end", || ended.load(Ordering::SeqCst) == 2).await;
 }
 
 #[tokio::test]

@@ -41,6 +41,9 @@ const EVENTS: usize = 256;
 /// How long the last bytes may take to be written, and the client to close its side.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// How long a client whose close was answered may take to close the socket.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// Serves one connection to its end, by TLS where there is a configuration for it.
 pub(super) async fn serve_socket(
     (stream, tls): (TcpStream, Option<Arc<Tls>>),
@@ -144,8 +147,8 @@ pub(crate) async fn serve<R, W>(
         events: None,
         waiting: VecDeque::new(),
     };
-    task.run(shutdown).await;
-    task.last_words().await;
+    task.run(shutdown.clone()).await;
+    task.last_words(shutdown).await;
 }
 
 struct Task<R, W> {
@@ -411,7 +414,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
     }
 
     /// Writes what is left, closes the socket, and lets the client close its side, so that it can read what was written.
-    async fn last_words(mut self) {
+    async fn last_words(mut self, shutdown: CancellationToken) {
+        // Nobody asks about it any more.
+        self.registered = None;
+        let mut sink = [0; 4096];
         let words = async {
             if !self.dead && (self.session.output_len() > 0 || !self.writing.is_empty()) {
                 self.writer.write_all(&self.writing[self.written..]).await?;
@@ -419,14 +425,27 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
                 self.session.take_output(&mut rest, Instant::now());
                 self.writer.write_all(&rest).await?;
             }
-            self.writer.shutdown().await?;
-            let mut sink = [0; 4096];
-            while self.reader.read(&mut sink).await? > 0 {}
-            std::io::Result::Ok(())
+            self.writer.flush().await
         };
-        match tokio::time::timeout(LAST_WORDS, words).await {
-            Ok(Ok(())) | Err(_) => {}
-            Ok(Err(error)) => debug!(peer = %self.peer, %error, "an AMQP client was gone before the last words"),
+        let mut ended = tokio::time::timeout(LAST_WORDS, words).await;
+        if self.session.was_left() && matches!(ended, Ok(Ok(()))) {
+            let its_end = async { while !matches!(self.reader.read(&mut sink).await, Ok(0) | Err(_)) {} };
+            tokio::select! {
+                () = its_end => {}
+                () = tokio::time::sleep(LEAVING) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        if matches!(ended, Ok(Ok(()))) {
+            let end = async {
+                self.writer.shutdown().await?;
+                while self.reader.read(&mut sink).await? > 0 {}
+                Ok(())
+            };
+            ended = tokio::time::timeout(LAST_WORDS, end).await;
+        }
+        if let Ok(Err(error)) = ended {
+            debug!(peer = %self.peer, %error, "an AMQP client was gone before the last words");
         }
         debug!(peer = %self.peer, "AMQP connection closed");
     }

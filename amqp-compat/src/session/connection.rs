@@ -37,6 +37,8 @@ pub struct Session {
     /// The broker's side may be dropped.
     link_done: bool,
     stopping: bool,
+    /// The client's close was answered.
+    was_left: bool,
     ask: Option<Ask>,
     asking: bool,
     login: Login,
@@ -115,6 +117,7 @@ impl Session {
             deaf: false,
             link_done: false,
             stopping: false,
+            was_left: false,
             ask: None,
             asking: false,
             login,
@@ -299,6 +302,7 @@ impl Session {
             Stage::Leaving { answer } => {
                 if answer {
                     self.tell(connection::AMQPMethod::CloseOk(connection::CloseOk {}));
+                    self.was_left = true;
                 }
                 self.end();
             }
@@ -480,6 +484,12 @@ impl Session {
     /// Whether the connection is over; the driver writes what is left and closes the socket.
     pub fn is_over(&self) -> bool {
         self.stage == Stage::Closed
+    }
+
+    /// Whether the client has closed the connection, and was answered. It closes the socket then, as with RabbitMQ: to one
+    /// that meets the end of the socket first, that end is a failure.
+    pub fn was_left(&self) -> bool {
+        self.was_left
     }
 
     /// Whether the connection is open for use.
