@@ -10,7 +10,7 @@ pub fn none() -> FieldTable {
     FieldTable::default()
 }
 
-fn text(text: &str) -> AMQPValue {
+pub fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
@@ -49,6 +49,12 @@ pub fn any(random: &mut StdRng) -> AMQPValue {
     }
 }
 
+const UNKNOWN_TYPE: &str = "no-such-type";
+
+pub fn is_of_unknown_type(arguments: &FieldTable) -> bool {
+    arguments.inner().get("x-queue-type") == Some(&text(UNKNOWN_TYPE))
+}
+
 /// Mostly none; times are so long that nothing expires meanwhile.
 pub fn queue_arguments(random: &mut StdRng) -> FieldTable {
     if random.random_ratio(3, 5) {
@@ -74,7 +80,7 @@ pub fn queue_arguments(random: &mut StdRng) -> FieldTable {
             1 => (pick(random, &times), AMQPValue::LongLongInt(1 << 40)),
             2 => (pick(random, &times), any(random)),
             // Of another type than text it is an internal error of RabbitMQ's.
-            3 => ("x-queue-type", text("no-such-type")),
+            3 => ("x-queue-type", text(UNKNOWN_TYPE)),
             4 => ("x-queue-mode", text("no-such-mode")),
             _ => ("x-queue-version", AMQPValue::LongInt(-1)),
         };
