@@ -175,7 +175,7 @@ impl Sidecar {
         Arc::clone(&self.cutover) as Arc<dyn Control>
     }
 
-    /// Sends the spans that are not sent yet, for at most 5 s; for after the listener has stopped. None is sent afterwards.
+    /// Waits until the spans that had not been sent when the listener stopped are, for at most 5 s.
     pub async fn close_traces(&self) {
         if let Some(traces) = &self.traces {
             traces.close().await;
@@ -235,7 +235,7 @@ impl Prepared {
         let lead = lead.map(|how| Lead { lease: lease.clone(), how });
         match cut_over(config, (rabbit, operator, audit, traces.clone()), &bridge, &lease, lead).await {
             Ok((cutover, standby)) => {
-                let ends = Box::new(Both { cutover: Arc::clone(&cutover), standby });
+                let ends = Box::new(Both { cutover: Arc::clone(&cutover), standby, traces: traces.clone() });
                 let gateway = Gateway::serve(sockets, url, Serving { backend: cutover.backend(), lease, bridge, ends });
                 Ok(Sidecar { gateway: Arc::new(gateway), cutover, traces, _members: None })
             }
@@ -299,6 +299,7 @@ async fn cut_over(
 struct Both {
     cutover: Arc<Cutover>,
     standby: Arc<Standby>,
+    traces: Option<Arc<Traces>>,
 }
 
 impl Ends for Both {
@@ -314,6 +315,9 @@ impl Ends for Both {
     fn ended(&self) {
         self.cutover.stop();
         self.standby.stop();
+        if let Some(traces) = self.traces.clone() {
+            tokio::spawn(async move { traces.close().await });
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use opentelemetry_sdk::trace::{
     SpanProcessor,
 };
 use tokio::runtime::Handle;
+use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::fence::QueueName;
@@ -48,6 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Traces {
     tracer: SdkTracer,
     provider: SdkTracerProvider,
+    closed: OnceCell<()>,
 }
 
 /// A span that has begun. Dropped, it ends. Without another outcome a publish was not confirmed, and a delivery, whose channel, connection
@@ -94,7 +96,7 @@ impl Traces {
             .with_resource(resource())
             .with_span_processor(Bounded { batches, waiting })
             .build();
-        Traces { tracer: provider.tracer("nats-bridge"), provider }
+        Traces { tracer: provider.tracer("nats-bridge"), provider, closed: OnceCell::new() }
     }
 
     /// The span of a publish that a side owns, which begins now; `None` when its trace is not recorded.
@@ -125,14 +127,18 @@ impl Traces {
         Some(self.begin(builder, &parent, "returned to the queue"))
     }
 
-    /// Sends what has ended, for as long as the collector may take to answer; nothing is sent afterwards.
+    /// Sends what has ended, for as long as the collector may take to answer; nothing is sent afterwards. Who comes second waits for the
+    /// first.
     pub async fn close(&self) {
-        let provider = self.provider.clone();
-        // It waits for the thread that sends, and that one for this runtime.
-        let closed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(PATIENCE)).await;
-        if let Ok(Err(error)) = closed {
-            tracing::debug!(%error, "not all spans were sent");
-        }
+        let close = async || {
+            let provider = self.provider.clone();
+            // It waits for the thread that sends, and that one for this runtime.
+            let closed = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(PATIENCE)).await;
+            if let Ok(Err(error)) = closed {
+                tracing::debug!(%error, "not all spans were sent");
+            }
+        };
+        self.closed.get_or_init(close).await;
     }
 
     fn begin(&self, builder: SpanBuilder, parent: &Context, outcome: &'static str) -> Box<Span> {

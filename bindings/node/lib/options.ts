@@ -151,6 +151,12 @@ export interface SidecarOptions {
    */
   readonly autoRollback?: boolean;
   /**
+   * A collector of OpenTelemetry that takes OTLP over HTTP, as `http://HOST:4318`. It gets a span of each publish and each delivery of
+   * messages with a `traceparent` header that says "sampled", with the broker that had it; messages are passed on as they came.
+   * Default none.
+   */
+  readonly otlpEndpoint?: string;
+  /**
    * Serves the NATS account together with other sidecars that say so too, in other processes or on other machines: one leads, the
    * others take clients and pass them on to it, and one of them takes its place when it stops or dies. Default false: a second one
    * rejects with `conflict`.
@@ -391,6 +397,7 @@ export const SIDECAR_OPTIONS: Names<SidecarOptions> = {
   standby: "string",
   rollbackAfterMs: "number",
   autoRollback: "boolean",
+  otlpEndpoint: "string",
   shared: "boolean",
   advertise: "string",
   http: "string",

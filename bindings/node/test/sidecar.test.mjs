@@ -92,6 +92,7 @@ test("what is wrong is a typed error that names the option", async (t) => {
   const named = (/** @type {string} */ field) => (/** @type {unknown} */ error) =>
     error instanceof BridgeError && error.code === "config" && error.context["field"] === field;
   await assert.rejects(Sidecar.start({ rabbit: "http://nowhere", nats }), named("rabbit"));
+  await assert.rejects(Sidecar.start({ rabbit: url, nats, otlpEndpoint: "collector:4317" }), named("otlpEndpoint"));
   // @ts-expect-error it is a number
   await assert.rejects(Sidecar.start({ rabbit: url, nats, fenceTimeoutMs: "long" }), { name: "TypeError", message: /'fenceTimeoutMs'/ });
   // @ts-expect-error there is no such option

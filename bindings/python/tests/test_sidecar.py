@@ -173,6 +173,9 @@ def test_what_is_wrong_is_a_typed_error_that_names_the_option(server: NatsServer
     with pytest.raises(nats_bridge.InvalidConfig) as wrong:
         Sidecar(rabbit="http://nowhere", nats=server.url).start()
     assert wrong.value.context["field"] == "rabbit"
+    with pytest.raises(nats_bridge.InvalidConfig, match="HOST:PORT") as wrong:
+        Sidecar(rabbit=url, nats=server.url, otlp_endpoint="collector:4317").start()
+    assert wrong.value.context["field"] == "otlp_endpoint"
     with pytest.raises(TypeError, match="option 'replicas'"):
         Sidecar(rabbit=url, nats=server.url, replicas="many").start()  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="'weight'"):

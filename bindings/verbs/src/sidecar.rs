@@ -36,6 +36,7 @@ struct Given {
     advertise: Option<String>,
     http: Option<String>,
     http_token: Option<String>,
+    otlp_endpoint: Option<String>,
 }
 
 /// What a sidecar is to be.
@@ -82,6 +83,7 @@ pub fn config(nats: Config, options: &str) -> Result<Settings, Fault> {
         Some(limit) => config.jetstream.consumer_timeout = Some(limit),
         None => {}
     }
+    config.otlp_endpoint = given.otlp_endpoint;
     config.fence_timeout = given.fence_timeout_ms.map_or(config.fence_timeout, Duration::from_millis);
     config.gate.soak = given.gate_soak_ms.map_or(config.gate.soak, Duration::from_millis);
     config.gate.messages = given.gate_messages.unwrap_or(config.gate.messages);

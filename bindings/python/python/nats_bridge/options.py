@@ -153,6 +153,10 @@ class SidecarOptions(TypedDict, total=False):
     auto_rollback: bool | None
     """Whether it rolls back by itself at all, also for messages that JetStream corrupts, drops, reorders or duplicates; default
     true."""
+    otlp_endpoint: str | None
+    """A collector of OpenTelemetry that takes OTLP over HTTP, as ``http://HOST:4318``. It gets a span of each publish and each delivery of
+    messages with a ``traceparent`` header that says "sampled", with the broker that had it; messages are passed on as they came.
+    Default none."""
     shared: bool | None
     """Serves the NATS account together with other sidecars that say so too, in other processes or on other machines: one leads, the others
     take clients and pass them on to it, and one of them takes its place when it stops or dies. Default false: a second one is a
