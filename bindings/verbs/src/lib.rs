@@ -74,6 +74,7 @@ impl From<GatewayError> for Fault {
     fn from(error: GatewayError) -> Self {
         match error {
             GatewayError::Nats(error) => Fault::Core(error),
+            GatewayError::Config { field, why } => Fault::argument(field, why),
             other => Fault::told(other.kind().name(), other.to_string(), other.context()),
         }
     }
