@@ -175,8 +175,11 @@ impl Bridge {
         self.shared.publisher.take_no_more();
         // It fails only when the connection is closed already.
         let _ = self.shared.client.drain().await;
-        // The client looks at that once a server answers again: what waits is told now.
-        if !self.shared.events.watch().borrow().connected {
+        // Without an answer of the server the client waits for one: what waits is told now.
+        let mut connection = self.shared.events.watch();
+        let over = connection.wait_for(|connection| connection.closed || !connection.connected);
+        let in_time = tokio::time::timeout(LAST_WORDS, over).await.is_ok();
+        if !in_time || !self.shared.events.watch().borrow().closed {
             self.shared.events.report(async_nats::Event::Closed);
         }
         flushed
@@ -254,6 +257,9 @@ impl Bridge {
         self.shared.events.follow()
     }
 }
+
+/// How long the server may take to answer that everything was read, after what was waited for.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 // Pulls and acks are of consumers that run, and not of a call that waits; publishers look for streams.
 fn names_a_call(text: &str) -> bool {
