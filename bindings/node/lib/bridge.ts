@@ -258,7 +258,7 @@ export class Bridge {
    * Rejects with `config` when the bucket's name or a time is not legal.
    */
   async ledger(bucket: string, options: { readonly keepMs: number; readonly leaseMs: number }): Promise<Ledger> {
-    refuseUnknown(options, { keepMs: "number", leaseMs: "number" });
+    refuseUnknown(options, { keepMs: "whole", leaseMs: "whole" });
     const { keepMs, leaseMs } = options;
     return new Ledger(await asked(() => this.#native.ledger(bucket, keepMs, leaseMs)));
   }
@@ -291,7 +291,7 @@ export class Bridge {
    * Rejects with `timeout` when something was still not confirmed; it may have landed.
    */
   async close(options: { readonly budgetMs?: number } = {}): Promise<void> {
-    refuseUnknown(options, { budgetMs: "number" });
+    refuseUnknown(options, { budgetMs: "whole" });
     const { budgetMs = 5_000 } = options;
     handOver();
     await asked(() => this.#native.close(budgetMs));

@@ -56,7 +56,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `not_found` (the stream or consumer was deleted), `closed` or `aborted`.
    */
   async next(options: { readonly timeoutMs?: number } & Abortable = {}): Promise<Delivery | undefined> {
-    refuseUnknown(options, { timeoutMs: "number", signal: true });
+    refuseUnknown(options, { timeoutMs: "whole", signal: true });
     refuseAborted(options.signal);
     return this.#atOnce() ?? this.#wait(options);
   }
@@ -144,7 +144,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * stream or consumer was deleted) or `closed`.
    */
   async run(handler: Handler, options: RunOptions = {}): Promise<void> {
-    refuseUnknown(options, { concurrency: "number", key: true, signal: true });
+    refuseUnknown(options, { concurrency: "whole", key: true, signal: true });
     const { concurrency = 1, key, signal } = options;
     for (const [name, given] of Object.entries({ handler, key })) {
       if (typeof given !== "function" && (name === "handler" || given !== undefined)) {
@@ -201,7 +201,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `timeout` when after `budgetMs` something is still not settled; it can still be.
    */
   async drain(options: { readonly budgetMs?: number } = {}): Promise<void> {
-    refuseUnknown(options, { budgetMs: "number" });
+    refuseUnknown(options, { budgetMs: "whole" });
     const { budgetMs = 5_000 } = options;
     handOver();
     this.#native.beginToDrain();

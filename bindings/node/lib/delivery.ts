@@ -158,7 +158,7 @@ export class Delivery extends Received {
    * Rejects with `already_settled` or `closed` (the message comes again).
    */
   async retry(why: unknown = "", options: { readonly delayMs?: number } = {}): Promise<Settled> {
-    refuseUnknown(options, { delayMs: "number" });
+    refuseUnknown(options, { delayMs: "whole" });
     return this.#settle(() => this.page.retry(this.at, ...failure(why), options.delayMs));
   }
 

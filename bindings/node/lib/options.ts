@@ -321,6 +321,7 @@ export type Kind = keyof typeof KINDS | true;
 const KINDS = {
   string: { wanted: "a string", is: (value: unknown) => typeof value === "string" },
   number: { wanted: "a number", is: (value: unknown) => typeof value === "number" },
+  whole: { wanted: "a whole number", is: (value: unknown) => Number.isInteger(value) },
   boolean: { wanted: "true or false", is: (value: unknown) => typeof value === "boolean" },
   object: { wanted: "an object of names and values", is: (value: unknown) => typeof value === "object" && !Array.isArray(value) },
   strings: {
@@ -333,18 +334,18 @@ const KINDS = {
 export type Names<T> = Record<keyof T, Kind>;
 
 const PUBLISH_OPTIONS: Names<PublishOptions> = {
-  maxInFlight: "number",
-  maxInFlightBytes: "number",
-  ackWaitMs: "number",
-  attempts: "number",
-  deadlineMs: "number",
-  noStreamWaitMs: "number",
+  maxInFlight: "whole",
+  maxInFlightBytes: "whole",
+  ackWaitMs: "whole",
+  attempts: "whole",
+  deadlineMs: "whole",
+  noStreamWaitMs: "whole",
   breaker: "object",
   encrypt: "string",
   schemas: "string",
 };
 
-const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: "number", probeEveryMs: "number" };
+const BREAKER_OPTIONS: Names<BreakerOptions> = { tripAfterMs: "whole", probeEveryMs: "whole" };
 
 const CONNECT_OPTIONS: Names<ConnectOptions> = {
   name: "string",
@@ -360,10 +361,10 @@ const CONNECT_OPTIONS: Names<ConnectOptions> = {
   clientCertificate: "string",
   clientKey: "string",
   requireTls: "boolean",
-  connectTimeoutMs: "number",
-  requestTimeoutMs: "number",
-  pingIntervalMs: "number",
-  reconnectPauseMaxMs: "number",
+  connectTimeoutMs: "whole",
+  requestTimeoutMs: "whole",
+  pingIntervalMs: "whole",
+  reconnectPauseMaxMs: "whole",
   region: "string",
   publish: "object",
 };
@@ -377,7 +378,7 @@ export const AMQP_LISTENER_OPTIONS: Names<AmqpListenerOptions> = {
   tlsClientCa: "string",
   users: true,
   vhosts: "strings",
-  replicas: "number",
+  replicas: "whole",
   connect: "object",
 };
 
@@ -387,15 +388,15 @@ export const SIDECAR_OPTIONS: Names<SidecarOptions> = {
   rabbitManagement: "string",
   trustDeclared: "boolean",
   listen: "string",
-  replicas: "number",
+  replicas: "whole",
   quorumFallback: "boolean",
-  consumerTimeoutMs: "number",
-  fenceTimeoutMs: "number",
-  gateSoakMs: "number",
-  gateMessages: "number",
+  consumerTimeoutMs: "whole",
+  fenceTimeoutMs: "whole",
+  gateSoakMs: "whole",
+  gateMessages: "whole",
   gateLatencyFactor: "number",
   standby: "string",
-  rollbackAfterMs: "number",
+  rollbackAfterMs: "whole",
   autoRollback: "boolean",
   otlpEndpoint: "string",
   shared: "boolean",
@@ -406,26 +407,26 @@ export const SIDECAR_OPTIONS: Names<SidecarOptions> = {
 };
 
 export const RETRY_POLICY: Names<RetryPolicy> = {
-  attempts: "number",
-  firstPauseMs: "number",
+  attempts: "whole",
+  firstPauseMs: "whole",
   factor: "number",
-  maxPauseMs: "number",
-  maxElapsedMs: "number",
+  maxPauseMs: "whole",
+  maxElapsedMs: "whole",
   jitter: "boolean",
 };
 
 export const CONSUME_OPTIONS: Names<ConsumeOptions> = {
   filterSubjects: "strings",
   retry: "object",
-  ackWaitMs: "number",
-  maxRunMs: "number",
-  maxMessages: "number",
-  maxBytes: "number",
+  ackWaitMs: "whole",
+  maxRunMs: "whole",
+  maxMessages: "whole",
+  maxBytes: "whole",
   deadLetterStream: "string",
-  deadLetterMaxBytes: "number",
+  deadLetterMaxBytes: "whole",
   advisories: "boolean",
-  stalledAfterMs: "number",
-  heartbeatMs: "number",
+  stalledAfterMs: "whole",
+  heartbeatMs: "whole",
   decrypt: "string",
   acceptUnencrypted: "boolean",
   schemas: "string",
@@ -438,23 +439,23 @@ export const STREAM_OPTIONS: Names<StreamOptions> = {
   subjects: "strings",
   retention: "string",
   storage: "string",
-  replicas: "number",
-  maxBytes: "number",
-  maxMessages: "number",
-  maxAgeMs: "number",
+  replicas: "whole",
+  maxBytes: "whole",
+  maxMessages: "whole",
+  maxAgeMs: "whole",
   discard: "string",
-  duplicateWindowMs: "number",
+  duplicateWindowMs: "whole",
   unbounded: "boolean",
 };
 
-export const CONSUMER_OPTIONS: Names<ConsumerOptions> = { filterSubjects: "strings", ackWaitMs: "number", maxDeliver: "number" };
+export const CONSUMER_OPTIONS: Names<ConsumerOptions> = { filterSubjects: "strings", ackWaitMs: "whole", maxDeliver: "whole" };
 
 export const BUCKET_OPTIONS: Names<BucketOptions> = {
-  history: "number",
-  ttlMs: "number",
-  maxBytes: "number",
+  history: "whole",
+  ttlMs: "whole",
+  maxBytes: "whole",
   storage: "string",
-  replicas: "number",
+  replicas: "whole",
   unbounded: "boolean",
 };
 
@@ -464,8 +465,8 @@ export const HEALTH_OPTIONS: Names<HealthOptions> = {
   streams: "strings",
   consumers: true,
   deadLetters: "strings",
-  maxPending: "number",
-  maxMirrorLag: "number",
+  maxPending: "whole",
+  maxMirrorLag: "whole",
 };
 
 /**

@@ -22,12 +22,12 @@ export interface OutboxOptions {
 }
 
 const OUTBOX_OPTIONS: Names<OutboxOptions> = {
-  maxEntries: "number",
-  maxBytes: "number",
-  maxInFlight: "number",
-  firstPauseMs: "number",
-  maxPauseMs: "number",
-  noStreamWaitMs: "number",
+  maxEntries: "whole",
+  maxBytes: "whole",
+  maxInFlight: "whole",
+  firstPauseMs: "whole",
+  maxPauseMs: "whole",
+  noStreamWaitMs: "whole",
   region: "string",
 };
 

@@ -116,21 +116,7 @@ fn nothing_there() -> napi::Error {
 
 /// The reason with this name.
 pub fn reason(name: &str) -> napi::Result<Reason> {
-    let all = [
-        Reason::HandlerError,
-        Reason::Timeout,
-        Reason::Schema,
-        Reason::Decrypt,
-        Reason::NoHandler,
-        Reason::Expired,
-        Reason::MaxDeliver,
-        Reason::Rejected,
-        Reason::TooLarge,
-        Reason::CrashLoop,
-    ];
-    all.into_iter()
-        .find(|reason| reason.name() == name)
-        .ok_or_else(|| errors::invalid("reason", "there is no such reason"))
+    name.parse().map_err(|error| errors::from_core(&error))
 }
 
 /// The name that a header of a dead letter had on the original message; none for one that the dead letter added.

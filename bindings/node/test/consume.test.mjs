@@ -159,7 +159,10 @@ test("deadLetter gives up at once and says why", async (t) => {
   const consumer = await bridge.consume("ORDERS", "billing");
   const delivery = await some(consumer);
   // @ts-expect-error there is no such reason
-  await assert.rejects(delivery.deadLetter("x", { reason: "bad" }), { code: "config", message: /reason/ });
+  await assert.rejects(delivery.deadLetter("x", { reason: "bad" }), {
+    code: "config",
+    message: /reason.*one of handler_error, .*crash_loop/,
+  });
   const settled = await delivery.deadLetter("not an order", { reason: "schema" });
   assert.equal(settled.outcome === "dead_lettered" && settled.stream, "ORDERS_DLQ");
   const letters = await bridge.consume("ORDERS_DLQ", "reader");
@@ -250,6 +253,11 @@ test("a second settle is a typed error", async (t) => {
   await consumer.drain();
 });
 
+/** @param {import("nats-bridge").Bridge} bridge */
+async function consumerOf(bridge) {
+  return bridge.consume("ORDERS", "billing");
+}
+
 test("a wrong option or stream is named", async (t) => {
   const { bridge } = await orders(t);
   await assert.rejects(bridge.consume("NOT_THERE", "billing"), { code: "not_found" });
@@ -262,9 +270,19 @@ test("a wrong option or stream is named", async (t) => {
     message: /attempts/,
   });
   await assert.rejects(bridge.consume("ORDERS", "billing", { maxMessages: 1.5 }), {
-    code: "config",
-    message: /maxMessages/,
+    name: "TypeError",
+    message: "option 'maxMessages': a whole number is wanted, not number 1.5",
   });
+  await assert.rejects(bridge.consume("ORDERS", "billing", { maxMessages: -1 }), { code: "config", message: /maxMessages/ });
+  const more = { subjects: ["more.>"], unbounded: true };
+  await assert.rejects(bridge.ensureStream("MORE", { ...more, maxAgeMs: 0.5 }), { name: "TypeError", message: /'maxAgeMs'/ });
+  await assert.rejects(bridge.ensureStream("MORE", { ...more, maxAgeMs: -1 }), { code: "config", message: /maxAgeMs.*whole number/ });
+  // @ts-expect-error there is no such storage
+  await assert.rejects(bridge.ensureStream("MORE", { ...more, storage: "paper" }), {
+    code: "config",
+    message: "config: field=storage why=it is file or memory, not paper",
+  });
+  await assert.rejects(consumerOf(bridge).then((consumer) => consumer.next({ timeoutMs: 0.5 })), { name: "TypeError", message: /'timeoutMs'/ });
 });
 
 test("deliveries go on after the server was away", async (t) => {

@@ -3,7 +3,7 @@
 use nats_bridge::Config;
 use nats_bridge_verbs::login::LoginOptions;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyMapping};
+use pyo3::types::{PyDict, PyList};
 
 use crate::completions::Completions;
 use crate::consumer::{self, Consumer};
@@ -12,7 +12,7 @@ use crate::health::HealthCheck;
 use crate::home::{self, Home, Owned};
 use crate::ledger::Ledger;
 use crate::options;
-use crate::publish::{self, Published};
+use crate::publish::{self, Published, text};
 
 /// A connection. The Python classes `nats_bridge.Bridge` and `nats_bridge.aio.Bridge` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
@@ -62,11 +62,11 @@ impl Bridge {
     fn publish(
         &self,
         py: Python<'_>,
-        subject: String,
+        subject: &Bound<'_, PyAny>,
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
-        headers: Option<&Bound<'_, PyMapping>>,
-        schema: Option<String>,
+        headers: Option<&Bound<'_, PyAny>>,
+        schema: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Published> {
         let core = self.core.get()?;
         let message = publish::message(subject, payload, id, headers, schema)?;
@@ -80,11 +80,11 @@ impl Bridge {
         &self,
         completions: &Completions,
         py: Python<'_>,
-        subject: String,
+        subject: &Bound<'_, PyAny>,
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
-        headers: Option<&Bound<'_, PyMapping>>,
-        schema: Option<String>,
+        headers: Option<&Bound<'_, PyAny>>,
+        schema: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let core = self.core.get()?.clone();
         let message = publish::message(subject, payload, id, headers, schema)?;
@@ -116,9 +116,15 @@ impl Bridge {
     }
 
     /// Starts consuming and waits until it has begun.
-    fn consume(&self, py: Python<'_>, stream: String, name: String, options: &Bound<'_, PyDict>) -> PyResult<Consumer> {
+    fn consume(
+        &self,
+        py: Python<'_>,
+        stream: &Bound<'_, PyAny>,
+        name: &Bound<'_, PyAny>,
+        options: &Bound<'_, PyDict>,
+    ) -> PyResult<Consumer> {
         let (core, home) = (self.core.get()?, self.core.home());
-        let config = consumer::config(stream, name, options)?;
+        let config = consumer::config(text("stream", stream)?, text("name", name)?, options)?;
         let consumer = home.wait(py, core.consume(config))?.map_err(|e| errors::from_core(&e))?;
         Ok(Consumer::new(home, consumer))
     }
@@ -128,12 +134,12 @@ impl Bridge {
         &self,
         completions: &Completions,
         py: Python<'_>,
-        stream: String,
-        name: String,
+        stream: &Bound<'_, PyAny>,
+        name: &Bound<'_, PyAny>,
         options: &Bound<'_, PyDict>,
     ) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
-        let config = consumer::config(stream, name, options)?;
+        let config = consumer::config(text("stream", stream)?, text("name", name)?, options)?;
         completions.start(py, async move { core.consume(config).await }, move |py, consumer| {
             let consumer = consumer.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Consumer::new(home, consumer))?.into_any())
@@ -164,8 +170,9 @@ impl Bridge {
     }
 
     /// Opens a ledger and waits.
-    fn ledger(&self, py: Python<'_>, bucket: String, keep_ms: i64, lease_ms: i64) -> PyResult<Ledger> {
+    fn ledger(&self, py: Python<'_>, bucket: &Bound<'_, PyAny>, keep_ms: i64, lease_ms: i64) -> PyResult<Ledger> {
         let (core, home) = (self.core.get()?, self.core.home());
+        let bucket = text("bucket", bucket)?;
         let (keep, lease) = (options::millis("keep_ms", keep_ms)?, options::millis("lease_ms", lease_ms)?);
         let ledger = home.wait(py, core.ledger(bucket, keep, lease))?.map_err(|e| errors::from_core(&e))?;
         Ok(Ledger::new(home, ledger))
@@ -176,11 +183,12 @@ impl Bridge {
         &self,
         completions: &Completions,
         py: Python<'_>,
-        bucket: String,
+        bucket: &Bound<'_, PyAny>,
         keep_ms: i64,
         lease_ms: i64,
     ) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
+        let bucket = text("bucket", bucket)?;
         let (keep, lease) = (options::millis("keep_ms", keep_ms)?, options::millis("lease_ms", lease_ms)?);
         completions.start(py, async move { core.ledger(bucket, keep, lease).await }, move |py, ledger| {
             let ledger = ledger.map_err(|e| errors::from_core(&e))?;

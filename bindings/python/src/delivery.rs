@@ -127,21 +127,7 @@ async fn retry(
 
 /// The reason with this name.
 pub fn reason(name: &str) -> PyResult<Reason> {
-    let all = [
-        Reason::HandlerError,
-        Reason::Timeout,
-        Reason::Schema,
-        Reason::Decrypt,
-        Reason::NoHandler,
-        Reason::Expired,
-        Reason::MaxDeliver,
-        Reason::Rejected,
-        Reason::TooLarge,
-        Reason::CrashLoop,
-    ];
-    all.into_iter()
-        .find(|reason| reason.name() == name)
-        .ok_or_else(|| errors::invalid("reason", "there is no such reason"))
+    name.parse().map_err(|error| errors::from_core(&error))
 }
 
 #[pymethods]

@@ -2,7 +2,6 @@
 
 use nats_bridge::outbox::Queued;
 use pyo3::prelude::*;
-use pyo3::types::PyMapping;
 
 use crate::bridge::Bridge;
 use crate::completions::Completions;
@@ -67,11 +66,11 @@ impl Outbox {
     fn put(
         &self,
         py: Python<'_>,
-        subject: String,
+        subject: &Bound<'_, PyAny>,
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
-        headers: Option<&Bound<'_, PyMapping>>,
-        schema: Option<String>,
+        headers: Option<&Bound<'_, PyAny>>,
+        schema: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<(u64, String)> {
         let core = self.core.get()?;
         let message = publish::message(subject, payload, id, headers, schema)?;
@@ -84,11 +83,11 @@ impl Outbox {
         &self,
         completions: &Completions,
         py: Python<'_>,
-        subject: String,
+        subject: &Bound<'_, PyAny>,
         payload: &Bound<'_, PyAny>,
         id: Option<&Bound<'_, PyAny>>,
-        headers: Option<&Bound<'_, PyMapping>>,
-        schema: Option<String>,
+        headers: Option<&Bound<'_, PyAny>>,
+        schema: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let core = self.core.get()?.clone();
         let message = publish::message(subject, payload, id, headers, schema)?;

@@ -74,19 +74,8 @@ fn of_tuple(one: &Bound<'_, PyAny>) -> PyResult<Message> {
     if !(2..=5).contains(&fields.len()) {
         return Err(argument("messages", wanted, one));
     }
-    let subject = fields.get_item(0)?;
-    let subject: String = subject.extract().map_err(|_| argument("subject", "it is str", &subject))?;
     let given = |index: usize| fields.get_item(index).ok().filter(|value| !value.is_none());
-    let headers = given(3);
-    let headers = headers
-        .as_ref()
-        .map(|headers| headers.cast::<PyMapping>().map_err(|_| argument("headers", "they are a mapping", headers)))
-        .transpose()?;
-    let schema = given(4);
-    let schema = schema
-        .map(|schema| schema.extract().map_err(|_| argument("schema", "it is str or None", &schema)))
-        .transpose()?;
-    message(subject, &fields.get_item(1)?, given(2).as_ref(), headers, schema)
+    message(&fields.get_item(0)?, &fields.get_item(1)?, given(2).as_ref(), given(3).as_ref(), given(4).as_ref())
 }
 
 /// A list with the outcome of each: a `Published`, or the error.
@@ -100,20 +89,22 @@ pub fn outcomes(py: Python<'_>, outcomes: Vec<nats_bridge::Result<nats_bridge::P
 
 /// The core's message for the arguments of `publish`.
 pub fn message(
-    subject: String,
+    subject: &Bound<'_, PyAny>,
     payload: &Bound<'_, PyAny>,
     id: Option<&Bound<'_, PyAny>>,
-    headers: Option<&Bound<'_, PyMapping>>,
-    schema: Option<String>,
+    headers: Option<&Bound<'_, PyAny>>,
+    schema: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Message> {
-    let mut message = Message::new(subject, bytes(payload)?);
+    let mut message = Message::new(text("subject", subject)?, bytes(payload)?);
     if let Some(schema) = schema {
+        let schema: String = schema.extract().map_err(|_| argument("schema", "it is str or None", schema))?;
         message = message.schema(schema);
     }
     if let Some(id) = id {
         message = message.message_id(message_id(id)?);
     }
     let Some(headers) = headers else { return Ok(message) };
+    let headers = headers.cast::<PyMapping>().map_err(|_| argument("headers", "they are a mapping", headers))?;
     for header in headers.items()? {
         let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = header.extract()?;
         let name: String = name.extract().map_err(|_| argument("headers", "names are str", &name))?;
@@ -167,6 +158,11 @@ fn of_a_view(payload: &Bound<'_, PyAny>, buffer: &PyBuffer<u8>) -> Option<Bytes>
     let offset = (buffer.buf_ptr() as usize).checked_sub(whole.as_bytes().as_ptr() as usize)?;
     let end = offset.checked_add(buffer.item_count()).filter(|end| *end <= whole.as_bytes().len())?;
     Some(Bytes::from_owner(PyBackedBytes::from(whole)).slice(offset..end))
+}
+
+/// An argument that is `str`; pyo3 would not name it.
+pub fn text(name: &str, given: &Bound<'_, PyAny>) -> PyResult<String> {
+    given.extract().map_err(|_| argument(name, "it is str", given))
 }
 
 fn argument(name: &str, wanted: &str, got: &Bound<'_, PyAny>) -> PyErr {

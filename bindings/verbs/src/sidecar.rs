@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn the_option_at_fault_is_named() {
         assert_eq!(field("{}"), "rabbit");
-        assert!(field(r#"{"rabbit":7}"#).starts_with("option 'rabbit': invalid type"));
+        assert!(field(r#"{"rabbit":7}"#).starts_with("option 'rabbit': a text is wanted, not 7"));
         assert_eq!(field(r#"{"rabbit":"amqp://r","weight":7}"#), "there is no option 'weight'");
         assert_eq!(field(r#"{"rabbit":"amqp://r","fence_timeout_ms":-1}"#), "fence_timeout_ms");
         assert_eq!(field(r#"{"rabbit":"amqp://r","gate_latency_factor":0.5}"#), "gate_latency_factor");

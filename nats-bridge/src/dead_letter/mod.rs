@@ -14,7 +14,9 @@ mod store;
 mod text;
 
 use std::fmt;
+use std::str::FromStr;
 
+use crate::error::{Error, Result};
 pub use file::Imported;
 pub(crate) use kept::first_id;
 pub use kept::{Filter, Group, GroupBy, Letter};
@@ -93,6 +95,33 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::CrashLoop => "crash_loop",
         }
+    }
+}
+
+impl Reason {
+    /// All that there are.
+    pub const ALL: [Reason; 10] = [
+        Reason::HandlerError,
+        Reason::Timeout,
+        Reason::Schema,
+        Reason::Decrypt,
+        Reason::NoHandler,
+        Reason::Expired,
+        Reason::MaxDeliver,
+        Reason::Rejected,
+        Reason::TooLarge,
+        Reason::CrashLoop,
+    ];
+}
+
+impl FromStr for Reason {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name).ok_or_else(|| {
+            let all = Reason::ALL.map(Reason::name).join(", ");
+            Error::setting("reason", format!("it is one of {all}")).with("value", name.escape_debug())
+        })
     }
 }
 
