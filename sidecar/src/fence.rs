@@ -200,7 +200,8 @@ struct Entry {
 #[derive(Debug)]
 struct Hold {
     shift: Shift,
-    /// The epoch of the change after it, of a hold that was taken up again after a restart; see [`Fences::resume`].
+    /// The epoch of a change that began when its fence was in the queue: what was published since lies behind that. After a restart, the
+    /// epoch of the change after it; see [`Fences::resume`].
     next: Option<u64>,
     stage: Stage,
     waiting_since: Option<Duration>,
@@ -214,9 +215,14 @@ enum Stage {
     Sending(FenceId),
     /// The fence is in the queue.
     Sent(FenceId),
+    /// The fence has expired, as everything before it has; what was delivered before may still be on its way. Since when, once that is known.
+    Expired(Option<Duration>),
     /// The fence came out when the queue was at `place`; `left` deliveries before it have not ended.
     Draining { place: u64, left: u64 },
 }
+
+/// How long a delivery may be on its way that was made before a fence expired behind it.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
 
 impl Fences {
     /// The longest time that requeued messages are remembered for a later change, if they do not come back.
@@ -307,6 +313,11 @@ impl Fences {
         if shift.from != shift.to && self.holds {
             self.shifts.push(shift);
             for queue in self.queues.values_mut() {
+                // A fence that is lost (the queue drops what is too much) is not waited for when something younger comes.
+                let stored = |hold: &&mut Hold| !matches!(hold.stage, Stage::Waiting | Stage::Sending(_));
+                for hold in queue.holds.iter_mut().filter(stored) {
+                    hold.next.get_or_insert(epoch);
+                }
                 queue.hold(shift, None);
             }
         }
@@ -368,7 +379,7 @@ impl Fences {
         }
         let place = queue.places;
         for hold in &mut queue.holds {
-            if let Stage::Sending(_) | Stage::Sent(_) = hold.stage {
+            if let Stage::Sending(_) | Stage::Sent(_) | Stage::Expired(_) = hold.stage {
                 let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
                 hold.stage = if consumed { Stage::Waiting } else { Stage::Draining { place, left } };
             }
@@ -419,9 +430,17 @@ impl Fences {
         }
     }
 
-    /// A fence came out of a queue. One of an earlier life, or one that nobody waits for any more, changes nothing.
+    /// A fence came out of a queue. One of an earlier life, or one that nobody waits for any more, changes nothing. One of another queue has
+    /// expired there, or was dropped, and is a dead letter here.
     pub fn fence_out(&mut self, name: &QueueName, fence: FenceId) -> Vec<Action> {
-        self.passed(name, fence)
+        if self.awaits(name, fence) {
+            return self.passed(name, fence);
+        }
+        let awaits = |hold: &&mut Hold| hold.stage == Stage::Sending(fence) || hold.stage == Stage::Sent(fence);
+        if let Some(hold) = self.queues.values_mut().flat_map(|queue| &mut queue.holds).find(awaits) {
+            hold.stage = Stage::Expired(None);
+        }
+        Vec::new()
     }
 
     /// There is nothing before this fence but what was received already: it came out, or the queue is not there, or it
@@ -515,6 +534,7 @@ impl Fences {
     pub fn tick(&mut self, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         for (name, queue) in &mut self.queues {
+            queue.expire(name, now, &mut actions);
             let limit = self.limit;
             let over = |h: &Hold| h.waiting_since.is_some_and(|since| now >= since + limit);
             if queue.holds.iter().any(over) {
@@ -556,7 +576,7 @@ impl Fences {
         }
         let fence = match queue.holds.last().map(|h| h.stage) {
             Some(Stage::Waiting | Stage::Sending(_)) => FenceState::Waiting,
-            Some(Stage::Sent(_) | Stage::Draining { .. }) => FenceState::Sent,
+            Some(Stage::Sent(_) | Stage::Expired(_) | Stage::Draining { .. }) => FenceState::Sent,
             None => queue.last.unwrap_or(FenceState::None),
         };
         let unsettled = Side::BOTH.map(|s| queue.sides[s.index()].open());
@@ -623,6 +643,19 @@ impl Queue {
             self.last = Some(FenceState::Passed);
         }
         lifted
+    }
+
+    /// Goes on without fences that have expired, when what was delivered before them has had the time to come.
+    fn expire(&mut self, name: &QueueName, now: Duration, actions: &mut Vec<Action>) {
+        let place = self.places;
+        for hold in &mut self.holds {
+            let Stage::Expired(since) = &mut hold.stage else { continue };
+            if now >= *since.get_or_insert(now) + ON_THE_WAY {
+                let left = self.sides[hold.shift.losing().index()].before(hold.shift.epoch);
+                hold.stage = Stage::Draining { place, left };
+            }
+        }
+        self.lift_drained(name, actions);
     }
 
     fn waits(&mut self, side: Side, bucket: Bucket, epoch: u64, now: Duration) -> bool {

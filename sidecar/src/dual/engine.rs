@@ -411,6 +411,7 @@ impl Engine {
             return;
         }
         let mut item = self.item(side, delivery);
+        self.died_elsewhere(side, channel, &tag, &item);
         self.release(channel, &tag);
         let (shared, now) = (Arc::clone(&self.shared), self.shared.now());
         let Some(consumer) = self.consumer(channel, &tag) else { return };
@@ -465,6 +466,17 @@ impl Engine {
             _ => None,
         };
         deaths.as_slice().iter().filter_map(queue).collect()
+    }
+
+    /// A dead letter has ended in the queue where it died, also when a consumer had given it back there and a change of weight waits for it.
+    fn died_elsewhere(&mut self, side: Side, channel: ChannelId, tag: &ShortString, item: &Item) {
+        for queue in self.died_in(side, &item.message) {
+            let name = QueueName { vhost: self.vhost.clone(), queue };
+            if self.consumer(channel, tag).is_some_and(|consumer| consumer.queue != name) {
+                let actions = self.shared.order().fences.settled(&name, side, item.key);
+                self.shared.act(actions);
+            }
+        }
     }
 
     /// Looks again at what waits in one consumer, if any hold was lifted since it last did.

@@ -158,3 +158,37 @@ fn a_requeued_message_that_never_comes_back_is_not_waited_for_by_a_later_change(
     let fence = fence(&fences.begin(2, half()));
     assert_eq!(lifted(&fences.fence_out(&queue(), fence)), Some(false));
 }
+
+#[test]
+fn a_fence_that_expired_and_comes_as_a_dead_letter_is_not_waited_for() {
+    let (mut fences, fence) = keeper();
+    let dead = QueueName { vhost: "/".into(), queue: "dead".into() };
+    assert_eq!(fences.fence_out(&dead, fence), []);
+    assert!(waits(&mut fences, at(1)), "what was delivered before may be on its way");
+    assert_eq!(fences.tick(at(1)), []);
+    fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(2), moved(), 1, at(1));
+    assert_eq!(fences.tick(at(2)), []);
+    assert!(waits(&mut fences, at(2)));
+    assert_eq!(fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1)), []);
+    assert_eq!(lifted(&fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(2))), Some(false));
+    assert!(!waits(&mut fences, at(2)));
+}
+
+#[test]
+fn a_delivery_from_after_the_next_change_shows_that_a_fence_is_lost_if_that_was_in_the_queue_by_then() {
+    let (mut fences, _) = keeper();
+    fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1));
+    // All back to RabbitMQ, whose fence of before is somewhere.
+    fences.begin(3, Weight::NONE);
+    assert!(waits(&mut fences, at(0)));
+    let received = fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(2), moved(), 3, at(0));
+    assert!(received.lifts && !waits(&mut fences, at(0)));
+
+    // Not so while the fence may still have to be stored: what it waits for may lie behind.
+    let mut fences = Fences::new(7, 1, Weight::NONE, LIMIT);
+    fences.register(&queue(), at(0));
+    fence(&fences.begin(2, half()));
+    fences.begin(3, Weight::NONE);
+    let received = fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(2), moved(), 3, at(0));
+    assert!(!received.lifts && waits(&mut fences, at(0)));
+}
