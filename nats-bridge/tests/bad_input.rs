@@ -169,6 +169,10 @@ async fn settings_out_of_range_are_refused_before_anything_is_made() {
         let redrive = Redrive { rate_per_second: rate, ..Redrive::default() };
         refused(ErrorKind::Config, "rate_per_second", letters.redrive(&redrive, |_| true).await);
     }
+    for share in [-0.1, 1.1, f64::NAN] {
+        let redrive = Redrive { max_failed_again: share, ..Redrive::default() };
+        refused(ErrorKind::Config, "max_failed_again", letters.redrive(&redrive, |_| true).await);
+    }
     refused(ErrorKind::Config, "stream", bridge.dead_letters("a b").await.map(drop));
     refused(ErrorKind::Config, "bucket", bridge.ledger("a b", second, second).await.map(drop));
 }

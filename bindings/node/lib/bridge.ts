@@ -2,7 +2,7 @@ import { refuseAborted, stopped, unlessAborted, type Abortable } from "./abort.j
 import { handOver } from "./acks.js";
 import { Consumer } from "./consumer.js";
 import { DeadLetters } from "./dead-letters.js";
-import { asked, atOnce, crossed, type BridgeError } from "./errors.js";
+import { asked, atOnce, BridgeError, crossed } from "./errors.js";
 import { HealthCheck, type Stats } from "./health.js";
 import { Ledger } from "./ledger.js";
 import { plan, type Plan } from "./manifest.js";
@@ -90,7 +90,7 @@ export async function connect(
   servers: string | readonly string[] = "nats://127.0.0.1:4222",
   given: ConnectOptions & Abortable = {},
 ): Promise<Bridge> {
-  refuseUnknownToConnect(given, { signal: true });
+  refuseUnknownToConnect(given, { signal: "signal" });
   const { signal, ...options } = given;
   refuseAborted(signal);
   const connecting = asked(() => native.connect(serverList(servers), options));
@@ -139,7 +139,7 @@ export class Bridge {
    * leader), `timeout` (it may have landed: resend with the same id), `closed` or `aborted`; `landed` says whether it may be stored.
    */
   async publish(subject: string, payload: Payload, options: MessageOptions & Abortable = {}): Promise<Published> {
-    refuseUnknown(options, { id: true, headers: true, schema: true, signal: true });
+    refuseUnknown(options, { id: true, headers: true, schema: true, signal: "signal" });
     const { id, headers, schema, signal } = options;
     refuseAborted(signal);
     check(subject, payload, id, schema);
@@ -156,7 +156,7 @@ export class Bridge {
    * Rejects with `aborted` (some may be stored), and with a `TypeError` when something is not a message; then nothing was sent.
    */
   async publishMany(messages: Iterable<Message>, options: Abortable = {}): Promise<Outcome[]> {
-    refuseUnknown(options, { signal: true });
+    refuseUnknown(options, { signal: "signal" });
     const { signal } = options;
     refuseAborted(signal);
     const all: unknown[] = [];
@@ -174,7 +174,7 @@ export class Bridge {
    * `context.other` reads the same subjects) or `aborted`. Aborted later, the consumer is drained: the iteration ends.
    */
   async consume(stream: string, name: string, given: ConsumeOptions & Abortable = {}): Promise<Consumer> {
-    refuseUnknown(given, { ...CONSUME_OPTIONS, signal: true });
+    refuseUnknown(given, { ...CONSUME_OPTIONS, signal: "signal" });
     const { signal, upcast, ...options } = given;
     refuseUnknown(options.retry ?? {}, RETRY_POLICY, "retry.");
     refuseNoString("stream", stream);
@@ -317,6 +317,18 @@ export function check(subject: unknown, payload: unknown, id: unknown, schema: u
   if (schema !== undefined && typeof schema !== "string") {
     throw new TypeError(`schema: it is a string, not ${typeof schema}`);
   }
+  refuseHalves("subject", subject);
+  refuseHalves("payload", payload);
+  refuseHalves("id", id);
+  refuseHalves("schema", schema);
+}
+
+// Half of a character: UTF-8 has no bytes for it, and what would be put in its place makes different texts, and ids, alike.
+function refuseHalves(name: string, text: unknown): void {
+  if (typeof text === "string" && !text.isWellFormed()) {
+    const why = "it has half of a character (a lone surrogate); give its bytes, if that is what is meant";
+    throw new BridgeError(`invalid message: ${name}: ${why}`, { code: "invalid_message", context: { field: name, why } });
+  }
 }
 
 /** @internal Subject, payload, id, headers and schema of each message in turn; what is wrong with one is said with its place. */
@@ -328,6 +340,10 @@ export function pushAll(messages: Iterable<Message>, all: unknown[]): void {
       check(message.subject, message.payload, message.id, message.schema);
       all.push(message.subject, message.payload, message.id, flat(message.headers), message.schema);
     } catch (error) {
+      if (error instanceof BridgeError) {
+        const { code, context, message } = error;
+        throw new BridgeError(`messages[${index}]: ${message}`, { code, context: { ...context, index: String(index) } });
+      }
       throw error instanceof TypeError ? new TypeError(`messages[${index}]: ${error.message}`) : error;
     }
     index += 1;
@@ -346,6 +362,7 @@ export function flat(headers: Headers = {}): string[] {
       if (typeof value !== "string") {
         throw new TypeError(`headers: the value of '${name}' is a string or an array of strings, not ${typeof value}`);
       }
+      refuseHalves(`headers['${name}']`, value);
       pairs.push(name, value);
     }
   }

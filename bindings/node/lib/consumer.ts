@@ -56,7 +56,11 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * Rejects with `not_found` (the stream or consumer was deleted), `closed` or `aborted`.
    */
   async next(options: { readonly timeoutMs?: number } & Abortable = {}): Promise<Delivery | undefined> {
-    refuseUnknown(options, { timeoutMs: "whole", signal: true });
+    refuseUnknown(options, { timeoutMs: "whole", signal: "signal" });
+    if (options.timeoutMs !== undefined && options.timeoutMs < 0) {
+      const why = `it is at least 0, not ${options.timeoutMs}`;
+      throw new BridgeError(`config: field=timeoutMs why=${why}`, { code: "config", context: { field: "timeoutMs", why } });
+    }
     refuseAborted(options.signal);
     return this.#atOnce() ?? this.#wait(options);
   }
@@ -144,7 +148,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
    * stream or consumer was deleted) or `closed`.
    */
   async run(handler: Handler, options: RunOptions = {}): Promise<void> {
-    refuseUnknown(options, { concurrency: "whole", key: true, signal: true });
+    refuseUnknown(options, { concurrency: "whole", key: true, signal: "signal" });
     const { concurrency = 1, key, signal } = options;
     for (const [name, given] of Object.entries({ handler, key })) {
       if (typeof given !== "function" && (name === "handler" || given !== undefined)) {

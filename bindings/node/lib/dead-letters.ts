@@ -182,7 +182,7 @@ export class DeadLetters {
 
   /** Stores what `export` or `purge` wrote here again. */
   async bringBack(file: string, options: Abortable = {}): Promise<Imported> {
-    refuseUnknown(options, { signal: true });
+    refuseUnknown(options, { signal: "signal" });
     return (await this.#ask("import", {}, { file }, options.signal)) as Imported;
   }
 

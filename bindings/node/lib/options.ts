@@ -324,6 +324,7 @@ const KINDS = {
   whole: { wanted: "a whole number", is: (value: unknown) => Number.isInteger(value) },
   boolean: { wanted: "true or false", is: (value: unknown) => typeof value === "boolean" },
   object: { wanted: "an object of names and values", is: (value: unknown) => typeof value === "object" && !Array.isArray(value) },
+  signal: { wanted: "an AbortSignal", is: (value: unknown) => value instanceof AbortSignal },
   strings: {
     wanted: "an array of strings",
     is: (value: unknown) => Array.isArray(value) && value.every((one) => typeof one === "string"),

@@ -132,6 +132,27 @@ test("a server that comes back gets what was published meanwhile", async (t) => 
   await bridge.close();
 });
 
+test("half of a character is refused by name, for what would be put in its place makes different ids alike", async (t) => {
+  const { url } = await NatsServer.for(t);
+  const bridge = await connect(url);
+  t.after(() => bridge.close());
+  await bridge.ensureStream("ORDERS", { subjects: ["orders.>"], unbounded: true });
+  const half = "pay-\ud800";
+  for (const [field, publish] of /** @type {[string, () => Promise<unknown>][]} */ ([
+    ["subject", () => bridge.publish(`orders.${half}`, "one")],
+    ["payload", () => bridge.publish("orders.new", half)],
+    ["id", () => bridge.publish("orders.new", "one", { id: half })],
+    ["headers['tenant']", () => bridge.publish("orders.new", "one", { headers: { tenant: ["a", half] } })],
+  ])) {
+    await assert.rejects(publish(), (error) => error instanceof BridgeError && error.code === "invalid_message" && error.context["field"] === field);
+  }
+  const many = bridge.publishMany([{ subject: "orders.new", payload: "one" }, { subject: "orders.new", payload: half }]);
+  await assert.rejects(many, { code: "invalid_message", message: /^messages\[1\]: / });
+  assert.equal((await bridge.publish("orders.new", "whole \u{1f375}", { id: "pay-\u{1f375}" })).sequence, 1, "nothing was stored before");
+  // @ts-expect-error it is no signal
+  await assert.rejects(bridge.publish("orders.new", "one", { signal: 5 }), { name: "TypeError", message: /'signal': an AbortSignal is wanted/ });
+});
+
 test("what is wrong with one of many is said with its place", async (t) => {
   const { url } = await NatsServer.for(t);
   const bridge = await connect(url);

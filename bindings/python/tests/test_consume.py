@@ -62,6 +62,8 @@ def test_a_handler_that_is_no_function_is_refused_and_nothing_is_delivered_to_it
     with nats_bridge.connect(server.url) as bridge:
         orders(bridge, 1)
         with bridge.consume("ORDERS", "billing") as consumer:
+            with pytest.raises(TypeError, match="key: a function, not str"):
+                consumer.run(print, key="subject")  # pyright: ignore[reportArgumentType]
             with pytest.raises(TypeError, match="handler: a function, not int"):
                 consumer.run(3)  # pyright: ignore[reportArgumentType]
             assert some(consumer.next(5_000)).ack().outcome == "acked"

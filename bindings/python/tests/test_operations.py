@@ -82,6 +82,8 @@ def test_dead_letters_are_redriven_parked_purged_and_brought_back(server: NatsSe
             dead.purge(file)
         back = dead.bring_back(file)
         assert (back.stored, back.duplicates, dead.count()) == (2, 0, 2)
+        with pytest.raises(nats_bridge.InvalidConfig, match="max_failed_again"):
+            dead.redrive(max_failed_again=7)
         with pytest.raises(nats_bridge.InvalidConfig, match="rate_per_second"):
             dead.redrive(rate_per_second=0)
 

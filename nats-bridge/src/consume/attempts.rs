@@ -3,8 +3,9 @@
 //! JetStream counts deliveries. What a process had fetched and handed to no handler when it was drained or killed was delivered,
 //! and with nothing but that count a message that nobody has seen would use up the attempts of its policy. So a process that gives
 //! messages back unbegun says so, and one that begins a message for the last time says so before: where nothing is said, it was
-//! not begun, however often it was delivered. Whoever dies says nothing, which costs what it had not begun an attempt, but never the
-//! last one.
+//! not begun, however often it was delivered. Whoever dies says nothing, which costs what it had not begun an attempt, but not the
+//! last one; save that of a message that it was handing out in that moment, at most one for each death:
+//! written down afterwards, a handler could have it twice.
 
 use serde::{Deserialize, Serialize};
 

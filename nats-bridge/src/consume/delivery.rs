@@ -246,8 +246,8 @@ impl Delivery {
     /// it is told once a second, in case the connection died with it.
     ///
     /// # Errors
-    /// `Timeout`: no answer within 5 s; the server may have it. `Unreachable`: for 5 s there was no consumer to take it, for it
-    /// was deleted or has no leader. The delivery counts as dropped.
+    /// `Timeout`: no answer within 5 s. `Unreachable`: for 5 s there was no consumer to take it, for it was deleted or has no leader.
+    /// `Closed`: the connection was closed. The server may have it in all of these (`landed` is unknown). The delivery counts as dropped.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, the delivery counts as dropped.

@@ -296,7 +296,7 @@ impl Shared {
     /// Sends one settlement and waits until the server has it.
     pub async fn send_confirmed(&self, received: &Received, what: Bytes) -> Result<()> {
         let sent = confirm::until_it_has_it(&self.client, received.reply(), what).await;
-        sent.map_err(|error| self.describe(error, received))
+        sent.map_err(|error| self.describe(error, received).landed_unknown())
     }
 
     /// The delivery is settled: gives its credit back. One that ended is remembered, in case the server does not hear of it,

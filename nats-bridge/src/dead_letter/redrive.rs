@@ -69,12 +69,16 @@ impl DeadLetters {
     /// duplicate window.
     ///
     /// # Errors
-    /// `Config`: the rate is not above 0. `Conflict`: a letter is encrypted, and is to go to another subject than that to which
+    /// `Config`: the rate is not above 0, or the share not from 0 to 1. `Conflict`: a letter is encrypted, and is to go to another subject than that to which
     /// it is bound. Else as publishing or JetStream answers; the letters from that one on are
     /// untouched.
     pub async fn redrive(&self, redrive: &Redrive, mut progress: impl FnMut(&Redriven) -> bool) -> Result<Redriven> {
         if !(redrive.rate_per_second > 0.0 && redrive.rate_per_second.is_finite()) {
             return Err(Error::setting("rate_per_second", "it is above 0").with("value", redrive.rate_per_second));
+        }
+        if !(0.0..=1.0).contains(&redrive.max_failed_again) {
+            let wrong = Error::setting("max_failed_again", "it is a share, from 0 to 1");
+            return Err(wrong.with("value", redrive.max_failed_again));
         }
         let between = Duration::from_secs_f64(1.0 / redrive.rate_per_second);
         let mut letters = self.scan(&redrive.filter).await?;

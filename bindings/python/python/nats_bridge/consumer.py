@@ -127,6 +127,8 @@ class Consumer:
         """
         if not callable(handler):
             raise TypeError(f"handler: a function, not {type(handler).__name__}")
+        if key is not None and not callable(key):
+            raise TypeError(f"key: a function, not {type(key).__name__}")
         jobs = self._native.jobs(concurrency, key is not None)
         ends = _Ends(self._native)
         try:
