@@ -50,9 +50,17 @@ impl Leader {
     pub(super) fn of(holder: &Holder, here: &Holder) -> Self {
         let reached = holder.sidecar.clone().unwrap_or_default();
         let elsewhere = holder.host != here.host && is_loopback(&reached.amqp);
-        let own_lock = here.sidecar.as_ref().map(|reached| reached.lock.clone()).unwrap_or_default();
+        let own = here.sidecar.as_deref().cloned().unwrap_or_default();
+        let own_lock = own.lock;
+        // One that was started again in its place before its lease had run out: a client that is passed on there would come back here, for ever.
+        let is_own_address = holder.id != here.id && reached.amqp == own.amqp;
         let unreachable = if elsewhere {
             Some(format!("{} is an address of its own machine: start it with another --listen", reached.amqp))
+        } else if is_own_address {
+            Some(format!(
+                "{} is where this one is reached: who led from there is gone, unless two sidecars have the same address",
+                reached.amqp
+            ))
         } else if reached.lock != own_lock {
             Some(format!("its --rabbit names {}, and ours {own_lock}: both have to name the same", reached.lock))
         } else {
@@ -306,6 +314,26 @@ mod tests {
         assert!(matches!(client.read(&mut [0; 8]).await, Ok(0) | Err(_)), "it was closed");
         let _again = TcpStream::connect(address).await.expect("connected");
         second.accept().await.expect("the next one is passed on to the new leader");
+    }
+
+    #[tokio::test]
+    async fn a_client_is_not_passed_on_to_where_it_came_from() {
+        let (relay, address) = relay().await;
+        let at = |id: &str| {
+            let reached = Reached { amqp: address.to_string(), ..Reached::default() };
+            Holder { id: id.into(), sidecar: Some(reached.into()), ..Holder::default() }
+        };
+        // Killed, and started again by its supervisor: who holds the lease has the address of this one.
+        let gone = Leader::of(&at("before"), &at("now"));
+        assert!(!gone.answers().await);
+        relay.follow(gone);
+        let mut client = TcpStream::connect(address).await.expect("connected");
+        client.write_all(b"AMQP").await.expect("written");
+        let read = timeout(Duration::from_millis(500), client.read(&mut [0; 8])).await;
+        assert!(read.is_err() && relay.clients() == 1, "it waits, alone: {read:?}, {}", relay.clients());
+        let another = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        relay.follow(leader("2", another.local_addr().expect("an address")));
+        another.accept().await.expect("it is passed on to who leads next");
     }
 
     #[test]
