@@ -37,7 +37,9 @@ test("process.exit in the middle of a call is clean", async (t) => {
   const { end, out } = await run(
     `import { connect } from "nats-bridge";
      const bridge = await connect(process.argv[1]);
-     bridge.publish("nobody.listens", "one");
+     await bridge.ensureStream("ORDERS", { unbounded: true });
+     const deliveries = await bridge.consume("ORDERS", "billing");
+     deliveries.next();
      setImmediate(() => process.exit(3));`,
     url,
   );
