@@ -1,7 +1,6 @@
 // An application of amqplib, unmodified, and a sidecar for it.
 
 import assert from "node:assert/strict";
-import { randomUUID } from "node:crypto";
 
 import amqplib from "amqplib";
 
@@ -25,7 +24,6 @@ export async function start(t, options) {
 
 /** An application: it publishes to eight keys with confirms, and consumes and acks. */
 export class Traffic {
-  id = randomUUID();
   published = 0;
   count = 0;
   /** @type {number[][]} */
@@ -34,27 +32,26 @@ export class Traffic {
   /** @type {Promise<void>} */
   #publishing = Promise.resolve();
 
-  /** @param {import("amqplib").ChannelModel} connection */
-  constructor(connection) {
+  /**
+   * @param {import("amqplib").ChannelModel} connection
+   * @param {import("amqplib").Channel} channel
+   */
+  constructor(connection, channel) {
     this.connection = connection;
+    this.channel = channel;
   }
 
   /** @param {string} url */
   static async start(url) {
-    const traffic = new Traffic(await amqplib.connect(url));
-    const channel = await traffic.connection.createChannel();
+    const connection = await amqplib.connect(url);
+    const channel = await connection.createChannel();
+    const traffic = new Traffic(connection, channel);
     await channel.assertExchange("orders", "topic", { durable: true });
     await channel.assertQueue("billing", { durable: true });
     await channel.bindQueue("billing", "orders", "order.#");
     await channel.prefetch(20);
     await channel.consume("billing", (message) => {
       if (message === null) return;
-      if (message.properties.appId !== traffic.id) {
-        // The last ack of an application before this one went with the sidecar that stopped: it comes again, and says so.
-        assert(message.fields.redelivered, `${message.content.toString()} of another application came unflagged`);
-        channel.ack(message);
-        return;
-      }
       traffic.taken[Number(message.fields.routingKey.slice("order.".length))]?.push(Number(message.content));
       traffic.count += 1;
       channel.ack(message);
@@ -67,7 +64,7 @@ export class Traffic {
     const channel = await this.connection.createConfirmChannel();
     while (!this.#over) {
       for (let number = this.published; number < this.published + KEYS; number += 1) {
-        channel.publish("orders", `order.${number % KEYS}`, Buffer.from(String(number)), { persistent: true, appId: this.id });
+        channel.publish("orders", `order.${number % KEYS}`, Buffer.from(String(number)), { persistent: true });
       }
       await channel.waitForConfirms();
       this.published += KEYS;
@@ -89,6 +86,9 @@ export class Traffic {
       const expected = Array.from({ length: this.published }, (_, number) => number).filter((n) => n % KEYS === key);
       assert.deepEqual(taken, expected);
     }
+    // amqplib gives each channel a queue of its own: the close of a connection overtakes the acks of the same moment (seen with
+    // RabbitMQ alone: 3 of 60 left some), the close of their channel does not.
+    await this.channel.close();
     await this.connection.close();
   }
 }
