@@ -103,6 +103,28 @@ async fn what_is_given_back_by_a_drain_has_all_its_attempts() {
 }
 
 #[tokio::test]
+async fn what_is_given_back_is_the_next_one_in_its_order_and_costs_no_attempt() {
+    let server = NatsServer::start();
+    let (first, second) = (bridge(&server).await, worker(&server).await);
+    let (leaving, mut consumer) = second;
+    let (one, two) = (next(&mut consumer).await, next(&mut consumer).await);
+    one.give_back();
+    two.give_back();
+    for expected in ["0", "1", "2"] {
+        let delivery = next(&mut consumer).await;
+        assert_eq!((delivery.payload().as_ref(), delivery.attempt()), (expected.as_bytes(), 1));
+        delivery.ack_confirmed().await.unwrap();
+    }
+    // And of one whose connection is closed, another process's.
+    next(&mut consumer).await.give_back();
+    leaving.close(Duration::from_secs(10)).await.unwrap();
+    let (_bridge, mut consumer) = worker(&server).await;
+    let attempts = the_rest(&mut consumer, MESSAGES - 3).await;
+    assert!(attempts.values().all(|attempt| *attempt == 1), "{attempts:?}");
+    assert_eq!(stored(&first, "ORDERS_DLQ").await, 0);
+}
+
+#[tokio::test]
 async fn a_failure_after_drains_is_tried_as_often_as_the_policy_says() {
     let server = NatsServer::start();
     let first = bridge(&server).await;
@@ -111,7 +133,7 @@ async fn a_failure_after_drains_is_tried_as_often_as_the_policy_says() {
         // Waits for the first one, which it then gives back.
         let delivery = next(&mut consumer).await;
         consumer.handle().begin_to_drain();
-        delivery.give_back().await;
+        delivery.give_back();
         consumer.handle().drain(Duration::from_secs(10)).await.unwrap();
     }
     // Each attempt in another process.

@@ -32,8 +32,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   #turn = 0;
   // Takes what is there already, until it is full.
   #page: NativePage | undefined;
-  // What arrived for a wait that was aborted, and the end of such a wait.
-  readonly #returned: NativePage[] = [];
+  // The end of a wait that was aborted.
   #ending: Promise<void> | undefined;
 
   readonly #of: string;
@@ -68,7 +67,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   // The next delivery, if it is there already; not when timers and sockets have their turn.
   #atOnce(): Delivery | undefined {
     const page = this.#page;
-    if (page === undefined || this.#ending !== undefined || this.#returned.length > 0) {
+    if (page === undefined || this.#ending !== undefined) {
       return undefined;
     }
     this.#turn += 1;
@@ -91,10 +90,6 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
     this.#page = undefined;
     handOver();
     await this.#ending;
-    const returned = this.#returned.shift();
-    if (returned !== undefined) {
-      return new Delivery(returned, 0);
-    }
     this.#turn += 1;
     const page = await (signal === undefined
       ? asked(() => this.#native.next(timeoutMs, undefined))
@@ -114,7 +109,7 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
     const ending = wait.then(
       (made) => {
         if (signal.aborted && made !== null) {
-          this.#returned.push(made);
+          made.giveBack(0);
         }
       },
       () => {},
@@ -180,7 +175,6 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
     } finally {
       signal?.removeEventListener("abort", drain);
       drain();
-      await this.#giveBack();
       await Promise.all(running);
     }
   }
@@ -208,8 +202,6 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
     refuseUnknown(options, { budgetMs: "whole" });
     const { budgetMs = 5_000 } = options;
     handOver();
-    this.#native.beginToDrain();
-    await this.#giveBack();
     await asked(() => this.#native.drain(budgetMs));
   }
 
@@ -234,17 +226,8 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
     await this.drain();
   }
 
-  async #giveBack(): Promise<void> {
-    await this.#ending;
-    for (const returned of this.#returned.splice(0)) {
-      await asked(() => returned.giveBack(0));
-    }
-  }
-
   async #leave(): Promise<void> {
     handOver();
-    this.#native.beginToDrain();
-    await this.#giveBack();
     try {
       await asked(() => this.#native.leave(LEAVE_BUDGET_MS));
     } catch (error) {

@@ -34,7 +34,7 @@ export interface NativePage {
   ackConfirmed(at: number): Promise<void>;
   retry(at: number, kind: string, detail: string, delayMs: number | undefined): Promise<Settled>;
   deadLetter(at: number, reason: Reason, kind: string, detail: string): Promise<Settled>;
-  giveBack(at: number): Promise<void>;
+  giveBack(at: number): void;
 }
 
 export interface NativeJob {

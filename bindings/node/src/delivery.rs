@@ -190,15 +190,11 @@ impl Page {
         self.slots.promise(env, self.take(at)?.dead_letter(reason, Failure::of(kind, detail)), Settled::from)
     }
 
-    /// Gives it back to the server unsettled.
+    /// Gives it back unsettled: it is what the consumer's next wait gives.
     #[napi]
-    pub fn give_back<'env>(&self, env: &'env Env, at: u32) -> napi::Result<Eventually<'env, ()>> {
-        let core = self.take(at)?;
-        let back = async move {
-            core.give_back().await;
-            Ok(())
-        };
-        self.slots.promise(env, back, |()| ())
+    pub fn give_back(&self, at: u32) -> napi::Result<()> {
+        self.take(at)?.give_back();
+        Ok(())
     }
 
     /// The subject it was published to.

@@ -89,3 +89,18 @@ test("a bridge that is closed gives back what its consumers have not begun", asy
   }
   await theRestIsThere(bridge, 1);
 });
+
+test("what came for an aborted wait goes back when the bridge is closed", async (t) => {
+  const { bridge, server } = await orders(t);
+  const left = await connect(server.url);
+  const consumer = await left.consume("ORDERS", "billing", { ackWaitMs: 60_000 });
+  const enough = new AbortController();
+  const waits = consumer.next({ signal: enough.signal });
+  // The event loop is busy until all has come: the delivery waits for it.
+  while (consumer.held < COUNT) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+  enough.abort();
+  await assert.rejects(waits, { code: "aborted" });
+  await left.close();
+  await theRestIsThere(bridge, 0);
+});

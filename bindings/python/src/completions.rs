@@ -179,6 +179,13 @@ impl Completions {
         if let Some(Entry { task, .. }) = lock(&self.waiting).remove(&token) {
             task.abort();
         }
+        // What it holds may be another one's, who does not wait for the loop.
+        let result = {
+            let mut done = lock(&self.queue.done);
+            let at = done.iter().position(|(done, _)| *done == token);
+            at.map(|at| done.remove(at))
+        };
+        drop(result);
         Ok(())
     }
 }

@@ -1,18 +1,16 @@
 //! Consuming.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nats_bridge::{ConsumeConfig, ConsumerHandle, ConsumerState, RetryPolicy};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use tokio::sync::Notify;
 
 use crate::completions::Completions;
 use crate::delivery::Delivery;
 use crate::errors;
-use crate::home::{Home, Owned, lock};
+use crate::home::{Home, Owned};
 use crate::jobs::Jobs;
 use crate::options::{self, millis};
 use crate::upcast::upcasters;
@@ -20,27 +18,19 @@ use crate::upcast::upcasters;
 /// A consumer. The Python classes `nats_bridge.Consumer` and `nats_bridge.aio.Consumer` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
 pub struct Consumer {
-    core: Owned<Arc<Shared>>,
+    core: Owned<Core>,
     handle: Owned<ConsumerHandle>,
 }
 
-struct Shared {
-    // None once a handler runs over it.
-    consumer: tokio::sync::Mutex<Option<nats_bridge::Consumer>>,
-    returned: Mutex<VecDeque<nats_bridge::Delivery>>,
-    some_returned: Notify,
-}
+// None once a handler runs over it.
+type Core = Arc<tokio::sync::Mutex<Option<nats_bridge::Consumer>>>;
 
 impl Consumer {
     /// Wraps a consumer of the core.
     pub fn new(home: &'static Home, consumer: nats_bridge::Consumer) -> Self {
         let handle = consumer.handle();
-        let shared = Shared {
-            consumer: tokio::sync::Mutex::new(Some(consumer)),
-            returned: Mutex::default(),
-            some_returned: Notify::new(),
-        };
-        Consumer { core: Owned::new(home, Arc::new(shared)), handle: Owned::new(home, handle) }
+        let core = Arc::new(tokio::sync::Mutex::new(Some(consumer)));
+        Consumer { core: Owned::new(home, core), handle: Owned::new(home, handle) }
     }
 }
 
@@ -49,66 +39,65 @@ const MOST_AT_ONCE: usize = 1024;
 
 /// A delivery on its way to Python. When nobody takes it, because the wait was cancelled meanwhile, it goes back and is the
 /// next one's: dropped, it would count as failed.
-struct OnItsWay {
-    delivery: Option<nats_bridge::Delivery>,
-    shared: Arc<Shared>,
-}
+struct OnItsWay(Option<nats_bridge::Delivery>);
 
 impl Drop for OnItsWay {
     fn drop(&mut self) {
-        if let Some(delivery) = self.delivery.take() {
-            lock(&self.shared.returned).push_back(delivery);
-            self.shared.some_returned.notify_one();
+        if let Some(delivery) = self.0.take() {
+            delivery.give_back();
         }
     }
 }
 
 impl OnItsWay {
     fn arrive(mut self, home: &'static Home) -> Option<Delivery> {
-        self.delivery.take().map(|delivery| Delivery::new(home, delivery))
+        self.0.take().map(|delivery| Delivery::new(home, delivery))
     }
 }
 
 // Cancel safe, as what it awaits is.
-async fn next(shared: Arc<Shared>, limit: Option<Duration>) -> nats_bridge::Result<OnItsWay> {
+async fn next(core: Core, limit: Option<Duration>) -> nats_bridge::Result<OnItsWay> {
     let wait = async {
-        let mut consumer = shared.consumer.lock().await;
-        let Some(consumer) = consumer.as_mut() else { return Ok(None) };
-        loop {
-            if let Some(delivery) = lock(&shared.returned).pop_front() {
-                return Ok(Some(delivery));
-            }
-            tokio::select! {
-                delivery = consumer.next() => return delivery,
-                () = shared.some_returned.notified() => {}
-            }
+        match core.lock().await.as_mut() {
+            Some(consumer) => consumer.next().await,
+            None => Ok(None),
         }
     };
     let delivery = match limit {
         Some(limit) => tokio::time::timeout(limit, wait).await.unwrap_or(Ok(None))?,
         None => wait.await?,
     };
-    Ok(OnItsWay { delivery, shared })
+    Ok(OnItsWay(delivery))
 }
 
-async fn drain(shared: Arc<Shared>, handle: ConsumerHandle, budget: Duration) -> nats_bridge::Result<()> {
-    handle.begin_to_drain();
-    shared.give_back_returned().await;
-    handle.drain(budget).await
+/// How a consumer ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// What was not handed out is given back.
+    Leave,
+    /// The rest is waited for as well.
+    Drain,
 }
 
-async fn leave(shared: Arc<Shared>, handle: ConsumerHandle, budget: Duration) -> nats_bridge::Result<()> {
-    handle.begin_to_drain();
-    shared.give_back_returned().await;
-    handle.give_back(budget).await
+async fn end(handle: ConsumerHandle, end: End, budget: Duration) -> nats_bridge::Result<()> {
+    match end {
+        End::Leave => handle.give_back(budget).await,
+        End::Drain => handle.drain(budget).await,
+    }
 }
 
-impl Shared {
-    async fn give_back_returned(&self) {
-        let returned = std::mem::take(&mut *lock(&self.returned));
-        for delivery in returned {
-            delivery.give_back().await;
-        }
+impl Consumer {
+    fn end(&self, py: Python<'_>, how: End, budget_ms: i64) -> PyResult<()> {
+        let (handle, budget) = (self.handle.get()?.clone(), millis("budget_ms", budget_ms)?);
+        self.handle.home().wait(py, end(handle, how, budget))?.map_err(|e| errors::from_core(&e))
+    }
+
+    fn end_start(&self, completions: &Completions, py: Python<'_>, how: End, budget_ms: i64) -> PyResult<Py<PyAny>> {
+        let (handle, budget) = (self.handle.get()?.clone(), millis("budget_ms", budget_ms)?);
+        completions.start(py, end(handle, how, budget), |py, ended| {
+            ended.map_err(|e| errors::from_core(&e))?;
+            Ok(py.None())
+        })
     }
 }
 
@@ -116,17 +105,17 @@ impl Shared {
 impl Consumer {
     /// Waits for the next delivery; `None` when there is none within the time, or when the consumer was drained.
     fn next(&self, py: Python<'_>, timeout_ms: Option<i64>) -> PyResult<Option<Delivery>> {
-        let (shared, home) = (self.core.get()?.clone(), self.core.home());
+        let (core, home) = (self.core.get()?.clone(), self.core.home());
         let limit = timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
-        let next = home.wait(py, next(shared, limit))?.map_err(|e| errors::from_core(&e))?;
+        let next = home.wait(py, next(core, limit))?.map_err(|e| errors::from_core(&e))?;
         Ok(next.arrive(home))
     }
 
     /// Waits for the next delivery, or gives what to wait for.
     fn next_start(&self, completions: &Completions, py: Python<'_>, timeout_ms: Option<i64>) -> PyResult<Py<PyAny>> {
-        let (shared, home) = (self.core.get()?.clone(), self.core.home());
+        let (core, home) = (self.core.get()?.clone(), self.core.home());
         let limit = timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
-        completions.start(py, next(shared, limit), move |py, next| {
+        completions.start(py, next(core, limit), move |py, next| {
             let delivery = next.map_err(|e| errors::from_core(&e))?.arrive(home);
             Ok(delivery.into_pyobject(py)?.unbind())
         })
@@ -134,27 +123,18 @@ impl Consumer {
 
     /// Takes back a delivery that arrived for nobody: it is the next one's.
     fn give_back(&self, delivery: &Delivery) -> PyResult<()> {
-        let shared = self.core.get()?.clone();
-        drop(OnItsWay { delivery: Some(delivery.take()?), shared });
+        delivery.take()?.give_back();
         Ok(())
     }
 
     /// Begins to give its deliveries as the work of a handler.
     fn jobs(&self, concurrency: i64, keyed: bool) -> PyResult<Jobs> {
-        let (shared, home) = (self.core.get()?, self.core.home());
+        let (core, home) = (self.core.get()?, self.core.home());
         let concurrency = usize::try_from(concurrency).ok().filter(|n| (1..=MOST_AT_ONCE).contains(n));
         let concurrency = concurrency.ok_or_else(|| errors::invalid("concurrency", "1 to 1024"))?;
         let busy = || errors::invalid("run", "something else takes the deliveries of this consumer");
-        let consumer = shared.consumer.try_lock().map_err(|_| busy())?.take().ok_or_else(busy)?;
-        let returned = std::mem::take(&mut *lock(&shared.returned));
-        Ok(home.within(|| {
-            home.spawn(async move {
-                for delivery in returned {
-                    delivery.give_back().await;
-                }
-            });
-            Jobs::new(home, consumer.jobs(concurrency, keyed))
-        }))
+        let consumer = core.try_lock().map_err(|_| busy())?.take().ok_or_else(busy)?;
+        Ok(home.within(|| Jobs::new(home, consumer.jobs(concurrency, keyed))))
     }
 
     /// Stops pulling, and gives back what was not handed out.
@@ -165,34 +145,22 @@ impl Consumer {
 
     /// Stops pulling, and waits at most `budget_ms` until the server has back what was not handed out.
     fn leave(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
-        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
-        let left = leave(shared, handle, millis("budget_ms", budget_ms)?);
-        self.handle.home().wait(py, left)?.map_err(|e| errors::from_core(&e))
+        self.end(py, End::Leave, budget_ms)
     }
 
     /// The same, or gives what to wait for.
     fn leave_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
-        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
-        completions.start(py, leave(shared, handle, millis("budget_ms", budget_ms)?), |py, left| {
-            left.map_err(|e| errors::from_core(&e))?;
-            Ok(py.None())
-        })
+        self.end_start(completions, py, End::Leave, budget_ms)
     }
 
     /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.
     fn drain(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
-        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
-        let drained = drain(shared, handle, millis("budget_ms", budget_ms)?);
-        self.handle.home().wait(py, drained)?.map_err(|e| errors::from_core(&e))
+        self.end(py, End::Drain, budget_ms)
     }
 
     /// Drains, or gives what to wait for.
     fn drain_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
-        let (shared, handle) = (self.core.get()?.clone(), self.handle.get()?.clone());
-        completions.start(py, drain(shared, handle, millis("budget_ms", budget_ms)?), |py, drained| {
-            drained.map_err(|e| errors::from_core(&e))?;
-            Ok(py.None())
-        })
+        self.end_start(completions, py, End::Drain, budget_ms)
     }
 
     /// How it is, and why.

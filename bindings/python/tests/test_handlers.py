@@ -287,6 +287,22 @@ async def test_a_delivery_that_came_for_nobody_does_not_hold_up_a_drain(server: 
         assert consumer.held == 0
 
 
+async def test_a_delivery_that_is_given_back_after_the_drain_has_begun_does_not_hold_it_up(server: NatsServer) -> None:
+    async with aio.connect(server.url) as bridge:
+        await bridge.ensure_stream("ORDERS", unbounded=True, retention="work_queue")
+        await bridge.publish("orders.new", b"one")
+        consumer = await bridge.consume("ORDERS", "billing")
+        delivery = await consumer.next()
+        assert delivery is not None
+        drains = asyncio.create_task(consumer.drain(20_000))
+        while consumer.state != "draining":
+            await asyncio.sleep(0.01)
+        # As a wait does that was cancelled just before, when its delivery was on its way to the event loop.
+        consumer._give_back(delivery._native)  # pyright: ignore[reportPrivateUsage]
+        await drains
+        assert consumer.held == 0
+
+
 INTERRUPT = """
 import sys, threading, time, nats_bridge
 bridge = nats_bridge.connect(sys.argv[1])

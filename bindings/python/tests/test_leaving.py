@@ -1,6 +1,7 @@
 """What a process fetched and did not hand out is another one's as soon as it is left, not after ``ack_wait_ms``."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -74,3 +75,22 @@ def test_the_same_for_asyncio(server: NatsServer, bridge: Bridge) -> None:
     with pytest.raises(RuntimeError, match="enough"):
         asyncio.run(leave())
     the_rest_is_there(bridge, 2)
+
+
+def test_what_came_for_a_cancelled_wait_goes_back_when_the_bridge_is_closed(server: NatsServer, bridge: Bridge) -> None:
+    async def leave() -> None:
+        left = await aio.connect(server.url)
+        consumer = await left.consume("ORDERS", "billing", ack_wait_ms=60_000)
+        waits = asyncio.ensure_future(consumer.next())
+        await asyncio.sleep(0)
+        # The event loop is busy until all has come: the delivery waits for it.
+        while consumer.held < COUNT:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        await left.close()
+
+    asyncio.run(leave())
+    the_rest_is_there(bridge, 0)

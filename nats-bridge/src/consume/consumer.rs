@@ -284,7 +284,7 @@ where
     let settled = match outcome(handler, delivery.received()).await {
         Ok(()) => delivery.ack().await,
         Err(NotDone::Failed(failure)) => delivery.retry(failure).await,
-        Err(NotDone::GivenBack) => return delivery.give_back().await,
+        Err(NotDone::GivenBack) => return delivery.give_back(),
     };
     if let Err(error) = settled {
         tracing::warn!(%error, "a delivery could not be settled");

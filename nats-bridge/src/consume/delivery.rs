@@ -93,6 +93,14 @@ impl Received {
         Received(Arc::new(Inner { decrypted: Some(decrypted), ..inner }))
     }
 
+    /// The same message as it lies in the stream.
+    fn into_stored(self) -> Self {
+        if self.0.decrypted.is_none() && self.0.upcast.is_none() {
+            return self;
+        }
+        Received(Arc::new(Inner { decrypted: None, upcast: None, ..self.0.copy() }))
+    }
+
     /// The same message with its payload in a newer version.
     pub(super) fn upcast(self, payload: Bytes, schema: String) -> Self {
         let inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| shared.copy());
@@ -358,16 +366,13 @@ impl Delivery {
         }
     }
 
-    /// Gives it back to the server unsettled, for a consumer that is drained: another process may have it at once. That costs it no
-    /// attempt; on a consumer that is not drained it does.
-    pub async fn give_back(mut self) {
-        let Some(shared) = self.shared.take() else { return };
-        if shared.put_back(&self.received, self.token) {
-            return;
+    /// Gives it back unsettled, as if it had not been handed out, which costs it no attempt: it is what [`Consumer::next`](super::Consumer::next)
+    /// gives next. Of a consumer that is drained, or whose connection is closed, it goes back to the server with the rest that was not
+    /// handed out: another process may have it at once.
+    pub fn give_back(mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.put_back(self.received.clone().into_stored(), self.token);
         }
-        // A closed connection gives everything back.
-        let _ = shared.send(&self.received, Bytes::from_static(b"-NAK")).await;
-        shared.settled(self.token, &self.received, None);
     }
 
     async fn fail(mut self, reason: Reason, failure: Failure, pause: Option<Duration>) -> Result<Settled> {

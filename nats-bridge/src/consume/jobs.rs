@@ -60,7 +60,8 @@ impl<T> Answer<T> {
         let _ = self.0.send(answer.map_err(NotDone::Failed));
     }
 
-    /// Nobody handled it, and nobody will here: it goes back to the server, and that is no failure.
+    /// Nobody handled it, and that is no failure: it goes back, as by [`Delivery::give_back`](super::Delivery::give_back). Who cannot go on
+    /// drains the consumer first, or it is handed out here again.
     pub fn give_back(self) {
         let _ = self.0.send(Err(NotDone::GivenBack));
     }

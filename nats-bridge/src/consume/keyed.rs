@@ -84,7 +84,7 @@ impl Consumer {
                     let mut next = Some(first);
                     while let Some(delivery) = next {
                         if !in_turn(&turns, &*handler, delivery).await {
-                            lanes.give_back(&key).await;
+                            lanes.give_back(&key);
                         }
                         next = lanes.next(&key);
                     }
@@ -122,10 +122,10 @@ impl Lanes {
     }
 
     // Those behind one that was given back.
-    async fn give_back(&self, key: &str) {
+    fn give_back(&self, key: &str) {
         let waiting = self.lock().get_mut(key).map(std::mem::take).unwrap_or_default();
         for delivery in waiting {
-            delivery.give_back().await;
+            delivery.give_back();
         }
     }
 
@@ -135,7 +135,7 @@ impl Lanes {
 }
 
 async fn without_key(delivery: Delivery, not_done: NotDone) {
-    let NotDone::Failed(failure) = not_done else { return delivery.give_back().await };
+    let NotDone::Failed(failure) = not_done else { return delivery.give_back() };
     if let Err(error) = delivery.retry(failure).await {
         tracing::warn!(%error, "a delivery could not be settled");
     }
@@ -157,7 +157,7 @@ where
                 turn = turns.acquire() => Some(turn),
             };
             let Some(_turn) = turn else {
-                delivery.give_back().await;
+                delivery.give_back();
                 return false;
             };
             delivery.start(Instant::now());
@@ -167,7 +167,7 @@ where
             Ok(()) => None,
             Err(NotDone::Failed(failure)) => Some(failure),
             Err(NotDone::GivenBack) => {
-                delivery.give_back().await;
+                delivery.give_back();
                 return false;
             }
         };
@@ -178,7 +178,7 @@ where
                 Next::After(pause) => {
                     delivery.wait();
                     if !delivery.pause(pause).await {
-                        delivery.give_back().await;
+                        delivery.give_back();
                         return false;
                     }
                     continue;

@@ -317,21 +317,26 @@ impl Shared {
         }
     }
 
-    /// Puts a delivery back among those that nobody has, of a consumer that is drained, which gives them back in their order; false when
-    /// it is not drained, or has ended.
-    pub fn put_back(&self, received: &Received, token: Token) -> bool {
+    /// Puts a delivery back among those that nobody has, in the stream's order: it is the next one's, or goes back to the server when the
+    /// consumer is drained.
+    pub fn put_back(&self, received: Received, token: Token) {
+        let may_work = self.may_work(Instant::now());
         let mut inner = self.lock();
-        if !self.drain.is_cancelled() || inner.ended.is_some() {
-            return false;
+        // After the end, and without the lease, the server delivers it again by itself.
+        if inner.ended.is_some() || !(may_work || self.drain.is_cancelled()) {
+            inner.held.remove(token);
+            return;
         }
         if let Some(tenant) = inner.held.get_mut(token) {
             tenant.started = None;
         }
-        inner.ready.push_back((received.clone(), token));
+        let behind = |(other, _): &(Received, Token)| other.sequence() > received.sequence();
+        let at = inner.ready.iter().position(behind).unwrap_or(inner.ready.len());
+        inner.ready.insert(at, (received, token));
         self.given_back.send_replace(Back::NotYet);
         drop(inner);
         self.credit.notify_one();
-        true
+        self.arrived.notify_one();
     }
 
     /// After a failure: tries again later, or gives up, as the policy says.
