@@ -582,6 +582,9 @@ impl Session {
             class_id: fault.method.0,
             method_id: fault.method.1,
         };
+        for open in self.channels.values_mut() {
+            open.tell_last_confirms(&mut self.shared);
+        }
         self.tell(connection::AMQPMethod::Close(close));
         self.stage = Stage::Closing;
         self.deadline = Some(self.shared.now + self.shared.limits.closing);

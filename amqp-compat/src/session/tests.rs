@@ -616,6 +616,30 @@ fn of_two_faults_the_client_hears_the_first() {
 }
 
 #[test]
+fn what_is_confirmed_is_told_before_a_fault_closes_the_connection() {
+    let mut peer = Peer::with_channel();
+    peer.send(confirm_select(true));
+    peer.publish("1");
+    peer.publish("2");
+    let recover = bas(1, basic::AMQPMethod::Recover(basic::Recover { requeue: false }));
+    assert_eq!(peer.send(recover), []);
+    let stored = |seq| Event::Confirm { channel: 1, seq, outcome: PublishOutcome::Stored };
+    // Both in one batch, as they may come.
+    peer.session.event(stored(1), peer.now);
+    let heard = peer.event(stored(2));
+    assert_eq!(heard, [ack(2, true), connection_close(540, "NOT_IMPLEMENTED - requeue=false", (60, 110))]);
+    // A fault that is not waited with: what the broker has not confirmed stays unconfirmed.
+    let mut peer = Peer::with_channel();
+    peer.send(confirm_select(true));
+    peer.publish("stored");
+    peer.publish("under way");
+    peer.session.event(stored(1), peer.now);
+    let error = AmqpError::new(ReplyCode::InternalError, "gone");
+    let heard = peer.event(Event::Closed { error });
+    assert_eq!(heard, [ack(1, false), connection_close(541, "INTERNAL_ERROR - gone", (0, 0))]);
+}
+
+#[test]
 fn a_publish_is_confirmed_by_nothing_but_the_brokers_word() {
     let mut peer = Peer::with_channel();
     peer.publish("unconfirmed");

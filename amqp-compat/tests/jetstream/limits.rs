@@ -142,6 +142,29 @@ async fn a_queue_of_length_zero_hands_over_to_consumers_or_takes_nothing() {
 }
 
 #[tokio::test]
+async fn of_a_burst_the_consumers_get_what_they_have_room_for_before_the_limit_takes_anything() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    // With priorities, the first message of each one takes longer on its way to the consumer than on its way into the queue.
+    for (length, room, expected) in [(0, 1, ["9"].as_slice()), (0, 2, &["9", "8"]), (1, 1, &["9"])] {
+        let name = format!("q{length}{room}");
+        let arguments = [("x-max-length", number(length)), ("x-max-priority", number(9))];
+        client.declare(limited(&name, &arguments)).await;
+        client.consume(&name, &name, room).await;
+        for priority in [9, 8, 7, 6] {
+            let properties = AMQPProperties::default().with_priority(priority);
+            client.publish_with("", &name, priority.to_string(), properties, false).await;
+        }
+        assert_eq!(outcomes(&mut client, 4).await, [true; 4]);
+        for wanted in expected {
+            assert_eq!(body(&client.delivery().await), *wanted, "length {length}, room for {room}");
+        }
+        assert_eq!(client.counts(&name).await.0, u32::try_from(length).expect("small"));
+    }
+}
+
+#[tokio::test]
 async fn the_head_that_goes_has_the_highest_priority() {
     let server = NatsServer::start();
     let backend = backend(&server).await;

@@ -238,8 +238,12 @@ impl Maker {
                 Kind::Request | Kind::Answer => Kind::Get,
                 // What comes before its answer is at fault or not, by how far RabbitMQ is with it.
                 Kind::Tx => Kind::Get,
+                // What it rejects may come to the queue that is published to, by how far RabbitMQ's queues are before or behind.
+                Kind::Settle if kind == Kind::Publish && self.themes.dead_letters => Kind::Get,
                 kind => kind,
             };
+            // It does not stay the first one if it is put in the order of priorities below.
+            self.at_fault = !(self.themes.priorities && kind == Kind::Publish && first == Kind::Publish);
             operations.push(self.operation(first, place));
         }
         self.at_fault = operations.is_empty() && many == 1;

@@ -11,7 +11,7 @@ use crate::values;
 /// The features of one program.
 #[derive(Debug)]
 pub(super) struct Themes {
-    dead_letters: bool,
+    pub(super) dead_letters: bool,
     limits: bool,
     pub(super) priorities: bool,
     /// Consumer priorities and single active consumers.

@@ -148,6 +148,13 @@ impl Channel {
         if self.confirms.open() > 0 { PUBLISH } else { (0, 0) }
     }
 
+    /// The connection is about to be closed for a fault: the client still hears of what is stored, as with RabbitMQ.
+    pub(in crate::session) fn tell_last_confirms(&mut self, shared: &mut Shared) {
+        if self.phase == Phase::Open {
+            self.tell_confirms(shared);
+        }
+    }
+
     pub(super) fn tell_confirms(&mut self, shared: &mut Shared) {
         let before = self.confirms.open();
         let id = self.id;

@@ -49,7 +49,7 @@ impl Pump {
     }
 
     /// Whether a message lives for no time, and a consumer was ready when it came: that one still gets it.
-    fn is_for_who_is_ready(&self, held: &Held) -> bool {
+    pub(super) fn is_for_who_is_ready(&self, held: &Held) -> bool {
         let is_at_once = held.expires_ns == Some(held.stored_ns) && !held.redelivered;
         let latest = held.stored_ns.saturating_add(CLOCKS_DIFFER_NS);
         is_at_once && self.ready_since_ns.is_some_and(|since| since <= latest)

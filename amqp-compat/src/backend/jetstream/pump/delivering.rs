@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
+use super::super::memory::now_ns;
 use super::super::message;
 use super::consumers::{Consumer, NewConsumer};
 use super::{Held, Pump, SEQUENCE_MASK};
@@ -73,24 +74,38 @@ impl Pump {
                 return;
             }
             let Some(sequence) = self.head() else { return };
-            let Some(consumer) = self.consumers.next() else { return };
-            consumer.credit -= 1;
-            let NewConsumer { id, link, channel, base, tag, .. } = &consumer.new;
-            let (id, link, channel, base, tag) = (*id, *link, *channel, *base, tag.clone());
-            let Some(delivery) = self.hand(sequence, link, channel, base, false) else { return };
-            let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
-            let Some(consumer) = self.consumers.get_mut(id) else { return };
-            match consumer.new.events.try_send(event) {
-                Ok(()) => {}
-                Err(TrySendError::Full(event)) => {
-                    consumer.waiting.push_back(event);
-                    self.room.push(room(&consumer.new));
-                }
-                // The link has ended; its release is on its way and takes the delivery back.
-                Err(TrySendError::Closed(_)) => {}
+            if !self.deliver(sequence) {
+                return;
             }
-            self.count_credit(None);
         }
+    }
+
+    /// Hands the head of the queue to a consumer, unless none has room for it or its time is over.
+    pub(super) fn hand_over(&mut self, sequence: u64) -> bool {
+        let lives = |held: &Held| held.expires_ns.is_none_or(|at| now_ns() < at) || self.is_for_who_is_ready(held);
+        self.held.get(&sequence).is_some_and(lives) && self.deliver(sequence)
+    }
+
+    /// Delivers a message to the consumer whose turn it is; false when there is none.
+    fn deliver(&mut self, sequence: u64) -> bool {
+        let Some(consumer) = self.consumers.next() else { return false };
+        consumer.credit -= 1;
+        let NewConsumer { id, link, channel, base, tag, .. } = &consumer.new;
+        let (id, link, channel, base, tag) = (*id, *link, *channel, *base, tag.clone());
+        let Some(delivery) = self.hand(sequence, link, channel, base, false) else { return false };
+        let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
+        let Some(consumer) = self.consumers.get_mut(id) else { return false };
+        match consumer.new.events.try_send(event) {
+            Ok(()) => {}
+            Err(TrySendError::Full(event)) => {
+                consumer.waiting.push_back(event);
+                self.room.push(room(&consumer.new));
+            }
+            // The link has ended; its release is on its way and takes the delivery back.
+            Err(TrySendError::Closed(_)) => {}
+        }
+        self.count_credit(None);
+        true
     }
 
     /// Takes a message out of the backlog, for a channel: got by it, or else delivered to its consumer.

@@ -58,7 +58,8 @@ impl Pump {
                 }
                 return Ok(());
             };
-            if self.is_over() {
+            // What has come since consumers had room is theirs first: in RabbitMQ they have it before the next one comes.
+            if self.is_over() && !self.hand_over(sequence) {
                 self.bury(sequence, Reason::MaxLength).await;
             }
         }
