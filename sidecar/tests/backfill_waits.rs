@@ -4,7 +4,7 @@
 mod bed;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bed::{Ends, Sidecar};
 use futures::StreamExt;
@@ -27,6 +27,8 @@ use tokio::sync::watch;
 const OLD: u64 = 200;
 /// How many of them a consumer has when the backfill begins.
 const IN_HAND: u64 = 10;
+/// How often the backfill looks at a queue that it must not read; without waiting it reads at the first look.
+const LOOKS: u64 = 20;
 /// Who is held back.
 const USER: &str = "slow";
 
@@ -34,21 +36,23 @@ const USER: &str = "slow";
 struct Proxy {
     port: u16,
     held: watch::Sender<bool>,
+    /// How often something was passed on that was not [`USER`]'s: the sidecar's own questions.
+    others: Arc<AtomicU64>,
 }
 
 impl Proxy {
     async fn start(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let held = watch::Sender::new(false);
-        let orders = held.subscribe();
+        let (held, others) = (watch::Sender::new(false), Arc::new(AtomicU64::new(0)));
+        let (orders, count) = (held.subscribe(), Arc::clone(&others));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(("127.0.0.1", target)).await.expect("RabbitMQ listens");
-                tokio::spawn(pass(client, server, orders.clone()));
+                tokio::spawn(pass(client, server, orders.clone(), Arc::clone(&count)));
             }
         });
-        Self { port, held }
+        Self { port, held, others }
     }
 
     fn hold(&self, held: bool) {
@@ -56,7 +60,7 @@ impl Proxy {
     }
 }
 
-async fn pass(client: TcpStream, server: TcpStream, mut held: watch::Receiver<bool>) {
+async fn pass(client: TcpStream, server: TcpStream, mut held: watch::Receiver<bool>, others: Arc<AtomicU64>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let down = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
@@ -67,6 +71,7 @@ async fn pass(client: TcpStream, server: TcpStream, mut held: watch::Receiver<bo
         if is_users && held.wait_for(|held| !held).await.is_err() {
             break;
         }
+        others.fetch_add(u64::from(!is_users), Ordering::Relaxed);
         if read == 0 || to_server.write_all(&buffer[..read]).await.is_err() {
             break;
         }
@@ -128,13 +133,20 @@ impl Scene {
     async fn begin(&self) {
         let asked = Backfill { by: "test".into(), reason: "test".into(), ..Backfill::default() };
         Arc::clone(&self.sidecar.cutover).backfill(asked).await.expect("begun");
-        eventually_true("the consumer is let go of", || async {
-            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-            let queue = self.direct.queue_declare("q".into(), passive, FieldTable::default()).await.expect("there");
-            queue.consumer_count() == 0
-        })
-        .await;
+        eventually_true("the consumer is let go of", || async { self.depth().await.consumer_count() == 0 }).await;
         self.proxy.hold(true);
+    }
+
+    /// What RabbitMQ says of the queue.
+    async fn depth(&self) -> lapin::Queue {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        self.direct.queue_declare("q".into(), passive, FieldTable::default()).await.expect("there")
+    }
+
+    /// The consumer gives back what it has.
+    async fn give_back(&self) {
+        let last = self.in_hand.last().expect("in hand");
+        last.nack(BasicNackOptions { multiple: true, requeue: true }).await.expect("said");
     }
 
     async fn queue(&self) -> BackfillQueue {
@@ -144,12 +156,13 @@ impl Scene {
 
     /// While nothing arrives at RabbitMQ the queue is not read; afterwards it is, with everything.
     async fn reads_all_and_only_then(&self) {
-        // Ten times what it takes without waiting.
-        for _ in 0..15 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        let before = self.proxy.others.load(Ordering::Relaxed);
+        eventually_true("the backfill looks again and again", || async {
             let queue = self.queue().await;
             assert_eq!(queue.state, BackfillState::Waiting, "read without what is on its way: {queue:?}");
-        }
+            self.proxy.others.load(Ordering::Relaxed) >= before + LOOKS
+        })
+        .await;
         self.proxy.hold(false);
         eventually_true("it is read", || async {
             !self.sidecar.cutover.backfill_status().await.is_some_and(|report| report.running)
@@ -164,8 +177,7 @@ impl Scene {
 async fn a_queue_is_read_with_what_a_consumer_requeued_though_it_was_still_on_its_way() {
     let scene = scene().await;
     scene.begin().await;
-    let last = scene.in_hand.last().expect("in hand");
-    last.nack(BasicNackOptions { multiple: true, requeue: true }).await.expect("said");
+    scene.give_back().await;
     scene.reads_all_and_only_then().await;
 }
 
@@ -191,16 +203,14 @@ async fn a_queue_is_read_with_what_a_connection_had_that_is_gone() {
 async fn a_queue_is_left_alone_as_long_as_rabbitmq_does_not_answer() {
     let scene = scene().await;
     scene.begin().await;
-    let last = scene.in_hand.last().expect("in hand");
-    last.nack(BasicNackOptions { multiple: true, requeue: true }).await.expect("said");
+    scene.give_back().await;
     eventually_true("it is left alone", || async { scene.queue().await.state == BackfillState::Refused }).await;
     let refused = scene.queue().await.refused.expect("why");
     assert_eq!(refused.code, BackfillCode::InHand, "{refused:?}");
     scene.proxy.hold(false);
     // Its consumer has the queue again.
     eventually_true("messages come again", || async {
-        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let queue = scene.direct.queue_declare("q".into(), passive, FieldTable::default()).await.expect("there");
+        let queue = scene.depth().await;
         queue.consumer_count() == 1 && u64::from(queue.message_count()) == OLD - IN_HAND
     })
     .await;

@@ -361,6 +361,14 @@ pub struct QueueDeclare {
     pub arguments: FieldTable,
 }
 
+impl QueueDeclare {
+    /// Asks whether a queue exists, and what it holds. Its other fields say nothing then.
+    pub fn passive(queue: ShortString) -> Self {
+        let arguments = FieldTable::default();
+        Self { queue, passive: true, durable: false, exclusive: false, auto_delete: false, arguments }
+    }
+}
+
 /// A binding from an exchange to a queue or an exchange.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Binding {

@@ -61,15 +61,10 @@ impl<'a> Peek<'a> {
     }
 
     fn depth(&self) -> Command {
-        let declare = QueueDeclare {
-            queue: self.queue.clone(),
-            passive: true,
-            durable: false,
-            exclusive: false,
-            auto_delete: false,
-            arguments: FieldTable::default(),
-        };
-        Command::Topology { channel: CHANNEL, request: Topology::QueueDeclare(declare) }
+        Command::Topology {
+            channel: CHANNEL,
+            request: Topology::QueueDeclare(QueueDeclare::passive(self.queue.clone())),
+        }
     }
 
     fn tag(consumer: usize) -> ShortString {

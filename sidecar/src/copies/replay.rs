@@ -49,14 +49,7 @@ pub(super) async fn replay(
 ) -> Result<(), AmqpError> {
     let mut talk = operator.talk(&queue.vhost).await?;
     let store: ShortString = store::name(&queue.queue).as_str().into();
-    let passive = QueueDeclare {
-        queue: store.clone(),
-        passive: true,
-        durable: true,
-        exclusive: false,
-        auto_delete: false,
-        arguments: FieldTable::default(),
-    };
+    let passive = QueueDeclare::passive(store.clone());
     let count = match topology(&mut talk, Topology::QueueDeclare(passive)).await {
         Ok(Reply::Queue { message_count, .. }) => message_count as usize,
         Ok(_) => 0,

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-use amq_protocol::types::{FieldTable, ShortString};
+use amq_protocol::types::ShortString;
 use amqp_compat::backend::{ChannelId, Command, Delivery, DeliveryId, Got, Outcome, QueueDeclare, Reply, Topology};
 use amqp_compat::error::AmqpError;
 
@@ -69,14 +69,7 @@ impl Engine {
             Some(delivery) => {
                 let got = Box::new(Got { delivery, message_count: got.message_count });
                 let Some(other) = other else { return self.answer(channel, Ok(Reply::Got(Some(got)))) };
-                let declare = QueueDeclare {
-                    queue: ShortString::from(&*queue.queue),
-                    passive: true,
-                    durable: false,
-                    exclusive: false,
-                    auto_delete: false,
-                    arguments: FieldTable::default(),
-                };
+                let declare = QueueDeclare::passive(ShortString::from(&*queue.queue));
                 let command = Command::Topology { channel, request: Topology::QueueDeclare(declare) };
                 request.asked = Asked::Get { queue, next: VecDeque::new(), got: Some(got) };
                 request.waiting[other.index()] = true;

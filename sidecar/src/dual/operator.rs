@@ -91,14 +91,7 @@ impl Operator {
     pub async fn depth(&self, queue: &QueueName) -> Result<Option<Depth>, AmqpError> {
         let name = ShortString::from(&*queue.queue);
         self.with(&queue.vhost, async |talk| {
-            let declare = QueueDeclare {
-                queue: name.clone(),
-                passive: true,
-                durable: false,
-                exclusive: false,
-                auto_delete: false,
-                arguments: FieldTable::default(),
-            };
+            let declare = QueueDeclare::passive(name.clone());
             let command = Command::Topology { channel: CHANNEL, request: Topology::QueueDeclare(declare) };
             match talk.ask(command).await {
                 Ok(Reply::Queue { message_count, consumer_count, .. }) => {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use amq_protocol::types::{FieldTable, ShortString};
+use amq_protocol::types::ShortString;
 use amqp_compat::backend::{ChannelId, Command, Event, Message, QueueDeclare, Reply, Topology};
 use amqp_compat::error::AmqpError;
 
@@ -70,14 +70,7 @@ impl Engine {
             let in_hand = self.shared.order().fences.view(&queue).map_or(0, |view| view.unsettled[0]);
             for channel in unasked {
                 if in_hand == 0 && self.has_let_go(channel, &queue) {
-                    let declare = QueueDeclare {
-                        queue: ShortString::from(&*queue.queue),
-                        passive: true,
-                        durable: false,
-                        exclusive: false,
-                        auto_delete: false,
-                        arguments: FieldTable::default(),
-                    };
+                    let declare = QueueDeclare::passive(ShortString::from(&*queue.queue));
                     let command = Command::Topology { channel, request: Topology::QueueDeclare(declare) };
                     self.half_mut(Side::Rabbit).request(command, Purpose::Returned(queue.clone()));
                     self.returning.entry(queue.clone()).or_default().insert(channel, true);
