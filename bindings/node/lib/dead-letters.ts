@@ -16,7 +16,7 @@ export interface DeadLetterFilter {
   readonly consumer?: string;
   /** The stream that it was in. */
   readonly stream?: string;
-  /** The first and the last sequence in the dead-letter stream. */
+  /** The first and the last sequence in the dead-letter stream, from 1. */
   readonly sequences?: readonly [first: number, last: number];
 }
 

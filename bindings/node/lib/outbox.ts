@@ -153,8 +153,10 @@ export class Outbox {
   }
 
   /** At most `limit` (100) of those that were refused, the oldest first, from number `first` on. */
-  async refused({ first = 0, limit = 100 }: { readonly first?: number; readonly limit?: number } = {}): Promise<Refused[]> {
-    const found = camel(await this.#ask("refused", { number: first, limit })) as Crossed[];
+  async refused(options: { readonly first?: number; readonly limit?: number } = {}): Promise<Refused[]> {
+    refuseUnknown(options, { first: "whole", limit: "whole" });
+    const { first = 0, limit = 100 } = options;
+    const found = camel(await this.#ask("refused", { first, limit })) as Crossed[];
     return found.map(({ payload, putAtMs, refusedAtMs, ...rest }) => ({
       ...rest,
       payload: Buffer.from(payload, "base64"),

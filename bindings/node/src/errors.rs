@@ -31,7 +31,7 @@ pub fn from_fault(fault: &Fault) -> napi::Error {
     match fault {
         Fault::Argument { field, why } => invalid(&camel(field), why),
         Fault::Type { option, why } => {
-            napi::Error::new(napi::Status::InvalidArg, type_text(&camel(option), why.as_deref()))
+            napi::Error::new(napi::Status::InvalidArg, type_text("option", &camel(option), why.as_deref()))
         }
         Fault::Core(error) => from_core(error),
         Fault::Told { code, text, context } => build(code, Landed::No, false, text, context),

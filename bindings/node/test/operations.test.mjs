@@ -79,6 +79,10 @@ test("dead letters are seen and stay where they are", async (t) => {
   assert(letter.storedAt.getTime() > 0);
   assert.equal(await dead.count(), 3);
   await assert.rejects(dead.show(17), { code: "not_found" });
+  await assert.rejects(dead.show(0), { code: "config", message: /field=sequence why=it is at least 1/ });
+  for (const reversed of /** @type {[number, number][]} */ ([[3, 2], [0, 2]])) {
+    await assert.rejects(dead.peek({ sequences: reversed }), { code: "config", message: /field=sequences why=the first/ });
+  }
   await assert.rejects(bridge.deadLetters("NONE_DLQ"), { code: "not_found" });
   // @ts-expect-error there is no such group
   await assert.rejects(dead.list({ by: "colour" }), { code: "config", message: /by/ });

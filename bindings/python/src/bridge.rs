@@ -11,8 +11,8 @@ use crate::errors;
 use crate::health::HealthCheck;
 use crate::home::{self, Home, Owned};
 use crate::ledger::Ledger;
-use crate::options;
-use crate::publish::{self, Published, text};
+use crate::options::{self, text};
+use crate::publish::{self, Published};
 
 /// A connection. The Python classes `nats_bridge.Bridge` and `nats_bridge.aio.Bridge` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
@@ -37,7 +37,7 @@ impl Bridge {
     #[staticmethod]
     fn connect(py: Python<'_>, servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Bridge> {
         let home = home::here(py)?;
-        let config = config(servers, options)?;
+        let config = config(servers, options, "")?;
         let core = home.wait(py, nats_bridge::Bridge::connect_with(config))?.map_err(|e| errors::from_core(&e))?;
         Ok(Bridge::new(home, core))
     }
@@ -51,7 +51,7 @@ impl Bridge {
         options: &Bound<'_, PyDict>,
     ) -> PyResult<Py<PyAny>> {
         let home = home::here(py)?;
-        let config = config(servers, options)?;
+        let config = config(servers, options, "")?;
         completions.start(py, nats_bridge::Bridge::connect_with(config), move |py, made| {
             let core = made.map_err(|e| errors::from_core(&e))?;
             Ok(Py::new(py, Bridge::new(home, core))?.into_any())
@@ -170,7 +170,13 @@ impl Bridge {
     }
 
     /// Opens a ledger and waits.
-    fn ledger(&self, py: Python<'_>, bucket: &Bound<'_, PyAny>, keep_ms: i64, lease_ms: i64) -> PyResult<Ledger> {
+    fn ledger(
+        &self,
+        py: Python<'_>,
+        bucket: &Bound<'_, PyAny>,
+        keep_ms: &Bound<'_, PyAny>,
+        lease_ms: &Bound<'_, PyAny>,
+    ) -> PyResult<Ledger> {
         let (core, home) = (self.core.get()?, self.core.home());
         let bucket = text("bucket", bucket)?;
         let (keep, lease) = (options::millis("keep_ms", keep_ms)?, options::millis("lease_ms", lease_ms)?);
@@ -184,8 +190,8 @@ impl Bridge {
         completions: &Completions,
         py: Python<'_>,
         bucket: &Bound<'_, PyAny>,
-        keep_ms: i64,
-        lease_ms: i64,
+        keep_ms: &Bound<'_, PyAny>,
+        lease_ms: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
         let bucket = text("bucket", bucket)?;
@@ -197,13 +203,18 @@ impl Bridge {
     }
 
     /// Waits at most `budget_ms` for what is outstanding, then closes.
-    fn close(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+    fn close(&self, py: Python<'_>, budget_ms: &Bound<'_, PyAny>) -> PyResult<()> {
         let (core, budget) = (self.core.get()?, options::millis("budget_ms", budget_ms)?);
         self.core.home().wait(py, core.close(budget))?.map_err(|e| errors::from_core(&e))
     }
 
     /// Closes, or gives what to wait for.
-    fn close_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
+    fn close_start(
+        &self,
+        completions: &Completions,
+        py: Python<'_>,
+        budget_ms: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
         let (core, budget) = (self.core.get()?.clone(), options::millis("budget_ms", budget_ms)?);
         completions.start(py, async move { core.close(budget).await }, |py, closed| {
             closed.map_err(|e| errors::from_core(&e))?;
@@ -218,12 +229,12 @@ impl Bridge {
     }
 }
 
-/// The core's settings for `servers` and what `options` say.
-pub fn config(servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Config> {
+/// The core's settings for `servers` and what `options` say; `within` is said before their names.
+pub fn config(servers: Vec<String>, options: &Bound<'_, PyDict>, within: &str) -> PyResult<Config> {
     let mut config = Config { servers, ..Config::default() };
     let mut login = LoginOptions::default();
     let (mut certificate, mut key) = (None, None);
-    options::each(options, |name, given| {
+    options::each(options, within, |name, given| {
         match name {
             "name" => config.name = given.read()?,
             "user" => login.user = Some(given.read()?),
@@ -242,17 +253,22 @@ pub fn config(servers: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<Con
             "request_timeout_ms" => config.request_timeout = given.millis()?,
             "ping_interval_ms" => config.ping_interval = given.millis()?,
             "reconnect_pause_max_ms" => config.reconnect_pause_max = given.millis()?,
-            "publish" => config.publish = publish::config(&given.read()?)?,
-            "region" => config.region = given.read()?,
+            "publish" => config.publish = publish::config(given)?,
+            "region" => config.region = Some(given.read()?),
             _ => return Ok(false),
         }
         Ok(true)
     })?;
-    config.login = login.login(str::to_owned).map_err(|fault| errors::from_fault(&fault))?;
+    config.login = login.login(|name| format!("{within}{name}")).map_err(|fault| errors::from_fault(&fault))?;
     match (certificate, key) {
         (Some(certificate), Some(key)) => config.client_certificate = Some((certificate, key)),
         (None, None) => {}
-        _ => return Err(errors::invalid("client_certificate", "client_certificate and client_key go together")),
+        _ => {
+            return Err(errors::invalid(
+                &format!("{within}client_certificate"),
+                "client_certificate and client_key go together",
+            ));
+        }
     }
     Ok(config)
 }

@@ -12,7 +12,7 @@ use crate::delivery::Delivery;
 use crate::errors;
 use crate::home::{Home, Owned};
 use crate::jobs::Jobs;
-use crate::options::{self, millis};
+use crate::options::{self, Given, millis, whole};
 use crate::upcast::upcasters;
 
 /// A consumer. The Python classes `nats_bridge.Consumer` and `nats_bridge.aio.Consumer` are its two faces.
@@ -87,12 +87,18 @@ async fn end(handle: ConsumerHandle, end: End, budget: Duration) -> nats_bridge:
 }
 
 impl Consumer {
-    fn end(&self, py: Python<'_>, how: End, budget_ms: i64) -> PyResult<()> {
+    fn end(&self, py: Python<'_>, how: End, budget_ms: &Bound<'_, PyAny>) -> PyResult<()> {
         let (handle, budget) = (self.handle.get()?.clone(), millis("budget_ms", budget_ms)?);
         self.handle.home().wait(py, end(handle, how, budget))?.map_err(|e| errors::from_core(&e))
     }
 
-    fn end_start(&self, completions: &Completions, py: Python<'_>, how: End, budget_ms: i64) -> PyResult<Py<PyAny>> {
+    fn end_start(
+        &self,
+        completions: &Completions,
+        py: Python<'_>,
+        how: End,
+        budget_ms: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
         let (handle, budget) = (self.handle.get()?.clone(), millis("budget_ms", budget_ms)?);
         completions.start(py, end(handle, how, budget), |py, ended| {
             ended.map_err(|e| errors::from_core(&e))?;
@@ -104,7 +110,7 @@ impl Consumer {
 #[pymethods]
 impl Consumer {
     /// Waits for the next delivery; `None` when there is none within the time, or when the consumer was drained.
-    fn next(&self, py: Python<'_>, timeout_ms: Option<i64>) -> PyResult<Option<Delivery>> {
+    fn next(&self, py: Python<'_>, timeout_ms: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Delivery>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
         let limit = timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
         let next = home.wait(py, next(core, limit))?.map_err(|e| errors::from_core(&e))?;
@@ -112,7 +118,12 @@ impl Consumer {
     }
 
     /// Waits for the next delivery, or gives what to wait for.
-    fn next_start(&self, completions: &Completions, py: Python<'_>, timeout_ms: Option<i64>) -> PyResult<Py<PyAny>> {
+    fn next_start(
+        &self,
+        completions: &Completions,
+        py: Python<'_>,
+        timeout_ms: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
         let limit = timeout_ms.map(|ms| millis("timeout_ms", ms)).transpose()?;
         completions.start(py, next(core, limit), move |py, next| {
@@ -128,10 +139,11 @@ impl Consumer {
     }
 
     /// Begins to give its deliveries as the work of a handler.
-    fn jobs(&self, concurrency: i64, keyed: bool) -> PyResult<Jobs> {
+    fn jobs(&self, concurrency: &Bound<'_, PyAny>, keyed: bool) -> PyResult<Jobs> {
         let (core, home) = (self.core.get()?, self.core.home());
-        let concurrency = usize::try_from(concurrency).ok().filter(|n| (1..=MOST_AT_ONCE).contains(n));
-        let concurrency = concurrency.ok_or_else(|| errors::invalid("concurrency", "1 to 1024"))?;
+        let concurrency =
+            usize::try_from(whole("concurrency", concurrency)?).ok().filter(|n| (1..=MOST_AT_ONCE).contains(n));
+        let concurrency = concurrency.ok_or_else(|| errors::invalid("concurrency", "it is 1 to 1024"))?;
         let busy = || errors::invalid("run", "something else takes the deliveries of this consumer");
         let consumer = core.try_lock().map_err(|_| busy())?.take().ok_or_else(busy)?;
         Ok(home.within(|| Jobs::new(home, consumer.jobs(concurrency, keyed))))
@@ -144,22 +156,32 @@ impl Consumer {
     }
 
     /// Stops pulling, and waits at most `budget_ms` until the server has back what was not handed out.
-    fn leave(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+    fn leave(&self, py: Python<'_>, budget_ms: &Bound<'_, PyAny>) -> PyResult<()> {
         self.end(py, End::Leave, budget_ms)
     }
 
     /// The same, or gives what to wait for.
-    fn leave_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
+    fn leave_start(
+        &self,
+        completions: &Completions,
+        py: Python<'_>,
+        budget_ms: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
         self.end_start(completions, py, End::Leave, budget_ms)
     }
 
     /// Stops pulling, gives back what was not handed out, and waits at most `budget_ms` until the rest is settled.
-    fn drain(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+    fn drain(&self, py: Python<'_>, budget_ms: &Bound<'_, PyAny>) -> PyResult<()> {
         self.end(py, End::Drain, budget_ms)
     }
 
     /// Drains, or gives what to wait for.
-    fn drain_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
+    fn drain_start(
+        &self,
+        completions: &Completions,
+        py: Python<'_>,
+        budget_ms: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
         self.end_start(completions, py, End::Drain, budget_ms)
     }
 
@@ -187,23 +209,23 @@ impl Consumer {
 /// The core's settings for consuming `stream` under `name` and what `options` say.
 pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyResult<ConsumeConfig> {
     let mut config = ConsumeConfig::new(stream, name);
-    options::each(options, |name, given| {
+    options::each(options, "", |name, given| {
         match name {
             "filter_subjects" => config.filter_subjects = given.read()?,
-            "retry" => config.retry = retry(&given.read()?)?,
+            "retry" => config.retry = retry(given)?,
             "ack_wait_ms" => config.ack_wait = given.millis()?,
             "max_run_ms" => config.max_run = given.millis()?,
-            "max_messages" => config.max_messages = given.count()?,
-            "max_bytes" => config.max_bytes = given.count()?,
-            "dead_letter_stream" => config.dead_letter_stream = given.read()?,
-            "dead_letter_max_bytes" => config.dead_letter_max_bytes = Some(given.count()?),
+            "max_messages" => config.max_messages = given.count("it is 1 to 32768")?,
+            "max_bytes" => config.max_bytes = given.count("it is 1 to 2 GiB")?,
+            "dead_letter_stream" => config.dead_letter_stream = Some(given.read()?),
+            "dead_letter_max_bytes" => config.dead_letter_max_bytes = Some(given.count("it is at least 1")?),
             "advisories" => config.advisories = given.read()?,
             "stalled_after_ms" => config.stalled_after = given.millis()?,
             "heartbeat_ms" => config.heartbeat = given.millis()?,
             "decrypt" => config.decrypt = Some(given.keys()?),
-            "schemas" => config.schemas = given.read()?,
+            "schemas" => config.schemas = Some(given.read()?),
             "accept_without_schema" => config.accept_without_schema = given.read()?,
-            "upcast" => config.upcast = Some(upcasters(given.read()?, options.py())?),
+            "upcast" => config.upcast = Some(upcasters(given, options.py())?),
             "single_active" => config.single_active = given.read()?,
             "accept_unencrypted" => config.accept_unencrypted = given.read()?,
             _ => return Ok(false),
@@ -213,11 +235,11 @@ pub fn config(stream: String, name: String, options: &Bound<'_, PyDict>) -> PyRe
     Ok(config)
 }
 
-fn retry(options: &Bound<'_, PyDict>) -> PyResult<RetryPolicy> {
+fn retry(options: &Given<'_>) -> PyResult<RetryPolicy> {
     let mut policy = RetryPolicy::default();
-    options::each(options, |name, given| {
+    options.each(|name, given| {
         match name {
-            "attempts" => policy.attempts = given.count()?,
+            "attempts" => policy.attempts = given.count("it is 1 to 4294967295")?,
             "first_pause_ms" => policy.first_pause = given.millis()?,
             "factor" => policy.factor = given.read()?,
             "max_pause_ms" => policy.max_pause = given.millis()?,

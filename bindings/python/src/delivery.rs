@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict};
 use crate::completions::Completions;
 use crate::errors;
 use crate::home::{Home, Owned, lock};
-use crate::options::millis;
+use crate::options::{flag, millis, text};
 
 /// A delivered message. The Python classes `nats_bridge.Delivery` and `nats_bridge.aio.Delivery` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
@@ -95,8 +95,8 @@ impl Delivery {
 
 /// The name that a header of a dead letter had on the original message; `None` for one that the dead letter added.
 #[pyfunction]
-pub fn original_name(name: &str) -> Option<String> {
-    nats_bridge::dead_letter::original_name(name)
+pub fn original_name(name: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    Ok(nats_bridge::dead_letter::original_name(&text("name", name)?))
 }
 
 fn start(
@@ -133,17 +133,30 @@ pub fn reason(name: &str) -> PyResult<Reason> {
 #[pymethods]
 impl Delivery {
     /// Acks and waits.
-    fn ack(&self, py: Python<'_>, confirmed: bool) -> PyResult<Settled> {
+    fn ack(&self, py: Python<'_>, confirmed: &Bound<'_, PyAny>) -> PyResult<Settled> {
+        let confirmed = flag("confirmed", confirmed)?;
         self.wait(py, ack(self.take()?, confirmed))
     }
 
     /// Acks, or gives what to wait for.
-    fn ack_start(&self, completions: &Completions, py: Python<'_>, confirmed: bool) -> PyResult<Py<PyAny>> {
+    fn ack_start(
+        &self,
+        completions: &Completions,
+        py: Python<'_>,
+        confirmed: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let confirmed = flag("confirmed", confirmed)?;
         start(completions, py, ack(self.take()?, confirmed))
     }
 
     /// Retries and waits.
-    fn retry(&self, py: Python<'_>, kind: String, detail: String, delay_ms: Option<i64>) -> PyResult<Settled> {
+    fn retry(
+        &self,
+        py: Python<'_>,
+        kind: String,
+        detail: String,
+        delay_ms: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Settled> {
         let pause = delay_ms.map(|ms| millis("delay_ms", ms)).transpose()?;
         self.wait(py, retry(self.take()?, Failure::of(kind, detail), pause))
     }
@@ -155,15 +168,21 @@ impl Delivery {
         py: Python<'_>,
         kind: String,
         detail: String,
-        delay_ms: Option<i64>,
+        delay_ms: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
         let pause = delay_ms.map(|ms| millis("delay_ms", ms)).transpose()?;
         start(completions, py, retry(self.take()?, Failure::of(kind, detail), pause))
     }
 
     /// Dead-letters and waits.
-    fn dead_letter(&self, py: Python<'_>, reason: &str, kind: String, detail: String) -> PyResult<Settled> {
-        let reason = self::reason(reason)?;
+    fn dead_letter(
+        &self,
+        py: Python<'_>,
+        reason: &Bound<'_, PyAny>,
+        kind: String,
+        detail: String,
+    ) -> PyResult<Settled> {
+        let reason = self::reason(&text("reason", reason)?)?;
         self.wait(py, self.take()?.dead_letter(reason, Failure::of(kind, detail)))
     }
 
@@ -172,11 +191,11 @@ impl Delivery {
         &self,
         completions: &Completions,
         py: Python<'_>,
-        reason: &str,
+        reason: &Bound<'_, PyAny>,
         kind: String,
         detail: String,
     ) -> PyResult<Py<PyAny>> {
-        let reason = self::reason(reason)?;
+        let reason = self::reason(&text("reason", reason)?)?;
         start(completions, py, self.take()?.dead_letter(reason, Failure::of(kind, detail)))
     }
 
@@ -216,8 +235,8 @@ impl Delivery {
     }
 
     /// The first value of a header.
-    fn header(&self, name: &str) -> Option<&str> {
-        self.received.header(name)
+    fn header(&self, name: &Bound<'_, PyAny>) -> PyResult<Option<&str>> {
+        Ok(self.received.header(&text("name", name)?))
     }
 
     /// The key that the payload was decrypted with.

@@ -7,6 +7,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
+/// What Python calls what is given by name, options included.
+pub const ARGUMENT: &str = "argument";
+
 /// The exception for an error of the core.
 pub fn from_core(error: &Error) -> PyErr {
     let (text, context) = spelled(error, str::to_owned);
@@ -25,7 +28,7 @@ pub fn of_message(index: usize, error: &Error) -> PyErr {
 pub fn from_fault(fault: &Fault) -> PyErr {
     match fault {
         Fault::Argument { field, why } => invalid(field, why),
-        Fault::Type { option, why } => PyTypeError::new_err(type_text(option, why.as_deref())),
+        Fault::Type { option, why } => PyTypeError::new_err(type_text(ARGUMENT, option, why.as_deref())),
         Fault::Core(error) => from_core(error),
         Fault::Told { code, text, context } => build(code, Landed::No, false, text, context),
     }

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use crate::completions::Completions;
 use crate::errors;
 use crate::home::{Home, Owned, lock};
+use crate::options::text;
 
 /// A ledger. The Python classes `nats_bridge.Ledger` and `nats_bridge.aio.Ledger` are its two faces.
 #[pyclass(frozen, module = "nats_bridge._native")]
@@ -65,14 +66,15 @@ fn start(
 #[pymethods]
 impl Ledger {
     /// Begins an id and waits.
-    fn begin(&self, py: Python<'_>, id: &str) -> PyResult<LedgerEntry> {
+    fn begin(&self, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<LedgerEntry> {
         let (core, home) = (self.core.get()?, self.core.home());
-        LedgerEntry::new(home, home.wait(py, core.begin(id))?)
+        LedgerEntry::new(home, home.wait(py, core.begin(&text("id", id)?))?)
     }
 
     /// Begins an id, or gives what to wait for.
-    fn begin_start(&self, completions: &Completions, py: Python<'_>, id: String) -> PyResult<Py<PyAny>> {
+    fn begin_start(&self, completions: &Completions, py: Python<'_>, id: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let (core, home) = (self.core.get()?.clone(), self.core.home());
+        let id = text("id", id)?;
         completions.start(py, async move { core.begin(&id).await }, move |py, begun| {
             Ok(Py::new(py, LedgerEntry::new(home, begun)?)?.into_any())
         })

@@ -15,7 +15,7 @@ use crate::bridge;
 use crate::completions::Completions;
 use crate::errors;
 use crate::home::{self, Home, Owned};
-use crate::options::{self, millis};
+use crate::options::{self, Given, millis};
 
 /// A listener for AMQP clients. The Python classes `nats_bridge.AmqpListener` and `nats_bridge.aio.AmqpListener` are its two
 /// faces.
@@ -77,13 +77,18 @@ impl AmqpListener {
     }
 
     /// Sends clients away, and waits until they are gone; after `budget_ms` they are cut.
-    fn stop(&self, py: Python<'_>, budget_ms: i64) -> PyResult<()> {
+    fn stop(&self, py: Python<'_>, budget_ms: &Bound<'_, PyAny>) -> PyResult<()> {
         let (core, budget) = (self.core.get()?, millis("budget_ms", budget_ms)?);
         self.core.home().wait(py, core.stop(budget))
     }
 
     /// Stops it, or gives what to wait for.
-    fn stop_start(&self, completions: &Completions, py: Python<'_>, budget_ms: i64) -> PyResult<Py<PyAny>> {
+    fn stop_start(
+        &self,
+        completions: &Completions,
+        py: Python<'_>,
+        budget_ms: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
         let (core, budget) = (self.core.get()?.clone(), millis("budget_ms", budget_ms)?);
         completions.start(py, async move { core.stop(budget).await }, |py, ()| Ok(py.None()))
     }
@@ -143,21 +148,24 @@ impl AmqpListener {
 fn config(nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<GatewayConfig> {
     let py = options.py();
     let mut config =
-        GatewayConfig { nats: bridge::config(nats.clone(), &PyDict::new(py))?, ..GatewayConfig::default() };
+        GatewayConfig { nats: bridge::config(nats.clone(), &PyDict::new(py), "")?, ..GatewayConfig::default() };
     let mut listen_tls: Option<String> = None;
     let (mut certificate, mut key, mut client_ca): (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) =
         Default::default();
-    options::each(options, |name, given| {
+    options::each(options, "", |name, given| {
         match name {
-            "connect" => config.nats = bridge::config(nats.clone(), &given.read()?)?,
+            "connect" => {
+                let (options, within) = given.options()?;
+                config.nats = bridge::config(nats.clone(), options, &within)?;
+            }
             "listen" => config.listen = given.read()?,
             "listen_tls" => listen_tls = Some(given.read()?),
             "tls_cert" => certificate = Some(given.read()?),
             "tls_key" => key = Some(given.read()?),
             "tls_client_ca" => client_ca = Some(given.read()?),
-            "users" => config.users = users(&given.read()?)?,
+            "users" => config.users = users(given)?,
             "vhosts" => config.vhosts = given.read()?,
-            "replicas" => config.replicas = given.count()?,
+            "replicas" => config.replicas = given.count("it is 1 to 5")?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -170,7 +178,9 @@ fn config(nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<GatewayCon
     Ok(config)
 }
 
-fn users(given: &Bound<'_, PyMapping>) -> PyResult<Vec<User>> {
-    let each = given.items()?;
-    each.iter().map(|user| user.extract::<(String, String)>().map(|(name, password)| User { name, password })).collect()
+fn users(given: &Given<'_>) -> PyResult<Vec<User>> {
+    let pairs = given.read::<Bound<'_, PyMapping>>()?.items()?;
+    let user =
+        |pair: Bound<'_, PyAny>| pair.extract::<(String, String)>().map(|(name, password)| User { name, password });
+    pairs.iter().map(|pair| user(pair).map_err(|_| given.is_no("a mapping of str to str"))).collect()
 }

@@ -6,10 +6,10 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBool, PyBytes, PyDict, PyList, PyMapping, PyMemoryView, PyString, PyTuple};
+use pyo3::types::{PyBool, PyBytes, PyList, PyMapping, PyMemoryView, PyString, PyTuple};
 
 use crate::errors;
-use crate::options;
+use crate::options::{Given, text, wrong_type};
 
 /// Where a published message is stored.
 #[pyclass(frozen, eq, hash, get_all, module = "nats_bridge")]
@@ -56,7 +56,8 @@ impl Published {
 /// The core's messages for what `publish_many` is given: tuples of subject, payload and, if they have them, id, headers and schema.
 pub fn messages(given: &Bound<'_, PyAny>) -> PyResult<Vec<Message>> {
     let mut messages = Vec::with_capacity(given.len().unwrap_or(0));
-    for (index, one) in given.try_iter()?.enumerate() {
+    let all = given.try_iter().map_err(|_| wrong_type("messages", "an iterable of messages", given))?;
+    for (index, one) in all.enumerate() {
         messages.push(of_tuple(&one?).map_err(|error| {
             let py = given.py();
             match error.is_instance_of::<PyTypeError>(py) {
@@ -70,9 +71,9 @@ pub fn messages(given: &Bound<'_, PyAny>) -> PyResult<Vec<Message>> {
 
 fn of_tuple(one: &Bound<'_, PyAny>) -> PyResult<Message> {
     let wanted = "a Message, or a tuple of subject and payload";
-    let fields = one.cast::<PyTuple>().map_err(|_| argument("messages", wanted, one))?;
+    let fields = one.cast::<PyTuple>().map_err(|_| wrong_type("messages", wanted, one))?;
     if !(2..=5).contains(&fields.len()) {
-        return Err(argument("messages", wanted, one));
+        return Err(wrong_type("messages", wanted, one));
     }
     let given = |index: usize| fields.get_item(index).ok().filter(|value| !value.is_none());
     message(&fields.get_item(0)?, &fields.get_item(1)?, given(2).as_ref(), given(3).as_ref(), given(4).as_ref())
@@ -97,26 +98,27 @@ pub fn message(
 ) -> PyResult<Message> {
     let mut message = Message::new(text("subject", subject)?, bytes(payload)?);
     if let Some(schema) = schema {
-        let schema: String = schema.extract().map_err(|_| argument("schema", "it is str or None", schema))?;
+        let schema: String = schema.extract().map_err(|_| wrong_type("schema", "str or None", schema))?;
         message = message.schema(schema);
     }
     if let Some(id) = id {
         message = message.message_id(message_id(id)?);
     }
     let Some(headers) = headers else { return Ok(message) };
-    let headers = headers.cast::<PyMapping>().map_err(|_| argument("headers", "they are a mapping", headers))?;
+    let headers = headers.cast::<PyMapping>().map_err(|_| wrong_type("headers", "a mapping", headers))?;
     for header in headers.items()? {
         let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = header.extract()?;
-        let name: String = name.extract().map_err(|_| argument("headers", "names are str", &name))?;
+        let name: String = name.extract().map_err(|_| wrong_type("headers", "a name that is str", &name))?;
         if let Ok(value) = value.extract::<String>() {
             message = message.header(name, value);
         } else if let Ok(values) = value.cast::<PyList>() {
             for value in values {
-                let value: String = value.extract().map_err(|_| argument("headers", "values are str", &value))?;
+                let value: String =
+                    value.extract().map_err(|_| wrong_type("headers", "a value that is str", &value))?;
                 message = message.header(name.as_str(), value);
             }
         } else {
-            return Err(argument("headers", "values are str or list[str]", &value));
+            return Err(wrong_type("headers", "a value that is str or list[str]", &value));
         }
     }
     Ok(message)
@@ -125,7 +127,7 @@ pub fn message(
 fn message_id(id: &Bound<'_, PyAny>) -> PyResult<MessageId> {
     match id.cast::<PyBool>() {
         Ok(wanted) if !wanted.is_true() => Ok(MessageId::None),
-        _ => id.extract().map(MessageId::Given).map_err(|_| argument("id", "it is str, None or False", id)),
+        _ => id.extract().map(MessageId::Given).map_err(|_| wrong_type("id", "str, None or False", id)),
     }
 }
 
@@ -142,7 +144,7 @@ pub fn bytes(payload: &Bound<'_, PyAny>) -> PyResult<Bytes> {
         });
     }
     let buffer = PyBuffer::<u8>::get(payload)
-        .map_err(|_| argument("payload", "it is bytes, bytearray, memoryview or another buffer of bytes", payload))?;
+        .map_err(|_| wrong_type("payload", "bytes, bytearray, memoryview or another buffer of bytes", payload))?;
     match of_a_view(payload, &buffer) {
         Some(bytes) => Ok(bytes),
         None => Ok(buffer.to_vec(payload.py())?.into()),
@@ -160,30 +162,20 @@ fn of_a_view(payload: &Bound<'_, PyAny>, buffer: &PyBuffer<u8>) -> Option<Bytes>
     Some(Bytes::from_owner(PyBackedBytes::from(whole)).slice(offset..end))
 }
 
-/// An argument that is `str`; pyo3 would not name it.
-pub fn text(name: &str, given: &Bound<'_, PyAny>) -> PyResult<String> {
-    given.extract().map_err(|_| argument(name, "it is str", given))
-}
-
-fn argument(name: &str, wanted: &str, got: &Bound<'_, PyAny>) -> PyErr {
-    let got = got.get_type().name().map(|name| name.to_string()).unwrap_or_default();
-    PyTypeError::new_err(format!("argument '{name}': {wanted}, not {got}"))
-}
-
-/// The core's bounds for what `options` say.
-pub fn config(options: &Bound<'_, PyDict>) -> PyResult<PublishConfig> {
+/// The core's bounds for what an option says.
+pub fn config(options: &Given<'_>) -> PyResult<PublishConfig> {
     let mut config = PublishConfig::default();
-    options::each(options, |name, given| {
+    options.each(|name, given| {
         match name {
-            "max_in_flight" => config.max_in_flight = given.count()?,
-            "max_in_flight_bytes" => config.max_in_flight_bytes = given.count()?,
+            "max_in_flight" => config.max_in_flight = given.count("it is 1 to 32768")?,
+            "max_in_flight_bytes" => config.max_in_flight_bytes = given.count("it is 1 to 2 GiB")?,
             "ack_wait_ms" => config.ack_wait = given.millis()?,
-            "attempts" => config.attempts = given.count()?,
+            "attempts" => config.attempts = given.count("it is 1 to 4294967295")?,
             "deadline_ms" => config.deadline = given.millis()?,
-            "breaker" => config.breaker = Some(breaker(&given.read()?)?),
+            "breaker" => config.breaker = Some(breaker(given)?),
             "no_stream_wait_ms" => config.no_stream_wait = given.millis()?,
             "encrypt" => config.encrypt = Some(given.keys()?),
-            "schemas" => config.schemas = given.read()?,
+            "schemas" => config.schemas = Some(given.read()?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -191,9 +183,9 @@ pub fn config(options: &Bound<'_, PyDict>) -> PyResult<PublishConfig> {
     Ok(config)
 }
 
-fn breaker(options: &Bound<'_, PyDict>) -> PyResult<BreakerConfig> {
+fn breaker(options: &Given<'_>) -> PyResult<BreakerConfig> {
     let mut config = BreakerConfig::default();
-    options::each(options, |name, given| {
+    options.each(|name, given| {
         match name {
             "trip_after_ms" => config.trip_after = given.millis()?,
             "probe_every_ms" => config.probe_every = given.millis()?,

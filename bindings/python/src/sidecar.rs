@@ -30,7 +30,8 @@ impl Sidecar {
     #[staticmethod]
     fn start(py: Python<'_>, nats: Vec<String>, connect: &Bound<'_, PyDict>, options: &str) -> PyResult<Sidecar> {
         let home = home::here(py)?;
-        let config = verbs::config(bridge::config(nats, connect)?, options).map_err(|e| errors::from_fault(&e))?;
+        let config =
+            verbs::config(bridge::config(nats, connect, "connect.")?, options).map_err(|e| errors::from_fault(&e))?;
         let core = home.wait(py, verbs::Running::start(config))?.map_err(|e| errors::from_fault(&e))?;
         Ok(Sidecar::new(home, core))
     }
@@ -45,7 +46,8 @@ impl Sidecar {
         options: &str,
     ) -> PyResult<Py<PyAny>> {
         let home = home::here(py)?;
-        let config = verbs::config(bridge::config(nats, connect)?, options).map_err(|e| errors::from_fault(&e))?;
+        let config =
+            verbs::config(bridge::config(nats, connect, "connect.")?, options).map_err(|e| errors::from_fault(&e))?;
         completions.start(py, verbs::Running::start(config), move |py, started| {
             let core = started.map_err(|e| errors::from_fault(&e))?;
             Ok(Py::new(py, Sidecar::new(home, core))?.into_any())

@@ -8,16 +8,17 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::options::Given;
 use crate::publish;
 
 /// The core's steps, by schema and by the version that each begins with.
-pub fn upcasters(given: BTreeMap<String, BTreeMap<u32, Py<PyAny>>>, py: Python<'_>) -> PyResult<Upcasters> {
+pub fn upcasters(given: &Given<'_>, py: Python<'_>) -> PyResult<Upcasters> {
     let mut upcasters = Upcasters::new();
-    for (schema, steps) in given {
+    for (schema, steps) in given.read::<BTreeMap<String, BTreeMap<u32, Py<PyAny>>>>()? {
         for (from, step) in steps {
             if !step.bind(py).is_callable() {
                 let text = format!(
-                    "option 'upcast': version {from} of '{schema}' has a callable, not {}",
+                    "argument 'upcast': version {from} of '{schema}' has a callable, not {}",
                     step.bind(py).get_type().name()?
                 );
                 return Err(PyTypeError::new_err(text));

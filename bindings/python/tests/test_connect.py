@@ -52,7 +52,7 @@ def test_two_ways_to_log_in_or_half_of_one_are_refused(server: NatsServer) -> No
 
 def test_what_is_no_server_is_a_type_error_that_says_what_is() -> None:
     for wrong in (b"x", None, [3]):
-        with pytest.raises(TypeError, match="servers: a URL"):
+        with pytest.raises(TypeError, match="argument 'servers': a URL"):
             nats_bridge.connect(wrong)  # pyright: ignore[reportArgumentType]
 
 

@@ -50,6 +50,11 @@ def test_dead_letters_are_seen_and_stay_where_they_are(server: NatsServer) -> No
         assert dead.count() == 3
         with pytest.raises(nats_bridge.NotFound):
             dead.show(17)
+        with pytest.raises(nats_bridge.InvalidConfig, match="field=sequence why=it is at least 1"):
+            dead.show(0)
+        for reversed in ((3, 2), (0, 2)):
+            with pytest.raises(nats_bridge.InvalidConfig, match="field=sequences why=the first"):
+                dead.peek(sequences=reversed)
         with pytest.raises(nats_bridge.NotFound):
             bridge.dead_letters("NONE_DLQ")
         with pytest.raises(nats_bridge.InvalidConfig, match="by"):

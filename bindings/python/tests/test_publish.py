@@ -80,15 +80,15 @@ def test_a_message_that_cannot_be_sent_names_what_is_wrong_with_it(server: NatsS
             bridge.publish("orders.new", "text")  # pyright: ignore[reportArgumentType]
         with pytest.raises(TypeError, match="headers"):
             bridge.publish("orders.new", b"one", headers={"a": 1})  # pyright: ignore[reportArgumentType]
-        with pytest.raises(TypeError, match="argument 'subject': it is str, not int"):
+        with pytest.raises(TypeError, match="argument 'subject': str is wanted, not int"):
             bridge.publish(3, b"one")  # pyright: ignore[reportArgumentType]
-        with pytest.raises(TypeError, match="argument 'headers': they are a mapping, not int"):
+        with pytest.raises(TypeError, match="argument 'headers': a mapping is wanted, not int"):
             bridge.publish("orders.new", b"one", headers=3)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(TypeError, match="argument 'schema': it is str or None, not int"):
+        with pytest.raises(TypeError, match="argument 'schema': str or None is wanted, not int"):
             bridge.publish("orders.new", b"one", schema=3)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(TypeError, match="argument 'stream': it is str, not int"):
+        with pytest.raises(TypeError, match="argument 'stream': str is wanted, not int"):
             bridge.consume(3, "billing")  # pyright: ignore[reportArgumentType]
-        with pytest.raises(TypeError, match="option 'replicas': a whole number from 0 to 255 is wanted, not a text"):
+        with pytest.raises(TypeError, match="argument 'replicas': a whole number from 0 to 255 is wanted, not a text"):
             bridge.ensure_stream("A", replicas="three")  # pyright: ignore[reportArgumentType]
         with pytest.raises(nats_bridge.InvalidConfig, match="field=storage why=it is file or memory, not paper"):
             bridge.ensure_stream("A", storage="paper")  # pyright: ignore[reportArgumentType]

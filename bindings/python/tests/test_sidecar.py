@@ -176,7 +176,7 @@ def test_what_is_wrong_is_a_typed_error_that_names_the_option(server: NatsServer
     with pytest.raises(nats_bridge.InvalidConfig, match="HOST:PORT") as wrong:
         Sidecar(rabbit=url, nats=server.url, otlp_endpoint="collector:4317").start()
     assert wrong.value.context["field"] == "otlp_endpoint"
-    with pytest.raises(TypeError, match="option 'replicas'"):
+    with pytest.raises(TypeError, match="argument 'replicas'"):
         Sidecar(rabbit=url, nats=server.url, replicas="many").start()  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="'weight'"):
         Sidecar(rabbit=url, weight=7)  # pyright: ignore[reportCallIssue]

@@ -10,7 +10,7 @@ use nats_bridge::Bridge;
 use nats_bridge::dead_letter::{Filter, GroupBy, Letter, Redrive};
 use nats_bridge::encryption::Keys;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -21,7 +21,7 @@ use crate::{Fault, read};
 struct Arguments {
     stream: String,
     #[serde(default)]
-    filter: Which,
+    filter: Map<String, Value>,
     by: Option<By>,
     limit: Option<u64>,
     sequence: Option<u64>,
@@ -60,7 +60,9 @@ pub(crate) async fn ask(
 ) -> Result<Value, Fault> {
     let given: Arguments = read(arguments)?;
     let letters = core.dead_letters(&given.stream).await?;
-    let filter = given.filter.filter();
+    let filter = read::<Which>(&Value::Object(given.filter).to_string())?.filter();
+    // Before a file is made.
+    filter.check()?;
     Ok(match verb {
         "open" => Value::Null,
         "count" => json!(letters.count().await?),
@@ -116,14 +118,9 @@ pub(crate) async fn ask(
 }
 
 impl Which {
-    fn filter(&self) -> Filter {
-        Filter {
-            reason: self.reason.clone(),
-            fingerprint: self.fingerprint.clone(),
-            consumer: self.consumer.clone(),
-            stream: self.stream.clone(),
-            sequences: self.sequences.map(|(first, last)| first..=last),
-        }
+    fn filter(self) -> Filter {
+        let Which { reason, fingerprint, consumer, stream, sequences } = self;
+        Filter { reason, fingerprint, consumer, stream, sequences: sequences.map(|(first, last)| first..=last) }
     }
 }
 

@@ -80,10 +80,10 @@ impl From<GatewayError> for Fault {
     }
 }
 
-/// What is to be told of a [`Fault::Type`].
-pub fn type_text(option: &str, why: Option<&str>) -> String {
+/// What is to be told of a [`Fault::Type`]; `what` is what the language calls an option.
+pub fn type_text(what: &str, option: &str, why: Option<&str>) -> String {
     match why {
-        Some(why) => format!("option '{option}': {why}"),
+        Some(why) => format!("{what} '{option}': {why}"),
         None => format!("there is no option '{option}'"),
     }
 }

@@ -30,6 +30,8 @@ struct Arguments {
     #[serde(default)]
     number: u64,
     #[serde(default)]
+    first: u64,
+    #[serde(default)]
     limit: usize,
     #[serde(default)]
     budget_ms: u64,
@@ -57,10 +59,10 @@ pub fn config(json: &str) -> Result<OutboxConfig, Fault> {
 /// # Errors
 /// See [`Fault`].
 pub async fn ask(core: Outbox, verb: String, arguments: String) -> Result<String, Fault> {
-    let Arguments { number, limit, budget_ms } = read(&arguments)?;
+    let Arguments { number, first, limit, budget_ms } = read(&arguments)?;
     let budget = Duration::from_millis(budget_ms);
     let answer = match verb.as_str() {
-        "refused" => core.refused(number, limit).await?.iter().map(refused).collect(),
+        "refused" => core.refused(first, limit).await?.iter().map(refused).collect(),
         "retry" => json!(core.retry(number).await?),
         "discard" => json!(core.discard(number).await?),
         "drain" => json!(core.drain(budget).await?),

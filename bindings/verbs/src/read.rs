@@ -81,7 +81,7 @@ mod tests {
     fn the_field_at_fault_is_named() {
         let fault = |json: &str| match read::<StreamSpec>(json) {
             Err(Fault::Argument { field, .. }) => field,
-            Err(Fault::Type { option, why }) => type_text(&option, why.as_deref()),
+            Err(Fault::Type { option, why }) => type_text("option", &option, why.as_deref()),
             other => panic!("{other:?}"),
         };
         let replicas = |value: &str| fault(&format!(r#"{{"name":"A","replicas":{value}}}"#));

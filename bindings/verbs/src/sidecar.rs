@@ -199,7 +199,7 @@ mod tests {
     fn field(options: &str) -> String {
         match config(Config::default(), options) {
             Err(Fault::Argument { field, .. }) => field,
-            Err(Fault::Type { option, why }) => crate::type_text(&option, why.as_deref()),
+            Err(Fault::Type { option, why }) => crate::type_text("option", &option, why.as_deref()),
             other => panic!("{other:?}"),
         }
     }

@@ -15,7 +15,7 @@ async fn asked(bridge: &Bridge, verb: &str, arguments: Value) -> Value {
 async fn refused(bridge: &Bridge, verb: &str, arguments: Value) -> String {
     match ask(bridge.clone(), verb.into(), arguments.to_string(), || true).await.unwrap_err() {
         Fault::Argument { field, why } => format!("{field}: {why}"),
-        Fault::Type { option, why } => type_text(&option, why.as_deref()),
+        Fault::Type { option, why } => type_text("option", &option, why.as_deref()),
         Fault::Core(error) => error.to_string(),
         Fault::Told { text, .. } => text,
     }
@@ -74,6 +74,10 @@ async fn what_is_wrong_is_named() {
         ("dead_letters.peek", json!({ "stream": "ORDERS_DLQ", "filter": { "colour": 1 } }), "no option 'colour'"),
         ("dead_letters.show", json!({ "stream": "ORDERS_DLQ" }), "sequence: "),
         ("dead_letters.show", json!({ "stream": "ORDERS_DLQ", "sequence": 9 }), "not found"),
+        ("dead_letters.show", json!({ "stream": "ORDERS_DLQ", "sequence": 0 }), "field=sequence "),
+        ("dead_letters.peek", json!({ "stream": "ORDERS_DLQ", "filter": { "sequences": [2, 1] } }), "field=sequences "),
+        ("dead_letters.park", json!({ "stream": "ORDERS_DLQ", "filter": { "sequences": [0, 1] } }), "field=sequences "),
+        ("dead_letters.peek", json!({ "stream": "ORDERS_DLQ", "filter": { "reason": 1 } }), "option 'reason'"),
         ("dead_letters.redrive", json!({ "stream": "ORDERS_DLQ", "rate_per_second": 0 }), "rate_per_second"),
         ("dead_letters.fly", json!({ "stream": "ORDERS_DLQ" }), "verb: "),
         ("fly", json!({}), "verb: "),

@@ -12,12 +12,12 @@ use super::{
     SEQUENCE, STREAM, SUBJECT, original_name,
 };
 use crate::encryption::{self, Decrypter, ENCRYPTED, Keys, Parts};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A dead letter that is kept in a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Letter {
-    /// Its sequence in the dead-letter stream.
+    /// Its sequence in the dead-letter stream, from 1.
     pub sequence: u64,
     /// When it became a dead letter.
     pub stored_at: SystemTime,
@@ -40,7 +40,7 @@ pub struct Filter {
     pub consumer: Option<String>,
     /// The stream that it was in.
     pub stream: Option<String>,
-    /// Its sequence in the dead-letter stream.
+    /// Its sequence in the dead-letter stream, from 1.
     pub sequences: Option<RangeInclusive<u64>>,
 }
 
@@ -207,6 +207,21 @@ impl From<StreamMessage> for Letter {
 }
 
 impl Filter {
+    /// Refuses sequences that no letter has.
+    ///
+    /// # Errors
+    /// `Config`: the first one of [`sequences`](Filter::sequences) is 0, or later than the last one.
+    pub fn check(&self) -> Result<()> {
+        match &self.sequences {
+            Some(wanted) if wanted.is_empty() || *wanted.start() == 0 => {
+                let why = "the first one is at least 1, and not later than the last one";
+                let given = format!("{}-{}", wanted.start(), wanted.end());
+                Err(Error::setting("sequences", why).with("value", given))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Whether this one is meant.
     pub fn fits(&self, letter: &Letter) -> bool {
         let is = |wanted: &Option<String>, has: &str| wanted.as_deref().is_none_or(|wanted| wanted == has);

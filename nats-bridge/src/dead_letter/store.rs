@@ -101,8 +101,11 @@ impl DeadLetters {
     /// Gives one letter by its sequence in this stream.
     ///
     /// # Errors
-    /// `NotFound`: there is no letter at that sequence.
+    /// `NotFound`: there is no letter at that sequence. `Config`: it is 0.
     pub async fn show(&self, sequence: u64) -> Result<Letter> {
+        if sequence == 0 {
+            return Err(Error::setting("sequence", "it is at least 1"));
+        }
         let only = Filter { sequences: Some(sequence..=sequence), ..Filter::default() };
         let mut letters = self.scan(&only).await?;
         let absent = || Error::new(ErrorKind::NotFound).with("stream", &self.name).with("sequence", sequence);
@@ -119,6 +122,7 @@ impl DeadLetters {
 
     /// Goes through what is there now; what is stored later is not met.
     pub(super) async fn scan(&self, filter: &Filter) -> Result<Scan<'_>> {
+        filter.check()?;
         let state = self.state().await?;
         let (first, last) = match &filter.sequences {
             Some(wanted) => (state.first.max(*wanted.start()), state.last.min(*wanted.end())),

@@ -1,12 +1,12 @@
 """The connection, for threads. `nats_bridge.aio` has the same for asyncio."""
 
-import json
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Self, Unpack
 
 from ._native import Bridge as NativeBridge
 from ._native import Published
+from .arguments import as_json, wrong_type
 from .consumer import Consumer
 from .dead_letters import DeadLetters
 from .errors import Error, described
@@ -51,18 +51,16 @@ def connect(servers: str | Sequence[str] = "nats://127.0.0.1:4222", **options: U
 
 def spec(options: StreamOptions | ConsumerOptions | BucketOptions, **names: str) -> str:
     """What should be, as the core reads it."""
-    given = {option: value for option, value in options.items() if value is not None}
-    return json.dumps(given | names)
+    return as_json(**options, **names)
 
 
-def server_list(servers: str | Sequence[str]) -> list[str]:
+def server_list(servers: str | Sequence[str], name: str = "servers") -> list[str]:
     """The URLs of ``servers`` one by one."""
     given = servers.split(",") if isinstance(servers, str) else servers
     try:
         return [str.strip(server) for server in given]
     except TypeError:
-        kind = type(servers).__name__
-        raise TypeError(f"servers: a URL, several separated by commas, or a list of URLs, not {kind}") from None
+        raise wrong_type(name, "a URL, several separated by commas, or a list of URLs", servers) from None
 
 
 def connection(stats: Stats) -> str:
@@ -179,7 +177,7 @@ class Bridge:
         Raises:
             InvalidConfig: the manifest is wrong.
         """
-        return read_plan(self._native.ask("plan", json.dumps({"manifest": manifest})))
+        return read_plan(self._native.ask("plan", as_json(manifest=manifest)))
 
     def apply(self, manifest: str, *, allow_removal: bool = False) -> Plan:
         """Makes everything as the manifest says, and gives what was done. What it does not name is not touched, and no stored message
@@ -190,8 +188,7 @@ class Bridge:
             Conflict: something cannot be changed in place; nothing was changed.
             WouldRemove: stored messages are beyond a limit that it lowers; nothing was changed.
         """
-        arguments = {"manifest": manifest, "allow_removal": allow_removal}
-        return read_plan(self._native.ask("apply", json.dumps(arguments)))
+        return read_plan(self._native.ask("apply", as_json(manifest=manifest, allow_removal=allow_removal)))
 
     def dead_letters(self, stream: str) -> DeadLetters:
         """The dead letters in this stream, such as ``ORDERS_DLQ``.

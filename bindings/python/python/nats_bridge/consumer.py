@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from ._native import Consumer as NativeConsumer
 from ._native import Job, Jobs, Settled
+from .arguments import function
 from .errors import Error, described
 from .handling import Key, answer, tell_key
 from .received import Reason, Received, Why, failure
@@ -125,10 +126,9 @@ class Consumer:
             NotFound: the stream or consumer was deleted.
             Closed: the connection was closed.
         """
-        if not callable(handler):
-            raise TypeError(f"handler: a function, not {type(handler).__name__}")
-        if key is not None and not callable(key):
-            raise TypeError(f"key: a function, not {type(key).__name__}")
+        function("handler", handler)
+        if key is not None:
+            function("key", key)
         jobs = self._native.jobs(concurrency, key is not None)
         ends = _Ends(self._native)
         try:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar
 
+from .arguments import as_json
 from .errors import Closed
 
 __all__ = [
@@ -591,7 +592,7 @@ class ChangeRecord:
 
 def asked(by: str | None, reason: str, **more: object) -> str:
     """What a change says, as JSON."""
-    return json.dumps({"by": by or "", "reason": reason, **more})
+    return as_json(by="" if by is None else by, reason=reason, **more)
 
 
 def read_status(answer: str) -> CutoverStatus:

@@ -4,10 +4,11 @@ import json
 from base64 import b64decode
 from dataclasses import dataclass
 from datetime import datetime
-from os import PathLike, fspath
+from os import PathLike
 from typing import Literal, TypeAlias, Unpack
 
 from ._native import Bridge as NativeBridge
+from .arguments import as_json, crossing, path
 from .errors import described
 from .options import DeadLetterFilter
 
@@ -142,7 +143,7 @@ class DeadLetters:
             NotFound: there is no letter at that sequence.
             UnknownKey, Decrypt: it cannot be decrypted.
         """
-        keys = None if decrypt is None else fspath(decrypt)
+        keys = None if decrypt is None else path("decrypt", decrypt)
         answer = self._native.ask("dead_letters.show", call(self._stream, {}, sequence=sequence, decrypt=keys))
         return read_letters(f"[{answer}]")[0]
 
@@ -185,7 +186,7 @@ class DeadLetters:
         Raises:
             InvalidConfig: the file exists, or cannot be made.
         """
-        return int(self._native.ask("dead_letters.export", call(self._stream, which, file=fspath(file))))
+        return int(self._native.ask("dead_letters.export", call(self._stream, which, file=path("file", file))))
 
     def purge(self, file: str | PathLike[str], **which: Unpack[DeadLetterFilter]) -> int:
         """Writes letters to a new file as lines of JSON, and removes them once they are on its disk. Gives how many.
@@ -193,7 +194,7 @@ class DeadLetters:
         Raises:
             InvalidConfig: the file exists, or cannot be made.
         """
-        return int(self._native.ask("dead_letters.purge", call(self._stream, which, file=fspath(file))))
+        return int(self._native.ask("dead_letters.purge", call(self._stream, which, file=path("file", file))))
 
     def bring_back(self, file: str | PathLike[str]) -> Imported:
         """Stores what `export` or `purge` wrote here again.
@@ -202,14 +203,12 @@ class DeadLetters:
             InvalidConfig: the file cannot be read.
             InvalidMessage: a line is not a letter; the lines before it are stored.
         """
-        return Imported(**json.loads(self._native.ask("dead_letters.import", call(self._stream, {}, file=fspath(file)))))
+        return Imported(**json.loads(self._native.ask("dead_letters.import", call(self._stream, {}, file=path("file", file)))))
 
 
 def call(stream: str, which: DeadLetterFilter, **more: str | float | None) -> str:
     """The arguments of a verb, as JSON."""
-    given = {name: value for name, value in which.items() if value is not None}
-    named = {name: value for name, value in more.items() if value is not None}
-    return json.dumps({"stream": stream, "filter": given, **named})
+    return as_json(stream=stream, filter=crossing(which), **more)
 
 
 def read_groups(answer: str) -> list[DeadLetterGroup]:

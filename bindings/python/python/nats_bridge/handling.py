@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import get_args
 
 from ._native import Job
+from .arguments import wrong_type
 from .received import Reason, Received, failure
 
 __all__ = ["GiveUp", "Key", "answer", "tell_key"]
@@ -19,6 +20,8 @@ class GiveUp(Exception):
 
     def __init__(self, why: str = "", *, reason: Reason = "rejected") -> None:
         super().__init__(why)
+        if not isinstance(reason, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise wrong_type("reason", "str", reason)
         if reason not in REASONS:
             raise ValueError(f"reason: one of {', '.join(REASONS)}, not {reason!r}")
         self.reason: Reason = reason

@@ -6,6 +6,7 @@ from typing import Literal
 
 from ._native import HealthCheck as NativeHealthCheck
 from ._native import render_metrics as metrics
+from .arguments import as_json
 from .options import HealthOptions
 
 __all__ = ["Health", "HealthCheck", "Lag", "MirrorLag", "Stats", "metrics", "read_health", "read_stats", "required"]
@@ -94,7 +95,7 @@ class HealthCheck:
 
 def required(options: HealthOptions) -> str:
     """What is required, as the core reads it."""
-    return json.dumps({name: value for name, value in options.items() if value is not None})
+    return as_json(**options)
 
 
 def read_health(found: str) -> Health:

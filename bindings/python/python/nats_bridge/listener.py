@@ -25,7 +25,7 @@ class ListenerFacts:
     def __init__(
         self, nats: str | Sequence[str] = "nats://127.0.0.1:4222", **options: Unpack[AmqpListenerOptions]
     ) -> None:
-        self._servers = server_list(nats)
+        self._servers = server_list(nats, "nats")
         self._options = options
         self._native: NativeListener | None = None
 

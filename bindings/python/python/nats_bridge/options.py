@@ -290,7 +290,7 @@ class DeadLetterFilter(TypedDict, total=False):
     stream: str | None
     """The stream that it was in."""
     sequences: tuple[int, int] | None
-    """The first and the last sequence in the dead-letter stream."""
+    """The first and the last sequence in the dead-letter stream, from 1."""
 
 
 class HealthOptions(TypedDict, total=False):

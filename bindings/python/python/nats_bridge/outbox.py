@@ -5,17 +5,19 @@ from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from os import PathLike, fspath
+from os import PathLike
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
 from ._native import Outbox as NativeOutbox
+from .arguments import as_json, wrong_type
+from .arguments import path as as_path
 from .bridge import CLOSE_BUDGET_MS, Bridge
 from .errors import Error, Landed, described
 from .message import Message
 from .options import Buffer, Headers
 
-__all__ = ["Outbox", "OutboxOptions", "OutboxStatus", "Queued", "Refused", "arguments", "open_outbox", "queued", "read_refused", "read_status", "settings"]
+__all__ = ["Outbox", "OutboxOptions", "OutboxStatus", "Queued", "Refused", "open_outbox", "queued", "read_refused", "read_status", "settings"]
 
 
 class OutboxOptions(TypedDict, total=False):
@@ -89,13 +91,7 @@ class Refused:
 
 def settings(path: str | PathLike[str], options: OutboxOptions) -> str:
     """The settings as the core reads them."""
-    given = {option: value for option, value in options.items() if value is not None}
-    return json.dumps(given | {"path": fspath(path)})
-
-
-def arguments(**given: int) -> str:
-    """Arguments as the core reads them."""
-    return json.dumps(given)
+    return as_json(**options, path=as_path("path", path))
 
 
 def queued(number: int, id: str) -> Queued:
@@ -171,6 +167,8 @@ class Outbox:
             Conflict: it was started before.
             Closed: the outbox or the connection was closed.
         """
+        if not isinstance(bridge, Bridge):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise wrong_type("bridge", "a Bridge", bridge)
         self._native.start(bridge._native)  # pyright: ignore[reportPrivateUsage]
 
     def put(
@@ -203,7 +201,7 @@ class Outbox:
 
     def refused(self, *, first: int = 0, limit: int = 100) -> list[Refused]:
         """At most ``limit`` of those that were refused, the oldest first, from number ``first`` on."""
-        return read_refused(self._native.ask("refused", arguments(number=first, limit=limit)))
+        return read_refused(self._native.ask("refused", as_json(first=first, limit=limit)))
 
     def retry(self, number: int) -> int:
         """Lets one that was refused wait again, behind all others of its subject; gives its new number.
@@ -211,11 +209,11 @@ class Outbox:
         Raises:
             NotFound: none was refused under that number.
         """
-        return int(self._native.ask("retry", arguments(number=number)))
+        return int(self._native.ask("retry", as_json(number=number)))
 
     def discard(self, number: int) -> None:
         """Gives up one that was refused: it is in the file no longer. Raises as `retry`."""
-        self._native.ask("discard", arguments(number=number))
+        self._native.ask("discard", as_json(number=number))
 
     def drain(self, budget_ms: int = CLOSE_BUDGET_MS) -> None:
         """Waits until nothing waits. What was refused does not count.
@@ -223,7 +221,7 @@ class Outbox:
         Raises:
             Timeout: something waits still after ``budget_ms``.
         """
-        self._native.ask("drain", arguments(budget_ms=budget_ms))
+        self._native.ask("drain", as_json(budget_ms=budget_ms))
 
     def close(self, budget_ms: int = CLOSE_BUDGET_MS) -> None:
         """Takes nothing more, waits at most ``budget_ms`` until nothing waits, and closes the file. Closing twice is fine.
@@ -231,7 +229,7 @@ class Outbox:
         Raises:
             Timeout: something waits still; it is in the file, and goes when that is opened and started again.
         """
-        self._native.ask("close", arguments(budget_ms=budget_ms))
+        self._native.ask("close", as_json(budget_ms=budget_ms))
 
     def __enter__(self) -> Self:
         return self

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ._native import Bridge as NativeBridge
+from .arguments import as_json, crossing
 
-__all__ = ["Compatibility", "Registered", "Schema", "SchemaDifference", "SchemaText", "Schemas", "arguments", "draft", "read_differences"]
+__all__ = ["Compatibility", "Registered", "Schema", "SchemaDifference", "SchemaText", "Schemas", "draft", "read_differences"]
 
 Compatibility: TypeAlias = Literal[
     "NONE", "BACKWARD", "BACKWARD_TRANSITIVE", "FORWARD", "FORWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE"
@@ -70,7 +71,7 @@ class Schemas:
     def __init__(self, native: NativeBridge, bucket: str) -> None:
         self._native = native
         self._bucket = bucket
-        self._native.ask("schemas.open", arguments(bucket))
+        self._native.ask("schemas.open", as_json(bucket=bucket))
 
     def register(
         self,
@@ -107,21 +108,16 @@ class Schemas:
         Raises:
             NotFound: there is no such schema or version.
         """
-        return Schema(**json.loads(self._native.ask("schemas.get", arguments(self._bucket, name=name, version=version))))
+        return Schema(**json.loads(self._native.ask("schemas.get", as_json(bucket=self._bucket, name=name, version=version))))
 
     def names(self) -> Names:
         """The names of all schemas, in their order."""
-        names: Names = json.loads(self._native.ask("schemas.names", arguments(self._bucket)))
+        names: Names = json.loads(self._native.ask("schemas.names", as_json(bucket=self._bucket)))
         return names
 
     def set_compatibility(self, name: str, compatibility: Compatibility) -> None:
         """Changes what new versions owe to older ones; those that are there are not looked at."""
-        self._native.ask("schemas.set_compatibility", arguments(self._bucket, name=name, compatibility=compatibility))
-
-
-def arguments(bucket: str, **more: object) -> str:
-    """The arguments of a verb, as JSON."""
-    return json.dumps({"bucket": bucket, **{name: value for name, value in more.items() if value is not None}})
+        self._native.ask("schemas.set_compatibility", as_json(bucket=self._bucket, name=name, compatibility=compatibility))
 
 
 def draft(
@@ -133,9 +129,8 @@ def draft(
     format: str | None = None,
 ) -> str:
     """The arguments of a verb about a schema that is not registered yet."""
-    text = schema if isinstance(schema, str) else json.dumps(schema)
-    given = None if subjects is None else list(subjects)
-    return arguments(bucket, name=name, schema=text, compatibility=compatibility, subjects=given, format=format)
+    text = schema if isinstance(schema, str) else json.dumps(crossing({"schema": schema})["schema"])
+    return as_json(bucket=bucket, name=name, schema=text, compatibility=compatibility, subjects=subjects, format=format)
 
 
 def read_differences(answer: str) -> list[SchemaDifference]:

@@ -1,12 +1,12 @@
 """The way from RabbitMQ to JetStream and back inside the process, for threads: existing RabbitMQ clients connect to it."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 from ._native import Sidecar as NativeSidecar
+from .arguments import as_json, function, number, wrong_type
 from .cutover import (
     Adopted,
     BackfillReport,
@@ -42,7 +42,7 @@ STAY_MS = 5_000
 
 def backfill_asked(queues: str | Sequence[str], dry_run: bool, by: str | None, reason: str) -> str:
     """What a backfill says, as JSON."""
-    return asked(by, reason, queues=[queues] if isinstance(queues, str) else list(queues), dry_run=dry_run)
+    return asked(by, reason, queues=[queues] if isinstance(queues, str) else queues, dry_run=dry_run)
 
 
 class SidecarFacts(ListenerFacts):
@@ -56,9 +56,11 @@ class SidecarFacts(ListenerFacts):
         super().__init__(nats)
         for name in options.keys() - SidecarOptions.__annotations__.keys():
             raise TypeError(f"there is no option '{name}'")
-        self._connect: ConnectOptions = options.pop("connect", None) or {}
-        given = {name: value for name, value in options.items() if value is not None}
-        self._given = json.dumps({"rabbit": rabbit, **given})
+        connect = options.pop("connect", None)
+        if not isinstance(connect, dict | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise wrong_type("connect", "dict", connect)
+        self._connect: ConnectOptions = connect or {}
+        self._given = as_json(rabbit=rabbit, **options)
         self._sidecar: NativeSidecar | None = None
 
     def _control(self) -> NativeSidecar:
@@ -97,21 +99,24 @@ class Sidecar(SidecarFacts):
         self._native = self._sidecar.listener
         return self
 
+    def _ask(self, verb: str, given: str = "{}") -> str:
+        return self._control().ask(verb, given)
+
     def status(self) -> CutoverStatus:
         """Where the cutover stands: phase, weight, both brokers, every queue, and what was compared (``parity``)."""
-        return read_status(self._control().ask("status", "{}"))
+        return read_status(self._ask("status"))
 
     def gate(self) -> Verdict:
         """May the cutover go on?"""
-        return read_verdict(self._control().ask("gate", "{}"))
+        return read_verdict(self._ask("gate"))
 
     def changes(self) -> list[ChangeRecord]:
         """The last changes, newest first."""
-        return read_changes(self._control().ask("changes", "{}"))
+        return read_changes(self._ask("changes"))
 
     def observe(self, *, by: str | None = None, reason: str = "") -> Adopted:
         """RabbitMQ does everything, and nothing is compared; see `shadow`."""
-        return read_adopted(self._control().ask("observe", asked(by, reason)))
+        return read_adopted(self._ask("observe", asked(by, reason)))
 
     def shadow(self, *, by: str | None = None, reason: str = "") -> Adopted:
         """RabbitMQ does everything; copies go to JetStream and are compared with what RabbitMQ delivers.
@@ -122,7 +127,7 @@ class Sidecar(SidecarFacts):
             ChangeRefused: the state is as it was; ``code`` says why, ``context["fix"]`` what to do.
             Conflict: somebody else has changed it at the same time.
         """
-        return read_adopted(self._control().ask("shadow", asked(by, reason)))
+        return read_adopted(self._ask("shadow", asked(by, reason)))
 
     def weight(
         self, percent: float, *, by: str | None = None, reason: str = "", force: bool = False, unrehearsed: bool = False
@@ -134,17 +139,17 @@ class Sidecar(SidecarFacts):
                 cent before a rehearsed rollback has passed, unless ``unrehearsed``; ``unmapped``, ``side_down``, ``wrong_phase``: as they say.
             InvalidConfig: ``percent`` is not such a number.
         """
-        return read_adopted(self._control().ask("weight", asked(by, reason, percent=percent, force=force, unrehearsed=unrehearsed)))
+        return read_adopted(self._ask("weight", asked(by, reason, percent=percent, force=force, unrehearsed=unrehearsed)))
 
     def rollback(self, *, by: str | None = None, reason: str = "") -> Adopted:
         """Gives everything back to RabbitMQ at once; what JetStream holds is delivered still. See `shadow`."""
-        return read_adopted(self._control().ask("rollback", asked(by, reason)))
+        return read_adopted(self._ask("rollback", asked(by, reason)))
 
     def detach(self, *, by: str | None = None, reason: str = "") -> Adopted:
         """Lets go of RabbitMQ for good. Refused (``not_drained``, ``wrong_phase``) until JetStream owns all and RabbitMQ's queues are
         empty; see `shadow`.
         """
-        return read_adopted(self._control().ask("detach", asked(by, reason)))
+        return read_adopted(self._ask("detach", asked(by, reason)))
 
     def rehearse(self, *, stay_ms: int = STAY_MS, by: str | None = None, reason: str = "") -> Rehearsal:
         """Rolls back and goes up to the same weight again, measured; returns when that is over. ``passed`` and ``problems`` say what came of it;
@@ -155,7 +160,7 @@ class Sidecar(SidecarFacts):
         Raises:
             ChangeRefused: ``wrong_phase``: there is nothing to roll back.
         """
-        rehearsal = there(read_rehearsal(self._control().ask("rehearse", asked(by, reason, stay_ms=stay_ms))))
+        rehearsal = there(read_rehearsal(self._ask("rehearse", asked(by, reason, stay_ms=stay_ms))))
         while rehearsal.running:
             time.sleep(EVERY)
             rehearsal = there(self.rehearsal())
@@ -163,7 +168,7 @@ class Sidecar(SidecarFacts):
 
     def rehearsal(self) -> Rehearsal | None:
         """The last rehearsal, also one that goes on; ``None`` when there was none."""
-        return read_rehearsal(self._control().ask("rehearsal", "{}"))
+        return read_rehearsal(self._ask("rehearsal"))
 
     def backfill(
         self,
@@ -185,7 +190,9 @@ class Sidecar(SidecarFacts):
             ChangeRefused: ``wrong_phase``, ``side_down``: as they say.
             InvalidConfig: no queue has such a name.
         """
-        report = there(read_backfill(self._control().ask("backfill", backfill_asked(queues, dry_run, by, reason))))
+        if progress is not None:
+            function("progress", progress)
+        report = there(read_backfill(self._ask("backfill", backfill_asked(queues, dry_run, by, reason))))
         while report.running:
             told(progress, report)
             time.sleep(EVERY)
@@ -194,7 +201,7 @@ class Sidecar(SidecarFacts):
 
     def backfill_report(self) -> BackfillReport | None:
         """How far the last backfill is; ``None`` when there was none."""
-        return read_backfill(self._control().ask("backfill_report", "{}"))
+        return read_backfill(self._ask("backfill_report"))
 
     def drain(
         self, *, timeout_ms: int = DRAIN_TIMEOUT_MS, progress: Callable[[Drain], None] | None = None
@@ -207,9 +214,12 @@ class Sidecar(SidecarFacts):
         Raises:
             ChangeRefused: ``side_down``: a broker does not say what it holds.
         """
+        number("timeout_ms", timeout_ms)
+        if progress is not None:
+            function("progress", progress)
         over = time.monotonic() + timeout_ms / 1_000
         while True:
-            drain = read_drain(self._control().ask("drain", "{}"))
+            drain = read_drain(self._ask("drain"))
             told(progress, drain)
             left = over - time.monotonic()
             if drain.drained or left <= 0:
@@ -222,7 +232,7 @@ class Sidecar(SidecarFacts):
         Raises:
             ChangeRefused: ``side_down``: NATS does not answer.
         """
-        return read_log(self._control().ask("log", json.dumps({"last": last})))
+        return read_log(self._ask("log", as_json(last=last)))
 
     def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:
         """Stops it, as `nats_bridge.AmqpListener.stop`; the next one takes the cutover up where it stands."""

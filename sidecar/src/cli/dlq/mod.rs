@@ -80,10 +80,12 @@ impl Which {
 
 fn sequences(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.trim().parse::<u64>().map_err(|e| e.to_string());
-    match text.split_once('-') {
-        Some((from, to)) => Ok((number(from)?, number(to)?)),
-        None => number(text).map(|one| (one, one)),
-    }
+    let (from, to) = match text.split_once('-') {
+        Some((from, to)) => (number(from)?, number(to)?),
+        None => number(text).map(|one| (one, one))?,
+    };
+    let wanted = Filter { sequences: Some(from..=to), ..Filter::default() };
+    wanted.check().map(|()| (from, to)).map_err(|error| error.to_string())
 }
 
 /// Does what was asked for.
@@ -120,4 +122,18 @@ fn until_told() -> Result<CancellationToken, Failure> {
     let told = CancellationToken::new();
     signals::cancel(&told)?;
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sequences;
+
+    #[test]
+    fn sequences_that_no_letter_has_are_refused() {
+        assert_eq!(sequences("3"), Ok((3, 3)));
+        assert_eq!(sequences("2-4"), Ok((2, 4)));
+        for wrong in ["4-2", "0", "0-3", "x", "-2"] {
+            assert!(sequences(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,12 +1,12 @@
 """The connection, for asyncio."""
 
-import json
 from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Literal, Unpack
 
 from .._native import Bridge as NativeBridge
 from .._native import Published
+from ..arguments import as_json
 from ..bridge import CLOSE_BUDGET_MS, connection, server_list, spec
 from ..dead_letters import call
 from ..errors import Error, described
@@ -23,7 +23,6 @@ from ..options import (
     HealthOptions,
     StreamOptions,
 )
-from ..schemas import arguments
 from .consumer import Consuming
 from .dead_letters import DeadLetters
 from .health import HealthCheck
@@ -127,11 +126,11 @@ class Bridge:
 
     async def plan(self, manifest: str) -> Plan:
         """Compares a manifest with what is on the server; see `nats_bridge.Bridge.plan`."""
-        return read_plan(await self._mailbox.wait(self._native.ask_start, "plan", json.dumps({"manifest": manifest})))
+        return read_plan(await self._mailbox.wait(self._native.ask_start, "plan", as_json(manifest=manifest)))
 
     async def apply(self, manifest: str, *, allow_removal: bool = False) -> Plan:
         """Makes everything as the manifest says; see `nats_bridge.Bridge.apply`."""
-        arguments = json.dumps({"manifest": manifest, "allow_removal": allow_removal})
+        arguments = as_json(manifest=manifest, allow_removal=allow_removal)
         return read_plan(await self._mailbox.wait(self._native.ask_start, "apply", arguments))
 
     async def dead_letters(self, stream: str) -> DeadLetters:
@@ -141,7 +140,7 @@ class Bridge:
 
     async def schemas(self, bucket: str) -> Schemas:
         """Opens the registry of schemas in this bucket; see `nats_bridge.Bridge.schemas`."""
-        await self._mailbox.wait(self._native.ask_start, "schemas.open", arguments(bucket))
+        await self._mailbox.wait(self._native.ask_start, "schemas.open", as_json(bucket=bucket))
         return Schemas(self._native, self._mailbox, bucket)
 
     async def ledger(self, bucket: str, *, keep_ms: int, lease_ms: int) -> Ledger:

@@ -10,6 +10,7 @@ from .._native import Consumer as NativeConsumer
 from .._native import Delivery as NativeDelivery
 from .._native import Job, Settled, Waiting
 from ..consumer import DRAIN_BUDGET_MS, ConsumerState
+from ..arguments import function
 from ..errors import Error, described
 from ..handling import Key, answer, tell_key
 from ..options import ConsumeOptions
@@ -103,10 +104,9 @@ class Consumer:
         Handlers are tasks of this event loop. Cancelled, it cancels those that run, whose messages then count as failed; let
         `drain` end it instead.
         """
-        if not callable(handler):
-            raise TypeError(f"handler: a function, not {type(handler).__name__}")
-        if key is not None and not callable(key):
-            raise TypeError(f"key: a function, not {type(key).__name__}")
+        function("handler", handler)
+        if key is not None:
+            function("key", key)
         jobs = self._native.jobs(concurrency, key is not None)
         running: set[asyncio.Task[None]] = set()
         try:

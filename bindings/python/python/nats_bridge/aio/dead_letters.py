@@ -1,10 +1,11 @@
 """Dead letters, for asyncio."""
 
 import json
-from os import PathLike, fspath
+from os import PathLike
 from typing import Unpack
 
 from .._native import Bridge as NativeBridge
+from ..arguments import path
 from ..dead_letters import (
     DeadLetter,
     GroupBy,
@@ -53,7 +54,7 @@ class DeadLetters:
 
     async def show(self, sequence: int, *, decrypt: str | PathLike[str] | None = None) -> DeadLetter:
         """One letter by its sequence in this stream; see `nats_bridge.DeadLetters.show`."""
-        keys = None if decrypt is None else fspath(decrypt)
+        keys = None if decrypt is None else path("decrypt", decrypt)
         return read_letters(f"[{await self._ask('show', call(self._stream, {}, sequence=sequence, decrypt=keys))}]")[0]
 
     async def redrive(
@@ -84,12 +85,12 @@ class DeadLetters:
 
     async def export(self, file: str | PathLike[str], **which: Unpack[DeadLetterFilter]) -> int:
         """Writes letters to a new file; see `nats_bridge.DeadLetters.export`."""
-        return int(await self._ask("export", call(self._stream, which, file=fspath(file))))
+        return int(await self._ask("export", call(self._stream, which, file=path("file", file))))
 
     async def purge(self, file: str | PathLike[str], **which: Unpack[DeadLetterFilter]) -> int:
         """Writes letters to a new file and removes them; see `nats_bridge.DeadLetters.purge`."""
-        return int(await self._ask("purge", call(self._stream, which, file=fspath(file))))
+        return int(await self._ask("purge", call(self._stream, which, file=path("file", file))))
 
     async def bring_back(self, file: str | PathLike[str]) -> Imported:
         """Stores what `export` or `purge` wrote here again; see `nats_bridge.DeadLetters.bring_back`."""
-        return Imported(**json.loads(await self._ask("import", call(self._stream, {}, file=fspath(file)))))
+        return Imported(**json.loads(await self._ask("import", call(self._stream, {}, file=path("file", file)))))

@@ -6,11 +6,12 @@ from types import TracebackType
 from typing import Unpack
 
 from .._native import Outbox as NativeOutbox
+from ..arguments import as_json, wrong_type
 from ..bridge import CLOSE_BUDGET_MS
 from ..errors import Error, described
 from ..message import Message
 from ..options import Buffer, Headers
-from ..outbox import OutboxOptions, OutboxStatus, Queued, Refused, arguments, queued, read_refused, read_status, settings
+from ..outbox import OutboxOptions, OutboxStatus, Queued, Refused, queued, read_refused, read_status, settings
 from .bridge import Bridge
 from .mailbox import Mailbox
 
@@ -63,6 +64,8 @@ class Outbox:
 
     async def start(self, bridge: Bridge) -> None:
         """Publishes over this connection from now on; see `nats_bridge.Outbox.start`."""
+        if not isinstance(bridge, Bridge):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise wrong_type("bridge", "a Bridge of nats_bridge.aio", bridge)
         await self._mailbox.wait(self._native.start_start, bridge._native)  # pyright: ignore[reportPrivateUsage]
 
     async def put(
@@ -87,7 +90,7 @@ class Outbox:
 
     async def refused(self, *, first: int = 0, limit: int = 100) -> list[Refused]:
         """Those that were refused; see `nats_bridge.Outbox.refused`."""
-        return read_refused(await self._ask("refused", number=first, limit=limit))
+        return read_refused(await self._ask("refused", first=first, limit=limit))
 
     async def retry(self, number: int) -> int:
         """Lets one that was refused wait again; see `nats_bridge.Outbox.retry`."""
@@ -109,7 +112,7 @@ class Outbox:
             self._mailbox.close()
 
     async def _ask(self, verb: str, **given: int) -> str:
-        return await self._mailbox.wait(self._native.ask_start, verb, arguments(**given))
+        return await self._mailbox.wait(self._native.ask_start, verb, as_json(**given))
 
     async def __aenter__(self) -> "Outbox":
         return self

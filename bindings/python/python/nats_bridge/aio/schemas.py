@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 
 from .._native import Bridge as NativeBridge
-from ..schemas import Compatibility, Registered, Schema, SchemaDifference, SchemaText, arguments, draft, read_differences
+from ..arguments import as_json
+from ..schemas import Compatibility, Registered, Schema, SchemaDifference, SchemaText, draft, read_differences
 from .mailbox import Mailbox
 
 __all__ = ["Schemas"]
@@ -45,13 +46,13 @@ class Schemas:
 
     async def get(self, name: str, version: int | None = None) -> Schema:
         """One version, or the newest."""
-        return Schema(**json.loads(await self._ask("get", arguments(self._bucket, name=name, version=version))))
+        return Schema(**json.loads(await self._ask("get", as_json(bucket=self._bucket, name=name, version=version))))
 
     async def names(self) -> list[str]:
         """The names of all schemas, in their order."""
-        names: list[str] = json.loads(await self._ask("names", arguments(self._bucket)))
+        names: list[str] = json.loads(await self._ask("names", as_json(bucket=self._bucket)))
         return names
 
     async def set_compatibility(self, name: str, compatibility: Compatibility) -> None:
         """Changes what new versions owe to older ones."""
-        await self._ask("set_compatibility", arguments(self._bucket, name=name, compatibility=compatibility))
+        await self._ask("set_compatibility", as_json(bucket=self._bucket, name=name, compatibility=compatibility))

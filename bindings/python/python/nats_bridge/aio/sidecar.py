@@ -1,12 +1,12 @@
 """The way from RabbitMQ to JetStream and back inside the process, for asyncio."""
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 from .._native import Sidecar as NativeSidecar
+from ..arguments import as_json, function, number
 from ..cutover import (
     Adopted,
     BackfillReport,
@@ -123,6 +123,8 @@ class Sidecar(SidecarFacts):
         progress: Callable[[BackfillReport], None] | None = None,
     ) -> BackfillReport:
         """Makes copies on JetStream of what lay in RabbitMQ; see `nats_bridge.Sidecar.backfill`. Cancelled, it is carried through."""
+        if progress is not None:
+            function("progress", progress)
         report = there(read_backfill(await self._ask("backfill", backfill_asked(queues, dry_run, by, reason))))
         while report.running:
             told(progress, report)
@@ -138,6 +140,9 @@ class Sidecar(SidecarFacts):
         self, *, timeout_ms: int = DRAIN_TIMEOUT_MS, progress: Callable[[Drain], None] | None = None
     ) -> Drain:
         """Waits until the side that lost its keys holds nothing any more; see `nats_bridge.Sidecar.drain`."""
+        number("timeout_ms", timeout_ms)
+        if progress is not None:
+            function("progress", progress)
         loop = asyncio.get_running_loop()
         over = loop.time() + timeout_ms / 1_000
         while True:
@@ -150,7 +155,7 @@ class Sidecar(SidecarFacts):
 
     async def log(self, last: int = 50) -> list[LogEntry]:
         """Who asked for what and what became of it, newest first; see `nats_bridge.Sidecar.log`."""
-        return read_log(await self._ask("log", json.dumps({"last": last})))
+        return read_log(await self._ask("log", as_json(last=last)))
 
     async def stop(self, budget_ms: int = STOP_BUDGET_MS) -> None:
         """Stops it; see `nats_bridge.Sidecar.stop`. Cancelled, it goes on stopping in the background."""
