@@ -10,8 +10,8 @@ use bed::{Ends, Sidecar};
 use futures::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -212,6 +212,45 @@ async fn a_queue_is_left_alone_as_long_as_rabbitmq_does_not_answer() {
     eventually_true("messages come again", || async {
         let queue = scene.depth().await;
         queue.consumer_count() == 1 && u64::from(queue.message_count()) == OLD - IN_HAND
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_lives_on_though_the_queue_is_deleted_while_rabbitmq_is_asked_on_it() {
+    let scene = scene().await;
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    scene.channel.queue_declare("other".into(), durable, FieldTable::default()).await.expect("declared");
+    let options = BasicConsumeOptions::default();
+    let mut other = scene
+        .channel
+        .basic_consume("other".into(), "".into(), options, FieldTable::default())
+        .await
+        .expect("consuming");
+    scene.begin().await;
+    // The question waits in the proxy, behind the requeue.
+    scene.give_back().await;
+    let before = scene.proxy.others.load(Ordering::Relaxed);
+    eventually_true("the backfill waits for the answer", || async {
+        assert_eq!(scene.queue().await.state, BackfillState::Waiting);
+        scene.proxy.others.load(Ordering::Relaxed) >= before + LOOKS
+    })
+    .await;
+    scene.direct.queue_delete("q".into(), QueueDeleteOptions::default()).await.expect("deleted");
+    scene.proxy.hold(false);
+    let Scene { channel, direct, _consumer: mut consumer, .. } = scene;
+    // As a client hears it whose queue is deleted.
+    tokio::time::timeout(bed::CAP, async { while consumer.next().await.is_some() {} }).await.expect("it was cancelled");
+    let publish = BasicPublishOptions::default();
+    let properties = BasicProperties::default();
+    let confirm = direct.basic_publish("".into(), "other".into(), publish, b"on", properties).await.expect("published");
+    assert!(confirm.await.expect("confirmed").is_ack());
+    let on = tokio::time::timeout(bed::CAP, other.next()).await.expect("in time").expect("the consumer lives");
+    on.expect("delivered").acker.ack(BasicAckOptions::default()).await.expect("acked");
+    channel.queue_declare("other".into(), durable, FieldTable::default()).await.expect("the channel lives");
+    eventually_true("the message is settled", || async {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        direct.queue_declare("other".into(), passive, FieldTable::default()).await.expect("there").message_count() == 0
     })
     .await;
 }

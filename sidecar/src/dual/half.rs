@@ -40,6 +40,8 @@ pub struct Half {
 }
 
 impl Half {
+    /// The generation of what cannot be settled any more, whatever comes.
+    pub const NONE: u64 = u64::MAX;
     /// How much topology is kept for a lost side; beyond it the queues and exchanges concerned are recorded as unmapped.
     pub const REPLAY_MOST: usize = 8192;
 

@@ -65,6 +65,11 @@ impl Lane {
         done
     }
 
+    /// What the awaited reply is for.
+    pub fn awaited(&self) -> Option<&Purpose> {
+        self.in_flight.as_ref()
+    }
+
     /// Whether no reply is awaited.
     pub fn idle(&self) -> bool {
         self.in_flight.is_none()

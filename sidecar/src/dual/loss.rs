@@ -8,7 +8,7 @@ use amqp_compat::error::{AmqpError, ReplyCode};
 
 use super::channel::{Asked, Request};
 use super::engine::Engine;
-use super::half::Presence;
+use super::half::{Half, Presence};
 use super::lane::Purpose;
 use crate::control_api::{Phase, Weight};
 use crate::ownership::Side;
@@ -74,7 +74,7 @@ impl Engine {
         }
         let parked: HashSet<(ChannelId, u64)> = half.parked.iter().map(|p| (p.channel, p.seq)).collect();
         self.fail_publishes(side, &parked);
-        self.give_up_deliveries(side);
+        self.give_up_deliveries(side, None);
         for (channel, purpose) in asked {
             match purpose {
                 Purpose::Client(number) => self.unanswered(side, channel, number),
@@ -109,16 +109,24 @@ impl Engine {
         }
     }
 
-    /// A side has its deliveries back in its queues; the client cannot settle those that it has.
-    fn give_up_deliveries(&mut self, side: Side) {
+    /// A side has its deliveries back in its queues, of this channel or of all; the client cannot settle those that it has.
+    pub(super) fn give_up_deliveries(&mut self, side: Side, of: Option<ChannelId>) {
         let now = self.shared.now();
+        let is_meant = |channel: ChannelId| of.is_none_or(|of| of == channel);
         let mut actions = Vec::new();
-        for open in self.unsettled.values().filter(|o| o.side == side) {
+        for open in
+            self.unsettled.values_mut().filter(|o| o.side == side && o.generation != Half::NONE && is_meant(o.channel))
+        {
+            open.generation = Half::NONE;
             actions.extend(self.shared.order().fences.requeued(&open.queue, side, open.key, now));
         }
         self.shared.act(actions);
-        let all: Vec<_> =
-            self.channels.iter().flat_map(|(id, c)| c.consumers.keys().map(|tag| (*id, tag.clone()))).collect();
+        let all: Vec<_> = self
+            .channels
+            .iter()
+            .filter(|(id, _)| is_meant(**id))
+            .flat_map(|(id, c)| c.consumers.keys().map(|tag| (*id, tag.clone())))
+            .collect();
         for (channel, tag) in all {
             if let Some(consumer) = self.consumer(channel, &tag) {
                 consumer.on[side.index()] = false;

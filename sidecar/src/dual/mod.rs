@@ -17,6 +17,7 @@ pub mod merge;
 pub mod meters;
 pub mod operator;
 mod pause;
+mod reopen;
 mod replies;
 mod request;
 pub mod returns;

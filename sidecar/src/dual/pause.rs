@@ -4,8 +4,7 @@
 use std::collections::HashMap;
 
 use amq_protocol::types::ShortString;
-use amqp_compat::backend::{ChannelId, Command, Event, Message, QueueDeclare, Reply, Topology};
-use amqp_compat::error::AmqpError;
+use amqp_compat::backend::{ChannelId, Command, Message, QueueDeclare, Topology};
 
 use super::channel::{Asked, Consumer, Request};
 use super::engine::Engine;
@@ -90,17 +89,11 @@ impl Engine {
     }
 
     /// RabbitMQ has answered on a channel.
-    pub(super) fn returned(&mut self, channel: ChannelId, queue: QueueName, reply: Result<Reply, AmqpError>) {
-        if let Some(open) = self.returning.get_mut(&queue) {
+    pub(super) fn returned(&mut self, channel: ChannelId, queue: &QueueName) {
+        if let Some(open) = self.returning.get_mut(queue) {
             open.remove(&channel);
         }
-        self.report_returned(&queue);
-        // The queue was deleted this very moment. RabbitMQ has closed the channel for our question, which the client has to know.
-        if let (Err(error), Some(open)) = (reply, self.channels.get_mut(&channel))
-            && !std::mem::replace(&mut open.failed, true)
-        {
-            self.events.push_back(Event::ChannelFailed { channel, error });
-        }
+        self.report_returned(queue);
     }
 
     /// A channel is closed: RabbitMQ has everything of it.

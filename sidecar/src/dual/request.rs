@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use amqp_compat::backend::reply_to::is_pseudo_queue;
-use amqp_compat::backend::{ChannelId, Command, Outcome, PublishOutcome, Reply};
+use amqp_compat::backend::{ChannelId, Command, Event, Outcome, PublishOutcome, Reply};
 use amqp_compat::error::AmqpError;
 
 use super::channel::{Asked, Channel, Consumer, Late, Request};
@@ -149,6 +149,12 @@ impl Engine {
 
     /// Takes a reply of a side.
     pub(super) fn replied(&mut self, side: Side, channel: ChannelId, reply: Result<Reply, AmqpError>) {
+        if let Err(error) = &reply
+            && side == Side::Rabbit
+            && self.is_own_fault(channel, error)
+        {
+            return self.reopen(channel, error);
+        }
         match self.half_mut(side).replied(channel) {
             Some(Purpose::Client(number)) => {
                 let request = self.channels.get_mut(&channel).and_then(|c| c.request.take_if(|r| r.number == number));
@@ -173,7 +179,15 @@ impl Engine {
                 Ok(_) => self.consumer_began(side, channel, &tag),
                 Err(error) => self.consumer_refused(side, channel, &tag, &error),
             },
-            Some(Purpose::Returned(queue)) => self.returned(channel, queue, reply),
+            Some(Purpose::Returned(queue)) => {
+                self.returned(channel, &queue);
+                // What the client sent before the question was at fault.
+                if let (Err(error), Some(open)) = (reply, self.channels.get_mut(&channel))
+                    && !std::mem::replace(&mut open.failed, true)
+                {
+                    self.events.push_back(Event::ChannelFailed { channel, error });
+                }
+            }
             Some(Purpose::Cancel(_) | Purpose::Nothing) | None => {}
         }
     }

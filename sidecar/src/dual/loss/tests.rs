@@ -272,18 +272,88 @@ fn rabbitmq_is_asked_for_a_paused_queue_once_nothing_of_it_can_be_settled_on_the
     assert_eq!(shared.awaited(&name), Awaited::Links(1));
     assert!(!look(&mut engine, Some(reply(Ok(queue())))), "once");
     assert_eq!(shared.awaited(&name), Awaited::Nothing);
-    // The next pause asks again; this time the queue is deleted under the question, which closes the channel.
-    shared.pause(&name, false);
+}
+
+fn missing(what: &str) -> Event {
+    reply(Err(AmqpError::new(ReplyCode::NotFound, format!("no {what} in vhost '/'"))))
+}
+
+/// An engine whose client consumes `q` and `other`, has one message of `other` in hand, and is asked about `q`, which is paused.
+fn asked() -> (Engine, crate::fence::QueueName) {
+    let mut engine = open();
+    engine.shared.adopt(2, Position { phase: Phase::Shadow, weight: Weight::NONE });
+    let other = match consume() {
+        Command::Consume { channel, consume } => {
+            let consume = Consume { queue: "other".into(), consumer_tag: "u".into(), ..consume };
+            Command::Consume { channel, consume }
+        }
+        _ => unreachable!("it consumes"),
+    };
+    for command in [consume(), other] {
+        engine.command(command);
+        for side in Side::BOTH {
+            sent(&mut engine, side);
+            engine.event(side, reply(Ok(Reply::Done)));
+        }
+    }
+    let Reply::Got(Some(got)) = got() else { panic!("a message") };
+    let delivery = Box::new(got.delivery);
+    engine.event(Side::Rabbit, Event::Delivery { channel: 1, consumer_tag: "u".into(), delivery });
+    let name = crate::fence::QueueName { vhost: "/".into(), queue: "q".into() };
+    engine.shared.pause(&name, true);
     engine.follow_pauses();
-    shared.pause(&name, true);
-    said(&mut engine);
-    sent(&mut engine, Side::Rabbit);
+    assert!(matches!(sent(&mut engine, Side::Rabbit)[..], [Command::Cancel { .. }]));
     engine.event(Side::Rabbit, reply(Ok(Reply::Done)));
-    look(&mut engine, None);
-    assert!(look(&mut engine, Some(reply(Ok(Reply::Done)))));
-    engine.event(Side::Rabbit, reply(Err(AmqpError::new(ReplyCode::NotFound, "no queue 'q' in vhost '/'"))));
+    engine.follow_pauses();
+    assert!(matches!(sent(&mut engine, Side::Rabbit)[..], [Command::Topology { .. }]));
+    said(&mut engine);
+    (engine, name)
+}
+
+#[test]
+fn a_channel_that_rabbitmq_closes_for_the_sidecars_own_question_is_opened_again() {
+    let (mut engine, name) = asked();
+    // Behind the question: what the client declares is for the new channel, what it settles is not.
+    engine.command(Command::Topology { channel: 1, request: declare() });
+    engine.event(Side::Rabbit, missing("queue 'q'"));
+    assert!(
+        matches!(&said(&mut engine)[..], [Event::ConsumerCancelled { channel: 1, consumer_tag }] if consumer_tag.as_str() == "t")
+    );
+    assert_eq!(engine.shared.awaited(&name), Awaited::Nothing);
+    assert!(matches!(sent(&mut engine, Side::Rabbit)[..], [Command::CloseChannel { channel: 1 }]));
+    engine.event(Side::Rabbit, reply(Ok(Reply::Done)));
+    assert!(matches!(sent(&mut engine, Side::Rabbit)[..], [Command::OpenChannel { channel: 1 }]));
+    engine.event(Side::Rabbit, reply(Ok(Reply::Done)));
+    assert!(
+        matches!(&sent(&mut engine, Side::Rabbit)[..], [Command::Consume { consume, .. }] if consume.queue.as_str() == "other")
+    );
+    engine.event(Side::Rabbit, reply(Ok(Reply::Done)));
+    assert!(
+        matches!(&sent(&mut engine, Side::Rabbit)[..], [Command::Topology { request, .. }] if *request == declare())
+    );
+    engine.event(Side::Rabbit, reply(Ok(queue())));
+    let settle = |id| {
+        let deliveries = std::iter::once(DeliveryId(id)).collect();
+        Command::Settle { channel: 1, deliveries, outcome: amqp_compat::backend::Outcome::Ack }
+    };
+    engine.command(settle(1));
+    let sent_now = sent(&mut engine, Side::Rabbit);
+    assert!(!sent_now.iter().any(|command| matches!(command, Command::Settle { .. })), "{sent_now:?}");
+    // It comes again, and can be settled then.
+    let Reply::Got(Some(got)) = got() else { panic!("a message") };
+    let delivery = Box::new(got.delivery);
+    engine.event(Side::Rabbit, Event::Delivery { channel: 1, consumer_tag: "u".into(), delivery });
+    engine.command(settle(2));
+    assert!(matches!(sent(&mut engine, Side::Rabbit)[..], [Command::Settle { .. }]));
+}
+
+#[test]
+fn a_channel_that_rabbitmq_closes_for_what_its_client_did_stays_closed() {
+    let (mut engine, name) = asked();
+    engine.event(Side::Rabbit, missing("exchange 'x'"));
     assert!(matches!(said(&mut engine)[..], [Event::ChannelFailed { channel: 1, .. }]));
-    assert_eq!(shared.awaited(&name), Awaited::Nothing);
+    assert!(sent(&mut engine, Side::Rabbit).is_empty());
+    assert_eq!(engine.shared.awaited(&name), Awaited::Nothing);
 }
 
 #[test]
