@@ -298,6 +298,7 @@ pub struct Serving {
 }
 
 /// What has to know that a gateway ends.
+#[async_trait::async_trait]
 pub trait Ends: Send + Sync {
     /// It was told to stop, and clients are about to be sent away.
     fn draining(&self) {}
@@ -305,10 +306,11 @@ pub trait Ends: Send + Sync {
     fn needs_lease(&self) -> bool {
         true
     }
-    /// It serves no longer.
-    fn ended(&self) {}
+    /// It serves no longer. `Stopped`: lease and connection are still there, and are given back after this.
+    async fn ended(&self, _end: &GatewayState) {}
 }
 
+#[async_trait::async_trait]
 impl Ends for () {}
 
 async fn serving(
@@ -364,7 +366,7 @@ async fn until_it_ends(
             }
         }
     };
-    ends.ended();
+    ends.ended(&end).await;
     lease.release().await;
     // Closed before its server stops, it is not taken for a lost one.
     let _ = bridge.close(LAST_WORDS).await;

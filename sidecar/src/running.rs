@@ -9,7 +9,7 @@ use amqp_compat::backend::jetstream::lease::LeaseError;
 use amqp_compat::backend::jetstream::{JetStreamConfig, Lease};
 use amqp_compat::backend::rabbitmq::{RabbitMqBackend, RabbitMqConfig};
 use amqp_compat::error::AmqpError;
-use amqp_compat::gateway::{self, Ends, Gateway, GatewayError, Serving, Sockets};
+use amqp_compat::gateway::{self, Ends, Gateway, GatewayError, GatewayState, Serving, Sockets};
 use amqp_compat::listener::TlsFiles;
 use nats_bridge::{Bridge, Config, ErrorKind};
 use url::Url;
@@ -302,6 +302,7 @@ struct Both {
     traces: Option<Arc<Traces>>,
 }
 
+#[async_trait::async_trait]
 impl Ends for Both {
     fn draining(&self) {
         self.cutover.drain();
@@ -312,7 +313,10 @@ impl Ends for Both {
         !self.cutover.has_given_up_nats()
     }
 
-    fn ended(&self) {
+    async fn ended(&self, end: &GatewayState) {
+        if *end == GatewayState::Stopped {
+            self.cutover.last_words().await;
+        }
         self.cutover.stop();
         self.standby.stop();
         if let Some(traces) = self.traces.clone() {

@@ -44,6 +44,8 @@ const ID: &str = "Amqp-Bridge-Id";
 const WAITING: usize = 16_384;
 /// Copies that are sent and not confirmed.
 const IN_FLIGHT: usize = 1_024;
+/// How long those that come next are collected: nobody waits for them, and sent together they take less from what has to be fast.
+const COLLECT: Duration = Duration::from_millis(10);
 /// Messages whose queues are remembered, in case RabbitMQ refuses one; and settlements that came before their copy.
 const RECENT: usize = 16_384;
 /// Copies that are not both read back and settled; the oldest are given up beyond it.
@@ -503,11 +505,26 @@ async fn copy_all(standby: Arc<Standby>, mut copies: mpsc::Receiver<Copy>) {
     };
     let mut streams = HashMap::new();
     let mut sending: FuturesUnordered<Sending> = FuturesUnordered::new();
+    let mut batch = Vec::new();
+    let collected = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(collected);
     loop {
+        let room = IN_FLIGHT.saturating_sub(sending.len());
+        let mut together = async |batch: &mut Vec<Copy>| {
+            if !collected.is_elapsed() {
+                collected.as_mut().await;
+            }
+            copies.recv_many(batch, room).await
+        };
         tokio::select! {
-            copy = copies.recv(), if sending.len() < IN_FLIGHT => {
-                let Some(copy) = copy else { return };
-                store(&standby, &publisher, &mut streams, &mut sending, copy).await;
+            received = together(&mut batch), if room > 0 => {
+                if received == 0 {
+                    return;
+                }
+                for copy in batch.drain(..) {
+                    store(&standby, &publisher, &mut streams, &mut sending, copy).await;
+                }
+                collected.as_mut().reset(tokio::time::Instant::now() + COLLECT);
             }
             Some((queue, id, stored)) = sending.next() => {
                 // One that is stored is waited for by its reader.

@@ -324,6 +324,13 @@ impl Cutover {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// No client is there any more: waits until the other broker has the copies that it is to have, for 5 s at most.
+    pub async fn last_words(&self) {
+        for copies in Side::BOTH.into_iter().filter_map(|side| self.shared.copies_of(side)) {
+            copies.last_words().await;
+        }
+    }
+
     /// Ends its tasks. Nothing is lost: what a restart needs is in the bucket already.
     pub fn stop(&self) {
         self.drain();

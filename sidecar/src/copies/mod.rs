@@ -2,13 +2,15 @@
 //!
 //! Each durable queue `Q` has a queue `nats-bridge.standby.Q` in its vhost on the side that keeps the copies. A publish is confirmed to its
 //! publisher when its owner has it and the keeper has a copy of it for each durable queue that it is in; in `shadow` when RabbitMQ has it, and
-//! the copies of at most [`AHEAD_MOST`] publishes are on their way. A copy is removed when its delivery is settled for good; that of a message
+//! the copies of at most [`AHEAD_MOST`] publishes are on their way; there a copy is made only when its message is not settled within a moment
+//! ([`held`]). A copy is removed when its delivery is settled for good; that of a message
 //! which was rejected in a queue with a dead-letter exchange stays until the dead letter is settled. What cannot be copied (the keeper is
 //! away, its store is full) is confirmed without, and counted.
 //!
-//! [`ledger`] decides; [`store`] has the queues of one vhost; [`replay`] puts copies into the real queues when their owner is given up.
+//! [`held`] and [`ledger`] decide; [`store`] has the queues of one vhost; [`replay`] puts copies into the real queues when their owner is given up.
 
 pub mod backlog;
+mod held;
 pub mod late;
 pub mod ledger;
 pub(crate) mod peek;
@@ -16,10 +18,10 @@ mod replay;
 mod store;
 mod tally;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use amqp_compat::backend::{ChannelId, Message};
 use amqp_compat::error::AmqpError;
@@ -29,6 +31,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use self::replay::Progress;
 pub use self::tally::StandbyStatus;
 
+use self::held::{Fresh, Held};
 use self::ledger::Ledger;
 use self::store::{Job, Keep};
 use self::tally::Tally;
@@ -76,6 +79,11 @@ struct UnderWay {
 }
 
 impl UnderWay {
+    fn new(waits: Waits, count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self { waits, count, stored: AtomicBool::new(false) }
+    }
+
     /// One of them is stored.
     fn stored(&self) {
         self.stored.store(true, Ordering::Release);
@@ -120,6 +128,17 @@ impl Standby {
 pub const AHEAD_MOST: usize = 16_384;
 /// How long copies on their way are waited for when their owner is given up.
 const ARRIVE: Duration = Duration::from_secs(15);
+/// How long copies that are held back are waited for when the sidecar stops.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The copies of one vhost.
+struct OfVhost {
+    /// To its store.
+    jobs: mpsc::UnboundedSender<Job>,
+    held: Arc<Mutex<Held>>,
+    /// Queues of which copies were held back.
+    known: HashSet<Arc<str>>,
+}
 
 /// The standby copies that one sidecar keeps of what one side owns.
 pub struct Copies {
@@ -129,7 +148,7 @@ pub struct Copies {
     ahead: Arc<AtomicUsize>,
     routes: Arc<dyn Routes>,
     /// By vhost. What a store has to do is bounded by what links have in hand, and by their settlements.
-    stores: Mutex<HashMap<Arc<str>, mpsc::UnboundedSender<Job>>>,
+    stores: Mutex<HashMap<Arc<str>, OfVhost>>,
     /// Publishes that the owner has not answered, and the queues that they have copies for.
     open: Mutex<BTreeMap<u128, SmallVec<[QueueName; 1]>>>,
     tally: Arc<Tally>,
@@ -167,17 +186,32 @@ impl Copies {
         }
     }
 
-    fn tell(&self, vhost: &Arc<str>, job: Job) {
+    /// Does something with the copies of a vhost, unless the owner is given up.
+    fn with<T>(&self, vhost: &Arc<str>, act: impl FnOnce(&mut OfVhost) -> T) -> Option<T> {
         if self.ended.load(Ordering::Acquire) {
-            return;
+            return None;
         }
         let mut stores = lock(&self.stores);
-        let store = stores.entry(Arc::clone(vhost)).or_insert_with(|| {
+        Some(act(stores.entry(Arc::clone(vhost)).or_insert_with(|| {
             let (jobs, waiting) = mpsc::unbounded_channel();
-            tokio::spawn(store::run(Arc::clone(&self.operator), Arc::clone(vhost), waiting, Arc::clone(&self.tally)));
-            jobs
+            let held = Arc::<Mutex<Held>>::default();
+            let keeper = (Arc::clone(&self.operator), Arc::clone(vhost));
+            tokio::spawn(store::run(keeper, waiting, Arc::clone(&held), Arc::clone(&self.tally)));
+            OfVhost { jobs, held, known: HashSet::new() }
+        })))
+    }
+
+    fn tell(&self, vhost: &Arc<str>, job: Job) {
+        self.with(vhost, |store| drop(store.jobs.send(job)));
+    }
+
+    /// A message needs no copy any more.
+    fn no_longer(&self, vhost: &Arc<str>, queue: &Arc<str>, id: u128) {
+        self.with(vhost, |store| {
+            if !lock(&store.held).settled(queue, id) {
+                let _ = store.jobs.send(Job::Settled { queue: Arc::clone(queue), id });
+            }
         });
-        let _ = store.send(job);
     }
 
     /// A message is about to be given to its owner, which will put it into these queues. Whether its confirm waits for copies.
@@ -194,17 +228,39 @@ impl Copies {
             return false;
         }
         lock(&self.open).insert(id, durable.clone());
-        let waiter = Arc::new(self.under_way_for(waiter.map_or(Waits::None, Waits::Confirm)));
-        for QueueName { vhost, queue } in durable {
-            let message = stamp::copy(message, id, epoch, &store::name(&queue));
-            self.tell(&vhost, Job::Keep(Box::new(Keep { queue, id, message, waiter: Arc::clone(&waiter) })));
+        match waiter {
+            Some(waiter) => {
+                let waiter = Arc::new(self.under_way_for(Waits::Confirm(waiter)));
+                for QueueName { vhost, queue } in durable {
+                    let message = stamp::copy(message, id, epoch, &store::name(&queue));
+                    self.tell(&vhost, Job::Keep(Box::new(Keep { queue, id, message, waiter: Arc::clone(&waiter) })));
+                }
+            }
+            None => {
+                let waiter = Arc::new(self.under_way_for(Waits::None));
+                let fresh = Fresh { epoch, message: Arc::new(message.clone()), waiter };
+                let now = Instant::now();
+                for name in durable {
+                    self.hold(name, id, fresh.clone(), now);
+                }
+            }
         }
         waits
     }
 
+    fn hold(&self, name: QueueName, id: u128, fresh: Fresh, now: Instant) {
+        self.with(&name.vhost, |store| {
+            if store.known.insert(Arc::clone(&name.queue)) {
+                self.tally.knows(&name);
+            }
+            if lock(&store.held).hold(Arc::clone(&name.queue), id, fresh, now) {
+                let _ = store.jobs.send(Job::LookAfter);
+            }
+        });
+    }
+
     fn under_way_for(&self, waits: Waits) -> UnderWay {
-        self.ahead.fetch_add(1, Ordering::AcqRel);
-        UnderWay { waits, count: Arc::clone(&self.ahead), stored: AtomicBool::new(false) }
+        UnderWay::new(waits, Arc::clone(&self.ahead))
     }
 
     /// A message has no copy, in queues that are not known.
@@ -226,7 +282,7 @@ impl Copies {
         let queues = lock(&self.open).remove(&id);
         if !stored {
             for QueueName { vhost, queue } in queues.into_iter().flatten() {
-                self.tell(&vhost, Job::Settled { queue, id });
+                self.no_longer(&vhost, &queue, id);
             }
         }
     }
@@ -240,12 +296,12 @@ impl Copies {
             return;
         }
         for queue in died_in {
-            self.tell(vhost, Job::Settled { queue: Arc::clone(queue), id });
+            self.no_longer(vhost, queue, id);
         }
         match self.routes.outlives(vhost, queue) {
             // It lives on as a dead letter.
             Some(dead_letters) if rejected && dead_letters => {}
-            Some(_) => self.tell(vhost, Job::Settled { queue: Arc::clone(queue), id }),
+            Some(_) => self.no_longer(vhost, queue, id),
             None => {}
         }
     }
@@ -254,7 +310,10 @@ impl Copies {
     pub fn over(&self, name: &QueueName, before: u128) {
         lock(&self.late).remove(name);
         if lock(&self.stores).contains_key(&name.vhost) {
-            self.tell(&name.vhost, Job::Over { queue: Arc::clone(&name.queue), before });
+            self.with(&name.vhost, |store| {
+                lock(&store.held).over(&name.queue, before);
+                let _ = store.jobs.send(Job::Over { queue: Arc::clone(&name.queue), before });
+            });
         }
     }
 
@@ -284,6 +343,20 @@ impl Copies {
     pub fn stop(&self) {
         self.ended.store(true, Ordering::Release);
         lock(&self.stores).clear();
+    }
+
+    /// The sidecar stops: makes the copies that are held back, and waits until none is on its way, for 5 s at most.
+    pub async fn last_words(&self) {
+        for store in lock(&self.stores).values() {
+            let _ = store.jobs.send(Job::HoldNothing);
+        }
+        let arrived = tokio::time::timeout(LAST_WORDS, self.arrive()).await;
+        let why = match arrived {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => why,
+            Err(_) => format!("the copies of {} messages are still on their way", self.ahead.load(Ordering::Acquire)),
+        };
+        tracing::warn!(owner = %self.owner, why, "the sidecar stops before all standby copies are stored");
     }
 
     /// Deletes the stores, after [`Copies::stop`].
@@ -324,7 +397,7 @@ impl Copies {
         let stores: Vec<_> = lock(&self.stores).drain().collect();
         for (vhost, store) in stores {
             let (answer, kept) = oneshot::channel();
-            if store.send(Job::LetGo(answer)).is_ok()
+            if store.jobs.send(Job::LetGo(answer)).is_ok()
                 && let Ok(kept) = kept.await
             {
                 let named = |(queue, ledger)| (QueueName { vhost: Arc::clone(&vhost), queue }, ledger);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::{Future, pending};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
@@ -19,10 +19,11 @@ use amqp_compat::error::AmqpError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::UnderWay;
 use super::backlog;
+use super::held::Held;
 use super::ledger::{Ledger, Place};
 use super::tally::Tally;
+use super::{UnderWay, lock};
 use crate::dual::operator::Operator;
 use crate::dual::stamp;
 use crate::fence::QueueName;
@@ -47,6 +48,10 @@ pub(super) enum Job {
         queue: Arc<str>,
         answer: oneshot::Sender<Vec<(u128, backlog::Place)>>,
     },
+    /// Copies are held back: they are to be made in time.
+    LookAfter,
+    /// Those that are held back are made now.
+    HoldNothing,
     LetGo(oneshot::Sender<HashMap<Arc<str>, Ledger>>),
 }
 
@@ -77,14 +82,16 @@ const BATCH: usize = 256;
 const TICK: Duration = Duration::from_millis(200);
 const REOPEN: Duration = Duration::from_millis(500);
 const TRY: Duration = Duration::from_secs(1);
+/// How often copies that are held back are looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 type Opening = Pin<Box<dyn Future<Output = Result<Link, AmqpError>> + Send>>;
 
 /// Runs until it is let go of, or nobody can ask it for anything.
 pub(super) async fn run(
-    operator: Arc<Operator>,
-    vhost: Arc<str>,
+    (operator, vhost): (Arc<Operator>, Arc<str>),
     mut jobs: mpsc::UnboundedReceiver<Job>,
+    held: Arc<Mutex<Held>>,
     tally: Arc<Tally>,
 ) {
     let mut store = Store::new(vhost.clone(), tally);
@@ -99,6 +106,9 @@ pub(super) async fn run(
     let mut link: Option<Link> = None;
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut holds = false;
     let (mut batch, mut events) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
     loop {
         store.remove_settled();
@@ -125,8 +135,15 @@ pub(super) async fn run(
                         Job::Settled { queue, id } => store.settled(queue, id),
                         Job::Over { queue, before } => store.over(queue, before),
                         Job::TakeUp { queue } => drop(store.queue(&queue)),
-                        Job::Here { queue, answer } => drop(answer.send(store.here(&queue))),
+                        Job::Here { queue, answer } => {
+                            let mut here = store.here(&queue);
+                            here.extend(lock(&held).of(&queue).map(|id| (id, backlog::Place::stamped(id))));
+                            drop(answer.send(here));
+                        }
+                        Job::LookAfter => holds = store.look_after(&held),
+                        Job::HoldNothing => store.keep_all(lock(&held).all()),
                         Job::LetGo(answer) => {
+                            store.keep_all(lock(&held).all());
                             let ledgers = store.end();
                             let Some(mut link) = link else { let _ = answer.send(ledgers); return };
                             // What was removed is heard before the keeper has the rest back in its queues.
@@ -171,6 +188,7 @@ pub(super) async fn run(
                     opening = Some(open(REOPEN));
                 }
             },
+            _ = look.tick(), if holds => holds = store.look_after(&held),
             _ = tick.tick() => store.tick(),
         }
     }
@@ -277,6 +295,21 @@ impl Store {
             self.queues.insert(Arc::clone(queue), new);
         }
         self.queues.get_mut(queue)
+    }
+
+    /// Makes the copies that were held back long enough; whether some still are.
+    fn look_after(&mut self, held: &Mutex<Held>) -> bool {
+        let (due, left) = {
+            let mut held = lock(held);
+            (held.due(Instant::now()), held.len())
+        };
+        self.keep_all(due);
+        self.tally.holds_back(&self.vhost, left);
+        left > 0
+    }
+
+    fn keep_all(&mut self, copies: Vec<Keep>) {
+        copies.into_iter().for_each(|keep| self.keep(keep));
     }
 
     fn keep(&mut self, keep: Keep) {

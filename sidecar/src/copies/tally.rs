@@ -93,11 +93,8 @@ impl Tally {
     }
 
     fn count(&self, why: &'static str) -> MutexGuard<'_, Counts> {
-        let owner = match self.owner {
-            Side::Rabbit => "rabbit",
-            Side::Nats => "nats",
-        };
-        metrics::counter!("natsbridge_standby_no_copy_total", "owner" => owner, "reason" => why).increment(1);
+        metrics::counter!("natsbridge_standby_no_copy_total", "owner" => self.owner_label(), "reason" => why)
+            .increment(1);
         let mut counts = self.counts();
         counts.missed += 1;
         *counts.by.entry(why).or_default() += 1;
@@ -122,6 +119,24 @@ impl Tally {
 
     pub(super) fn holds(&self, queue: &QueueName, copies: u64, lag: u64) {
         self.counts().queues.insert(queue.clone(), (copies, lag));
+    }
+
+    /// A queue may have copies soon.
+    pub(super) fn knows(&self, queue: &QueueName) {
+        self.counts().queues.entry(queue.clone()).or_default();
+    }
+
+    /// How many copies are held back, in a vhost that has just been looked at.
+    pub(super) fn holds_back(&self, vhost: &str, held: usize) {
+        let owner = self.owner_label();
+        metrics::gauge!("natsbridge_standby_held_back", "owner" => owner, "vhost" => vhost.to_owned()).set(held as f64);
+    }
+
+    fn owner_label(&self) -> &'static str {
+        match self.owner {
+            Side::Rabbit => "rabbit",
+            Side::Nats => "nats",
+        }
     }
 
     /// Every copy has been given to its queue.

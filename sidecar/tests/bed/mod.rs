@@ -176,6 +176,7 @@ impl Sidecar {
     pub async fn stop(self) {
         self.shutdown.cancel();
         self.serving.await.expect("stopped");
+        self.cutover.last_words().await;
         self.cutover.stop();
         self.standby.stop();
     }

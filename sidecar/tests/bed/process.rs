@@ -47,6 +47,13 @@ impl Process {
         self.process.wait().expect("it ended");
     }
 
+    /// SIGTERM; waits for its end.
+    pub fn terminate(mut self) {
+        let status = Command::new("kill").arg("-TERM").arg(self.process.id().to_string()).status();
+        assert!(status.expect("it runs").success());
+        assert!(self.process.wait().expect("it ended").success());
+    }
+
     /// Runs a verb, and gives its exit code and the JSON that it printed.
     pub fn verb(&self, words: &[&str]) -> (i32, Value) {
         let output = nats_bridge()
