@@ -123,6 +123,12 @@ impl Error {
         self
     }
 
+    /// As [`Error::with`], in the place of what was said before.
+    pub(crate) fn instead(mut self, key: &'static str, value: impl fmt::Display) -> Self {
+        self.0.context.retain(|(known, _)| *known != key);
+        self.with(key, value)
+    }
+
     pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
         self.0.source = Some(source.into());
         self

@@ -33,12 +33,53 @@ export type ErrorCode =
   | "would_remove"
   | "wrong_phase";
 
+/** What is known about a failure. Which of it is there depends on what went wrong; keys that are not listed may be. */
+export interface ErrorContext {
+  /** The option or argument that is wrong, such as `retry.attempts`. */
+  readonly field?: string;
+  /** What is wrong, for people. */
+  readonly why?: string;
+  /** What to do about it, for people. */
+  readonly fix?: string;
+  readonly stream?: string;
+  readonly consumer?: string;
+  readonly bucket?: string;
+  readonly subject?: string;
+  readonly sequence?: string;
+  /** The id of a message. */
+  readonly msgId?: string;
+  /** The place of a message among many. */
+  readonly index?: string;
+  /** JetStream's code of an error, such as `10077`. */
+  readonly errCode?: string;
+  /** The size of headers and payload, and what the server takes. */
+  readonly payloadBytes?: string;
+  readonly maxPayload?: string;
+  /** How many bytes were asked for. */
+  readonly maxBytes?: string;
+  /** How many deliveries a drain left. */
+  readonly notSettled?: string;
+  /** Where in a payload it does not fit its schema, as a JSON Pointer, and the value there. */
+  readonly path?: string;
+  readonly value?: string;
+  readonly schema?: string;
+  /** The key that is not there. */
+  readonly key?: string;
+  /** The other consumer of a work queue. */
+  readonly other?: string;
+  /** Who has what was asked for. */
+  readonly holder?: string;
+  /** The codes of the reasons why a gate says no. */
+  readonly reasons?: string;
+  readonly [name: string]: string | undefined;
+}
+
 /** What is known about a failure besides its text. */
 export interface BridgeErrorDetails {
   readonly code: ErrorCode;
   readonly landed?: Landed;
   readonly isTemporary?: boolean;
-  readonly context?: Readonly<Record<string, string>>;
+  readonly context?: ErrorContext;
   readonly cause?: unknown;
 }
 
@@ -52,7 +93,7 @@ export class BridgeError extends Error {
   /** Whether the same call may succeed later without anybody changing anything. */
   readonly isTemporary: boolean;
   /** What is known about the failure, such as `{ stream: "ORDERS" }`. */
-  readonly context: Readonly<Record<string, string>>;
+  readonly context: ErrorContext;
 
   constructor(text: string, details: BridgeErrorDetails) {
     super(text, details.cause === undefined ? undefined : { cause: details.cause });
@@ -69,7 +110,7 @@ interface Crossed {
   readonly landed: Landed;
   readonly temporary: boolean;
   readonly text: string;
-  readonly context: Readonly<Record<string, string>>;
+  readonly context: ErrorContext;
 }
 
 /** Calls the addon, and makes a `BridgeError` of what it rejects with. */

@@ -57,7 +57,7 @@ export type {
   Verdict,
 } from "./cutover.js";
 export type { Upcast, UpcastStep } from "./upcast.js";
-export type { BridgeErrorDetails, ErrorCode, Landed } from "./errors.js";
+export type { BridgeErrorDetails, ErrorCode, ErrorContext, Landed } from "./errors.js";
 export type {
   AmqpListenerOptions,
   ApplyOptions,

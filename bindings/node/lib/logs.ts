@@ -1,6 +1,6 @@
 import { atOnce } from "./errors.js";
 import { native } from "./native.js";
-import { refuseUnknown } from "./options.js";
+import { kindOf, refuseUnknown } from "./options.js";
 
 /** How bad it is. */
 export type LogLevel = "error" | "warn" | "info" | "debug";
@@ -38,7 +38,10 @@ export function onLog(
   handler: ((record: LogRecord) => void) | undefined,
   options: { readonly level?: LogLevel } = {},
 ): void {
-  refuseUnknown(options, { level: true });
+  refuseUnknown(options, { level: "string" });
+  if (handler !== undefined && typeof handler !== "function") {
+    throw new TypeError(`argument 'handler': a function is wanted, not ${kindOf(handler)}`);
+  }
   if (handler !== undefined) {
     if (!began) {
       atOnce(() => native.collectLogs(passOn));

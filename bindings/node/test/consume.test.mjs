@@ -330,12 +330,23 @@ test("the dead-letter stream takes the room that it is given, and names it where
   await bridge.ensureStream("ORDERS", { unbounded: true });
   await assert.rejects(bridge.consume("ORDERS", "billing"), (error) => {
     assert(error instanceof BridgeError);
-    const { stream, max_bytes, field } = error.context;
-    assert.deepEqual([error.code, stream, max_bytes, field], ["rejected", "ORDERS_DLQ", String(2 ** 30), "deadLetterMaxBytes"]);
+    const { stream, maxBytes, field } = error.context;
+    assert.deepEqual([error.code, stream, maxBytes, field], ["rejected", "ORDERS_DLQ", String(2 ** 30), "deadLetterMaxBytes"]);
     return true;
   });
   const consumer = await bridge.consume("ORDERS", "billing", { deadLetterMaxBytes: 10_000_000 });
   assert.equal(consumer.state, "running");
+  // The dead letters have room, the advisories have none.
+  await bridge.ensureStream("OTHER", { unbounded: true });
+  const full = { deadLetterMaxBytes: 100_000_000 };
+  await assert.rejects(bridge.consume("OTHER", "billing", full), (error) => {
+    assert(error instanceof BridgeError);
+    const { stream, field, fix } = error.context;
+    assert.deepEqual([error.code, stream, field], ["rejected", "OTHER_ADVISORIES", "advisories"]);
+    assert.match(fix ?? "", /turn `advisories` off/);
+    return true;
+  });
+  await (await bridge.consume("OTHER", "billing", { ...full, advisories: false })).drain();
   await assert.rejects(bridge.consume("ORDERS", "billing", { deadLetterMaxBytes: 0 }), { code: "config", message: /deadLetterMaxBytes/ });
 });
 

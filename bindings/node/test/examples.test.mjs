@@ -54,9 +54,11 @@ test("the code of the README runs", async (t) => {
   // Those that need RabbitMQ as well are run in sidecar.test.mjs.
   const blocks = all.filter((block) => !block.includes(":5672"));
   assert(blocks.length > 4);
+  const isCommonJs = (/** @type {string} */ code) => code.includes("require(");
+  assert(blocks.some(isCommonJs));
   // Whoever tries it tries it again.
   for (const [n, block] of [...blocks.slice(0, 1), ...blocks].entries()) {
-    const file = join(made, `block-${n}.mjs`);
+    const file = join(made, `block-${n}.${isCommonJs(block.split("```")[0] ?? "") ? "cjs" : "mjs"}`);
     writeFileSync(file, (block.split("```")[0] ?? "").replaceAll("nats://127.0.0.1:4222", url));
     assert.equal((await run(process.execPath, [file])).stderr, "");
   }

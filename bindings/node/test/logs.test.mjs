@@ -39,7 +39,11 @@ test("a failed delivery is told of, with its fields, until the handler is taken 
   assert.deepEqual(records, []);
 });
 
-test("a level that does not exist is named", () => {
+test("a handler that is no function and a level that does not exist are named", () => {
+  for (const wrong of [5, null, {}]) {
+    // @ts-expect-error it is no function
+    assert.throws(() => onLog(wrong), { name: "TypeError", message: /argument 'handler': a function is wanted/ });
+  }
   // @ts-expect-error there is no such level
   assert.throws(() => onLog(() => {}, { level: "loud" }), { code: "config", message: /level/ });
   onLog(undefined);

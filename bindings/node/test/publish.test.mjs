@@ -115,7 +115,9 @@ test("a server that is gone leaves the outcome unknown", async (t) => {
   await server.stop();
   await assert.rejects(bridge.publish("orders.new", "two", { id: "o-2" }), (error) => {
     assert(error instanceof BridgeError);
-    assert.deepEqual([error.code, error.landed, error.context["msg_id"]], ["timeout", "unknown", "o-2"]);
+    assert.deepEqual([error.code, error.landed, error.context.msgId], ["timeout", "unknown", "o-2"]);
+    assert.match(error.message, / msgId=o-2( |$)/);
+    assert.deepEqual(Object.keys(error.context).filter((key) => key.includes("_")), []);
     return true;
   });
   await bridge.close();

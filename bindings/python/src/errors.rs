@@ -19,7 +19,7 @@ pub fn from_core(error: &Error) -> PyErr {
 /// The same for one of many messages, with its place among them.
 pub fn of_message(index: usize, error: &Error) -> PyErr {
     let (text, mut context) = spelled(error, str::to_owned);
-    context.push(("index", index.to_string()));
+    context.push(("index".to_owned(), index.to_string()));
     let text = format!("messages[{index}]: {text}");
     build(error.kind().name(), error.landed(), error.is_temporary(), &text, &context)
 }
@@ -65,15 +65,15 @@ pub fn forked(pid: u32) -> PyErr {
 /// The exception for work that ended without a result, which is a defect of ours.
 pub fn abandoned() -> PyErr {
     let text = "closed: the call ended without a result (the message may have been stored)";
-    build(ErrorKind::Closed.name(), Landed::Unknown, false, text, &[])
+    build(ErrorKind::Closed.name(), Landed::Unknown, false, text, &[] as &[(&str, String)])
 }
 
-fn build(code: &str, landed: Landed, temporary: bool, text: &str, context: &[(&'static str, String)]) -> PyErr {
+fn build(code: &str, landed: Landed, temporary: bool, text: &str, context: &[(impl AsRef<str>, String)]) -> PyErr {
     Python::attach(|py| {
         let made = || {
             let pairs = PyDict::new(py);
             for (key, value) in context {
-                pairs.set_item(key, value)?;
+                pairs.set_item(key.as_ref(), value)?;
             }
             static BUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
             let build = BUILD.import(py, "nats_bridge.errors", "build")?;

@@ -247,8 +247,15 @@ def test_the_dead_letter_stream_takes_the_room_that_it_is_given_and_names_it_whe
             bridge.consume("ORDERS", "billing")
         context = refused.value.context
         assert (context["stream"], context["max_bytes"]) == ("ORDERS_DLQ", str(1 << 30))
-        assert context["field"] == "dead_letter_max_bytes" and "dead_letter_max_bytes" in str(refused.value)
+        assert context["field"] == "dead_letter_max_bytes" and "with `dead_letter_max_bytes`" in context["fix"]
         with bridge.consume("ORDERS", "billing", dead_letter_max_bytes=10_000_000) as consumer:
+            assert consumer.state == "running"
+        # The dead letters have room, the advisories have none.
+        bridge.ensure_stream("OTHER", unbounded=True)
+        with pytest.raises(nats_bridge.Rejected, match="turn `advisories` off") as refused:
+            bridge.consume("OTHER", "billing", dead_letter_max_bytes=100_000_000)
+        assert (refused.value.context["stream"], refused.value.context["field"]) == ("OTHER_ADVISORIES", "advisories")
+        with bridge.consume("OTHER", "billing", dead_letter_max_bytes=100_000_000, advisories=False) as consumer:
             assert consumer.state == "running"
         for wrong in (0, -1):
             with pytest.raises(nats_bridge.InvalidConfig, match="dead_letter_max_bytes"):

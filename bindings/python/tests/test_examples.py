@@ -27,6 +27,7 @@ def test_the_code_of_the_readme_runs(server: NatsServer) -> None:
     # Those that need RabbitMQ as well are run in test_sidecar.py.
     blocks = [code for code in readme.split("```python\n")[1:] if ":5672" not in code]
     assert len(blocks) > 4
+    assert any("asyncio.run(" in code for code in blocks)
     # Whoever tries it tries it again.
     for code in [blocks[0], *blocks]:
         script = code.split("```")[0].replace("nats://127.0.0.1:4222", server.url)

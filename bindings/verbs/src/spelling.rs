@@ -3,8 +3,8 @@
 use nats_bridge::Error;
 
 /// An error's text and context, with the setting at fault, or the bound that is reached, named as its option: lengths of time are in
-/// milliseconds, which their names say, and `spell` does the rest for a language.
-pub fn spelled(error: &Error, spell: impl Fn(&str) -> String) -> (String, Vec<(&'static str, String)>) {
+/// milliseconds, which their names say, and `spell` does the rest for a language. It spells the keys of the context as well.
+pub fn spelled(error: &Error, spell: impl Fn(&str) -> String) -> (String, Vec<(String, String)>) {
     let (mut text, mut context) = (error.to_string(), error.context().to_vec());
     for (_, why) in context.iter_mut().filter(|(key, _)| matches!(*key, "why" | "fix")) {
         let told = NAMED.iter().fold(why.clone(), |told, name| {
@@ -18,11 +18,20 @@ pub fn spelled(error: &Error, spell: impl Fn(&str) -> String) -> (String, Vec<(&
         text = text.replacen(&format!("{key}={setting}"), &format!("{key}={option}"), 1);
         *setting = option;
     }
+    let context = context.into_iter().map(|(key, value)| {
+        let name = spell(key);
+        if name != key {
+            text = text.replacen(&format!("{key}="), &format!("{name}="), 1);
+        }
+        (name, value)
+    });
+    let context = context.collect();
     (text, context)
 }
 
 // What explanations of the core name in backquotes: calls and options, which other languages spell in their way.
-const NAMED: [&str; 4] = ["dead_letter_stream", "ensure_stream", "filter_subjects", "max_bytes"];
+const NAMED: [&str; 6] =
+    ["advisories", "dead_letter_max_bytes", "dead_letter_stream", "ensure_stream", "filter_subjects", "max_bytes"];
 
 // The core's settings that are a `Duration`.
 const TIMES: [&str; 16] = [

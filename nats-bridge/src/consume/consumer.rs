@@ -108,6 +108,11 @@ impl WeakHandle {
     }
 }
 
+const LESS_FOR_LETTERS: &str = "the server sets all of it aside at once: ask for less with `dead_letter_max_bytes`, name a `dead_letter_stream` that \
+     exists, or give JetStream or the account more";
+const NO_ADVISORIES: &str = "the server sets all of it aside at once: turn `advisories` off, then what the server gives up by itself is no dead \
+     letter; or give JetStream or the account more";
+
 /// Whether the server has not as much storage as was asked for.
 fn no_room(error: &Error) -> bool {
     error.context().iter().any(|(key, _)| *key == "max_bytes")
@@ -131,12 +136,15 @@ async fn make_what_is_needed(bridge: &Bridge, config: &ConsumeConfig) -> Result<
         let of = StreamSpec::dead_letters_of(&config.stream);
         let spec = StreamSpec { max_bytes: config.dead_letter_max_bytes.or(of.max_bytes), ..of };
         make_stream_if_absent(js, &spec).await.map_err(|error| match no_room(&error) {
-            true => error.with("field", "dead_letter_max_bytes"),
+            true => error.with("field", "dead_letter_max_bytes").instead("fix", LESS_FOR_LETTERS),
             false => error,
         })?;
     }
     if config.advisories {
-        net::prepare(bridge, config).await?;
+        net::prepare(bridge, config).await.map_err(|error| match no_room(&error) {
+            true => error.with("field", "advisories").instead("fix", NO_ADVISORIES),
+            false => error,
+        })?;
     }
     Ok(())
 }
