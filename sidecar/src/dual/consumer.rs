@@ -5,7 +5,8 @@ use amqp_compat::backend::{ChannelId, Command, Consume, Event, Outcome, Reply};
 use amqp_compat::error::{AmqpError, ReplyCode};
 
 use super::channel::{Consumer, Late, Request};
-use super::engine::{Engine, report_held};
+use super::delivering::report_held;
+use super::engine::Engine;
 use super::lane::Purpose;
 use crate::control_api::Phase;
 use crate::ownership::Side;

@@ -8,7 +8,8 @@ use amqp_compat::backend::{ChannelId, Command, Delivery, DeliveryId, Got, Outcom
 use amqp_compat::error::AmqpError;
 
 use super::channel::{Asked, Open, Request};
-use super::engine::{Engine, Reader, look_at};
+use super::delivering::{Reader, look_at};
+use super::engine::Engine;
 use super::lane::Purpose;
 use super::stamp;
 use crate::control_api::Phase;

@@ -1,11 +1,12 @@
 //! One AMQP session over RabbitMQ and JetStream.
 //!
-//! [`engine::Engine`] is one link: it decides and does no I/O. [`link`] moves its commands and events. [`shared`] is what
+//! [`engine::Engine`] is one link: it decides and does no I/O; `publishing`, `delivering`, `settling`, `request` and others are its parts. [`link`] moves its commands and events. [`shared`] is what
 //! all links have in common: the order keeper above all. [`operator`] is the sidecar's own link to each side.
 
 mod backend;
 mod channel;
 mod consumer;
+mod delivering;
 pub mod engine;
 mod get;
 pub mod half;
@@ -17,10 +18,12 @@ pub mod merge;
 pub mod meters;
 pub mod operator;
 mod pause;
+mod publishing;
 mod reopen;
 mod replies;
 mod request;
 pub mod returns;
+mod settling;
 pub mod shared;
 pub mod stamp;
 mod topology;
