@@ -17,148 +17,21 @@
 //! Order is kept for one consumer of a queue, as RabbitMQ does. It rests on each side being first in, first out per
 //! queue, with a requeued message coming back before later ones.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
-use std::str::FromStr;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
+
+pub use names::{Action, FenceId, MessageKey, QueueName, QueueView, Received, Shift, Stamp};
+use queue::{Entry, Hold, Outstanding, Queue, Stage};
 
 use crate::control_api::{FenceState, Weight};
 use crate::ownership::{Bucket, Side};
 
+mod names;
+mod queue;
 #[cfg(test)]
 pub(crate) mod simulation;
 #[cfg(test)]
 mod tests;
-
-/// A queue of a vhost.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct QueueName {
-    /// The vhost.
-    pub vhost: Arc<str>,
-    /// The queue's name.
-    pub queue: Arc<str>,
-}
-
-impl fmt::Display for QueueName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in vhost {}", self.queue, self.vhost)
-    }
-}
-
-/// The name of one fence message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct FenceId {
-    life: u64,
-    number: u64,
-}
-
-impl fmt::Display for FenceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{:x}", self.life, self.number)
-    }
-}
-
-impl FromStr for FenceId {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (life, number) = text.split_once('-').unwrap_or((text, ""));
-        Ok(Self { life: u64::from_str_radix(life, 16)?, number: u64::from_str_radix(number, 16)? })
-    }
-}
-
-/// What tells one message from another while it is on its way through a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MessageKey {
-    /// The id that it was stamped with; the same when it is delivered again.
-    Stamped(u128),
-    /// A message that was not published through the sidecar: this delivery of it on this link. A requeue ends it,
-    /// because it cannot be known again.
-    Anonymous {
-        /// The link.
-        link: u64,
-        /// The delivery.
-        delivery: u64,
-    },
-}
-
-/// What a publish is stamped with and counted under.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// The epoch in force when it was taken.
-    pub epoch: u64,
-    /// The side it is published to.
-    pub owner: Side,
-}
-
-/// A change of weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Shift {
-    /// The epoch that it brought.
-    pub epoch: u64,
-    /// The weight before.
-    pub from: Weight,
-    /// The weight since.
-    pub to: Weight,
-}
-
-impl Shift {
-    /// The side that keys moved away from.
-    pub fn losing(&self) -> Side {
-        if self.to > self.from { Side::Rabbit } else { Side::Nats }
-    }
-
-    fn covers(&self, side: Side, bucket: Bucket, epoch: u64) -> bool {
-        side != self.losing() && epoch >= self.epoch && bucket.moves(self.from, self.to)
-    }
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Publish this fence into this queue of this side; then say [`Fences::fence_stored`], or [`Fences::passed`] when
-    /// the queue is not there or is empty and has no consumer.
-    PublishFence {
-        /// The queue.
-        queue: QueueName,
-        /// The losing side.
-        side: Side,
-        /// The fence.
-        fence: FenceId,
-    },
-    /// A hold is lifted: look again at what waits on this queue.
-    Lifted {
-        /// The queue.
-        queue: QueueName,
-        /// The epoch whose hold it was.
-        epoch: u64,
-        /// Whether its time was over before the losing side was drained.
-        timed_out: bool,
-    },
-}
-
-/// What became of a delivery that was just received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Received {
-    /// Its place among all deliveries of the queue: that of its first delivery, when it comes again.
-    pub place: u64,
-    /// Whether it has to wait.
-    pub waits: bool,
-    /// Whether it has lifted holds: look again at what waits on this queue.
-    pub lifts: bool,
-}
-
-/// What is known of one queue, for status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueView {
-    /// Deliveries that have not ended, RabbitMQ's first.
-    pub unsettled: [u64; 2],
-    /// How far the last change is.
-    pub fence: FenceState,
-    /// Fences that are in the queue, RabbitMQ's first.
-    pub fences: [u64; 2],
-}
 
 /// The order keeper: one for a sidecar.
 #[derive(Debug)]
@@ -175,54 +48,6 @@ pub struct Fences {
     lifted: u64,
     holds: bool,
 }
-
-#[derive(Debug, Default)]
-struct Queue {
-    places: u64,
-    sides: [Outstanding; 2],
-    holds: Vec<Hold>,
-    last: Option<FenceState>,
-}
-
-#[derive(Debug, Default)]
-struct Outstanding {
-    entries: HashMap<MessageKey, Entry>,
-    requeued: VecDeque<(Duration, MessageKey)>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    place: u64,
-    epoch: u64,
-    requeued: bool,
-}
-
-#[derive(Debug)]
-struct Hold {
-    shift: Shift,
-    /// The epoch of a change that began when its fence was in the queue: what was published since lies behind that. After a restart, the
-    /// epoch of the change after it; see [`Fences::resume`].
-    next: Option<u64>,
-    stage: Stage,
-    waiting_since: Option<Duration>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Publishes of older epochs are not all confirmed.
-    Waiting,
-    /// The fence is on its way into the queue.
-    Sending(FenceId),
-    /// The fence is in the queue.
-    Sent(FenceId),
-    /// The fence has expired, as everything before it has; what was delivered before may still be on its way. Since when, once that is known.
-    Expired(Option<Duration>),
-    /// The fence came out when the queue was at `place`; `left` deliveries before it have not ended.
-    Draining { place: u64, left: u64 },
-}
-
-/// How long a delivery may be on its way that was made before a fence expired behind it.
-const ON_THE_WAY: Duration = Duration::from_secs(1);
 
 impl Fences {
     /// The longest time that requeued messages are remembered for a later change, if they do not come back.
@@ -616,91 +441,5 @@ impl Fences {
 
     fn count_lifted(&mut self, actions: &[Action]) {
         self.lifted += actions.iter().filter(|a| matches!(a, Action::Lifted { .. })).count() as u64;
-    }
-}
-
-impl Queue {
-    fn hold(&mut self, shift: Shift, next: Option<u64>) {
-        self.holds.push(Hold { shift, next, stage: Stage::Waiting, waiting_since: None });
-        self.last = Some(FenceState::Waiting);
-    }
-
-    /// A delivery of this epoch shows that nothing of an earlier life is left before it of what was published before the change
-    /// before it; answers how many holds that lifts.
-    fn witness(&mut self, side: Side, epoch: u64) -> u64 {
-        let (place, outstanding) = (self.places, &self.sides[side.index()]);
-        let mut lifted = 0;
-        self.holds.retain_mut(|hold| {
-            let shows = hold.shift.losing() == side && hold.next.is_some_and(|next| epoch >= next);
-            if shows && !matches!(hold.stage, Stage::Draining { .. }) {
-                hold.stage = Stage::Draining { place, left: outstanding.before(hold.shift.epoch) };
-            }
-            let drained = shows && matches!(hold.stage, Stage::Draining { left: 0, .. });
-            lifted += u64::from(drained);
-            !drained
-        });
-        if lifted > 0 {
-            self.last = Some(FenceState::Passed);
-        }
-        lifted
-    }
-
-    /// Goes on without fences that have expired, when what was delivered before them has had the time to come.
-    fn expire(&mut self, name: &QueueName, now: Duration, actions: &mut Vec<Action>) {
-        let place = self.places;
-        for hold in &mut self.holds {
-            let Stage::Expired(since) = &mut hold.stage else { continue };
-            if now >= *since.get_or_insert(now) + ON_THE_WAY {
-                let left = self.sides[hold.shift.losing().index()].before(hold.shift.epoch);
-                hold.stage = Stage::Draining { place, left };
-            }
-        }
-        self.lift_drained(name, actions);
-    }
-
-    fn waits(&mut self, side: Side, bucket: Bucket, epoch: u64, now: Duration) -> bool {
-        let mut waits = false;
-        for hold in self.holds.iter_mut().filter(|h| h.shift.covers(side, bucket, epoch)) {
-            hold.waiting_since.get_or_insert(now);
-            waits = true;
-        }
-        waits
-    }
-
-    fn end(&mut self, name: &QueueName, side: Side, key: MessageKey, actions: &mut Vec<Action>) {
-        let Some(entry) = self.sides[side.index()].entries.remove(&key) else { return };
-        for hold in self.holds.iter_mut().filter(|h| h.shift.losing() == side && entry.epoch < h.shift.epoch) {
-            if let Stage::Draining { place, left } = &mut hold.stage
-                && entry.place < *place
-            {
-                *left = left.saturating_sub(1);
-            }
-        }
-        self.lift_drained(name, actions);
-    }
-
-    fn end_requeued(&mut self, name: &QueueName, side: Side, key: MessageKey, actions: &mut Vec<Action>) {
-        if self.sides[side.index()].entries.get(&key).is_some_and(|e| e.requeued) {
-            self.end(name, side, key, actions);
-        }
-    }
-
-    fn lift_drained(&mut self, name: &QueueName, actions: &mut Vec<Action>) {
-        let drained = |h: &Hold| matches!(h.stage, Stage::Draining { left: 0, .. });
-        for hold in self.holds.extract_if(.., |h| drained(h)) {
-            self.last = Some(FenceState::Passed);
-            actions.push(Action::Lifted { queue: name.clone(), epoch: hold.shift.epoch, timed_out: false });
-        }
-    }
-}
-
-impl Outstanding {
-    /// What has not ended of what was published before this epoch. What is of a later one was not there to be waited for.
-    fn before(&self, epoch: u64) -> u64 {
-        self.entries.values().filter(|entry| entry.epoch < epoch).count() as u64
-    }
-
-    fn open(&self) -> u64 {
-        self.entries.values().filter(|e| !e.requeued).count() as u64
     }
 }
