@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use nats_bridge::provision::{Action, ApplyConfig, Removal};
 use nats_bridge::{
     Bridge, BucketSpec, ConsumerSpec, Discard, ErrorKind, Fsync, Manifest, Message, Monitor, Retention, StreamSpec,
@@ -352,7 +354,15 @@ async fn subjects_are_refused_beforehand_as_the_server_refuses_them() {
         };
         let taken = bridge.jetstream().create_stream(raw).await;
         if taken.is_ok() {
-            bridge.jetstream().delete_stream("RAW").await.unwrap();
+            // A stream that takes everything confirms what is asked of the server as well, and either answer may come first.
+            eventually_true("RAW is gone", || async {
+                let again = bridge.jetstream().delete_stream("RAW").await;
+                again.is_err_and(|error| match error.kind() {
+                    GetStreamErrorKind::JetStream(error) => error.error_code() == ErrorCode::STREAM_NOT_FOUND,
+                    _ => false,
+                })
+            })
+            .await;
         }
         let spec = StreamSpec { unbounded: true, ..StreamSpec::new("OURS", subjects.to_vec()) };
         let manifest = Manifest { streams: vec![spec], ..Manifest::default() };

@@ -93,8 +93,8 @@ impl Shift {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Publish this fence into this queue of this side; then say [`Fences::fence_stored`], or [`Fences::passed`] when
-    /// the queue is not there or is empty and has no consumer.
+    /// Publish this fence into this queue of this side; then say [`fence_stored`](super::Fences::fence_stored), or
+    /// [`passed`](super::Fences::passed) when the queue is not there or is empty and has no consumer.
     PublishFence {
         /// The queue.
         queue: QueueName,

@@ -32,7 +32,7 @@ pub(super) struct Entry {
 pub(super) struct Hold {
     pub(super) shift: Shift,
     /// The epoch of a change that began when its fence was in the queue: what was published since lies behind that. After a restart, the
-    /// epoch of the change after it; see [`Fences::resume`].
+    /// epoch of the change after it; see [`Fences::resume`](super::Fences::resume).
     pub(super) next: Option<u64>,
     pub(super) stage: Stage,
     pub(super) waiting_since: Option<Duration>,
