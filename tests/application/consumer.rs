@@ -111,13 +111,19 @@ async fn session(
     }
 }
 
-async fn settle(delivery: &Delivery, outcome: Outcome) -> Result<(), lapin::Error> {
-    match outcome {
-        Outcome::Ack => delivery.ack(BasicAckOptions::default()).await,
-        Outcome::Reject => delivery.reject(BasicRejectOptions { requeue: false }).await,
-        Outcome::Requeue => delivery.nack(BasicNackOptions { requeue: true, multiple: false }).await,
-    }
-    .map(|_| ())
+/// An ack of lapin's was seen never to end when its connection ended in the same moment: then this application connects again.
+async fn settle(delivery: &Delivery, outcome: Outcome) -> Result<(), Ended> {
+    let settled = async {
+        match outcome {
+            Outcome::Ack => delivery.ack(BasicAckOptions::default()).await,
+            Outcome::Reject => delivery.reject(BasicRejectOptions { requeue: false }).await,
+            Outcome::Requeue => delivery.nack(BasicNackOptions { requeue: true, multiple: false }).await,
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), settled)
+        .await
+        .map_err(|_| "a settlement was not sent within 20 s")??;
+    Ok(())
 }
 
 fn judge(args: &ConsumeArgs, delivery: &Delivery) -> (Event, Outcome) {

@@ -4,9 +4,9 @@ import { aborted, refuseAborted, type Abortable } from "./abort.js";
 import { handOver } from "./acks.js";
 import { Delivery } from "./delivery.js";
 import { asked, atOnce, BridgeError } from "./errors.js";
-import { handle, tellKey, type Handler, type RunOptions } from "./handling.js";
+import { handle, refuseNoWork, tellKey, type Handler, type RunOptions } from "./handling.js";
 import { native, type NativeConsumer, type NativePage } from "./native.js";
-import { inspected, kindOf, refuseUnknown } from "./options.js";
+import { inspected, refuseUnknown } from "./options.js";
 
 // After so many deliveries that were there already, timers and sockets get a turn.
 const TURN = 32;
@@ -145,10 +145,9 @@ export class Consumer implements AsyncIterable<Delivery>, AsyncDisposable {
   async run(handler: Handler, options: RunOptions = {}): Promise<void> {
     refuseUnknown(options, { concurrency: "whole", key: true, signal: "signal" });
     const { concurrency = 1, key, signal } = options;
-    for (const [name, given] of Object.entries({ handler, key })) {
-      if (typeof given !== "function" && (name === "handler" || given !== undefined)) {
-        throw new TypeError(`${name}: it is a function, not ${kindOf(given)}`);
-      }
+    refuseNoWork("handler", handler);
+    if (key !== undefined) {
+      refuseNoWork("key", key);
     }
     refuseAborted(signal);
     await this.#ending;

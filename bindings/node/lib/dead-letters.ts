@@ -115,6 +115,15 @@ export interface Imported {
 }
 
 const FILTER: Names<DeadLetterFilter> = { reason: "string", fingerprint: "string", consumer: "string", stream: "string", sequences: true };
+const REDRIVE: Names<RedriveOptions> = {
+  ...FILTER,
+  to: "string",
+  ratePerSecond: "number",
+  limit: "number",
+  dryRun: "boolean",
+  maxFailedAgain: "number",
+  signal: "signal",
+};
 
 /**
  * The dead letters of one stream, made by `bridge.deadLetters`. What takes long ends in order when its `signal` is aborted, and is
@@ -137,12 +146,16 @@ export class DeadLetters {
   }
 
   /** Counts what is there, put together by what it has in common; the largest group first. */
-  async list({ by = "reason", ...which }: DeadLetterFilter & { readonly by?: GroupBy } = {}): Promise<DeadLetterGroup[]> {
+  async list(options: DeadLetterFilter & { readonly by?: GroupBy } = {}): Promise<DeadLetterGroup[]> {
+    refuseUnknown(options, { ...FILTER, by: "string" });
+    const { by = "reason", ...which } = options;
     return (await this.#ask("list", which, { by })) as DeadLetterGroup[];
   }
 
   /** The oldest letters, which stay where they are. */
-  async peek({ limit = 10, ...which }: DeadLetterFilter & { readonly limit?: number } = {}): Promise<DeadLetter[]> {
+  async peek(options: DeadLetterFilter & { readonly limit?: number } = {}): Promise<DeadLetter[]> {
+    refuseUnknown(options, { ...FILTER, limit: "number" });
+    const { limit = 10, ...which } = options;
     return ((await this.#ask("peek", which, { limit })) as Crossed[]).map(letter);
   }
 
@@ -160,23 +173,30 @@ export class DeadLetters {
    * again. Rejects with `config` when the rate is not above 0.
    */
   async redrive(options: RedriveOptions = {}): Promise<Redriven> {
+    refuseUnknown(options, REDRIVE);
     const { to, ratePerSecond, limit, dryRun, maxFailedAgain, signal, ...which } = options;
     const more = { to, rate_per_second: ratePerSecond, limit, dry_run: dryRun, max_failed_again: maxFailedAgain };
     return (await this.#ask("redrive", which, more, signal)) as Redriven;
   }
 
   /** Moves letters to `{stream}_PARKED`, out of the way of a redrive. Resolves to how many. */
-  async park({ signal, ...which }: DeadLetterFilter & Abortable = {}): Promise<number> {
+  async park(options: DeadLetterFilter & Abortable = {}): Promise<number> {
+    refuseUnknown(options, { ...FILTER, signal: "signal" });
+    const { signal, ...which } = options;
     return (await this.#ask("park", which, {}, signal)) as number;
   }
 
   /** Writes letters to a new file as lines of JSON, and leaves them where they are. Resolves to how many. */
-  async export(file: string, { signal, ...which }: DeadLetterFilter & Abortable = {}): Promise<number> {
+  async export(file: string, options: DeadLetterFilter & Abortable = {}): Promise<number> {
+    refuseUnknown(options, { ...FILTER, signal: "signal" });
+    const { signal, ...which } = options;
     return (await this.#ask("export", which, { file }, signal)) as number;
   }
 
   /** Writes letters to a new file as lines of JSON, and removes them once they are on its disk. Resolves to how many. */
-  async purge(file: string, { signal, ...which }: DeadLetterFilter & Abortable = {}): Promise<number> {
+  async purge(file: string, options: DeadLetterFilter & Abortable = {}): Promise<number> {
+    refuseUnknown(options, { ...FILTER, signal: "signal" });
+    const { signal, ...which } = options;
     return (await this.#ask("purge", which, { file }, signal)) as number;
   }
 
@@ -187,7 +207,6 @@ export class DeadLetters {
   }
 
   async #ask(verb: string, which: DeadLetterFilter, more: object = {}, signal?: AbortSignal): Promise<unknown> {
-    refuseUnknown(which, FILTER);
     refuseAborted(signal);
     const stop = new native.Stop();
     const onAbort = () => stop.stop();

@@ -1,6 +1,6 @@
 import { failure, REASONS, Received, type Reason } from "./delivery.js";
 import type { NativeJob } from "./native.js";
-import { refuseUnknown } from "./options.js";
+import { kindOf, refuseUnknown } from "./options.js";
 
 /** Does the work for one message; what it returns is awaited, and its value is of no interest. */
 export type Handler = (message: Received) => unknown;
@@ -48,10 +48,27 @@ export function tellKey(job: NativeJob, key: Key): void {
   }
 }
 
+/** Refuses what is no function, and a function that does nothing yet when it is called. */
+export function refuseNoWork(name: "handler" | "key", given: unknown): void {
+  if (typeof given !== "function") {
+    throw new TypeError(`${name}: it is a function, not ${kindOf(given)}`);
+  }
+  const kind = kindOf(given, true);
+  if (kind.endsWith("GeneratorFunction")) {
+    throw new TypeError(`${name}: it is a function without 'yield', not function*: that one does nothing when it is called`);
+  }
+  if (name === "key" && kind === "AsyncFunction") {
+    throw new TypeError("key: it is a plain function that returns a string, not an async one");
+  }
+}
+
 /** Runs the handler over one message. */
 export async function handle(job: NativeJob, handler: Handler): Promise<void> {
   try {
-    await handler(new Received(job.message(), 0));
+    const returned = await handler(new Received(job.message(), 0));
+    if (kindOf(returned).endsWith("Generator")) {
+      throw new TypeError("the handler returned a generator: its work is not done");
+    }
     job.done();
   } catch (error) {
     failed(job, error);

@@ -5,6 +5,7 @@ import { native, type NativeAmqpListener, type NativeAmqpListenerOptions } from 
 import {
   AMQP_LISTENER_OPTIONS,
   inspected,
+  kindOf,
   refuseUnknown,
   refuseUnknownToConnect,
   type AmqpListenerOptions,
@@ -17,6 +18,15 @@ export type ListenerState = "running" | "draining" | "stopped" | "failed";
 export interface Address {
   readonly host: string;
   readonly port: number;
+}
+
+// A value is not shown: it is to be a password.
+function refuseNoPasswords(users: Readonly<Record<string, unknown>>): void {
+  for (const [name, password] of Object.entries(users)) {
+    if (typeof password !== "string") {
+      throw new TypeError(`option 'users.${name}': a password is a string, not ${kindOf(password)}`);
+    }
+  }
 }
 
 /**
@@ -44,6 +54,7 @@ export class AmqpListener implements AsyncDisposable {
     refuseUnknown(options, AMQP_LISTENER_OPTIONS);
     refuseUnknownToConnect(options.connect ?? {});
     const { nats = "nats://127.0.0.1:4222", users, ...rest } = options;
+    refuseNoPasswords(users ?? {});
     const given: NativeAmqpListenerOptions = users === undefined ? rest : { ...rest, users: Object.entries(users).flat() };
     refuseAborted(signal);
     const starting = asked(() => native.startAmqpListener(serverList(nats), given));

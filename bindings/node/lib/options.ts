@@ -512,10 +512,10 @@ function shown(value: unknown): string {
 /** @internal What `console.log` and `util.inspect` ask an object for. */
 export const inspected = Symbol.for("nodejs.util.inspect.custom");
 
-/** What a value is, for an error. */
-export function kindOf(value: unknown): string {
+/** What a value is, for an error; `functions`: which kind of function as well. */
+export function kindOf(value: unknown, functions = false): string {
   // `[object Map]`
-  return typeof value === "object" ? Object.prototype.toString.call(value).slice(8, -1) : typeof value;
+  return typeof value === "object" || functions ? Object.prototype.toString.call(value).slice(8, -1) : typeof value;
 }
 
 /** Names and values as the core reads them: JSON with names in snake case. */

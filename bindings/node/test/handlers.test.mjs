@@ -211,8 +211,26 @@ test("what is no function handles nothing", async (t) => {
   await assert.rejects(consumer.run("x"), { name: "TypeError", message: /handler.*string/ });
   // @ts-expect-error a key is a function
   await assert.rejects(consumer.run(() => {}, { key: "subject" }), { name: "TypeError", message: /key.*string/ });
+  // @ts-expect-error a key is not awaited
+  await assert.rejects(consumer.run(() => {}, { key: async () => "k" }), { name: "TypeError", message: /key.*async/ });
+  for (const lazy of [function* () {}, async function* () {}]) {
+    await assert.rejects(consumer.run(lazy), { name: "TypeError", message: /handler.*yield/ });
+  }
   const delivery = await consumer.next({ timeoutMs: 5_000 });
   assert.equal(delivery?.attempt, 1);
   await delivery?.ack();
   await consumer.drain();
+});
+
+test("a handler that returns a generator has not done its work", async (t) => {
+  const bridge = await orders(t, 1);
+  const consumer = await bridge.consume("ORDERS", "billing", { retry: { ...QUICK, attempts: 1 } });
+  const controller = new AbortController();
+  const running = consumer.run(() => (function* () {})(), { signal: controller.signal });
+  const letters = await bridge.consume("ORDERS_DLQ", "reader");
+  const letter = await letters.next({ timeoutMs: 10_000 });
+  assert.match(letter?.header("Dead-Letter-Detail") ?? "", /returned a generator/);
+  await letter?.ack();
+  controller.abort();
+  await running;
 });

@@ -88,6 +88,15 @@ test("what was stored is there for the next listener", async (t) => {
   assert.deepEqual(await take(second.url, 1), ["kept"]);
 });
 
+test("a password that is none is refused and not shown", async () => {
+  const users = { alice: 4711001 };
+  // @ts-expect-error a password is a string
+  await assert.rejects(AmqpListener.start({ users }), (error) => {
+    assert(error instanceof TypeError && /users\.alice/.test(error.message) && !error.message.includes("4711001"));
+    return true;
+  });
+});
+
 test("users, vhosts and address are those that were given", async (t) => {
   const { url: nats } = await NatsServer.for(t);
   const listener = await listen(t, { nats, users: { app: "s/e:c@ret", ops: "x" }, vhosts: ["shop", "/"] });

@@ -88,6 +88,10 @@ test("dead letters are seen and stay where they are", async (t) => {
   await assert.rejects(dead.list({ by: "colour" }), { code: "config", message: /by/ });
   // @ts-expect-error there is no such filter
   await assert.rejects(dead.peek({ colour: "red" }), { name: "TypeError", message: /'colour'/ });
+  // @ts-expect-error options are an object
+  await assert.rejects(dead.peek(3), { name: "TypeError", message: /options.*not number/ });
+  // @ts-expect-error options are an object
+  await assert.rejects(dead.list("reason"), { name: "TypeError", message: /options.*not string/ });
 });
 
 test("dead letters are redriven, parked, purged and brought back", async (t) => {

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -217,6 +217,52 @@ async def test_an_exception_of_an_asyncio_handler_follows_the_policy_and_a_plain
         runs.cancel()
         with pytest.raises(asyncio.CancelledError):
             await runs
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_handler_whose_work_is_not_done_when_it_returns_acks_nothing(server: NatsServer, concurrency: int) -> None:
+    async def coroutine(message: Received) -> None:
+        raise AssertionError(f"nobody awaits {message}")
+
+    def generator(message: Received) -> Iterator[Received]:
+        yield message
+
+    class Called:
+        async def __call__(self, message: Received) -> None:
+            await coroutine(message)
+
+    async def key(message: Received) -> str:
+        return message.subject
+
+    with nats_bridge.connect(server.url) as bridge:
+        orders(bridge, 1)
+        with bridge.consume("ORDERS", "billing", retry={**QUICK, "attempts": 1}) as consumer:
+            for handler in (coroutine, generator, Called()):
+                with pytest.raises(TypeError, match="argument 'handler'"):
+                    consumer.run(handler, concurrency=concurrency)
+            with pytest.raises(TypeError, match="argument 'key'.*'async def'"):
+                consumer.run(print, concurrency=concurrency, key=key)  # pyright: ignore[reportArgumentType]
+            # One that shows only when it is called has failed.
+            runs = threading.Thread(target=lambda: consumer.run(lambda it: coroutine(it), concurrency=concurrency))
+            runs.start()
+            with bridge.consume("ORDERS_DLQ", "reader") as letters:
+                letter = letters.next(10_000)
+                assert letter is not None
+                assert "returned a coroutine" in (letter.header("Dead-Letter-Detail") or "")
+                letter.ack()
+            consumer.drain()
+            runs.join()
+
+
+async def test_an_asyncio_handler_that_is_a_generator_is_refused(server: NatsServer) -> None:
+    async def generator(message: Received) -> AsyncIterator[Received]:
+        yield message
+
+    async with aio.connect(server.url) as bridge:
+        await bridge.ensure_stream("ORDERS", subjects=["orders.>"], unbounded=True)
+        async with bridge.consume("ORDERS", "billing") as consumer:
+            with pytest.raises(TypeError, match="argument 'handler'.*yield"):
+                await consumer.run(generator)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_drain_waits_for_handlers_and_what_was_not_begun_is_for_others(server: NatsServer) -> None:

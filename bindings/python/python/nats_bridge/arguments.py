@@ -1,12 +1,13 @@
 """Arguments on their way to the core: what is wrong with one is said with its name."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from os import PathLike, fspath
 
 from .errors import InvalidConfig
 
-__all__ = ["as_json", "crossing", "function", "number", "path", "wrong_type"]
+__all__ = ["as_json", "crossing", "function", "number", "path", "runs_when_called", "wrong_type"]
 
 
 def wrong_type(name: str, wanted: str, given: object) -> TypeError:
@@ -51,6 +52,16 @@ def function(name: str, given: object) -> None:
     """Refuses what cannot be called."""
     if not callable(given):
         raise wrong_type(name, "a function", given)
+
+
+def runs_when_called(name: str, given: object, *, awaited: bool = False) -> None:
+    """Refuses what cannot be called, and a function that does nothing yet when it is called. ``awaited``: the caller awaits a coroutine."""
+    function(name, given)
+    for called in (given, getattr(type(given), "__call__", None)):
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            raise TypeError(f"argument '{name}': a function without 'yield' is wanted: one with it does nothing when it is called")
+        if not awaited and inspect.iscoroutinefunction(called):
+            raise TypeError(f"argument '{name}': a plain function is wanted, not 'async def': nobody would await it")
 
 
 def number(name: str, given: object) -> None:

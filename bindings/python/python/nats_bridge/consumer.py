@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 from ._native import Consumer as NativeConsumer
 from ._native import Job, Jobs, Settled
-from .arguments import function
+from .arguments import runs_when_called
 from .errors import Error, described
-from .handling import Key, answer, tell_key
+from .handling import Key, answer, refuse_unfinished, tell_key
 from .received import Reason, Received, Why, failure
 
 __all__ = ["Consumer", "ConsumerState", "Delivery", "DRAIN_BUDGET_MS"]
@@ -111,7 +111,7 @@ class Consumer:
         """Runs ``handler`` over the deliveries until the consumer was drained, by `drain` in another thread or a signal handler.
 
         A message is acked when ``handler`` returns, and follows the retry policy when it raises; `GiveUp` makes it a dead letter
-        at once. At most ``concurrency`` (1 to 1 024) messages are handled at a time, in threads of their own; with 1, in the
+        at once. It is a plain function: ``async def`` is refused (`nats_bridge.aio` awaits it), and what returns a coroutine or a generator has failed. At most ``concurrency`` (1 to 1 024) messages are handled at a time, in threads of their own; with 1, in the
         thread that calls. With ``key``, messages of one key are handled one after the other in the order of the stream, and one
         that failed is tried again before those behind it::
 
@@ -126,9 +126,9 @@ class Consumer:
             NotFound: the stream or consumer was deleted.
             Closed: the connection was closed.
         """
-        function("handler", handler)
+        runs_when_called("handler", handler)
         if key is not None:
-            function("key", key)
+            runs_when_called("key", key)
         jobs = self._native.jobs(concurrency, key is not None)
         ends = _Ends(self._native)
         try:
@@ -228,7 +228,7 @@ def _handle(job: Job, handler: Callable[[Received], object], ends: _Ends) -> Non
         job.give_back()
         return
     try:
-        handler(Received(job.message))
+        refuse_unfinished(handler(Received(job.message)))
     except Exception as error:
         answer(job, error)
     except BaseException as raised:

@@ -1,5 +1,6 @@
 """Handlers: functions that are given messages, and whose end settles them."""
 
+import inspect
 from collections.abc import Callable
 from typing import get_args
 
@@ -7,7 +8,7 @@ from ._native import Job
 from .arguments import wrong_type
 from .received import Reason, Received, failure
 
-__all__ = ["GiveUp", "Key", "answer", "tell_key"]
+__all__ = ["GiveUp", "Key", "answer", "refuse_unfinished", "tell_key"]
 
 REASONS: tuple[str, ...] = get_args(Reason)
 
@@ -36,6 +37,14 @@ def tell_key(job: Job, key: Key) -> None:
     except BaseException:
         job.give_back()
         raise
+
+
+def refuse_unfinished(returned: object) -> None:
+    """Raises for what a handler returned that has not done its work yet, and never will."""
+    if inspect.iscoroutine(returned):
+        returned.close()
+    if inspect.isawaitable(returned) or inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        raise TypeError(f"the handler returned a {type(returned).__name__}, which nobody awaits: its work is not done")
 
 
 def answer(job: Job, error: BaseException) -> None:

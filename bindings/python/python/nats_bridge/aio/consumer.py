@@ -10,7 +10,7 @@ from .._native import Consumer as NativeConsumer
 from .._native import Delivery as NativeDelivery
 from .._native import Job, Settled, Waiting
 from ..consumer import DRAIN_BUDGET_MS, ConsumerState
-from ..arguments import function
+from ..arguments import runs_when_called
 from ..errors import Error, described
 from ..handling import Key, answer, tell_key
 from ..options import ConsumeOptions
@@ -104,9 +104,9 @@ class Consumer:
         Handlers are tasks of this event loop. Cancelled, it cancels those that run, whose messages then count as failed; let
         `drain` end it instead.
         """
-        function("handler", handler)
+        runs_when_called("handler", handler, awaited=True)
         if key is not None:
-            function("key", key)
+            runs_when_called("key", key)
         jobs = self._native.jobs(concurrency, key is not None)
         running: set[asyncio.Task[None]] = set()
         try:
