@@ -115,14 +115,14 @@ export interface Imported {
 }
 
 const FILTER: Names<DeadLetterFilter> = { reason: "string", fingerprint: "string", consumer: "string", stream: "string", sequences: true };
+const MANY: Names<DeadLetterFilter & Abortable> = { ...FILTER, signal: "signal" };
 const REDRIVE: Names<RedriveOptions> = {
-  ...FILTER,
+  ...MANY,
   to: "string",
   ratePerSecond: "number",
   limit: "number",
   dryRun: "boolean",
   maxFailedAgain: "number",
-  signal: "signal",
 };
 
 /**
@@ -181,29 +181,30 @@ export class DeadLetters {
 
   /** Moves letters to `{stream}_PARKED`, out of the way of a redrive. Resolves to how many. */
   async park(options: DeadLetterFilter & Abortable = {}): Promise<number> {
-    refuseUnknown(options, { ...FILTER, signal: "signal" });
-    const { signal, ...which } = options;
-    return (await this.#ask("park", which, {}, signal)) as number;
+    return this.#many("park", options);
   }
 
   /** Writes letters to a new file as lines of JSON, and leaves them where they are. Resolves to how many. */
   async export(file: string, options: DeadLetterFilter & Abortable = {}): Promise<number> {
-    refuseUnknown(options, { ...FILTER, signal: "signal" });
-    const { signal, ...which } = options;
-    return (await this.#ask("export", which, { file }, signal)) as number;
+    return this.#many("export", options, { file });
   }
 
   /** Writes letters to a new file as lines of JSON, and removes them once they are on its disk. Resolves to how many. */
   async purge(file: string, options: DeadLetterFilter & Abortable = {}): Promise<number> {
-    refuseUnknown(options, { ...FILTER, signal: "signal" });
-    const { signal, ...which } = options;
-    return (await this.#ask("purge", which, { file }, signal)) as number;
+    return this.#many("purge", options, { file });
   }
 
   /** Stores what `export` or `purge` wrote here again. */
   async bringBack(file: string, options: Abortable = {}): Promise<Imported> {
     refuseUnknown(options, { signal: "signal" });
     return (await this.#ask("import", {}, { file }, options.signal)) as Imported;
+  }
+
+  // What works on many letters, and says how many they were.
+  async #many(verb: string, options: DeadLetterFilter & Abortable, more: object = {}): Promise<number> {
+    refuseUnknown(options, MANY);
+    const { signal, ...which } = options;
+    return (await this.#ask(verb, which, more, signal)) as number;
   }
 
   async #ask(verb: string, which: DeadLetterFilter, more: object = {}, signal?: AbortSignal): Promise<unknown> {

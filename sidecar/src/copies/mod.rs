@@ -187,18 +187,18 @@ impl Copies {
     }
 
     /// Does something with the copies of a vhost, unless the owner is given up.
-    fn with<T>(&self, vhost: &Arc<str>, act: impl FnOnce(&mut OfVhost) -> T) -> Option<T> {
+    fn with(&self, vhost: &Arc<str>, act: impl FnOnce(&mut OfVhost)) {
         if self.ended.load(Ordering::Acquire) {
-            return None;
+            return;
         }
         let mut stores = lock(&self.stores);
-        Some(act(stores.entry(Arc::clone(vhost)).or_insert_with(|| {
+        act(stores.entry(Arc::clone(vhost)).or_insert_with(|| {
             let (jobs, waiting) = mpsc::unbounded_channel();
             let held = Arc::<Mutex<Held>>::default();
             let keeper = (Arc::clone(&self.operator), Arc::clone(vhost));
             tokio::spawn(store::run(keeper, waiting, Arc::clone(&held), Arc::clone(&self.tally)));
             OfVhost { jobs, held, known: HashSet::new() }
-        })))
+        }));
     }
 
     fn tell(&self, vhost: &Arc<str>, job: Job) {
@@ -350,13 +350,9 @@ impl Copies {
         for store in lock(&self.stores).values() {
             let _ = store.jobs.send(Job::HoldNothing);
         }
-        let arrived = tokio::time::timeout(LAST_WORDS, self.arrive()).await;
-        let why = match arrived {
-            Ok(Ok(())) => return,
-            Ok(Err(why)) => why,
-            Err(_) => format!("the copies of {} messages are still on their way", self.ahead.load(Ordering::Acquire)),
-        };
-        tracing::warn!(owner = %self.owner, why, "the sidecar stops before all standby copies are stored");
+        if let Err(why) = self.arrive_within(LAST_WORDS).await {
+            tracing::warn!(owner = %self.owner, why, "the sidecar stops before all standby copies are stored");
+        }
     }
 
     /// Deletes the stores, after [`Copies::stop`].
@@ -375,7 +371,11 @@ impl Copies {
     /// # Errors
     /// Some still are: they may yet be stored.
     pub async fn arrive(&self) -> Result<(), String> {
-        let deadline = tokio::time::Instant::now() + ARRIVE;
+        self.arrive_within(ARRIVE).await
+    }
+
+    async fn arrive_within(&self, limit: Duration) -> Result<(), String> {
+        let deadline = tokio::time::Instant::now() + limit;
         loop {
             let ahead = self.ahead.load(Ordering::Acquire);
             if ahead == 0 || self.ended.load(Ordering::Acquire) {
