@@ -39,6 +39,10 @@ fn checks_answer_as_rabbitmqs_do() {
         "/health/checks/protocol-listener/mqtt",
         "/health/checks/nothing",
         "/health/checks",
+        "/healthchecks/node",
+        "/healthchecks/node/",
+        "/healthchecks/node/other@host",
+        "/healthchecks",
         "/aliveness-test/%2F",
         "/aliveness-test/nowhere",
     ] {
@@ -47,6 +51,8 @@ fn checks_answer_as_rabbitmqs_do() {
     for api in [ours, real] {
         let path = format!("/health/checks/port-listener/{}", api.port);
         assert_eq!(api.get(&path), json!({ "status": "ok", "port": api.port }));
+        let node = api.get("/overview")["node"].as_str().expect("a name").to_owned();
+        assert_eq!(api.get(&format!("/healthchecks/node/{node}")), json!({ "status": "ok" }));
     }
 }
 

@@ -56,12 +56,7 @@ pub(super) fn check(broker: &Broker, check: &[String]) -> Result<Answer, Refusal
     let protocols: Vec<&str> = broker.identity.listeners().map(|(protocol, _)| protocol).collect();
     match words[..] {
         ["alarms" | "local-alarms"] => {
-            // What AMQP clients hear as `connection.blocked`.
-            let resource = match broker.backend.alarm() {
-                _ if !broker.backend.is_connected() => "the connection to NATS",
-                Some(resource) => resource.name(),
-                None => return ok(json!({ "status": "ok" })),
-            };
+            let Some(resource) = short_of(broker) else { return ok(json!({ "status": "ok" })) };
             let alarm = json!({ "node": broker.identity.node, "resource": resource });
             failed(json!({ "alarms": [alarm] }), "There are alarms in effect in the cluster")
         }
@@ -102,6 +97,25 @@ pub(super) fn check(broker: &Broker, check: &[String]) -> Result<Answer, Refusal
             }
         }
         _ => Err(Refusal::object_not_found()),
+    }
+}
+
+/// What RabbitMQ before 3.8 had instead of `health/checks`, and still has.
+pub(super) fn node(broker: &Broker, name: Option<&str>) -> Result<Answer, Refusal> {
+    let own = &broker.identity.node;
+    if name.is_some_and(|name| name != own.as_str()) {
+        return Err(Refusal::object_not_found());
+    }
+    let Some(resource) = short_of(broker) else { return Ok(Answer::Document(json!({ "status": "ok" }))) };
+    let reason = format!("resource alarm(s) in effect:[{{resource_limit,{resource},{own}}}]");
+    Ok(Answer::Status(503, json!({ "status": "failed", "reason": reason })))
+}
+
+/// What there is an alarm about: AMQP clients hear it as `connection.blocked`.
+fn short_of(broker: &Broker) -> Option<&'static str> {
+    match broker.backend.is_connected() {
+        true => broker.backend.alarm().map(|resource| resource.name()),
+        false => Some("the connection to NATS"),
     }
 }
 

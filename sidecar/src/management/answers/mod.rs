@@ -141,6 +141,7 @@ pub(super) async fn answer(broker: &Broker, route: Route, request: Request<'_>) 
         }
         (Route::Aliveness(vhost), Verb::Get) => health::aliveness(broker, request, &vhost).await,
         (Route::Health(check), Verb::Get) => health::check(broker, &check),
+        (Route::NodeHealth(node), Verb::Get) => health::node(broker, node.as_deref()),
         (
             route @ (Route::Users
             | Route::UsersWithoutPermissions

@@ -96,6 +96,8 @@ pub(in crate::management) enum Route {
     Aliveness(String),
     /// `health/checks/...`
     Health(Vec<String>),
+    /// `healthchecks/node`, `healthchecks/node/N`
+    NodeHealth(Option<String>),
 }
 
 /// The two ends of bindings.
@@ -196,6 +198,8 @@ fn named(segments: &[&str]) -> Option<Route> {
         ["health", "checks", ref check @ ..] if !check.is_empty() => {
             Route::Health(check.iter().map(|word| own(word)).collect())
         }
+        ["healthchecks", "node"] => Route::NodeHealth(None),
+        ["healthchecks", "node", node] => Route::NodeHealth(Some(own(node))),
         [kind, ref rest @ ..] => {
             let kind = ABSENT.into_iter().find(|absent| *absent == kind)?;
             match *rest {
