@@ -1,9 +1,8 @@
 //! A cluster of three nats-servers with JetStream, for streams with three replicas.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::nats::NatsServer;
+use crate::nats::{Builder, NatsServer};
 use crate::ports;
 
 /// Three servers on 127.0.0.1 that form one cluster. Dropping it stops them.
@@ -20,17 +19,17 @@ impl NatsCluster {
     /// # Panics
     /// When no binary is found, or no leader is elected.
     pub fn start() -> NatsCluster {
-        NatsCluster::start_with(None)
+        NatsCluster::start_with(&NatsServer::builder())
     }
 
-    /// As [`NatsCluster::start`], with this binary.
+    /// As [`NatsCluster::start`], each server by this plan, which says neither directory nor port.
     ///
     /// # Panics
     /// As [`NatsCluster::start`].
-    pub fn start_with(binary: Option<PathBuf>) -> NatsCluster {
+    pub fn start_with(plan: &Builder) -> NatsCluster {
         // A 2.10 that elects itself before the others have come was seen to stay with that: then there are three new ones.
         for _ in 0..3 {
-            let cluster = NatsCluster { nodes: three(binary.as_ref()) };
+            let cluster = NatsCluster { nodes: three(plan) };
             // A server that has not joined when one is killed would not be counted: two of two are no majority of three.
             if cluster.is_soon(|meta| !meta.leader.is_empty() && meta.cluster_size == 3 && meta.replicas.len() == 2) {
                 return cluster;
@@ -82,18 +81,15 @@ impl NatsCluster {
     }
 }
 
-fn three(binary: Option<&PathBuf>) -> Vec<NatsServer> {
+fn three(plan: &Builder) -> Vec<NatsServer> {
     // The routes of all must be known before the first one starts.
     let routes = ports::free(3).expect("free ports");
     let urls: Vec<String> = routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
     let nodes = routes.iter().enumerate().map(|(i, port)| {
-        let mut plan = NatsServer::builder().config_line(format!("server_name: n{}", i + 1)).config_line(format!(
+        let plan = plan.clone().config_line(format!("server_name: n{}", i + 1)).config_line(format!(
             "cluster {{ name: test, listen: \"127.0.0.1:{port}\", no_advertise: true, routes: [ {} ] }}",
             urls.join(", ")
         ));
-        if let Some(binary) = binary {
-            plan = plan.binary(binary);
-        }
         plan.start()
     });
     nodes.collect()

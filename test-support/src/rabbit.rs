@@ -1,4 +1,6 @@
-//! A real RabbitMQ node: free loopback ports, a home and an epmd of its own, stopped when dropped.
+//! A real RabbitMQ node: free loopback ports, a home and an epmd of its own, stopped when dropped; and three of them as a cluster.
+
+mod cluster;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -12,6 +14,8 @@ use std::time::{Duration, Instant};
 use crate::ports;
 use crate::signal::{freeze, signal};
 
+pub use self::cluster::RabbitCluster;
+
 /// A running RabbitMQ node with the plugins for management and consistent hashing, and the user `guest` / `guest`.
 ///
 /// It takes 5 to 10 s to start: give a suite one node ([`RabbitMq::shared`]) and each test a vhost
@@ -21,6 +25,10 @@ pub struct RabbitMq {
     node: String,
     ports: Ports,
     dir: tempfile::TempDir,
+    // With the cookie that nodes of one cluster share.
+    home: PathBuf,
+    // Whether the epmd is another node's.
+    is_guest: bool,
     epmd: Option<Child>,
     broker: Option<Broker>,
     vhosts: AtomicU32,
@@ -228,7 +236,9 @@ impl RabbitMq {
         let [amqp, management, dist, epmd] = ports[..] else { return Err("four ports were asked for".into()) };
         let node = format!("t{}x{}@localhost", std::process::id(), STARTS.fetch_add(1, Ordering::Relaxed));
         let ports = Ports { amqp, management, dist, epmd };
-        let server = RabbitMq { node, ports, dir, epmd: None, broker: None, vhosts: AtomicU32::new(0) };
+        let home = dir.path().join("home");
+        let vhosts = AtomicU32::new(0);
+        let server = RabbitMq { node, ports, dir, home, is_guest: false, epmd: None, broker: None, vhosts };
         server.write_files(config_lines).map_err(|e| format!("cannot write the node's configuration: {e}"))?;
         Ok(server)
     }
@@ -236,7 +246,7 @@ impl RabbitMq {
     fn write_files(&self, config_lines: &[&str]) -> io::Result<()> {
         let dir = self.dir();
         let Ports { amqp, management, .. } = self.ports;
-        fs::create_dir_all(dir.join("home"))?;
+        fs::create_dir_all(&self.home)?;
         fs::write(dir.join("enabled_plugins"), "[rabbitmq_management,rabbitmq_consistent_hash_exchange].\n")?;
         fs::write(
             dir.join("rabbitmq.conf"),
@@ -305,7 +315,7 @@ impl RabbitMq {
             }
         }
         command
-            .env("HOME", self.dir().join("home"))
+            .env("HOME", &self.home)
             .env("RABBITMQ_NODENAME", &self.node)
             .env("RABBITMQ_CONF_ENV_FILE", self.dir().join("no-such-file"))
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
@@ -313,6 +323,9 @@ impl RabbitMq {
     }
 
     fn start_epmd(&mut self) -> Result<(), String> {
+        if self.is_guest {
+            return Ok(());
+        }
         if let Some(epmd) = &mut self.epmd
             && matches!(epmd.try_wait(), Ok(None))
         {
