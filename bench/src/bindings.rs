@@ -14,7 +14,7 @@ use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 use tokio::process::Command;
 
-use crate::cpu;
+use crate::processes;
 use crate::report::{Figure, median};
 
 /// What `bench bindings` takes.
@@ -238,9 +238,9 @@ async fn once(
         Work::Consume => "consume",
     };
     let server = if amqp { servers.rabbit.pid() } else { servers.nats.pid() };
-    let before = cpu::of_tree(server);
+    let before = processes::cpu_of_trees(&[server]);
     let took = drive(args, pair.language, (client, work), &url, size, messages).await?;
-    let took = Took { server_cpu: cpu::of_tree(server).saturating_sub(before), ..took };
+    let took = Took { server_cpu: processes::cpu_of_trees(&[server]).saturating_sub(before), ..took };
     if !amqp {
         let left = bridge.jetstream().get_stream("BENCH").await?.cached_info().state.messages;
         let expected = if pair.work == Work::Consume { 0 } else { messages as u64 };

@@ -3,7 +3,7 @@
 mod amqp;
 mod bindings;
 mod core;
-mod cpu;
+mod processes;
 mod program;
 mod report;
 mod sidecar;

@@ -31,6 +31,16 @@ impl Program {
         Self::start(command, dir)
     }
 
+    /// Starts `nats-bridge serve` on a NATS that runs; `nats` is its URL, or those of its servers.
+    ///
+    /// # Errors
+    /// As [`Program::serve`].
+    pub fn serve_on(nats: &str) -> Result<Self, AnyError> {
+        let mut command = Command::new(binary()?);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--nats", nats]);
+        Self::start(command, TempDir::new()?)
+    }
+
     /// Starts `nats-bridge sidecar` between two brokers.
     ///
     /// # Errors

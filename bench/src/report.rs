@@ -19,7 +19,7 @@ pub struct Figure {
     pub peer_name: String,
     /// The peer's median.
     pub peer: f64,
-    /// Median over the rounds of ours / peer. Above 1, ours is faster.
+    /// Median over the rounds of ours / peer, of a rate; peer / ours, of memory. Above 1, ours is better.
     pub ratio: f64,
     /// Further figures by name; the unit is in the name.
     pub extra: Vec<(String, f64)>,

@@ -11,7 +11,7 @@ use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 
 use crate::amqp::drive::{self, Drive, Round};
-use crate::amqp::workload::{Shape, Workload};
+use crate::amqp::workload::{Kind, Shape};
 use crate::program::Program;
 use crate::report::{Figure, median};
 
@@ -148,7 +148,7 @@ async fn compare(args: &SidecarArgs, case: Case, rabbit: &RabbitMq) -> Result<Ve
 async fn round(url: &str, work: Work, args: &SidecarArgs, messages: usize) -> Result<Round, AnyError> {
     let (window, prefetch) = (usize::from(args.window), args.window);
     let drive = Drive { messages, size: args.size, window, prefetch };
-    let shape = Workload::Single.shape().ok_or("`single` has a shape")?;
+    let shape = Shape::single(Kind::Classic);
     match work {
         Work::Fast => drive::drive(url, shape, drive).await,
         Work::Paced => drive::drive(url, Shape { pace: Some(args.pace), ..shape }, drive).await,

@@ -25,6 +25,9 @@ pub struct BenchArgs {
     /// memory and handles stay what they are.
     #[arg(long, value_name = "MESSAGES")]
     memory: Option<u64>,
+    /// For the benchmark itself, behind `--`: `cargo xtask bench amqp -- --profiles three --only memory`.
+    #[arg(last = true)]
+    more: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,6 +51,9 @@ enum What {
 /// # Errors
 /// When a server is missing and cannot be brought, or cargo cannot be started.
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
+    if args.what == What::All && !args.more.is_empty() {
+        return Err(Failure::new("what is behind `--` is for one benchmark: name it, as in `cargo xtask bench amqp -- ...`"));
+    }
     let mut tools = Tools::open(None)?;
     let nats_server = tools.nats_server()?;
     if matches!(args.what, What::Amqp | What::Bindings | What::Sidecar | What::All) {
@@ -87,6 +93,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         if let (Some(messages), &"bindings") = (args.memory, what) {
             cargo.args(["--memory", &messages.to_string()]);
         }
+        cargo.args(&args.more);
         let status = cargo.status().doing("cannot start cargo")?;
         if !status.success() {
             return Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)));

@@ -133,12 +133,12 @@ pub async fn drive(url: &str, shape: Shape, drive: Drive) -> Result<Round, AnyEr
 async fn declare(channel: &Channel, shape: Shape, queues: &[ShortString]) -> Result<ShortString, AnyError> {
     for queue in queues {
         let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString(shape.queue_type.into()));
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString(shape.kind.name().into()));
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
         channel.queue_declare(queue.clone(), options, arguments).await?;
     }
     let is_topic = shape.topic_bindings > 0;
-    if !is_topic && queues.len() == 1 {
+    if !is_topic && !shape.is_fanout {
         return Ok(ShortString::default());
     }
     let kind = if is_topic { ExchangeKind::Topic } else { ExchangeKind::Fanout };
@@ -162,7 +162,11 @@ async fn declare(channel: &Channel, shape: Shape, queues: &[ShortString]) -> Res
     Ok(EXCHANGE.into())
 }
 
-async fn write(
+/// Publishes one publisher's part, with a window of confirms.
+///
+/// # Errors
+/// When a publish is not confirmed.
+pub async fn write(
     channel: &Channel,
     publisher: usize,
     drive: Drive,

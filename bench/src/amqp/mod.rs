@@ -3,36 +3,40 @@
 //! Rounds alternate between the brokers, so that a noisy machine slows both; the ratio is taken round by round.
 
 pub mod drive;
+mod memory;
 mod raw;
+mod servers;
 pub mod workload;
 
 use std::time::Duration;
 
 use clap::Args;
-use test_support::rabbit::RabbitMq;
 
 use self::drive::{Drive, Round};
-use self::workload::{Shape, Workload};
-use crate::cpu;
-use crate::program::Program;
+use self::servers::{Profile, Servers};
+use self::workload::{Memory, Shape, Workload};
+use crate::processes;
 use crate::report::{Figure, median};
 
 /// What `bench amqp` takes.
 #[derive(Debug, Clone, Args)]
 pub struct AmqpArgs {
-    /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [
-        Workload::Single, Workload::Multiple, Workload::Quorum, Workload::Four, Workload::Fanout3, Workload::Fanout10,
-        Workload::Topic, Workload::Raw, Workload::Paced, Workload::Rpc,
-    ])]
-    pub workloads: Vec<Workload>,
-    /// Messages in each round; less where each is more work.
+    /// How durable, and on how many servers; separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Profile::Default, Profile::Always, Profile::Three])]
+    pub profiles: Vec<Profile>,
+    /// Only figures whose name contains one of these, separated by `;`. `--list` prints the names.
+    #[arg(long, value_delimiter = ';', value_name = "TEXT")]
+    pub only: Vec<String>,
+    /// Print the names of the figures and measure nothing.
+    #[arg(long)]
+    pub list: bool,
+    /// Messages in each round; less where each is more work, and a tenth where each publish waits for disks.
     #[arg(long, default_value_t = 40_000)]
     pub messages: usize,
     /// Counted rounds of each broker; one more of each comes first and is not counted.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     pub rounds: usize,
-    /// Body sizes, in bytes. `single` is measured with each, the rest with the first.
+    /// Body sizes, in bytes. What has one queue is measured with each, the rest with the first.
     #[arg(long, value_delimiter = ',', default_values_t = [128, 1024, 65_536])]
     pub sizes: Vec<usize>,
     /// Publishes in flight without a confirm.
@@ -41,18 +45,31 @@ pub struct AmqpArgs {
     /// Consumer prefetch.
     #[arg(long, default_value_t = 256)]
     pub prefetch: u16,
-    /// nats-server's `sync_interval` for the listener started here: `always` is what RabbitMQ's confirms mean.
-    #[arg(long, value_name = "INTERVAL")]
-    pub sync: Option<String>,
-    /// Measure this broker instead of a listener started here.
+    /// Idle connections, for their memory.
+    #[arg(long, default_value_t = 500)]
+    pub connections: usize,
+    /// Empty queues, for their memory; a tenth on three servers.
+    #[arg(long, default_value_t = 2_000)]
+    pub queues: usize,
+    /// Messages that lie in a queue, for their memory.
+    #[arg(long, default_value_t = 20_000)]
+    pub queued: usize,
+    /// Measure this broker instead of a listener started here; not its memory.
     #[arg(long, value_name = "AMQP_URL")]
     pub listener: Option<String>,
-    /// Compare with this broker instead of a RabbitMQ node started here.
+    /// Compare with this broker instead of a RabbitMQ started here; not its memory.
     #[arg(long, value_name = "AMQP_URL")]
     pub rabbit: Option<String>,
 }
 
-const NO_NATS: &str = "`raw` needs the listener that is started here: leave --listener out";
+impl AmqpArgs {
+    /// Whether a figure of this name is wanted.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.contains(only.trim()))
+    }
+}
+
+const NO_NATS: &str = "`beside raw JetStream` needs the listener that is started here: leave --listener out";
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -61,99 +78,119 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// When a server cannot be started, or a broker refuses, loses, duplicates or reorders a message.
 pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> {
-    let args = &if quick { AmqpArgs { messages: 2_000, rounds: 1, ..args.clone() } } else { args.clone() };
-    let (node, rabbit) = match &args.rabbit {
-        Some(url) => (None, url.clone()),
-        None => {
-            let node = tokio::task::spawn_blocking(RabbitMq::start).await?;
-            let url = node.url();
-            (Some(node), url)
-        }
-    };
-    let (gateway, listener, nats) = match &args.listener {
-        Some(url) => (None, url.clone(), None),
-        None => {
-            let sync = args.sync.clone();
-            let gateway = tokio::task::spawn_blocking(move || Program::serve(sync.as_deref())).await??;
-            let (url, nats) = (gateway.url_for("/"), gateway.nats_url());
-            (Some(gateway), url, nats)
-        }
-    };
-
+    let small = AmqpArgs { messages: 2_000, rounds: 1, connections: 50, queues: 100, queued: 2_000, ..args.clone() };
+    let args = if quick { &small } else { args };
+    if args.sizes.is_empty() {
+        return Err("--sizes: at least one size is needed".into());
+    }
+    if args.profiles.len() > 1 && (args.listener.is_some() || args.rabbit.is_some()) {
+        return Err("--listener and --rabbit are one broker each: say with --profiles which one of them it is".into());
+    }
     let mut figures = Vec::new();
-    let mut pace = 1_000.0;
-    for &workload in &args.workloads {
-        let sizes = match workload {
-            Workload::Single => &args.sizes[..],
-            _ => &args.sizes[..1],
-        };
-        for &size in sizes {
-            let messages = match size {
-                0..=4096 => workload.publishes(args.messages),
-                _ => workload.publishes(args.messages) / 8,
-            };
-            let drive = Drive { messages, size, window: args.window, prefetch: args.prefetch };
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for round in 0..=args.rounds {
-                let here = load(&listener, workload, drive, pace);
-                let here = with_cpu(gateway.as_ref().map(Program::pid), drive, here).await?;
-                let there = match workload {
-                    Workload::Raw => {
-                        let there = raw::drive(nats.as_deref().ok_or(NO_NATS)?, drive);
-                        with_cpu(gateway.as_ref().map(Program::pid), drive, there).await?
-                    }
-                    _ => {
-                        let there = load(&rabbit, workload, drive, pace);
-                        with_cpu(node.as_ref().map(RabbitMq::pid), drive, there).await?
-                    }
-                };
-                if round > 0 {
-                    eprintln!(
-                        "{:<26} {size:>6} B round {round}: listener {:>7.0}/s  {} {:>7.0}/s",
-                        workload.name(),
-                        here.rate,
-                        workload.peer(),
-                        there.rate
-                    );
-                    ours.push(here);
-                    theirs.push(there);
-                }
+    for &profile in &args.profiles {
+        let mut rates = Workload::all(profile, &args.sizes);
+        rates.retain(|(workload, size)| args.wants(&name(profile, *workload, *size)));
+        let mut memory = Memory::all(profile).to_vec();
+        memory.retain(|memory| args.wants(&format!("{}: {}", profile.name(), memory.name())));
+        if args.list {
+            rates.iter().for_each(|(workload, size)| eprintln!("{}", name(profile, *workload, *size)));
+            memory.iter().for_each(|memory| eprintln!("{}: {}", profile.name(), memory.name()));
+            continue;
+        }
+        // Each has servers of its own: what was done before is not in their memory.
+        for memory in memory {
+            let servers = Servers::start(args, profile).await?;
+            match servers.are_ours_to_read() {
+                true => figures.push(memory::measure(&servers, profile, memory, args).await?),
+                false => eprintln!("{}: left out, not all of it was started here", memory.name()),
             }
-            let figure = figure(workload, drive, &ours, &theirs);
-            if workload == Workload::Single && size == args.sizes[0] {
-                pace = figure.ours.min(figure.peer) / 2.0;
-            }
-            figures.push(figure);
+        }
+        if !rates.is_empty() {
+            figures.extend(compare(args, profile, &rates).await?);
         }
     }
-    drop(gateway);
-    drop(node);
     Ok(figures)
 }
 
-/// Adds to a round what it cost: `broker` is the root of the broker's processes.
+fn name(profile: Profile, workload: Workload, size: usize) -> String {
+    format!("{}: {}, {size} B", profile.name(), workload.name())
+}
+
+/// All figures of one profile that are rates.
+async fn compare(args: &AmqpArgs, profile: Profile, rates: &[(Workload, usize)]) -> Result<Vec<Figure>, AnyError> {
+    let servers = Servers::start(args, profile).await?;
+    let mut figures = Vec::new();
+    let mut pace = None;
+    for &(workload, size) in rates {
+        let messages = workload.publishes(profile.publishes(args.messages), size);
+        let drive = Drive { messages, size, window: args.window, prefetch: args.prefetch };
+        if let (Workload::Paced(kind), None) = (workload, pace) {
+            // Not measured by a figure before.
+            let shape = Shape::single(kind);
+            let (ours, peer) = (
+                drive::drive(&servers.listener, shape, drive).await?,
+                drive::drive(&servers.rabbit, shape, drive).await?,
+            );
+            pace = Some(ours.rate.min(peer.rate) / 2.0);
+        }
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for round in 0..=args.rounds {
+            let here = load(&servers.listener, workload, drive, pace);
+            let here = with_cpu(&servers.ours, drive, here).await?;
+            let there = match workload {
+                Workload::Raw(_) => {
+                    let there = raw::drive(servers.nats.as_deref().ok_or(NO_NATS)?, servers.replicas, drive);
+                    with_cpu(&servers.ours, drive, there).await?
+                }
+                _ => with_cpu(&servers.theirs, drive, load(&servers.rabbit, workload, drive, pace)).await?,
+            };
+            if round > 0 {
+                eprintln!(
+                    "{:<50} round {round}: listener {:>7.0}/s  {} {:>7.0}/s",
+                    name(profile, workload, size),
+                    here.rate,
+                    workload.peer(),
+                    there.rate
+                );
+                ours.push(here);
+                theirs.push(there);
+            }
+        }
+        let figure = figure(name(profile, workload, size), workload, drive, &ours, &theirs);
+        if size == args.sizes[0]
+            && let Workload::Queue { pairs: 1, ack_every: 1, kind } = workload
+            && rates.iter().any(|(other, _)| *other == Workload::Paced(kind))
+        {
+            pace = Some(figure.ours.min(figure.peer) / 2.0);
+        }
+        figures.push(figure);
+    }
+    Ok(figures)
+}
+
+/// Adds to a round what it cost: `broker` is the broker's processes, none where they are not known.
 async fn with_cpu(
-    broker: Option<u32>,
+    broker: &[u32],
     drive: Drive,
     round: impl Future<Output = Result<Round, AnyError>>,
 ) -> Result<Round, AnyError> {
-    let taken = || (broker.map(cpu::of_tree), cpu::of_process(std::process::id()));
+    let taken = || (processes::cpu_of_trees(broker), processes::cpu_of(std::process::id()));
     let before = taken();
     let round = round.await?;
     let after = taken();
     let each = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / drive.messages as f64;
-    let broker_cpu_us = before.0.zip(after.0).map(|(from, to)| each(from, to));
+    let broker_cpu_us = (!broker.is_empty()).then(|| each(before.0, after.0));
     Ok(Round { broker_cpu_us, client_cpu_us: each(before.1, after.1), ..round })
 }
 
-async fn load(url: &str, workload: Workload, drive: Drive, pace: f64) -> Result<Round, AnyError> {
+async fn load(url: &str, workload: Workload, drive: Drive, pace: Option<f64>) -> Result<Round, AnyError> {
     let Some(shape) = workload.shape() else { return drive::round_trips(url, drive.messages, drive.size).await };
-    let pace = (workload == Workload::Paced).then_some(pace);
+    let pace = if matches!(workload, Workload::Paced(_)) { pace } else { None };
     let round = drive::drive(url, Shape { pace, ..shape }, drive).await;
     round.map_err(|error| format!("{}, on {url}: {error}", workload.name()).into())
 }
 
-fn figure(workload: Workload, drive: Drive, ours: &[Round], theirs: &[Round]) -> Figure {
+fn figure(name: String, workload: Workload, drive: Drive, ours: &[Round], theirs: &[Round]) -> Figure {
     let pick = |rounds: &[Round], of: fn(&Round) -> f64| median(rounds.iter().map(of));
     let Drive { messages, size, window, prefetch } = drive;
     let mut extra = Vec::new();
@@ -169,8 +206,8 @@ fn figure(workload: Workload, drive: Drive, ours: &[Round], theirs: &[Round]) ->
         }
     }
     Figure {
-        name: format!("{}, {size} B", workload.name()),
-        detail: format!("{messages} messages, window {window}, prefetch {prefetch}"),
+        name,
+        detail: format!("{messages} messages of {size} B, window {window}, prefetch {prefetch}"),
         unit: if workload == Workload::Rpc { "calls/s" } else { "msg/s" },
         ours: pick(ours, |r| r.rate),
         peer_name: workload.peer().into(),

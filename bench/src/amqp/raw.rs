@@ -10,17 +10,19 @@ use futures::StreamExt;
 use super::AnyError;
 use super::drive::{Drive, Round};
 
-/// One round on a work-queue stream of its own, with one connection that publishes and one that consumes.
+/// One round on a work-queue stream of its own, with one connection that publishes and one that consumes; the stream is on so many servers.
 ///
 /// # Errors
 /// When JetStream refuses or loses a message.
-pub async fn drive(url: &str, drive: Drive) -> Result<Round, AnyError> {
+pub async fn drive(urls: &str, replicas: usize, drive: Drive) -> Result<Round, AnyError> {
+    let url = urls.split(',').next().unwrap_or(urls);
     let publisher = jetstream::new(async_nats::connect(url).await?);
     let reader = jetstream::new(async_nats::connect(url).await?);
     let config = stream::Config {
         name: "RAW".into(),
         subjects: vec!["raw".into()],
         retention: stream::RetentionPolicy::WorkQueue,
+        num_replicas: replicas,
         ..Default::default()
     };
     let stream = reader.create_stream(config).await?;

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use nats_bridge::{Bridge, ConsumeConfig, Message, MessageId, PublishConfig, Retention, StreamSpec};
 use test_support::nats::NatsServer;
 
-use crate::cpu;
+use crate::processes;
 use crate::report::{Figure, median};
 
 /// What `bench core` takes.
@@ -183,7 +183,7 @@ impl Started {
 }
 
 fn cpu_time() -> Duration {
-    cpu::of_process(std::process::id())
+    processes::cpu_of(std::process::id())
 }
 
 // One round of one side, on a stream and a connection of its own.
