@@ -2,7 +2,7 @@ use amqp_compat::ReplyCode;
 use amqp_compat::backend::{Backend, Command, Event, Login, Outcome, QueueDeclare, Reply, Topology};
 use test_support::nats::NatsServer;
 
-use crate::client::{Client, body, exchange, login, queue, until_counts};
+use crate::client::{Client, body, exchange, login, queue, table, text, until_counts};
 use crate::{alone, backend, backend_with, one_lease};
 
 fn delete(name: &str, if_unused: bool, if_empty: bool) -> Topology {
@@ -196,4 +196,39 @@ async fn an_auto_delete_queue_goes_with_its_last_consumer() {
     client.done(Command::Cancel { channel: 1, consumer_tag: "b".into() }).await;
     let passive = Topology::QueueDeclare(QueueDeclare { passive: true, ..queue("q") });
     assert_eq!(client.topology(passive).await.expect_err("gone").code, ReplyCode::NotFound);
+}
+
+#[tokio::test]
+async fn streams_keep_the_times_to_live_that_an_earlier_gateway_let_the_server_have() {
+    let server = NatsServer::start();
+    let config = one_lease(&server).await;
+    let stream_queue = || QueueDeclare { arguments: table(&[("x-queue-type", text("stream"))]), ..queue("log") };
+    {
+        let backend = backend_with(&server, config.clone()).await;
+        let mut client = Client::open(&*backend).await;
+        client.declare(queue("empty")).await;
+        client.declare(queue("full")).await;
+        client.declare(stream_queue()).await;
+        client.store("", "full", "kept").await;
+    }
+    let bridge = nats_bridge::Bridge::connect(server.url()).await.expect("connected");
+    let stream = async |queue: &str| {
+        bridge.jetstream().get_stream(format!("AQ_=2F_{queue}")).await.expect("a stream").cached_info().clone()
+    };
+    let mut created = Vec::new();
+    for queue in ["empty", "full", "log"] {
+        let info = stream(queue).await;
+        assert!(!info.config.allow_message_ttl, "{queue}: costs memory and is not used");
+        let config = async_nats::jetstream::stream::Config { allow_message_ttl: true, ..info.config };
+        bridge.jetstream().update_stream(config).await.expect("updated");
+        created.push(info.created);
+    }
+    let backend = backend_with(&server, config).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(stream_queue()).await;
+    assert_eq!(body(&client.get("full").await.expect("a message").delivery), "kept");
+    for (queue, created) in ["empty", "full", "log"].into_iter().zip(created) {
+        let info = stream(queue).await;
+        assert_eq!((info.config.allow_message_ttl, info.created), (true, created), "{queue} is the same stream");
+    }
 }
