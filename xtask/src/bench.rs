@@ -52,7 +52,9 @@ enum What {
 /// When a server is missing and cannot be brought, or cargo cannot be started.
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     if args.what == What::All && !args.more.is_empty() {
-        return Err(Failure::new("what is behind `--` is for one benchmark: name it, as in `cargo xtask bench amqp -- ...`"));
+        return Err(Failure::new(
+            "what is behind `--` is for one benchmark: name it, as in `cargo xtask bench amqp -- ...`",
+        ));
     }
     let mut tools = Tools::open(None)?;
     let nats_server = tools.nats_server()?;
