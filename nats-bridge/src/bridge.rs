@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, jetstream};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{OnceCell, broadcast, watch};
 
 use crate::config::Config;
 use crate::connection::{Connection, ConnectionEvent, Events};
@@ -12,7 +12,7 @@ use crate::consume::{Consumer, WeakHandle};
 use crate::error::{Error, ErrorKind, Result};
 use crate::message::Message;
 use crate::message_id::check_region;
-use crate::publish::{BreakerState, Pending, PublishConfig, Published, Publisher};
+use crate::publish::{BreakerState, Confirms, OrderedInbox, Pending, PublishConfig, Published, Publisher, Writers};
 use crate::pulse::Pulse;
 
 /// A connection to NATS with JetStream. Clones share the connection.
@@ -49,6 +49,7 @@ struct Shared {
     api_level: u32,
     pulse: Arc<Pulse>,
     publisher: Publisher,
+    writers: OnceCell<Arc<Writers>>,
     consumers: Mutex<Vec<WeakHandle>>,
 }
 
@@ -75,14 +76,8 @@ impl Bridge {
         check(&config)?;
         let events = Arc::new(Events::new());
         let servers = config.servers.join(",");
-        let client = options(&config, events.clone())?.connect(&config.servers[..]).await.map_err(|e| {
-            let kind = match e.kind() {
-                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => ErrorKind::Denied,
-                ConnectErrorKind::ServerParse => ErrorKind::Config,
-                _ => ErrorKind::Unreachable,
-            };
-            Error::new(kind).with("servers", without_passwords(&servers)).with("why", &e).because(e)
-        })?;
+        let connecting = options(&config, events.clone())?.connect(&config.servers[..]);
+        let client = connecting.await.map_err(|e| connect_error(&servers, e))?;
         // The first `Connected` comes over a channel; counted now, it is not taken for a reconnect later.
         let mut connected = events.watch();
         let first = connected.wait_for(|c| c.connects > 0);
@@ -98,8 +93,8 @@ impl Bridge {
         let publisher =
             Publisher::open(&pulse, jetstream.clone(), &events, config.publish.clone(), config.region.as_deref())
                 .await?;
-        let shared =
-            Shared { client, jetstream, events, config, api_level, pulse, publisher, consumers: Mutex::default() };
+        let (writers, consumers) = (OnceCell::new(), Mutex::default());
+        let shared = Shared { client, jetstream, events, config, api_level, pulse, publisher, writers, consumers };
         Ok(Bridge { shared: Arc::new(shared) })
     }
 
@@ -154,6 +149,21 @@ impl Bridge {
     pub async fn publisher(&self, config: PublishConfig) -> Result<Publisher> {
         let Shared { pulse, jetstream, events, config: own, .. } = &*self.shared;
         Publisher::open(pulse, jetstream.clone(), events, config, own.region.as_deref()).await
+    }
+
+    /// An inbox for publishes that keep their order when the connection is lost: they go over a further connection, which is made with
+    /// the first such inbox and which all of this bridge's share.
+    ///
+    /// # Errors
+    /// For the first: as [`Bridge::connect_with`], of the further connection; while that one is lost, an inbox is made at once all the same.
+    /// `Closed`: the bridge was closed.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn ordered_inbox(&self) -> Result<(OrderedInbox, Confirms)> {
+        let Shared { client, config, events, writers, .. } = &*self.shared;
+        let writers = writers.get_or_try_init(|| async { Writers::open(client, config, events).await.map(Arc::new) });
+        OrderedInbox::open(client, writers.await?.clone()).await
     }
 
     /// The state of this bridge's own publisher's circuit breaker, to await changes of; always `Closed` when
@@ -270,18 +280,32 @@ fn names_a_call(text: &str) -> bool {
 
 fn options(config: &Config, events: Arc<Events>) -> Result<ConnectOptions> {
     let pause_max = config.reconnect_pause_max;
-    Ok(crate::login::options(config)?
+    Ok(with_common(config, crate::login::options(config)?)
         .name(&config.name)
-        .connection_timeout(config.connect_timeout)
-        .request_timeout(Some(config.request_timeout))
-        .ping_interval(config.ping_interval)
-        .require_tls(config.require_tls)
         .max_reconnects(None)
         .reconnect_delay_callback(move |attempt| reconnect_pause(attempt, pause_max, rand::random()))
         .event_callback(move |event| {
             let events = events.clone();
             async move { events.report(event) }
         }))
+}
+
+/// What all connections of a bridge have in common.
+pub(crate) fn with_common(config: &Config, options: ConnectOptions) -> ConnectOptions {
+    options
+        .connection_timeout(config.connect_timeout)
+        .request_timeout(Some(config.request_timeout))
+        .ping_interval(config.ping_interval)
+        .require_tls(config.require_tls)
+}
+
+pub(crate) fn connect_error(servers: &str, error: async_nats::ConnectError) -> Error {
+    let kind = match error.kind() {
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => ErrorKind::Denied,
+        ConnectErrorKind::ServerParse => ErrorKind::Config,
+        _ => ErrorKind::Unreachable,
+    };
+    Error::new(kind).with("servers", without_passwords(servers)).with("why", &error).because(error)
 }
 
 fn check(config: &Config) -> Result<()> {
@@ -330,7 +354,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 // `random` in 0..=u32::MAX chooses between half and all of the doubled pause.
-fn reconnect_pause(attempt: usize, max: Duration, random: u32) -> Duration {
+pub(crate) fn reconnect_pause(attempt: usize, max: Duration, random: u32) -> Duration {
     if attempt <= 1 {
         return Duration::ZERO;
     }

@@ -1,15 +1,17 @@
 //! One subscription that receives the confirms of many publishes.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use async_nats::client::traits::Publisher as _;
 use async_nats::message::OutboundMessage;
-use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, PublishErrorKind, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, PublishErrorKind, Subject, Subscriber};
 use bytes::Bytes;
 use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::confirm::{self, Rejection, Stored, StreamNames};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,13 +27,15 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug, Clone)]
 pub struct ConfirmInbox {
     client: Client,
-    prefix: Arc<str>,
+    prefix: Prefix,
 }
 
-/// The receiving end of a [`ConfirmInbox`].
+/// The receiving end of a [`ConfirmInbox`] or an [`OrderedInbox`](super::OrderedInbox).
 #[derive(Debug)]
 pub struct Confirms {
-    subscriber: Subscriber,
+    subscriber: Option<Subscriber>,
+    /// Where the next one comes from when this one ends, and when none will come any more.
+    further: Option<(mpsc::UnboundedReceiver<Subscriber>, CancellationToken)>,
     prefix: usize,
     names: StreamNames,
 }
@@ -51,19 +55,17 @@ impl ConfirmInbox {
     /// # Errors
     /// `Closed`: the client was closed.
     pub async fn open(client: &Client) -> Result<(ConfirmInbox, Confirms)> {
-        let prefix = format!("{}.", client.new_inbox());
-        let subscriber = client
-            .subscribe(format!("{prefix}*"))
-            .await
-            .map_err(|e| Error::new(ErrorKind::Closed).with("inbox", &prefix).because(e))?;
-        let confirms = Confirms { subscriber, prefix: prefix.len(), names: StreamNames::default() };
-        Ok((ConfirmInbox { client: client.clone(), prefix: prefix.into() }, confirms))
+        let prefix = Prefix::new(client);
+        let confirms = Confirms::new(&prefix, Some(prefix.subscribe(client).await?), None);
+        Ok((ConfirmInbox { client: client.clone(), prefix }, confirms))
     }
 
     /// Hands one message to the client; its confirm will carry `token`.
     ///
     /// Waits while the client's command channel (2 048 by default) is full, so also while it is disconnected for long.
-    /// Handed over is not stored, and not even written: only the confirm says that it is stored.
+    /// Handed over is not stored, and not even written: only the confirm says that it is stored. What is handed over while
+    /// the connection is away is written before anything that was lost with it can be sent again: where order matters, see
+    /// [`OrderedInbox`](super::OrderedInbox).
     ///
     /// # Errors
     /// Nothing was sent in any of these cases, so nothing landed.
@@ -80,10 +82,36 @@ impl ConfirmInbox {
         headers: Option<HeaderMap>,
         payload: Bytes,
     ) -> Result<()> {
+        self.prefix.publish(&self.client, token, subject, headers, payload).await
+    }
+}
+
+/// What the reply addresses of an inbox start with.
+#[derive(Debug, Clone)]
+pub(super) struct Prefix(Arc<str>);
+
+impl Prefix {
+    pub(super) fn new(client: &Client) -> Self {
+        Prefix(format!("{}.", client.new_inbox()).into())
+    }
+
+    pub(super) async fn subscribe(&self, client: &Client) -> Result<Subscriber> {
+        let subscribed = client.subscribe(format!("{}*", self.0)).await;
+        subscribed.map_err(|e| Error::new(ErrorKind::Closed).with("inbox", &self.0).because(e))
+    }
+
+    pub(super) async fn publish(
+        &self,
+        client: &Client,
+        token: u64,
+        subject: Subject,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<()> {
         let reply = Some(self.reply(token));
         let size = payload.len();
         let message = OutboundMessage { subject, reply, payload, headers };
-        self.client.publish_message(message).await.map_err(|e| {
+        client.publish_message(message).await.map_err(|e| {
             let kind = match e.kind() {
                 PublishErrorKind::MaxPayloadExceeded => ErrorKind::TooLarge,
                 PublishErrorKind::InvalidSubject => ErrorKind::InvalidMessage,
@@ -92,31 +120,11 @@ impl ConfirmInbox {
             let error = Error::new(kind).because(e);
             match kind {
                 ErrorKind::TooLarge => {
-                    error.with("payload_bytes", size).with("max_payload", self.client.server_info().max_payload)
+                    error.with("payload_bytes", size).with("max_payload", client.server_info().max_payload)
                 }
                 _ => error,
             }
         })
-    }
-
-    /// Which of the client's connections is open now, counted from 1; `None` while there is none.
-    ///
-    /// What is handed over while there is none waits in the client, and is written first when there is one again: before anything
-    /// older that was lost with the connection before and is sent again. Whoever promises an order waits, sends the older ones first,
-    /// and then goes on.
-    pub fn connection(&self) -> Option<u64> {
-        let connected = self.client.connection_state() == async_nats::connection::State::Connected;
-        connected.then(|| self.client.statistics().connects.load(Ordering::Relaxed))
-    }
-
-    /// Whether the server takes no message of this size: what [`ConfirmInbox::publish`] would answer with `TooLarge`.
-    pub fn is_too_large(&self, headers: Option<&HeaderMap>, payload: &[u8]) -> bool {
-        let line = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
-            // `name: value` and the end of the line.
-            values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + 4).sum::<usize>()
-        };
-        let headers = headers.map_or(0, |headers| VERSION_AND_END + headers.iter().map(line).sum::<usize>());
-        headers + payload.len() > self.client.max_payload()
     }
 
     fn reply(&self, token: u64) -> Subject {
@@ -131,17 +139,22 @@ impl ConfirmInbox {
                 break;
             }
         }
-        let mut reply = String::with_capacity(self.prefix.len() + digits.len() - at);
-        reply.push_str(&self.prefix);
+        let mut reply = String::with_capacity(self.0.len() + digits.len() - at);
+        reply.push_str(&self.0);
         reply.extend(digits[at..].iter().map(|d| char::from(*d)));
         Subject::from(reply)
     }
 }
 
-/// `NATS/1.0` before the headers and the empty line behind them.
-const VERSION_AND_END: usize = 12;
-
 impl Confirms {
+    pub(super) fn new(
+        prefix: &Prefix,
+        subscriber: Option<Subscriber>,
+        further: Option<(mpsc::UnboundedReceiver<Subscriber>, CancellationToken)>,
+    ) -> Self {
+        Confirms { subscriber, further, prefix: prefix.0.len(), names: StreamNames::default() }
+    }
+
     /// Waits for at least one confirm and appends those that are there, at most `limit`, to `out`.
     ///
     /// Gives the number appended; 0 means that the client was closed and no more will come. Answers whose token is not
@@ -150,25 +163,39 @@ impl Confirms {
     /// # Cancel safety
     /// Cancel safe: what was received is in `out` or still waiting.
     pub async fn next_many(&mut self, out: &mut Vec<Confirm>, limit: usize) -> usize {
-        let limit = limit.max(1);
-        std::future::poll_fn(|cx| {
-            let mut added = 0;
-            while added < limit {
-                match Pin::new(&mut self.subscriber).poll_next(cx) {
-                    Poll::Ready(Some(message)) => {
-                        let token = message.subject.get(self.prefix..).and_then(|t| t.parse().ok());
-                        if let Some(token) = token {
-                            out.push(Confirm { token, result: confirm::read(&message, &mut self.names) });
-                            added += 1;
-                        }
-                    }
-                    Poll::Ready(None) => return Poll::Ready(added),
-                    Poll::Pending if added == 0 => return Poll::Pending,
-                    Poll::Pending => break,
-                }
+        loop {
+            let added = poll_fn(|cx| self.poll_next_many(cx, out, limit.max(1))).await;
+            if added > 0 {
+                return added;
             }
-            Poll::Ready(added)
-        })
-        .await
+            let Some((further, closed)) = &mut self.further else { return 0 };
+            let next = tokio::select! {
+                next = further.recv() => next,
+                () = closed.cancelled() => None,
+            };
+            let Some(next) = next else { return 0 };
+            self.subscriber = Some(next);
+        }
+    }
+
+    /// 0 when the subscription has ended, or there is none.
+    fn poll_next_many(&mut self, cx: &mut Context<'_>, out: &mut Vec<Confirm>, limit: usize) -> Poll<usize> {
+        let Some(subscriber) = &mut self.subscriber else { return Poll::Ready(0) };
+        let mut added = 0;
+        while added < limit {
+            match Pin::new(&mut *subscriber).poll_next(cx) {
+                Poll::Ready(Some(message)) => {
+                    let token = message.subject.get(self.prefix..).and_then(|t| t.parse().ok());
+                    if let Some(token) = token {
+                        out.push(Confirm { token, result: confirm::read(&message, &mut self.names) });
+                        added += 1;
+                    }
+                }
+                Poll::Ready(None) => break,
+                Poll::Pending if added == 0 => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(added)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`Publisher`]: publishes with ids, waits for confirms, sends again what has no answer, in a bounded window.
 //! - [`ConfirmInbox`]: the layer below; one subscription for the confirms of many publishes.
+//! - [`OrderedInbox`]: the same, for publishes that keep their order when the connection is lost.
 //! - [`Stored`], [`Rejection`]: what JetStream answers.
 //!
 //! ```no_run
@@ -33,6 +34,7 @@ mod breaker;
 mod confirm;
 mod inbox;
 mod keeper;
+mod ordered;
 mod publisher;
 mod takers;
 mod window;
@@ -43,6 +45,8 @@ use std::time::Duration;
 pub use breaker::{BreakerConfig, BreakerState};
 pub use confirm::{Rejection, Stored};
 pub use inbox::{Confirm, ConfirmInbox, Confirms};
+pub use ordered::OrderedInbox;
+pub(crate) use ordered::Writers;
 pub use publisher::{Pending, Publisher};
 
 use crate::encryption::Keys;

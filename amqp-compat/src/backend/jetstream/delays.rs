@@ -16,7 +16,7 @@ use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use nats_bridge::Bridge;
-use nats_bridge::publish::{Confirm, ConfirmInbox};
+use nats_bridge::publish::Confirm;
 use serde_json::json;
 use smallvec::SmallVec;
 
@@ -138,7 +138,7 @@ impl Delays {
         // What is due already goes in the order of its time, which is known when everything has been read.
         let mut is_read = stream.info().await.map_err(failed)?.state.messages == 0;
         let mut index = consumer.messages().await.map_err(failed)?;
-        let (inbox, mut confirms) = ConfirmInbox::open(bridge.client()).await.map_err(failed)?;
+        let (inbox, mut confirms) = bridge.ordered_inbox().await.map_err(failed)?;
         let mut publisher = Publisher::new(inbox, self.queue.config.clone());
         let mut confirmed: Vec<Confirm> = Vec::with_capacity(BATCH);
         let mut tick = tokio::time::interval(TICK);
@@ -176,7 +176,7 @@ impl Delays {
                     if self.topology.strong_count() == 0 || self.queue.config.is_overtaken() {
                         return Ok(());
                     }
-                    publisher.resend(false, Instant::now()).await
+                    publisher.resend(Instant::now()).await
                 }
             };
             for settled in settled {

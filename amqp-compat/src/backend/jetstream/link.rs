@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
-use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
+use nats_bridge::publish::{Confirm, Confirms, OrderedInbox};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -104,7 +104,7 @@ struct Consumer {
 }
 
 /// Starts the actor of a link.
-pub(crate) fn start(vhost: Arc<VhostRuntime>, access: Access, inbox: ConfirmInbox, confirms: Confirms) -> Link {
+pub(crate) fn start(vhost: Arc<VhostRuntime>, access: Access, inbox: OrderedInbox, confirms: Confirms) -> Link {
     let (commands, command_receiver) = mpsc::channel(LINK_CAPACITY);
     let (event_sender, events) = mpsc::channel(LINK_CAPACITY);
     let publisher = Publisher::new(inbox, vhost.config.clone());
@@ -140,7 +140,6 @@ pub(crate) fn start(vhost: Arc<VhostRuntime>, access: Access, inbox: ConfirmInbo
 impl LinkActor {
     async fn run(mut self, mut confirms: Confirms) {
         let mut connection = self.vhost.bridge.connection();
-        let mut connects = connection.borrow_and_update().connects;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -174,11 +173,10 @@ impl LinkActor {
                     }
                     self.is_cut_off = !now.connected;
                     self.tell_blocked().await;
-                    if now.connects > connects {
-                        connects = now.connects;
-                        let settled = self.publisher.resend(true, Instant::now()).await;
-                        self.report(settled).await;
-                    }
+                }
+                () = self.publisher.available() => {
+                    let settled = self.publisher.resend(Instant::now()).await;
+                    self.report(settled).await;
                 }
                 () = may_route_again(&mut self.routes) => {}
                 () = self.access.changed() => {
@@ -193,7 +191,7 @@ impl LinkActor {
                         self.give_up_publishing().await;
                         break None;
                     }
-                    let settled = self.publisher.resend(false, Instant::now()).await;
+                    let settled = self.publisher.resend(Instant::now()).await;
                     self.report(settled).await;
                 }
             }
@@ -680,10 +678,20 @@ impl LinkActor {
     async fn await_confirms(&mut self, confirms: &mut Confirms) {
         let wait = async {
             let mut confirmed = Vec::with_capacity(CONFIRMS);
-            while self.publisher.is_outstanding(None) && confirms.next_many(&mut confirmed, CONFIRMS).await > 0 {
+            while self.publisher.is_outstanding(None) {
+                let count = tokio::select! {
+                    count = confirms.next_many(&mut confirmed, CONFIRMS) => count,
+                    () = self.publisher.available() => {
+                        self.publisher.resend(Instant::now()).await;
+                        continue;
+                    }
+                };
                 let now = Instant::now();
                 for confirm in confirmed.drain(..) {
                     self.publisher.confirmed(confirm, now);
+                }
+                if count == 0 {
+                    break;
                 }
             }
         };

@@ -24,7 +24,6 @@ use std::sync::Arc;
 use amq_protocol::types::ShortString;
 use async_trait::async_trait;
 use nats_bridge::Bridge;
-use nats_bridge::publish::ConfirmInbox;
 
 use crate::backend::{Backend, Link, Login, Message};
 use crate::error::{AmqpError, ReplyCode};
@@ -99,6 +98,8 @@ impl JetStreamBackend {
         if config.lease.is_none() && config.gateways.is_none() {
             config.lease = Some(Lease::acquire(&bridge).await?);
         }
+        // The connection for publishes is made now: an account that allows no further one is known before a client comes.
+        bridge.ordered_inbox().await.map_err(|error| AmqpError::new(ReplyCode::InternalError, error.to_string()))?;
         let config = Arc::new(config);
         let follows = config.gateways.as_ref().is_some_and(|gateways| !gateways.runs_queues());
         let mut names = match config.behind_rabbitmq {
@@ -218,7 +219,9 @@ impl Backend for JetStreamBackend {
             return Err(vhost.is_deleted());
         }
         let access = Access::open(&self.users, &self.config, &login.user, &vhost.name)?;
-        let (inbox, confirms) = ConfirmInbox::open(self.bridge.client())
+        let (inbox, confirms) = self
+            .bridge
+            .ordered_inbox()
             .await
             .map_err(|error| AmqpError::new(ReplyCode::InternalError, error.to_string()))?;
         Ok(link::start(vhost, access, inbox, confirms))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
-use nats_bridge::publish::{Confirm, ConfirmInbox};
+use nats_bridge::publish::{Confirm, OrderedInbox};
 use nats_bridge::{ErrorKind, publish::Rejection};
 use smallvec::SmallVec;
 
@@ -38,10 +38,7 @@ pub(crate) struct Settled {
 /// The publishes of one link.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    inbox: ConfirmInbox,
-    /// The client's connection that everything outstanding was sent over. What comes after a new one waits until that was sent again:
-    /// else it would be stored first.
-    connection: Option<u64>,
+    inbox: OrderedInbox,
     config: Arc<JetStreamConfig>,
     /// The start of this link's message ids: `<this>-<token>`.
     id: String,
@@ -160,9 +157,8 @@ impl Also {
 }
 
 impl Publisher {
-    pub(crate) fn new(inbox: ConfirmInbox, config: Arc<JetStreamConfig>) -> Self {
+    pub(crate) fn new(inbox: OrderedInbox, config: Arc<JetStreamConfig>) -> Self {
         Self {
-            connection: inbox.connection(),
             inbox,
             config,
             id: ulid::Ulid::new().to_string(),
@@ -271,7 +267,7 @@ impl Publisher {
     }
 
     /// Hands one copy to the client.
-    async fn send(&mut self, token: u64) -> Result<(), AmqpError> {
+    async fn send(&self, token: u64) -> Result<(), AmqpError> {
         let Some(Some(copy)) = self.copies.get(self.index(token)) else { return Ok(()) };
         let Some(Some(publish)) = self.publishes.get(copy.publish as usize) else { return Ok(()) };
         let mut headers = publish.headers(&copy.queue);
@@ -297,22 +293,14 @@ impl Publisher {
                 ),
             )
         };
-        let now = self.inbox.connection();
-        if now.is_none() || now != self.connection {
-            if self.inbox.is_too_large(headers.as_ref(), &body) {
-                return Err(too_large());
-            }
-            let is_first = self.copies.iter().take(self.index(token)).all(Option::is_none);
-            if now.is_none() || !is_first {
-                return Ok(());
-            }
+        if self.inbox.is_over() {
+            let fits = !self.inbox.is_too_large(headers.as_ref(), &body);
+            return if fits { Ok(()) } else { Err(too_large()) };
         }
         let subject = copy.queue.destination(&publish.message.properties);
-        let published = self.inbox.publish(token, subject, headers, body).await;
-        self.connection = now;
-        match published {
+        match self.inbox.publish(token, subject, headers, body).await {
             Err(error) if error.kind() == ErrorKind::TooLarge => Err(too_large()),
-            // A closed client is the link's to notice; the publish stays outstanding and fails in time.
+            // It stays outstanding: it is sent again over the next connection, or fails in time.
             _ => Ok(()),
         }
     }
@@ -380,14 +368,15 @@ impl Publisher {
         }
     }
 
-    /// Sends again what is due, or everything; gives up what has been tried for too long.
-    pub(crate) async fn resend(&mut self, everything: bool, now: Instant) -> Vec<Settled> {
+    /// Waits until there is another connection, over which [`Self::resend`] sends everything again.
+    pub(crate) async fn available(&mut self) {
+        self.inbox.available().await;
+    }
+
+    /// Sends again what is due, or everything over another connection; gives up what has been tried for too long.
+    pub(crate) async fn resend(&mut self, now: Instant) -> Vec<Settled> {
         let mut settled = Vec::new();
-        let connection = self.inbox.connection();
-        let everything = everything || (connection.is_some() && connection != self.connection);
-        if connection.is_some() {
-            self.connection = connection;
-        }
+        let everything = self.inbox.renew().await;
         let (mut has_probed, waits_for_ever) = (false, self.waits_for_ever());
         for index in 0..self.copies.len() {
             let Some(Some(copy)) = self.copies.get_mut(index) else { continue };

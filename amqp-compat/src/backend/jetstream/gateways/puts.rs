@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use async_nats::{Message as NatsMessage, Subject};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use nats_bridge::publish::{Confirm, ConfirmInbox};
+use nats_bridge::publish::Confirm;
 use serde_json::json;
 use smallvec::{SmallVec, smallvec};
 
@@ -49,7 +49,7 @@ pub(super) async fn start(gateways: &Gateways) -> Result<(), AmqpError> {
     let bridge = gateways.0.bridge.clone();
     let subject = format!("{PREFIX}.put.{}.*.*", gateways.0.number);
     let mut subscriber = bridge.client().subscribe(subject).await.map_err(failed)?;
-    let (inbox, mut confirms) = ConfirmInbox::open(bridge.client()).await.map_err(failed)?;
+    let (inbox, mut confirms) = bridge.ordered_inbox().await.map_err(failed)?;
     let Some(config) = gateways.vhosts().next().map(|vhost| vhost.config.clone()) else { return Ok(()) };
     let mut puts = Puts {
         gateways: gateways.clone(),
@@ -61,7 +61,6 @@ pub(super) async fn start(gateways: &Gateways) -> Result<(), AmqpError> {
     };
     tokio::spawn(async move {
         let mut connection = bridge.connection();
-        let mut connects = connection.borrow_and_update().connects;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut confirmed: Vec<Confirm> = Vec::with_capacity(CONFIRMS);
@@ -85,14 +84,11 @@ pub(super) async fn start(gateways: &Gateways) -> Result<(), AmqpError> {
                     if changed.is_err() || now.closed {
                         return;
                     }
-                    if now.connects == connects {
-                        continue;
-                    }
-                    connects = now.connects;
-                    puts.publisher.resend(true, Instant::now()).await
+                    continue;
                 }
+                () = puts.publisher.available() => puts.publisher.resend(Instant::now()).await,
                 _ = tick.tick(), if puts.publisher.is_outstanding(None) => {
-                    puts.publisher.resend(false, Instant::now()).await
+                    puts.publisher.resend(Instant::now()).await
                 }
             };
             for settled in settled {

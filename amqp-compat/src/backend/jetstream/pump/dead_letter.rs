@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use nats_bridge::publish::{Confirm, ConfirmInbox, Confirms};
+use nats_bridge::publish::{Confirm, Confirms};
 
 use super::super::dead_letters::{self, Routed, hidden, hide};
 use super::super::message;
@@ -126,7 +126,7 @@ impl Pump {
     /// False when NATS cannot be reached at all.
     async fn send_dead_letters(&mut self, sequence: u64, reason: Reason, id: &str, routed: Vec<Routed>) -> bool {
         if self.dying.publisher.is_none() {
-            let Ok((inbox, confirms)) = ConfirmInbox::open(self.queue.bridge.client()).await else {
+            let Ok((inbox, confirms)) = self.queue.bridge.ordered_inbox().await else {
                 for Routed { letter, queues, .. } in routed {
                     let (properties, size) = (&letter.message.properties, letter.message.body.len());
                     queues.iter().for_each(|queue| queue.ended(properties, size, None));
@@ -174,18 +174,18 @@ impl Pump {
         }
     }
 
-    /// Sends again what is due; everything after a lost connection.
-    pub(super) async fn tick_dead_letters(&mut self, everything: bool) {
+    /// Sends again what is due; everything over another connection.
+    pub(super) async fn tick_dead_letters(&mut self) {
         let now = Instant::now();
         if self.dying.again_at.is_some_and(|at| at <= now) {
             self.dying.again_at = None;
         }
-        if !everything && self.dying.tick_at.is_none_or(|at| at > now) {
+        if self.dying.tick_at.is_none_or(|at| at > now) {
             return;
         }
         self.dying.tick_at = None;
         let Some(publisher) = &mut self.dying.publisher else { return };
-        let settled = publisher.resend(everything, now).await;
+        let settled = publisher.resend(now).await;
         self.dying.tick_at = publisher.is_outstanding(None).then_some(now + TICK);
         for settled in settled {
             self.dead_letter_ended(settled).await;

@@ -248,13 +248,12 @@ impl Pump {
                     if now.connects > connects {
                         connects = now.connects;
                         self.recover_at = has_stream.then(Instant::now);
-                        self.tick_dead_letters(true).await;
                     }
                 }
                 () = next_confirms(&mut self.dying, &mut confirmed) => self.dead_letters_confirmed(&mut confirmed).await,
                 () = sleep_until(settle_at), if settle_at.is_some() => self.tell_settled().await,
                 () = sleep_until(expires_at) => {}
-                () = sleep_until(dying_at) => self.tick_dead_letters(false).await,
+                () = sleep_until(dying_at) => self.tick_dead_letters().await,
                 () = sleep_until(unsure_at), if unsure_at.is_some() => self.look_again().await,
                 () = self.queue.levels.wanted(), if self.has_priorities() => {
                     if let Err(error) = self.open_levels().await {
