@@ -56,6 +56,39 @@ async fn a_confirm_comes_only_when_every_copy_is_stored() {
     }
 }
 
+/// Between two leaders nobody takes a stream's messages. The first one is sent again a little later; what is published in between does not
+/// come before it.
+#[tokio::test]
+async fn what_is_published_behind_a_message_that_waits_for_its_stream_stays_behind_it() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    client.declare(queue("q")).await;
+    let bridge = nats_bridge::Bridge::connect(server.url()).await.expect("connected");
+    let (js, name) = (bridge.jetstream(), "AQ_=2F_q");
+    let config = js.get_stream(name).await.expect("a stream").cached_info().config.clone();
+    js.delete_stream(name).await.expect("deleted");
+    for number in 1..=3 {
+        client.publish("", "q", number.to_string()).await;
+    }
+    // The refusals are there, and the next attempt is not.
+    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    js.create_stream(config).await.expect("made again");
+    for number in 4..=6 {
+        client.publish("", "q", number.to_string()).await;
+    }
+    for _ in 1..=6 {
+        assert_eq!(client.confirm().await.1, PublishOutcome::Stored);
+    }
+    let stream = js.get_stream(name).await.expect("a stream");
+    let mut bodies = Vec::new();
+    for sequence in 1..=6 {
+        let stored = stream.get_raw_message(sequence).await.expect("stored");
+        bodies.push(String::from_utf8_lossy(&stored.payload).into_owned());
+    }
+    assert_eq!(bodies, ["1", "2", "3", "4", "5", "6"]);
+}
+
 #[tokio::test]
 async fn an_unroutable_message_is_returned_when_mandatory_and_confirmed() {
     let server = NatsServer::start();

@@ -53,6 +53,9 @@ pub(crate) struct Publisher {
     refused: usize,
     /// Whether there was none when it was last tried: then only the oldest of those is tried again.
     is_probing: bool,
+    /// Queues whose stream cannot take a message now, as between two leaders, and when they are tried again: what comes for one of them
+    /// meanwhile waits behind what was not taken.
+    held_back: Vec<(Arc<Queue>, Instant)>,
 }
 
 #[derive(Debug)]
@@ -170,6 +173,7 @@ impl Publisher {
             bytes: 0,
             refused: 0,
             is_probing: false,
+            held_back: Vec::new(),
         }
     }
 
@@ -267,8 +271,13 @@ impl Publisher {
     }
 
     /// Hands one copy to the client.
-    async fn send(&self, token: u64) -> Result<(), AmqpError> {
-        let Some(Some(copy)) = self.copies.get(self.index(token)) else { return Ok(()) };
+    async fn send(&mut self, token: u64) -> Result<(), AmqpError> {
+        let index = self.index(token);
+        let Some(Some(copy)) = self.copies.get_mut(index) else { return Ok(()) };
+        let held_back = self.held_back.iter().find(|(queue, _)| Arc::ptr_eq(queue, &copy.queue));
+        if let Some((_, until)) = held_back {
+            copy.send_at = *until;
+        }
         let Some(Some(publish)) = self.publishes.get(copy.publish as usize) else { return Ok(()) };
         let mut headers = publish.headers(&copy.queue);
         let id = match &publish.also.id {
@@ -293,7 +302,7 @@ impl Publisher {
                 ),
             )
         };
-        if self.inbox.is_over() {
+        if held_back.is_some() || self.inbox.is_over() {
             let fits = !self.inbox.is_too_large(headers.as_ref(), &body);
             return if fits { Ok(()) } else { Err(too_large()) };
         }
@@ -325,7 +334,11 @@ impl Publisher {
                 return None;
             }
             Err(rejection) if rejection.is_temporary() => {
-                copy.send_at = now + RETRY_AFTER;
+                let held_back = self.held_back.iter().find(|(queue, _)| Arc::ptr_eq(queue, &copy.queue));
+                copy.send_at = held_back.map_or(now + RETRY_AFTER, |(_, until)| *until);
+                if held_back.is_none() {
+                    self.held_back.push((copy.queue.clone(), copy.send_at));
+                }
                 return None;
             }
             Err(rejection) => {
@@ -377,6 +390,7 @@ impl Publisher {
     pub(crate) async fn resend(&mut self, now: Instant) -> Vec<Settled> {
         let mut settled = Vec::new();
         let everything = self.inbox.renew().await;
+        self.held_back.retain(|(_, until)| !everything && *until > now);
         let (mut has_probed, waits_for_ever) = (false, self.waits_for_ever());
         for index in 0..self.copies.len() {
             let Some(Some(copy)) = self.copies.get_mut(index) else { continue };
