@@ -260,7 +260,7 @@ async fn cut_over(
 ) -> Result<(Arc<Cutover>, Arc<Standby>), SidecarError> {
     let (shown, user) = (rabbit.to_string(), operator.user.clone());
     let vhosts = Arc::new(JetStreamVhosts::new(bridge.clone(), lease.clone(), config.jetstream));
-    let standby = Standby::start(bridge.clone(), vhosts.clone());
+    let standby = Standby::start(bridge.clone());
     let parts = Parts {
         rabbit_url: rabbit.to_string(),
         rabbit: Arc::new(RabbitMqBackend::new(rabbit)),

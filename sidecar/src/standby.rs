@@ -34,7 +34,7 @@ use ulid::Ulid;
 
 use crate::control::ShadowReport;
 use crate::control_api::{Phase, QueueParity};
-use crate::dual::shared::{Routes, Shadow};
+use crate::dual::shared::{Routed, Shadow};
 use crate::fence::QueueName;
 use crate::parity::{Limits, Parity, QueueId, Unverified, digest};
 
@@ -57,7 +57,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// Stores copies, reads them back, and compares.
 pub struct Standby {
     bridge: Bridge,
-    routes: Arc<dyn Routes>,
     copies: mpsc::Sender<Copy>,
     /// Copies that were put into the queue, or were about to be.
     taken: AtomicU64,
@@ -129,12 +128,11 @@ struct Places {
 }
 
 impl Standby {
-    /// Begins to take copies. `routes` says which queues a message goes to.
-    pub fn start(bridge: Bridge, routes: Arc<dyn Routes>) -> Arc<Self> {
+    /// Begins to take copies.
+    pub fn start(bridge: Bridge) -> Arc<Self> {
         let (copies, waiting) = mpsc::channel(WAITING);
         let standby = Arc::new(Self {
             bridge,
-            routes,
             copies,
             taken: AtomicU64::new(0),
             table: Mutex::new(Table::new()),
@@ -368,24 +366,19 @@ impl Shadow for Standby {
         }
     }
 
-    fn published(&self, vhost: &Arc<str>, id: u128, epoch: u64, message: &Message, behind: bool) {
+    fn published(&self, id: u128, epoch: u64, message: &Message, routed: &Routed, behind: bool) {
         if behind {
             return self.table().has_no_copy(id, Unverified::TopologyBehind);
         }
-        let queues = match self.routes.route(vhost, message) {
-            Ok(queues) => queues,
+        let queues = match routed {
+            Ok(queues) => queues.clone(),
             // What RabbitMQ routes through an exchange that JetStream does not have is missing there.
-            Err(error) if error.code == ReplyCode::NotFound => return,
+            Err(ReplyCode::NotFound) => return,
             Err(_) => return self.table().has_no_copy(id, Unverified::NotCarried),
         };
-        if queues.is_empty() {
-            return;
-        }
-        let name =
-            |queue: &amq_protocol::types::ShortString| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() };
-        let queues = queues.iter().map(name).collect();
+        let Some(vhost) = queues.first().map(|queue| Arc::clone(&queue.vhost)) else { return };
         self.taken.fetch_add(1, Ordering::SeqCst);
-        let copy = Copy { vhost: vhost.clone(), id, epoch, taken: self.now(), queues, message: message.clone() };
+        let copy = Copy { vhost, id, epoch, taken: self.now(), queues, message: message.clone() };
         if let Err(full) = self.copies.try_send(copy) {
             let Copy { id, queues, .. } = full.into_inner();
             let mut table = self.table();

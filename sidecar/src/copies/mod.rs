@@ -214,6 +214,12 @@ impl Copies {
         });
     }
 
+    /// A message needs no copy any more: whether its copy was held back, and is not made at all.
+    fn is_no_longer_held(&self, vhost: &str, queue: &Arc<str>, id: u128) -> bool {
+        !self.ended.load(Ordering::Acquire)
+            && lock(&self.stores).get(vhost).is_some_and(|store| lock(&store.held).settled(queue, id))
+    }
+
     /// A message is about to be given to its owner, which will put it into these queues. Whether its confirm waits for copies.
     pub fn keep(&self, queues: &[QueueName], id: u128, epoch: u64, message: &Message, waiter: Option<Waiter>) -> bool {
         // A queue that does not outlive its broker has promised nothing.
@@ -297,6 +303,9 @@ impl Copies {
         }
         for queue in died_in {
             self.no_longer(vhost, queue, id);
+        }
+        if !rejected && self.is_no_longer_held(vhost, queue, id) {
+            return;
         }
         match self.routes.outlives(vhost, queue) {
             // It lives on as a dead letter.

@@ -52,16 +52,16 @@ impl Engine {
         let owner = match taken {
             None => Side::Nats,
             Some((phase, taken)) => {
-                if phase == Phase::Shadow
-                    && taken.owner == Side::Rabbit
-                    && let Some(shadow) = &shared.shadow
-                {
-                    let behind = shared.behind() > 0;
-                    shadow.published(&self.vhost, id, taken.epoch, &publish.message, behind);
-                }
+                let compares = phase == Phase::Shadow && taken.owner == Side::Rabbit;
+                let shadow = shared.shadow.as_ref().filter(|_| compares);
                 let copies = shared.copies_of(taken.owner).filter(|_| has_copies(phase));
-                if taken.owner == Side::Nats || copies.is_some() {
-                    let (queues, others) = shared.queues_of(&self.vhost, &publish.message);
+                if taken.owner == Side::Nats || copies.is_some() || shadow.is_some() {
+                    let routed = shared.routed(&self.vhost, &publish.message);
+                    let others = shared.others_of(&routed);
+                    if let Some(shadow) = shadow {
+                        shadow.published(id, taken.epoch, &publish.message, &routed, shared.behind() > 0);
+                    }
+                    let queues = routed.unwrap_or_default();
                     if taken.owner == Side::Nats {
                         self.remember(id, channel, &publish.message, &queues);
                     }

@@ -67,13 +67,16 @@ pub struct Declared {
     pub delivery_limit: Option<u64>,
 }
 
+/// The queues that JetStream would put a message into, or why it would refuse it.
+pub type Routed = Result<Vec<QueueName>, ReplyCode>;
+
 /// Where `shadow` takes its copies from. No call waits; what there is no room for is counted.
 pub trait Shadow: Send + Sync + 'static {
     /// This phase is in force from this epoch on. `run` is the upper half of the ids that this run of the sidecar gives.
     fn phase(&self, phase: Phase, epoch: u64, run: u64);
-    /// A message of this epoch is about to be given to RabbitMQ. `behind`: JetStream may not have all the topology that RabbitMQ
-    /// has routed it by.
-    fn published(&self, vhost: &Arc<str>, id: u128, epoch: u64, message: &Message, behind: bool);
+    /// A message of this epoch is about to be given to RabbitMQ. `routed`: the queues that JetStream would put it into, or why it would
+    /// refuse it; `behind`: it may not have all the topology that RabbitMQ has routed it by.
+    fn published(&self, id: u128, epoch: u64, message: &Message, routed: &Routed, behind: bool);
     /// RabbitMQ refused a publish, or its fate is unknown.
     fn failed(&self, id: u128);
     /// RabbitMQ delivered a message of this epoch.
@@ -275,17 +278,24 @@ impl Shared {
         self.integrity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The queues that JetStream would put a message into, and why RabbitMQ may put it into others.
-    pub fn queues_of(&self, vhost: &Arc<str>, message: &Message) -> (Vec<QueueName>, Option<&'static str>) {
-        let Some(routes) = &self.routes else { return (Vec::new(), None) };
-        let lacking = self.lacking.load(Ordering::Relaxed) + self.left.load(Ordering::Relaxed);
-        let behind = (lacking > 0).then_some("topology_behind");
+    /// The queues that JetStream would put a message into, or why it would refuse it.
+    pub fn routed(&self, vhost: &Arc<str>, message: &Message) -> Routed {
+        let Some(routes) = &self.routes else { return Ok(Vec::new()) };
+        let name = |queue: &ShortString| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() };
         match routes.route(vhost, message) {
-            Ok(routed) => {
-                let name = |queue: &ShortString| QueueName { vhost: vhost.clone(), queue: queue.as_str().into() };
-                (routed.iter().map(name).collect(), behind)
-            }
-            Err(_) => (Vec::new(), behind.or(Some("not_carried"))),
+            Ok(queues) => Ok(queues.iter().map(name).collect()),
+            Err(error) => Err(error.code),
+        }
+    }
+
+    /// Why RabbitMQ may put a message into other queues than JetStream, which would route it like this.
+    pub fn others_of(&self, routed: &Routed) -> Option<&'static str> {
+        self.routes.as_ref()?;
+        let lacking = self.lacking.load(Ordering::Relaxed) + self.left.load(Ordering::Relaxed);
+        match (lacking > 0, routed) {
+            (true, _) => Some("topology_behind"),
+            (false, Ok(_)) => None,
+            (false, Err(_)) => Some("not_carried"),
         }
     }
 

@@ -45,6 +45,8 @@ const AFTER: &str = "bridge-after";
 const PLACE: &str = "bridge-place";
 /// All of them.
 const OURS: [&str; 13] = [ID, EPOCH, BARE, FENCE, COPY, EXCHANGE, KEY, MODE, TTL, USER, CC, AFTER, PLACE];
+/// What all of them begin with.
+const PREFIX: &str = "bridge-";
 /// The `type` property of a fence.
 const FENCE_TYPE: &str = "nats-bridge.fence";
 
@@ -91,8 +93,16 @@ pub struct Read {
 
 /// The reserved header that a publish of an application has, if any.
 pub fn reserved(message: &Message) -> Option<&'static str> {
-    let table = message.properties.headers().as_ref()?;
-    OURS.into_iter().find(|name| table.contains_key(name))
+    ours(message.properties.headers().as_ref()?)
+}
+
+/// The first of our headers in a table. Each message is asked twice, so names of others are not compared with all of ours.
+fn ours(table: &FieldTable) -> Option<&'static str> {
+    table.inner().keys().find_map(|name| ours_named(name.as_str()))
+}
+
+fn ours_named(name: &str) -> Option<&'static str> {
+    name.starts_with(PREFIX).then(|| OURS.into_iter().find(|ours| *ours == name)).flatten()
 }
 
 /// Writes id and epoch on a message.
@@ -125,7 +135,7 @@ pub fn id(message: &Message) -> Option<u128> {
 /// Takes off what [`stamp`] wrote, and tells it.
 pub fn unstamp(message: &mut Message) -> Read {
     let Some(table) = message.properties.headers() else { return Read::default() };
-    if reserved(message).is_none() {
+    if ours(table).is_none() {
         return Read::default();
     }
     let id = id(message);
@@ -134,9 +144,8 @@ pub fn unstamp(message: &mut Message) -> Read {
         _ => 0,
     };
     let bare = table.contains_key(BARE);
-    let ours = |name: &ShortString| OURS.contains(&name.as_str());
     let mut rest = FieldTable::default();
-    for (name, value) in table.inner().iter().filter(|(name, _)| !ours(name)) {
+    for (name, value) in table.inner().iter().filter(|(name, _)| ours_named(name.as_str()).is_none()) {
         rest.insert(name.clone(), value.clone());
     }
     let aside = table.contains_key(COPY).then(|| table.clone());

@@ -113,7 +113,7 @@ impl Ends {
         let config = RabbitMqConfig::from_url(&self.rabbit_url).expect("a URL");
         let lease = self.lease.get_or_init(async || Lease::acquire(&bridge).await.expect("free")).await.clone();
         let nats = Arc::new(JetStreamVhosts::new(bridge.clone(), lease, JetStreamConfig::default()));
-        let standby = Standby::start(bridge.clone(), nats.clone());
+        let standby = Standby::start(bridge.clone());
         let parts = Parts {
             rabbit_url: config.to_string(),
             rabbit: Arc::new(RabbitMqBackend::new(config)),
