@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, Event, HeaderMap, HeaderName, HeaderValue, ReconnectToServer, ServerAddr, Subject, Subscriber};
+use async_nats::{
+    Client, Event, HeaderMap, HeaderName, HeaderValue, ReconnectToServer, ServerAddr, Subject, Subscriber,
+};
 use bytes::Bytes;
 use rand::seq::SliceRandom as _;
 use tokio::sync::{mpsc, watch};
