@@ -54,7 +54,8 @@ async fn serve(files: TlsFiles) -> Served {
 }
 
 fn files(client_ca: bool) -> TlsFiles {
-    TlsFiles { certificate: file("server.pem"), key: file("server.key"), client_ca: client_ca.then(|| file("ca.pem")) }
+    let client_ca = client_ca.then(|| file("ca.pem"));
+    TlsFiles { certificate: file("server.pem"), key: file("server.key"), client_ca, client_optional: false }
 }
 
 async fn connect(url: &str, certificate: Option<&str>) -> Result<Connection, String> {
@@ -120,6 +121,19 @@ async fn where_certificates_are_demanded_they_are_the_login() {
     assert!(connect(&url, Some("stranger")).await.is_err(), "of another CA");
 }
 
+/// RabbitMQ's `verify_peer` with `fail_if_no_peer_cert = false`.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_certificates_are_optional_one_that_is_shown_has_to_be_right() {
+    let served = serve(TlsFiles { client_optional: true, ..files(true) }).await;
+    let plain = format!("amqps://guest:secret@localhost:{}/%2f", served.tls);
+    connect(&plain, None).await.expect("logged in as guest, without a certificate");
+    connect(&plain, Some("client")).await.expect("logged in as guest, with one");
+    assert!(connect(&plain, Some("stranger")).await.is_err(), "of another CA");
+    let external = plain.replace("guest:secret", "x:x") + "?auth_mechanism=external";
+    connect(&external, Some("client")).await.expect("logged in as app");
+    assert!(connect(&external, None).await.is_err(), "nobody has shown a certificate");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_is_renewed_is_in_force_without_a_restart() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -129,7 +143,13 @@ async fn a_certificate_that_is_renewed_is_in_force_without_a_restart() {
         std::fs::copy(file(&format!("{from}.pem")), place("certificate")).expect("copied");
     };
     install("server");
-    let served = serve(TlsFiles { certificate: place("certificate"), key: place("key"), client_ca: None }).await;
+    let served = serve(TlsFiles {
+        certificate: place("certificate"),
+        key: place("key"),
+        client_ca: None,
+        client_optional: false,
+    })
+    .await;
     let shown = async || {
         let stream = tls_stream(served.tls).await;
         let certificates = stream.get_ref().1.peer_certificates().expect("a certificate");

@@ -25,6 +25,9 @@ pub struct TlsFiles {
     /// The CAs of clients, as PEM. With them a client without a certificate of one of them is refused, and one that has it
     /// may log in by `EXTERNAL` as the user whom the certificate's common name names.
     pub client_ca: Option<PathBuf>,
+    /// Whether a client without any certificate is let in all the same: RabbitMQ's `fail_if_no_peer_cert = false`. One of another CA is
+    /// refused as before. Means nothing without `client_ca`.
+    pub client_optional: bool,
 }
 
 /// Why certificates cannot be used.
@@ -138,8 +141,11 @@ impl TlsFiles {
                 for certificate in certificates(file)? {
                     roots.add(certificate).map_err(|error| TlsError::new(file, error))?;
                 }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::new(file, error))?)
+                let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                if self.client_optional {
+                    verifier = verifier.allow_unauthenticated();
+                }
+                builder.with_client_cert_verifier(verifier.build().map_err(|error| TlsError::new(file, error))?)
             }
         };
         let config = builder.with_single_cert(chain, key).map_err(|error| at_certificate(error.to_string()))?;
@@ -193,7 +199,12 @@ mod tests {
         let (certificate, key) = (dir.path().join("certificate"), dir.path().join("key"));
         std::fs::copy(made.join("server.pem"), &certificate).expect("copied");
         std::fs::copy(made.join("server.key"), &key).expect("copied");
-        let tls = Tls::load(TlsFiles { certificate: certificate.clone(), key: key.clone(), client_ca: None });
+        let tls = Tls::load(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: None,
+            client_optional: false,
+        });
         let tls = tls.expect("valid");
         // As if the last look had been long ago.
         let now = || {

@@ -1,5 +1,6 @@
 use amqp_compat::ReplyCode;
 use amqp_compat::backend::{Backend, Command, Event, Login, Outcome, QueueDeclare, Reply, Topology};
+use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 
 use crate::client::{Client, body, exchange, login, queue, table, text, until_counts};
@@ -66,9 +67,14 @@ async fn what_clients_had_says_so_after_a_restart_of_the_gateway_and_what_they_h
                 until_counts(&mut other, queue_name, (4, 0)).await;
             }
         }
+        let bridge = nats_bridge::Bridge::connect(server.url()).await.expect("connected");
+        let stream = bridge.jetstream().get_stream(format!("AQ_=2F_{queue_name}")).await.expect("a stream");
+        // It ends by itself, in this process; another process would not be started beside it.
+        eventually_true("the former gateway asks for nothing any more", || async {
+            stream.consumer_info("amqp").await.is_ok_and(|info| info.num_waiting == 0)
+        })
+        .await;
         if loses_consumer {
-            let bridge = nats_bridge::Bridge::connect(server.url()).await.expect("connected");
-            let stream = bridge.jetstream().get_stream(format!("AQ_=2F_{queue_name}")).await.expect("a stream");
             stream.delete_consumer("amqp").await.expect("deleted");
         }
         let backend = backend_with(&server, config.clone()).await;

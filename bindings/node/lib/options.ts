@@ -95,6 +95,11 @@ export interface AmqpListenerOptions {
    * `EXTERNAL`.
    */
   readonly tlsClientCa?: string;
+  /**
+   * With `tlsClientCa`: clients without any certificate are let in as well, as with RabbitMQ's `fail_if_no_peer_cert = false`; default
+   * false.
+   */
+  readonly tlsClientOptional?: boolean;
   /** Who may log in: passwords by name; default `guest` with `guest`, on loopback addresses only. */
   readonly users?: Readonly<Record<string, string>>;
   /** The virtual hosts that exist; default `/`. */
@@ -377,6 +382,7 @@ export const AMQP_LISTENER_OPTIONS: Names<AmqpListenerOptions> = {
   tlsCert: "string",
   tlsKey: "string",
   tlsClientCa: "string",
+  tlsClientOptional: "boolean",
   users: true,
   vhosts: "strings",
   replicas: "whole",

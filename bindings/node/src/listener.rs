@@ -34,6 +34,8 @@ pub struct AmqpListenerOptions {
     pub tls_key: Option<String>,
     /// The file of the authorities (PEM) of clients' certificates.
     pub tls_client_ca: Option<String>,
+    /// Whether clients without a certificate are let in as well.
+    pub tls_client_optional: Option<bool>,
     /// Names and passwords in turn.
     pub users: Option<Vec<String>>,
     /// The virtual hosts that exist.
@@ -69,9 +71,13 @@ impl AmqpListenerOptions {
         config.listen_tls = match (self.listen_tls, self.tls_cert, self.tls_key) {
             (Some(place), Some(certificate), Some(key)) => {
                 let client_ca = self.tls_client_ca.map(Into::into);
-                Some((place, TlsFiles { certificate: certificate.into(), key: key.into(), client_ca }))
+                let client_optional = self.tls_client_optional.unwrap_or_default();
+                if client_optional && client_ca.is_none() {
+                    return Err(errors::invalid("tlsClientOptional", "it goes with tlsClientCa"));
+                }
+                Some((place, TlsFiles { certificate: certificate.into(), key: key.into(), client_ca, client_optional }))
             }
-            (None, None, None) if self.tls_client_ca.is_none() => None,
+            (None, None, None) if self.tls_client_ca.is_none() && self.tls_client_optional.is_none() => None,
             _ => return Err(errors::invalid("listenTls", "listenTls, tlsCert and tlsKey go together")),
         };
         let mut users = self.users.unwrap_or_default().into_iter();

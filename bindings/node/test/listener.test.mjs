@@ -134,6 +134,8 @@ test("what is wrong is a typed error that names the option", async (t) => {
   await assert.rejects(AmqpListener.start({ nats, listenTls: "127.0.0.1:0" }), { code: "config", message: /tlsKey/ });
   const nothing = { listenTls: "127.0.0.1:0", tlsCert: "/nothing.pem", tlsKey: "/nothing.pem" };
   await assert.rejects(AmqpListener.start({ nats, ...nothing }), { code: "config", message: /nothing\.pem/ });
+  const optional = AmqpListener.start({ nats, ...nothing, tlsClientOptional: true });
+  await assert.rejects(optional, { code: "config", message: /tlsClientOptional.*tlsClientCa/ });
   // @ts-expect-error there is no such option
   await assert.rejects(AmqpListener.start({ nats, lisen: "127.0.0.1:0" }), { name: "TypeError", message: /'lisen'/ });
   // @ts-expect-error vhosts is an array

@@ -152,6 +152,7 @@ fn config(nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<GatewayCon
     let mut listen_tls: Option<String> = None;
     let (mut certificate, mut key, mut client_ca): (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>) =
         Default::default();
+    let mut client_optional = false;
     options::each(options, "", |name, given| {
         match name {
             "connect" => {
@@ -163,6 +164,7 @@ fn config(nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<GatewayCon
             "tls_cert" => certificate = Some(given.read()?),
             "tls_key" => key = Some(given.read()?),
             "tls_client_ca" => client_ca = Some(given.read()?),
+            "tls_client_optional" => client_optional = given.read()?,
             "users" => config.users = users(given)?,
             "vhosts" => config.vhosts = given.read()?,
             "replicas" => config.replicas = given.count("it is 1 to 5")?,
@@ -171,8 +173,13 @@ fn config(nats: Vec<String>, options: &Bound<'_, PyDict>) -> PyResult<GatewayCon
         Ok(true)
     })?;
     config.listen_tls = match (listen_tls, certificate, key) {
-        (Some(place), Some(certificate), Some(key)) => Some((place, TlsFiles { certificate, key, client_ca })),
-        (None, None, None) if client_ca.is_none() => None,
+        (Some(_), Some(_), Some(_)) if client_optional && client_ca.is_none() => {
+            return Err(errors::invalid("tls_client_optional", "it goes with tls_client_ca"));
+        }
+        (Some(place), Some(certificate), Some(key)) => {
+            Some((place, TlsFiles { certificate, key, client_ca, client_optional }))
+        }
+        (None, None, None) if client_ca.is_none() && !client_optional => None,
         _ => return Err(errors::invalid("listen_tls", "listen_tls, tls_cert and tls_key go together")),
     };
     Ok(config)

@@ -125,6 +125,11 @@ def test_what_is_wrong_is_a_typed_error_that_names_the_option(server: NatsServer
         AmqpListener(nats=server.url, listen="nonsense").start()
     with pytest.raises(nats_bridge.InvalidConfig, match="tls_key"):
         AmqpListener(nats=server.url, listen_tls="127.0.0.1:0", tls_cert="x").start()
+    with pytest.raises(nats_bridge.InvalidConfig, match="tls_client_ca") as raised:
+        AmqpListener(
+            nats=server.url, listen_tls="127.0.0.1:0", tls_cert="x", tls_key="x", tls_client_optional=True
+        ).start()
+    assert raised.value.context["field"] == "tls_client_optional"
     with pytest.raises(nats_bridge.InvalidConfig, match="nothing.pem"):
         AmqpListener(
             nats=server.url, listen_tls="127.0.0.1:0", tls_cert="/nothing.pem", tls_key="/nothing.pem"

@@ -24,6 +24,9 @@ pub struct TlsArgs {
     /// EXTERNAL, as the user (--user) whom the certificate's common name names.
     #[arg(long, value_name = "FILE", requires = "listen_tls")]
     pub tls_client_ca: Option<PathBuf>,
+    /// With --tls-client-ca, let in clients without any certificate as well, as RabbitMQ does with `fail_if_no_peer_cert = false`.
+    #[arg(long, requires = "tls_client_ca")]
+    pub tls_client_optional: bool,
 }
 
 impl TlsArgs {
@@ -42,8 +45,12 @@ impl TlsArgs {
         let (Some(place), Some(certificate), Some(key)) = (&self.listen_tls, &self.tls_cert, &self.tls_key) else {
             return None;
         };
-        let files =
-            TlsFiles { certificate: certificate.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() };
+        let files = TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: self.tls_client_ca.clone(),
+            client_optional: self.tls_client_optional,
+        };
         Some((place.clone(), files))
     }
 

@@ -109,6 +109,9 @@ class AmqpListenerOptions(TypedDict, total=False):
     tls_client_ca: str | PathLike[str] | None
     """The file of the authorities (PEM) of clients' certificates: a client without one is refused, one that has it may log in
     by ``EXTERNAL``."""
+    tls_client_optional: bool | None
+    """With ``tls_client_ca``: clients without any certificate are let in as well, as with RabbitMQ's ``fail_if_no_peer_cert = false``; default
+    false."""
     users: Mapping[str, str] | None
     """Who may log in: passwords by name; default ``guest`` with ``guest``, on loopback addresses only."""
     vhosts: list[str] | None
