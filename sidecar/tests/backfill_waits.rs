@@ -3,8 +3,8 @@
 
 mod bed;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use bed::{Ends, Sidecar};
 use futures::StreamExt;
@@ -103,7 +103,9 @@ async fn scene() -> Scene {
     let proxy = Proxy::start(rabbit.port()).await;
     let mut ends = Ends::new(rabbit, &nats);
     ends.rabbit_url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", proxy.port);
-    rabbit.create_user(USER, "guest");
+    // RabbitMQ refuses one of two that make the same user at once.
+    static MADE: Once = Once::new();
+    MADE.call_once(|| rabbit.create_user(USER, "guest"));
     rabbit.set_permissions(USER, &ends.vhost);
     let (_, direct) = connect(&rabbit.url_for(&ends.vhost)).await;
     direct.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
