@@ -208,10 +208,12 @@ impl Keeper {
         for attempt in 1.. {
             match self.connect(number).await {
                 Ok(writer) => return writer,
-                Err(error) => {
+                // While the bridge's own connection is lost, that one reports; and it may not have noticed yet.
+                Err(error) if attempt > 1 && self.events.watch().borrow().connected => {
                     let text = format!("no connection for publishes: {error}");
                     self.events.report(Event::ClientError(async_nats::ClientError::Other(text)));
                 }
+                Err(_) => {}
             }
             // Not 0 at first: each time, all servers were tried.
             let pause = reconnect_pause(attempt + 1, self.config.reconnect_pause_max, rand::random());

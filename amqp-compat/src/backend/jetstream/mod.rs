@@ -99,7 +99,9 @@ impl JetStreamBackend {
             config.lease = Some(Lease::acquire(&bridge).await?);
         }
         // The connection for publishes is made now: an account that allows no further one is known before a client comes.
-        bridge.ordered_inbox().await.map_err(|error| AmqpError::new(ReplyCode::InternalError, error.to_string()))?;
+        bridge.ordered_inbox().await.map_err(|error| {
+            AmqpError::new(ReplyCode::InternalError, format!("no second connection to NATS, for publishes: {error}"))
+        })?;
         let config = Arc::new(config);
         let follows = config.gateways.as_ref().is_some_and(|gateways| !gateways.runs_queues());
         let mut names = match config.behind_rabbitmq {
