@@ -207,7 +207,8 @@ pub fn nobody_knows(verdict: &mut Verdict, kills: &[(Kind, u64)]) -> u64 {
         // A dead letter may have died twice: it was stored, and the message that it was made of still there after the kill.
         let from = published.unwrap_or(*before);
         of(Kind::Rabbit).any(|kill| kill < *again && soon(from, *before, kill))
-            || of(Kind::Nats).any(|kill| kill < *again && soon(*before, *before, kill) && both(kill))
+            || of(Kind::Nats)
+                .any(|kill| kill < *again && soon(before.saturating_sub(ON_ITS_WAY_NS), *before, kill) && both(kill))
     };
     let was = (verdict.missing.len(), verdict.repeats.len());
     verdict.missing.retain(|missing| !lost(missing));
@@ -220,6 +221,9 @@ pub fn nobody_knows(verdict: &mut Verdict, kills: &[(Kind, u64)]) -> u64 {
 
 /// How long before the kill a dead letter may have set out, or a delivery been made.
 const SOON_NS: u64 = 2_000_000_000;
+
+/// How long what nats-server had sent before its kill began may be on its way to an application.
+const ON_ITS_WAY_NS: u64 = 100_000_000;
 
 /// How close the kills of nats-server and the sidecar are, for one not to have told the other anything in between.
 const TOGETHER_NS: u64 = 5_000_000_000;
@@ -276,5 +280,8 @@ mod tests {
         assert_eq!(judged(10 * S, 20 * S, &[(Kind::Nats, 11 * S)]), 1);
         assert_eq!(judged(10 * S, 20 * S, &[(Kind::Nats, 11 * S), (Kind::Sidecar, 12 * S)]), 0);
         assert_eq!(judged(10 * S, 30 * S, &[(Kind::Nats, 11 * S), (Kind::Sidecar, 20 * S)]), 1);
+        let both = [(Kind::Nats, 11 * S), (Kind::Sidecar, 12 * S)];
+        assert_eq!(judged(11 * S + S / 20, 20 * S, &both), 0, "it was on its way");
+        assert_eq!(judged(11 * S + S / 2, 20 * S, &both), 1, "nats-server was gone");
     }
 }
