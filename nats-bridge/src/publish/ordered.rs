@@ -205,7 +205,9 @@ impl Keeper {
     }
 
     async fn replace(&self, number: u64) -> Writer {
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             match self.connect(number).await {
                 Ok(writer) => return writer,
                 // While the bridge's own connection is lost, that one reports; and it may not have noticed yet.
@@ -219,7 +221,6 @@ impl Keeper {
             let pause = reconnect_pause(attempt + 1, self.config.reconnect_pause_max, rand::random());
             tokio::time::sleep(pause).await;
         }
-        unreachable!("the attempts do not end")
     }
 
     /// Tries the servers in random order; those that the cluster told of come after those that were configured.

@@ -79,6 +79,11 @@ impl Copy {
     }
 }
 
+/// When a queue is tried again whose stream takes nothing now.
+fn held_until(held_back: &[(Arc<Queue>, Instant)], queue: &Arc<Queue>) -> Option<Instant> {
+    held_back.iter().find(|(held, _)| Arc::ptr_eq(held, queue)).map(|(_, until)| *until)
+}
+
 impl Drop for Publisher {
     /// What is not confirmed gives back the room that it took.
     fn drop(&mut self) {
@@ -274,9 +279,9 @@ impl Publisher {
     async fn send(&mut self, token: u64) -> Result<(), AmqpError> {
         let index = self.index(token);
         let Some(Some(copy)) = self.copies.get_mut(index) else { return Ok(()) };
-        let held_back = self.held_back.iter().find(|(queue, _)| Arc::ptr_eq(queue, &copy.queue));
-        if let Some((_, until)) = held_back {
-            copy.send_at = *until;
+        let held_back = held_until(&self.held_back, &copy.queue);
+        if let Some(until) = held_back {
+            copy.send_at = until;
         }
         let Some(Some(publish)) = self.publishes.get(copy.publish as usize) else { return Ok(()) };
         let mut headers = publish.headers(&copy.queue);
@@ -334,11 +339,10 @@ impl Publisher {
                 return None;
             }
             Err(rejection) if rejection.is_temporary() => {
-                let held_back = self.held_back.iter().find(|(queue, _)| Arc::ptr_eq(queue, &copy.queue));
-                copy.send_at = held_back.map_or(now + RETRY_AFTER, |(_, until)| *until);
-                if held_back.is_none() {
-                    self.held_back.push((copy.queue.clone(), copy.send_at));
-                }
+                copy.send_at = held_until(&self.held_back, &copy.queue).unwrap_or_else(|| {
+                    self.held_back.push((copy.queue.clone(), now + RETRY_AFTER));
+                    now + RETRY_AFTER
+                });
                 return None;
             }
             Err(rejection) => {

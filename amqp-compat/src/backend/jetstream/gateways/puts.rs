@@ -60,7 +60,6 @@ pub(super) async fn start(gateways: &Gateways) -> Result<(), AmqpError> {
         next: NOBODYS + 1,
     };
     tokio::spawn(async move {
-        let mut connection = bridge.connection();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut confirmed: Vec<Confirm> = Vec::with_capacity(CONFIRMS);
@@ -73,18 +72,12 @@ pub(super) async fn start(gateways: &Gateways) -> Result<(), AmqpError> {
                     continue;
                 }
                 count = confirms.next_many(&mut confirmed, CONFIRMS) => {
+                    // The connection was closed.
                     if count == 0 {
                         return;
                     }
                     let now = Instant::now();
                     confirmed.drain(..).filter_map(|confirm| puts.publisher.confirmed(confirm, now)).collect()
-                }
-                changed = connection.changed() => {
-                    let now = *connection.borrow_and_update();
-                    if changed.is_err() || now.closed {
-                        return;
-                    }
-                    continue;
                 }
                 () = puts.publisher.available() => puts.publisher.resend(Instant::now()).await,
                 _ = tick.tick(), if puts.publisher.is_outstanding(None) => {
