@@ -42,6 +42,8 @@ pub(super) struct Channel {
     consumers: HashMap<ShortString, Consumer>,
     // Tags that RabbitMQ has delivered and that are not settled: settling one twice would close the channel.
     unsettled: BTreeSet<u64>,
+    // Acknowledged by the session and not told to RabbitMQ; see `Channel::tell_acks`.
+    acks: Vec<u64>,
     confirms: Confirms,
     incoming: Option<Incoming>,
     // Bytes in the backlogs of all consumers.
@@ -81,6 +83,7 @@ impl Channel {
             asked: Some(Asked::Open),
             consumers: HashMap::new(),
             unsettled: BTreeSet::new(),
+            acks: Vec::new(),
             confirms: Confirms::default(),
             incoming: None,
             backlog: 0,
@@ -107,8 +110,17 @@ impl Channel {
         self.backlog
     }
 
-    /// Carries out a command of the session. `OpenChannel` is [`Channel::open`].
+    /// Whether acknowledgements wait for [`Channel::tell_acks`].
+    pub(super) fn has_acks(&self) -> bool {
+        !self.acks.is_empty()
+    }
+
+    /// Carries out a command of the session. `OpenChannel` is [`Channel::open`]. Acknowledgements wait for the next command on the channel
+    /// that RabbitMQ hears of, or [`Channel::tell_acks`].
     pub(super) fn command(&mut self, command: Command, io: &mut Io) {
+        if !matches!(command, Command::Settle { outcome: Outcome::Ack, .. } | Command::Credit { .. }) {
+            self.tell_acks(io);
+        }
         if let Phase::Failed(error) = &self.phase {
             let error = error.clone();
             if matches!(command, Command::CloseChannel { .. }) {
@@ -198,6 +210,11 @@ impl Channel {
             .iter()
             .filter(|delivery| delivery.0 >> TAG_BITS == incarnation)
             .map(|delivery| delivery.0 & ((1 << TAG_BITS) - 1));
+        if outcome == Outcome::Ack {
+            let unsettled = &mut self.unsettled;
+            self.acks.extend(tags.filter(|tag| unsettled.remove(tag)));
+            return;
+        }
         let oldest = deliveries.len() > 1 && tags.clone().eq(self.unsettled.iter().copied().take(deliveries.len()));
         if oldest && let Some(last) = tags.clone().next_back() {
             // Exactly the oldest ones: one frame is enough.
@@ -207,9 +224,27 @@ impl Channel {
         }
         for tag in tags {
             if self.unsettled.remove(&tag) {
-                io.out.method(self.id, settlement(tag, false, outcome));
+                self.send(settlement(tag, false, outcome), io);
             }
         }
+    }
+
+    /// Tells RabbitMQ of the acknowledgements that wait: those before which nothing is open in one frame, which costs both sides less.
+    pub(super) fn tell_acks(&mut self, io: &mut Io) {
+        if self.acks.is_empty() {
+            return;
+        }
+        let mut acks = std::mem::take(&mut self.acks);
+        acks.sort_unstable();
+        let all_up_to = self.unsettled.first().map_or(acks.len(), |open| acks.partition_point(|tag| tag < open));
+        if all_up_to > 0 {
+            self.send(settlement(acks[all_up_to - 1], all_up_to > 1, Outcome::Ack), io);
+        }
+        for tag in &acks[all_up_to..] {
+            self.send(settlement(*tag, false, Outcome::Ack), io);
+        }
+        acks.clear();
+        self.acks = acks;
     }
 
     /// Takes a method of RabbitMQ.
@@ -441,6 +476,7 @@ impl Channel {
         self.consumers.clear();
         self.backlog = 0;
         self.unsettled.clear();
+        self.acks.clear();
         self.incoming = None;
     }
 

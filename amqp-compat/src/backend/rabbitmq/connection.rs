@@ -39,6 +39,8 @@ pub(super) struct Connection {
     /// Events for the session.
     pub(super) events: VecDeque<Event>,
     channels: HashMap<ChannelId, Channel>,
+    // Channels with acknowledgements that RabbitMQ has not been told of.
+    acked: Vec<ChannelId>,
     tuned: Tuned,
     incarnations: u64,
     unconfirmed: usize,
@@ -49,7 +51,7 @@ impl Connection {
     /// A connection on which `connection.open-ok` was just received.
     pub(super) fn new(tuned: Tuned) -> Self {
         let (out, events, channels) = (Outbox::default(), VecDeque::new(), HashMap::new());
-        Self { out, events, channels, tuned, incarnations: 0, unconfirmed: 0, backlog: 0 }
+        Self { out, events, channels, acked: Vec::new(), tuned, incarnations: 0, unconfirmed: 0, backlog: 0 }
     }
 
     /// How many publishes RabbitMQ has not confirmed, over all channels.
@@ -62,15 +64,28 @@ impl Connection {
         self.backlog
     }
 
-    /// Carries out a command of the session.
-    pub(super) fn command(&mut self, command: Command) {
+    /// Carries out commands of the session that came together.
+    pub(super) fn commands(&mut self, commands: impl Iterator<Item = Command>) {
+        commands.for_each(|command| self.command(command));
+        let mut io = Io { out: &mut self.out, events: &mut self.events, frame_max: self.tuned.frame_max };
+        for id in self.acked.drain(..) {
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.tell_acks(&mut io);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
         let id = command.channel();
         let opens = matches!(command, Command::OpenChannel { .. });
         let mut io = Io { out: &mut self.out, events: &mut self.events, frame_max: self.tuned.frame_max };
         match self.channels.get_mut(&id) {
             Some(channel) if !(opens && channel.has_failed()) => {
-                let (unconfirmed, backlog) = (channel.unconfirmed(), channel.backlog());
+                let (unconfirmed, backlog, has_acks) = (channel.unconfirmed(), channel.backlog(), channel.has_acks());
                 channel.command(command, &mut io);
+                if channel.has_acks() && !has_acks {
+                    self.acked.push(id);
+                }
                 self.unconfirmed = self.unconfirmed - unconfirmed + channel.unconfirmed();
                 self.backlog = self.backlog - backlog + channel.backlog();
                 if channel.is_gone() {
@@ -165,5 +180,114 @@ impl Connection {
             refuse(command, error, &mut self.events);
         }
         self.events.push_back(Event::Closed { error: error.clone() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use amq_protocol::protocol::basic;
+    use amq_protocol::protocol::channel;
+    use bytes::BytesMut;
+    use smallvec::SmallVec;
+
+    use super::super::wire;
+    use super::*;
+    use crate::backend::{Consume, DeliveryId, Outcome};
+
+    const TUNED: Tuned = Tuned { channel_max: 10, frame_max: 4096, heartbeat: 0 };
+
+    /// A connection with a channel 1 that was delivered this many messages, and their ids.
+    fn delivered(count: u64) -> (Connection, Vec<DeliveryId>) {
+        let mut connection = Connection::new(TUNED);
+        connection.commands([Command::OpenChannel { channel: 1 }].into_iter());
+        let open = AMQPClass::Channel(channel::AMQPMethod::OpenOk(channel::OpenOk {}));
+        let select = AMQPClass::Confirm(amq_protocol::protocol::confirm::AMQPMethod::SelectOk(Default::default()));
+        let consume = Consume {
+            queue: "q".into(),
+            consumer_tag: "t".into(),
+            exclusive: false,
+            no_ack: false,
+            credit: 100,
+            prefetch: 100,
+            no_limit: false,
+            arguments: Default::default(),
+        };
+        for class in [open, select] {
+            connection.frame(Frame::Method(1, class)).expect("taken");
+        }
+        connection.commands([Command::Consume { channel: 1, consume }].into_iter());
+        let consuming = basic::AMQPMethod::ConsumeOk(basic::ConsumeOk { consumer_tag: "t".into() });
+        connection.frame(Frame::Method(1, AMQPClass::Basic(consuming))).expect("taken");
+        for delivery_tag in 1..=count {
+            let deliver = basic::Deliver {
+                consumer_tag: "t".into(),
+                delivery_tag,
+                redelivered: false,
+                exchange: "".into(),
+                routing_key: "q".into(),
+            };
+            let class = AMQPClass::Basic(basic::AMQPMethod::Deliver(deliver));
+            connection.frame(Frame::Method(1, class)).expect("taken");
+            connection.frame(Frame::Header(1, 0, Box::default())).expect("taken");
+        }
+        let ids = connection.events.drain(..).filter_map(|event| match event {
+            Event::Delivery { delivery, .. } => Some(delivery.id),
+            _ => None,
+        });
+        let ids: Vec<_> = ids.collect();
+        assert_eq!(ids.len() as u64, count);
+        said(&mut connection);
+        (connection, ids)
+    }
+
+    /// What RabbitMQ is told, settlements shortened.
+    fn said(connection: &mut Connection) -> Vec<String> {
+        let mut bytes = Vec::new();
+        connection.out.swap(&mut bytes);
+        let mut input = BytesMut::from(&bytes[..]);
+        std::iter::from_fn(|| wire::decode(&mut input, TUNED.frame_max).expect("frames"))
+            .map(|frame| match frame {
+                Frame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Ack(basic::Ack { delivery_tag, multiple }))) => {
+                    format!("ack {}{delivery_tag}", if multiple { "all to " } else { "" })
+                }
+                Frame::Method(_, AMQPClass::Basic(basic::AMQPMethod::Reject(reject))) => {
+                    format!("reject {}", reject.delivery_tag)
+                }
+                Frame::Method(_, class) => format!("{}.{}", class.get_amqp_class_id(), class.get_amqp_method_id()),
+                other => format!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn settle(id: DeliveryId, outcome: Outcome) -> Command {
+        Command::Settle { channel: 1, deliveries: SmallVec::from_elem(id, 1), outcome }
+    }
+
+    #[test]
+    fn acks_that_come_together_are_one_frame_as_far_as_nothing_is_open_before_them() {
+        let (mut connection, ids) = delivered(9);
+        let ack = |tags: &[usize]| tags.iter().map(|tag| settle(ids[tag - 1], Outcome::Ack)).collect::<Vec<_>>();
+        connection.commands(ack(&[1]).into_iter());
+        assert_eq!(said(&mut connection), ["ack 1"]);
+        connection.commands(ack(&[3, 2, 7, 6]).into_iter());
+        assert_eq!(said(&mut connection), ["ack all to 3", "ack 6", "ack 7"], "4 and 5 are open");
+        connection.commands(ack(&[6, 4, 5]).into_iter());
+        assert_eq!(said(&mut connection), ["ack all to 5"], "6 was told before");
+        let credit = Command::Credit { channel: 1, consumer_tag: "t".into(), amount: 1 };
+        connection.commands(ack(&[8]).into_iter().chain([credit]).chain(ack(&[9])));
+        assert_eq!(said(&mut connection), ["ack all to 9"]);
+    }
+
+    #[test]
+    fn what_follows_an_ack_on_its_channel_is_told_after_it() {
+        let (mut connection, ids) = delivered(4);
+        let commands = [
+            settle(ids[0], Outcome::Ack),
+            settle(ids[1], Outcome::Requeue),
+            settle(ids[2], Outcome::Ack),
+            Command::CloseChannel { channel: 1 },
+        ];
+        connection.commands(commands.into_iter());
+        assert_eq!(said(&mut connection), ["ack 1", "reject 2", "ack 3", "20.40"]);
     }
 }

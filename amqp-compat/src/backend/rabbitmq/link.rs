@@ -111,7 +111,7 @@ impl Link {
                     if count == 0 {
                         self.start_closing();
                     }
-                    batch.drain(..).for_each(|command| self.connection.command(command));
+                    self.connection.commands(batch.drain(..));
                 }
                 read = self.reader.read_buf(&mut self.input), if may_read => {
                     match read {
