@@ -90,13 +90,13 @@ fn started_with(mut words: Vec<OsString>) -> Result<(Cli, Option<Source>), Failu
     Ok((cli, source))
 }
 
-/// Half of the cores and at least two, unless `TOKIO_WORKER_THREADS` says otherwise: nats-server or RabbitMQ, and mostly the application,
+/// Half of the cores, unless `TOKIO_WORKER_THREADS` says otherwise: nats-server or RabbitMQ, and mostly the application,
 /// are on the same machine, and each message that changes threads costs two switches more (docs/benchmarks.md).
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        builder.worker_threads((cores / 2).max(2));
+        builder.worker_threads((cores / 2).max(1));
     }
     builder.enable_all().build()
 }
