@@ -8,10 +8,12 @@
 //! Each copy has a ticket from the moment it leaves that queue until it is read back or given up. The oldest ticket tells up to when
 //! the comparison is complete: only for deliveries from before that is a copy that did not come missing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+mod table;
+
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,24 +34,23 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use ulid::Ulid;
 
+use self::table::{Copy, Heard, Table};
 use crate::control::ShadowReport;
 use crate::control_api::{Phase, QueueParity};
 use crate::dual::shared::{Routed, Shadow};
 use crate::fence::QueueName;
-use crate::parity::{Limits, Parity, QueueId, Unverified, digest};
+use crate::parity::{Limits, QueueId, Unverified, digest};
 
 /// The header of a copy's id; a name that no AMQP header becomes.
 const ID: &str = "Amqp-Bridge-Id";
 /// Copies that wait to be stored. What comes beyond it is unverified.
 const WAITING: usize = 16_384;
+/// What is told of RabbitMQ's path before that works it off itself, as nobody has looked at the table meanwhile.
+const HEARD: usize = 16_384;
 /// Copies that are sent and not confirmed.
 const IN_FLIGHT: usize = 1_024;
 /// How long those that come next are collected: nobody waits for them, and sent together they take less from what has to be fast.
 const COLLECT: Duration = Duration::from_millis(10);
-/// Messages whose queues are remembered, in case RabbitMQ refuses one; and settlements that came before their copy.
-const RECENT: usize = 16_384;
-/// Copies that are not both read back and settled; the oldest are given up beyond it.
-const KEPT: usize = 100_000;
 const MAX_AGE: Duration = Duration::from_secs(3600);
 const MAX_BYTES: i64 = 256 << 20;
 const TICK: Duration = Duration::from_secs(1);
@@ -61,70 +62,12 @@ pub struct Standby {
     /// Copies that were put into the queue, or were about to be.
     taken: AtomicU64,
     table: Mutex<Table>,
+    /// Whether what RabbitMQ delivers is compared: in `shadow`.
+    compares: AtomicBool,
+    /// What RabbitMQ's path has told, for who looks at the table next; it waits for nothing but other pushes.
+    heard: Mutex<Vec<Heard>>,
     started: Instant,
     tasks: Mutex<JoinSet<()>>,
-}
-
-struct Copy {
-    vhost: Arc<str>,
-    id: u128,
-    epoch: u64,
-    taken: Duration,
-    /// Where JetStream's topology led when it was published: a moment later it may lead elsewhere.
-    queues: Vec<QueueName>,
-    message: Message,
-}
-
-struct Table {
-    parity: Parity,
-    /// The epoch in which shadowing began; `None` outside of it.
-    since: Option<u64>,
-    /// Ids of this run of the sidecar have it as their upper half; copies of earlier runs are gone.
-    run: u64,
-    queues: HashMap<QueueName, QueueId>,
-    subjects: HashMap<String, QueueId>,
-    /// Copies that are not both read back and settled; ids grow, so that the oldest is first.
-    kept: BTreeMap<(u128, QueueId), Kept>,
-    /// Copies that left the queue, in order, until they are read back or given up.
-    tickets: BTreeMap<u64, Ticket>,
-    /// How many copies left the queue, and when the last of them was put into it.
-    ticketed: u64,
-    received: Duration,
-    /// Where the copies of a queue are, and whether some have gone since the last purge.
-    places: HashMap<QueueId, Places>,
-    /// Settled before the copy left the queue; the oldest are forgotten first.
-    early: HashSet<(u128, QueueId)>,
-    early_order: VecDeque<(u128, QueueId)>,
-    recent: VecDeque<(u128, Vec<QueueId>)>,
-    /// What has no copy, and why; the oldest are forgotten first.
-    uncopied: HashMap<u128, Unverified>,
-    uncopied_order: VecDeque<u128>,
-}
-
-/// A copy that is not both read back and settled.
-struct Kept {
-    ticket: u64,
-    /// Where it is in its stream, once it was read back.
-    place: Option<u64>,
-    settled: bool,
-}
-
-/// The copies of one message that are on their way.
-struct Ticket {
-    taken: Duration,
-    id: u128,
-    left: Vec<QueueId>,
-}
-
-#[derive(Default)]
-struct Places {
-    vhost: String,
-    subject: String,
-    /// Read back and not settled.
-    open: BTreeSet<u64>,
-    /// The last that was read back: what lies behind it is never purged.
-    last: u64,
-    gone: bool,
 }
 
 impl Standby {
@@ -136,6 +79,8 @@ impl Standby {
             copies,
             taken: AtomicU64::new(0),
             table: Mutex::new(Table::new()),
+            compares: AtomicBool::new(false),
+            heard: Mutex::default(),
             started: Instant::now(),
             tasks: Mutex::default(),
         });
@@ -153,8 +98,27 @@ impl Standby {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
     }
 
+    /// The table with all that was heard.
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = std::mem::take(&mut *self.heard());
+        heard.into_iter().for_each(|heard| table.heard(heard));
+        table
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, what: Heard) {
+        let is_full = {
+            let mut heard = self.heard();
+            heard.push(what);
+            heard.len() >= HEARD
+        };
+        if is_full {
+            drop(self.table());
+        }
     }
 
     fn now(&self) -> Duration {
@@ -171,190 +135,11 @@ impl Standby {
     }
 }
 
-impl Table {
-    fn new() -> Self {
-        Self {
-            parity: Parity::new(Limits::default()),
-            since: None,
-            run: 0,
-            queues: HashMap::new(),
-            subjects: HashMap::new(),
-            kept: BTreeMap::new(),
-            tickets: BTreeMap::new(),
-            ticketed: 0,
-            received: Duration::ZERO,
-            places: HashMap::new(),
-            early: HashSet::new(),
-            early_order: VecDeque::new(),
-            recent: VecDeque::new(),
-            uncopied: HashMap::new(),
-            uncopied_order: VecDeque::new(),
-        }
-    }
-
-    fn queue(&mut self, name: &QueueName) -> QueueId {
-        if let Some(id) = self.queues.get(name) {
-            return *id;
-        }
-        let id = self.parity.queue(&name.vhost, &name.queue);
-        if self.queues.len() < Limits::default().queues {
-            let subject = subject(&name.vhost, &name.queue);
-            self.queues.insert(name.clone(), id);
-            self.subjects.insert(subject.clone(), id);
-            self.places.insert(id, Places { vhost: name.vhost.to_string(), subject, ..Places::default() });
-        }
-        id
-    }
-
-    /// A copy left the queue: answers where it is to be stored.
-    fn leaves(&mut self, copy: &Copy) -> Vec<(QueueName, QueueId)> {
-        self.ticketed += 1;
-        self.received = copy.taken;
-        if self.since.is_none_or(|since| copy.epoch < since) {
-            // Of an earlier shadow: what it would be compared with is not looked at any more.
-            return Vec::new();
-        }
-        let mut queues: Vec<_> = copy.queues.iter().map(|name| (name.clone(), self.queue(name))).collect();
-        if let Some(why) = self.uncopied.get(&copy.id).copied() {
-            // Its publish failed while it waited.
-            queues.iter().for_each(|(_, queue)| self.parity.unverified(*queue, copy.id, why));
-            return Vec::new();
-        }
-        // Of queues beyond the bound nothing is read back.
-        queues.retain(|(_, queue)| {
-            let known = self.places.contains_key(queue);
-            if !known {
-                self.parity.unverified(*queue, copy.id, Unverified::TooManyQueues);
-            }
-            known
-        });
-        let left: Vec<QueueId> = queues.iter().map(|(_, queue)| *queue).collect();
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((copy.id, left.clone()));
-        let ticket = self.ticketed;
-        for queue in &left {
-            while self.kept.len() >= KEPT
-                && let Some((id, queue)) = self.kept.first_key_value().map(|(key, _)| *key)
-            {
-                self.give_up(queue, id, Unverified::TableFull);
-            }
-            let settled = self.early.remove(&(copy.id, *queue));
-            self.kept.insert((copy.id, *queue), Kept { ticket, place: None, settled });
-        }
-        if !left.is_empty() {
-            self.tickets.insert(ticket, Ticket { taken: copy.taken, id: copy.id, left });
-        }
-        queues
-    }
-
-    /// A copy was read back, at this place of its stream.
-    fn arrived(&mut self, queue: QueueId, id: u128, place: u64) {
-        let Some(places) = self.places.get_mut(&queue) else { return };
-        places.last = places.last.max(place);
-        let Some(kept) = self.kept.get_mut(&(id, queue)) else { return };
-        let ticket = kept.ticket;
-        if kept.settled {
-            places.gone = true;
-            self.kept.remove(&(id, queue));
-        } else {
-            places.open.insert(place);
-            kept.place = Some(place);
-        }
-        self.off_ticket(ticket, queue);
-    }
-
-    /// A copy is not waited for any more.
-    fn give_up(&mut self, queue: QueueId, id: u128, why: Unverified) {
-        let Some(kept) = self.kept.remove(&(id, queue)) else { return };
-        match (kept.place, self.places.get_mut(&queue)) {
-            (Some(place), Some(places)) => {
-                places.open.remove(&place);
-                places.gone = true;
-            }
-            (Some(_), None) => {}
-            (None, _) => {
-                self.parity.unverified(queue, id, why);
-                self.off_ticket(kept.ticket, queue);
-            }
-        }
-    }
-
-    fn off_ticket(&mut self, number: u64, queue: QueueId) {
-        let Some(ticket) = self.tickets.get_mut(&number) else { return };
-        ticket.left.retain(|left| *left != queue);
-        if ticket.left.is_empty() {
-            self.tickets.remove(&number);
-        }
-    }
-
-    /// Gives up the copies that have been on their way since before `since`.
-    fn expire(&mut self, since: Duration) {
-        while let Some(ticket) = self.tickets.first_entry().filter(|ticket| ticket.get().taken <= since) {
-            let Ticket { id, left, .. } = ticket.remove();
-            for queue in left {
-                self.give_up(queue, id, Unverified::NotReadBack);
-            }
-        }
-    }
-
-    /// Its message needs no copy any more.
-    fn done(&mut self, queue: QueueId, id: u128) {
-        match self.kept.get_mut(&(id, queue)) {
-            Some(Kept { place: Some(place), .. }) => {
-                let place = *place;
-                self.kept.remove(&(id, queue));
-                if let Some(places) = self.places.get_mut(&queue) {
-                    places.open.remove(&place);
-                    places.gone = true;
-                }
-            }
-            // Not before it is read back: it has yet to be compared.
-            Some(kept) => kept.settled = true,
-            None => {
-                if self.early_order.len() == RECENT
-                    && let Some(oldest) = self.early_order.pop_front()
-                {
-                    self.early.remove(&oldest);
-                }
-                if self.early.insert((id, queue)) {
-                    self.early_order.push_back((id, queue));
-                }
-            }
-        }
-    }
-
-    fn has_no_copy(&mut self, id: u128, why: Unverified) {
-        if self.uncopied_order.len() == RECENT
-            && let Some(oldest) = self.uncopied_order.pop_front()
-        {
-            self.uncopied.remove(&oldest);
-        }
-        if self.uncopied.insert(id, why).is_none() {
-            self.uncopied_order.push_back(id);
-        }
-    }
-
-    fn forget_copies(&mut self) {
-        self.kept.clear();
-        self.tickets.clear();
-        self.early.clear();
-        self.early_order.clear();
-        self.recent.clear();
-        self.uncopied.clear();
-        self.uncopied_order.clear();
-        for places in self.places.values_mut() {
-            places.open.clear();
-            places.gone = true;
-        }
-    }
-}
-
 impl Shadow for Standby {
     fn phase(&self, phase: Phase, epoch: u64, run: u64) {
         let mut table = self.table();
         table.run = run;
+        self.compares.store(phase == Phase::Shadow, Ordering::Release);
         match (phase == Phase::Shadow, table.since) {
             (true, None) => table.since = Some(epoch),
             (false, Some(_)) => {
@@ -408,31 +193,17 @@ impl Shadow for Standby {
     }
 
     fn delivered(&self, queue: &QueueName, id: u128, epoch: u64, message: &Message, redelivered: bool) {
-        let now = self.now();
-        let digest = digest(message);
-        let dead = message.properties.headers().as_ref().is_some_and(|table| table.contains_key("x-death"));
-        let mut table = self.table();
-        let Some(since) = table.since else { return };
-        let queue = table.queue(queue);
-        if epoch < since || (id >> 64) as u64 != table.run {
-            table.parity.unverified(queue, id, Unverified::OutsideShadow);
-        } else if dead {
-            table.parity.unverified(queue, id, Unverified::DeadLettered);
-        } else if let Some(why) = table.uncopied.get(&id).copied() {
-            if !redelivered {
-                table.parity.unverified(queue, id, why);
-            }
-        } else {
-            table.parity.delivered(queue, id, digest, redelivered, now);
+        if !self.compares.load(Ordering::Acquire) {
+            return;
         }
+        let dead = message.properties.headers().as_ref().is_some_and(|table| table.contains_key("x-death"));
+        let (queue, digest, at) = (queue.clone(), digest(message), self.now());
+        self.hear(Heard::Delivered { queue, id, epoch, digest, dead, redelivered, at });
     }
 
     fn settled(&self, queue: &QueueName, id: u128) {
-        let mut table = self.table();
-        if table.since.is_some() {
-            let queue = table.queue(queue);
-            table.parity.settled(queue, id);
-            table.done(queue, id);
+        if self.compares.load(Ordering::Acquire) {
+            self.hear(Heard::Settled { queue: queue.clone(), id });
         }
     }
 
@@ -631,6 +402,7 @@ async fn keep_time(standby: Arc<Standby>) {
     let mut tick = tokio::time::interval(TICK);
     loop {
         tick.tick().await;
+        metrics::gauge!("natsbridge_shadow_heard").set(standby.heard().len() as f64);
         let now = standby.now();
         let settled: Vec<(String, String, u64)> = {
             let mut table = standby.table();
@@ -700,64 +472,26 @@ fn decode(headers: &HeaderMap, body: Bytes, subject: &str) -> Message {
 
 #[cfg(test)]
 mod tests {
+    use super::table::tests::copy;
     use super::*;
 
-    fn copy(id: u128, epoch: u64) -> Copy {
-        let message = Message {
-            exchange: "x".into(),
-            routing_key: "k".into(),
-            properties: Default::default(),
-            body: Bytes::new(),
-        };
-        let queues = vec![QueueName { vhost: "/".into(), queue: "q".into() }];
-        Copy { vhost: "/".into(), id, epoch, taken: Duration::from_secs(id as u64), queues, message }
-    }
-
-    fn shadowing() -> (Table, QueueId) {
-        let mut table = Table::new();
-        table.since = Some(5);
-        let queue = table.queue(&QueueName { vhost: "/".into(), queue: "q".into() });
-        (table, queue)
-    }
-
-    #[test]
-    fn a_copy_is_removed_once_it_was_read_back_and_settled_whichever_comes_first() {
-        let (mut table, queue) = shadowing();
-        // Settled before it left the queue, before it was read back, and after.
-        table.done(queue, 1);
-        for id in 1..=4 {
-            table.leaves(&copy(id, 5));
+    #[tokio::test]
+    async fn what_nobody_takes_in_is_taken_in_at_the_bound_by_who_tells_it() {
+        let nats = test_support::nats::NatsServer::start();
+        let standby = Standby::start(Bridge::connect(&nats.url()).await.expect("NATS answers"));
+        let queue = QueueName { vhost: "/".into(), queue: "q".into() };
+        let message = copy(0, 5).message;
+        standby.delivered(&queue, 1, 5, &message, false);
+        assert_eq!(standby.heard().len(), 0, "nothing is compared before shadow");
+        standby.phase(Phase::Shadow, 5, 0);
+        let count = HEARD as u64 + 10;
+        for id in 0..count {
+            standby.delivered(&queue, u128::from(id), 5, &message, false);
+            standby.settled(&queue, u128::from(id));
+            assert!(standby.heard().len() < HEARD);
         }
-        table.done(queue, 2);
-        assert!(!table.places[&queue].gone, "nothing is purged that was not read back");
-        for id in 1..=3 {
-            table.arrived(queue, id, 10 + id as u64);
-        }
-        table.done(queue, 3);
-        let places = &table.places[&queue];
-        assert_eq!((places.open.len(), places.last, places.gone), (0, 13, true));
-        assert_eq!((table.kept.len(), table.tickets.len(), table.early.len()), (1, 1, 0));
-        // The one that is left lies behind what is purged.
-        table.arrived(queue, 4, 14);
-        assert_eq!(table.places[&queue].open.first(), Some(&14));
-    }
-
-    #[test]
-    fn a_copy_that_is_not_read_back_in_time_is_unverified_and_one_of_an_earlier_shadow_is_not_stored() {
-        let (mut table, queue) = shadowing();
-        assert!(table.leaves(&copy(1, 4)).is_empty());
-        assert_eq!((table.kept.len(), table.tickets.len(), table.ticketed), (0, 0, 1));
-        table.leaves(&copy(2, 5));
-        table.leaves(&copy(3, 6));
-        table.parity.delivered(queue, 2, parity_digest(), false, Duration::from_secs(2));
-        table.expire(Duration::from_secs(2));
-        assert_eq!((table.kept.len(), table.tickets.len()), (1, 1));
-        let counts = table.parity.snapshot()[0].counts;
-        assert_eq!((counts.unverified, counts.missing, counts.pending), (1, 0, 0));
-        assert_eq!(table.parity.snapshot()[0].unverified_by["not_read_back"], 1);
-    }
-
-    fn parity_digest() -> crate::parity::Digest {
-        crate::parity::Digest { payload: 1, properties: 1, routing: 1 }
+        let pending: u64 = ShadowReport::parity(&*standby).iter().map(|queue| queue.counts.pending).sum();
+        assert_eq!((pending, standby.heard().len()), (count, 0));
+        standby.stop();
     }
 }

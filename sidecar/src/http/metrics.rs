@@ -136,6 +136,7 @@ fn describe() {
     describe_gauge!("natsbridge_rollback_rehearsed", "Whether a rehearsed rollback has passed and counts");
     describe_gauge!("natsbridge_backfill_running", "Whether the backlog from before shadow gets its copies now");
     describe_gauge!("natsbridge_backfill_messages", "Messages of the last backfill: held, read, copied, had a copy");
+    describe_gauge!("natsbridge_shadow_heard", "Deliveries and settlements that the comparison has yet to take in");
     describe_gauge!("natsbridge_standby_lag", "Copies that nothing has been compared with yet");
     describe_counter!("natsbridge_warnings_total", "Warnings by code");
     describe_counter!("natsbridge_shadow_compared_total", "Messages by the class their comparison ended in");
