@@ -3,6 +3,7 @@
 mod amqp;
 mod bindings;
 mod core;
+mod forward;
 mod processes;
 mod program;
 mod report;
@@ -35,6 +36,9 @@ enum What {
     Bindings(bindings::BindingsArgs),
     /// The core beside raw async-nats, doing the same work.
     Core(core::CoreArgs),
+    /// Passes bytes on: the least that a process in between costs.
+    #[command(hide = true)]
+    Forward(forward::ForwardArgs),
     /// RabbitMQ through the sidecar, in observe and shadow, beside RabbitMQ itself.
     Sidecar(sidecar::SidecarArgs),
     /// Topic routing in memory beside a scan over all patterns.
@@ -48,6 +52,7 @@ async fn main() -> ExitCode {
         What::Amqp(args) => amqp::run(args, cli.quick).await,
         What::Bindings(args) => bindings::run(args, cli.quick).await,
         What::Core(args) => core::run(args, cli.quick).await,
+        What::Forward(args) => forward::run(args).await.map(|()| Vec::new()).map_err(Into::into),
         What::Sidecar(args) => sidecar::run(args, cli.quick).await,
         What::Topic(args) => topic::run(args, cli.quick),
     };

@@ -1,4 +1,4 @@
-//! A `nats-bridge` process to measure, in a directory of its own.
+//! A process to measure, mostly `nats-bridge`, in a directory of its own.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -52,6 +52,16 @@ impl Program {
         Self::start(command, TempDir::new()?)
     }
 
+    /// Starts `bench forward` before a broker; `to` is its HOST:PORT.
+    ///
+    /// # Errors
+    /// As [`Program::serve`].
+    pub fn forward(to: &str) -> Result<Self, AnyError> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["forward", "--to", to]);
+        Self::start(command, TempDir::new()?)
+    }
+
     fn start(mut command: Command, dir: TempDir) -> Result<Self, AnyError> {
         let ready = dir.path().join("ready.json");
         command.arg("--ready-file").arg(&ready).stdin(Stdio::null()).stdout(Stdio::null());
@@ -64,11 +74,11 @@ impl Program {
                 return Ok(Self { child, ready, dir });
             }
             if let Some(status) = child.try_wait()? {
-                return Err(format!("nats-bridge ended with {status} before it was ready").into());
+                return Err(format!("{command:?} ended with {status} before it was ready").into());
             }
             if Instant::now() > deadline {
                 child.kill()?;
-                return Err("nats-bridge was not ready within 30 s".into());
+                return Err(format!("{command:?} was not ready within 30 s").into());
             }
             std::thread::sleep(Duration::from_millis(20));
         }

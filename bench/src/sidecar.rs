@@ -1,5 +1,5 @@
-//! RabbitMQ through the sidecar, while RabbitMQ owns everything, beside RabbitMQ itself: what observing and `shadow` cost its applications, and
-//! what a NATS costs them that stands still, is gone, or is full.
+//! RabbitMQ through the sidecar, while RabbitMQ owns everything, beside RabbitMQ itself: what observing and `shadow` cost its applications, what
+//! a NATS costs them that stands still, is gone, or is full, and what any process in between would cost them.
 
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub struct SidecarArgs {
 /// What is between the applications and RabbitMQ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Case {
+    /// A process that only passes bytes on: the least that anything in between costs here.
+    Bytes,
     Observe,
     Shadow,
     ShadowFrozen,
@@ -48,11 +50,13 @@ enum Case {
     ShadowFull,
 }
 
-const CASES: [Case; 5] = [Case::Observe, Case::Shadow, Case::ShadowFrozen, Case::ShadowGone, Case::ShadowFull];
+const CASES: [Case; 6] =
+    [Case::Bytes, Case::Observe, Case::Shadow, Case::ShadowFrozen, Case::ShadowGone, Case::ShadowFull];
 
 impl Case {
     fn name(self) -> &'static str {
         match self {
+            Case::Bytes => "bytes passed on",
             Case::Observe => "observe",
             Case::Shadow => "shadow",
             Case::ShadowFrozen => "shadow, NATS stands still",
@@ -98,15 +102,18 @@ async fn compare(args: &SidecarArgs, case: Case, rabbit: &RabbitMq) -> Result<Ve
         Case::ShadowFull => NatsServer::builder().jetstream("max_file_store: 64MB").start(),
         _ => NatsServer::start(),
     };
-    let sidecar = Program::sidecar(&rabbit.url(), &nats.url())?;
+    let sidecar = match case {
+        Case::Bytes => Program::forward(&format!("127.0.0.1:{}", rabbit.port()))?,
+        _ => Program::sidecar(&rabbit.url(), &nats.url())?,
+    };
     let (through, direct) = (sidecar.url_for(&vhost), rabbit.url_for("direct"));
-    if case != Case::Observe {
+    if !matches!(case, Case::Bytes | Case::Observe) {
         sidecar.verb("shadow")?;
         // So that its queue is known on both sides before NATS fails.
         round(&through, Work::Fast, args, 200).await?;
     }
     match case {
-        Case::Observe | Case::Shadow => {}
+        Case::Bytes | Case::Observe | Case::Shadow => {}
         Case::ShadowFrozen => nats.pause(),
         Case::ShadowGone => nats.kill_9(),
         Case::ShadowFull => fill(&through).await?,
