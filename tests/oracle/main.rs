@@ -18,6 +18,7 @@ mod render;
 mod run;
 mod servers;
 mod shrink;
+mod texts;
 mod transcript;
 mod values;
 
@@ -67,6 +68,17 @@ async fn every_program_does_on_jetstream_what_it_does_on_rabbitmq() {
         differing.is_empty(),
         "seeds whose programs differ: {differing:?} (ORACLE_SEED=… ORACLE_SEEDS=1 repeats one)"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_prints_every_type_of_value_as_rabbitmq_does() {
+    let servers = Servers::start(1).await;
+    let judge = Judge { servers: &servers, vhost: &servers.vhosts[0], figures: &Figures::default() };
+    let program = texts::program();
+    if let Some((oracle, ours)) = judge.difference(&program, run::PATIENCE).await {
+        let titles: Vec<_> = program.steps.iter().map(|step| step.to_string()).collect();
+        panic!("{}", transcript::side_by_side(&oracle, &ours, &titles));
+    }
 }
 
 /// What was done.

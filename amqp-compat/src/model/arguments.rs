@@ -2,6 +2,7 @@
 
 use amq_protocol::types::{AMQPValue, FieldTable};
 
+use super::erlang;
 use crate::error::{AmqpError, ReplyCode};
 
 /// Types that RabbitMQ compares with each other: integers of any width, floats of any width, all else on its own.
@@ -94,21 +95,38 @@ pub fn same_value(a: &AMQPValue, b: &AMQPValue) -> bool {
     }
 }
 
-/// A value as RabbitMQ's texts show it.
-pub fn display_value(value: &AMQPValue) -> String {
-    if let Some(number) = integer(value) {
-        return number.to_string();
-    }
+/// A value as RabbitMQ's texts show it after `before` characters of their line: bytes as they are, all else as a term of
+/// Erlang's.
+pub fn display_value(value: &AMQPValue, before: usize) -> String {
     match value {
-        AMQPValue::Boolean(value) => value.to_string(),
-        AMQPValue::Float(value) => format!("{value:?}"),
-        AMQPValue::Double(value) => format!("{value:?}"),
-        AMQPValue::Timestamp(value) => value.to_string(),
         AMQPValue::LongString(text) => text.to_string(),
         AMQPValue::ShortString(text) => text.to_string(),
         AMQPValue::ByteArray(bytes) => String::from_utf8_lossy(bytes.as_slice()).into_owned(),
-        AMQPValue::Void => "undefined".to_owned(),
-        other => format!("{other:?}"),
+        value => erlang::term(value, before),
+    }
+}
+
+/// Whether two values are one term of Erlang's, whatever their types: RabbitMQ takes them as the same.
+fn is_same_term(a: &AMQPValue, b: &AMQPValue) -> bool {
+    match (bytes(a), bytes(b)) {
+        (Some(a), Some(b)) => return a == b,
+        (None, None) => {}
+        _ => return false,
+    }
+    match (a, b) {
+        (AMQPValue::Timestamp(at), number) | (number, AMQPValue::Timestamp(at)) => {
+            integer(number).is_some_and(|number| u64::try_from(number) == Ok(*at))
+        }
+        _ => false,
+    }
+}
+
+fn bytes(value: &AMQPValue) -> Option<&[u8]> {
+    match value {
+        AMQPValue::LongString(text) => Some(text.as_bytes()),
+        AMQPValue::ShortString(text) => Some(text.as_str().as_bytes()),
+        AMQPValue::ByteArray(bytes) => Some(bytes.as_slice()),
+        _ => None,
     }
 }
 
@@ -128,7 +146,7 @@ pub fn same_flag(name: &str, what: &str, received: impl ToString, current: impl 
 fn quoted(value: &AMQPValue) -> String {
     match value {
         AMQPValue::Void => "none".to_owned(),
-        value => format!("'{}'", display_value(value)),
+        value => format!("'{}'", display_value(value, 1)),
     }
 }
 
@@ -150,7 +168,8 @@ pub fn same_arguments(
         let (a, b) = match (received, current) {
             (None, None) => continue,
             (Some(received), Some(current)) => {
-                if TypeClass::of(received) == TypeClass::of(current) && same_value(received, current) {
+                let is_same = TypeClass::of(received) == TypeClass::of(current) && same_value(received, current);
+                if is_same || is_same_term(received, current) {
                     continue;
                 }
                 (quoted(received), quoted(current))
@@ -174,7 +193,10 @@ pub fn same_arguments(
 fn with_type(value: Option<&AMQPValue>) -> String {
     match value {
         None => "none".to_owned(),
-        Some(value) => format!("the value '{}' of type '{}'", display_value(value), type_name(value)),
+        Some(value) => {
+            let before = "the value '";
+            format!("{before}{}' of type '{}'", display_value(value, before.len()), type_name(value))
+        }
     }
 }
 
@@ -210,5 +232,20 @@ mod tests {
         let error =
             same_arguments(&["alternate-exchange"], what, &received, &current, |_| None).expect_err("different");
         assert!(error.text.ends_with("for exchange 'x1' in vhost '/': received none but current is 'x0'"), "{error}");
+    }
+
+    #[test]
+    fn the_same_bytes_or_number_of_another_type_are_the_same_for_rabbitmq() {
+        let same = |a: AMQPValue, b: AMQPValue| {
+            let table = |value| FieldTable::from(std::collections::BTreeMap::from([("a".into(), value)]));
+            same_arguments(&["a"], "queue 'q' in vhost '/'", &table(a), &table(b), |_| None).map_err(|error| error.text)
+        };
+        let text = || AMQPValue::LongString("x".into());
+        assert_eq!(same(AMQPValue::ByteArray(b"x".to_vec().into()), text()), Ok(()));
+        assert_eq!(same(AMQPValue::Timestamp(5), AMQPValue::LongInt(5)), Ok(()));
+        let different = same(AMQPValue::Double(5.0), AMQPValue::LongInt(5)).expect_err("different");
+        assert!(different.ends_with("received '5.0' but current is '5'"), "{different}");
+        let different = same(AMQPValue::FieldTable(FieldTable::default()), text()).expect_err("different");
+        assert!(different.ends_with("received '[]' but current is 'x'"), "{different}");
     }
 }

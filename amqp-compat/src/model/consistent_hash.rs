@@ -58,7 +58,7 @@ impl HashOn {
             HashOn::RoutingKey => Some(key.into()),
             HashOn::Header(name) => properties
                 .and_then(|properties| properties.headers().as_ref()?.inner().get(&**name))
-                .map(|value| text(value).map_or_else(|| display_value(value).into(), Cow::from)),
+                .map(|value| text(value).map_or_else(|| display_value(value, 0).into(), Cow::from)),
             HashOn::MessageId => {
                 properties.and_then(|properties| Some(properties.message_id().as_ref()?.as_str().into()))
             }

@@ -6,7 +6,8 @@
 
 use amq_protocol::types::{AMQPValue, FieldTable, ShortString};
 
-use super::arguments::{TypeClass, display_value, same_value, type_name};
+use super::arguments::{TypeClass, same_value, type_name};
+use super::erlang;
 use super::vhost::Target;
 use crate::error::{AmqpError, ReplyCode};
 
@@ -82,26 +83,24 @@ pub fn check(arguments: &FieldTable) -> Result<(), AmqpError> {
 }
 
 fn read_match(arguments: &FieldTable) -> Result<(Match, bool), AmqpError> {
-    match arguments.inner().get("x-match") {
+    let how = arguments.inner().get("x-match");
+    let wrong = |before: &str, after: &str| {
+        let value = how.map(|value| erlang::term(value, before.len())).unwrap_or_default();
+        AmqpError::new(ReplyCode::PreconditionFailed, format!("{before}{value}{after}"))
+    };
+    match how {
         None => Ok((Match::All, false)),
         Some(AMQPValue::LongString(text)) => match text.as_bytes() {
             b"all" => Ok((Match::All, false)),
             b"any" => Ok((Match::Any, false)),
             b"all-with-x" => Ok((Match::All, true)),
             b"any-with-x" => Ok((Match::Any, true)),
-            _ => Err(AmqpError::new(
-                ReplyCode::PreconditionFailed,
-                format!("Invalid x-match field value <<\"{text}\">>; expected all, any, all-with-x, or any-with-x"),
-            )),
+            _ => Err(wrong("Invalid x-match field value ", "; expected all, any, all-with-x, or any-with-x")),
         },
-        Some(other) => Err(AmqpError::new(
-            ReplyCode::PreconditionFailed,
-            format!(
-                "Invalid x-match field type {} (value {}); expected longstr",
-                type_name(other),
-                display_value(other)
-            ),
-        )),
+        Some(other) => {
+            let before = format!("Invalid x-match field type {} (value ", type_name(other));
+            Err(wrong(&before, "); expected longstr"))
+        }
     }
 }
 

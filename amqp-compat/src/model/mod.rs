@@ -11,6 +11,7 @@
 //! - [`stream`]: stream queues' ages and offsets.
 //! - [`access`]: users, and what each may do.
 //! - [`arguments`]: argument values as RabbitMQ compares and prints them.
+//! - [`erlang`]: values as Erlang prints them, for RabbitMQ's texts.
 //! - [`beside_rabbitmq`]: what is honoured only where there is no RabbitMQ beside.
 //! - [`features`]: the one list of what is honoured and what is refused.
 
@@ -21,6 +22,7 @@ pub mod consistent_hash;
 pub mod consumer;
 pub mod dead_letter;
 pub mod delay;
+pub mod erlang;
 pub mod exchange;
 pub mod features;
 pub mod headers;

@@ -52,7 +52,7 @@ impl Offset {
                 Some(seconds) => Ok(Offset::Ago(seconds)),
                 None => wrong(format!("<<\"{other}\">>")),
             },
-            _ => wrong(super::arguments::display_value(value)),
+            _ => wrong(super::erlang::term(value, 0)),
         }
     }
 }
