@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::program::{LAST, Operation, PLACE, Program, Step};
+use crate::program::{How, LAST, Operation, PLACE, Program, Step};
 use crate::values;
 
 mod channels;
@@ -36,7 +36,25 @@ pub fn program(seed: u64, length: usize) -> Program {
         let step = maker.step();
         steps.push(step);
     }
-    Program { seed, steps }
+    Program { seed, steps: steps.into_iter().flat_map(parted).collect() }
+}
+
+/// A step in which nothing is given back right behind what settles something. In RabbitMQ the queue hands out its next
+/// message for the credit of an ack before it hears of what is given back behind it; ours still asks JetStream for that
+/// message then, and hands out what came back (docs/mapping.md).
+fn parted(mut step: Step) -> Vec<Step> {
+    let gives_back = |operation: &Operation| match operation {
+        Operation::Settle(settle) => matches!(settle.how, How::Nack { requeue: true } | How::Reject { requeue: true }),
+        _ => false,
+    };
+    let settles = |operation: &Operation| matches!(operation, Operation::Settle(_)) && !gives_back(operation);
+    let mut steps = Vec::new();
+    while let Some(at) = step.operations.windows(2).position(|pair| settles(&pair[0]) && gives_back(&pair[1])) {
+        let rest = Step { operations: step.operations.split_off(at + 1), ..step.clone() };
+        steps.push(std::mem::replace(&mut step, rest));
+    }
+    steps.push(step);
+    steps
 }
 
 /// What is done at the end of every program: the connections are closed, and all that is left is looked at and removed.
