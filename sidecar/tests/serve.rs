@@ -146,11 +146,23 @@ async fn probes_tell_whether_nats_answers_and_metrics_what_was_counted() {
     assert_eq!((http(address, "/livez").0, http(address, "/readyz").0, http(address, "/status").0), (200, 200, 404));
     let (_connection, channel) = serve.channel().await;
     publish(&channel, "17").await;
-    let deadline = Instant::now() + Duration::from_secs(15);
-    while !http(address, "/metrics").1.contains("\nnatsbridge_amqp_published_total 1\n") {
-        assert!(Instant::now() < deadline, "{}", http(address, "/metrics").1);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let counted = async |line: &str| {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        loop {
+            let metrics = http(address, "/metrics").1;
+            if let Some((_, rest)) = metrics.split_once(&format!("\n{line} ")) {
+                let figure = rest.lines().next().and_then(|figure| figure.parse::<f64>().ok()).expect("a figure");
+                if figure > 0.0 {
+                    return figure;
+                }
+            }
+            assert!(Instant::now() < deadline, "{line}: {metrics}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(counted("natsbridge_amqp_published_total").await, 1.0);
+    assert_eq!(counted("natsbridge_publish_connection_up").await, 1.0);
+    assert!(!http(address, "/metrics").1.contains("natsbridge_publish_connection_losses_total"));
     // It is started again at once, so it is killed again until it was seen to be away.
     let (mut killed, deadline) = (0, Instant::now() + Duration::from_secs(60));
     loop {
@@ -170,6 +182,9 @@ async fn probes_tell_whether_nats_answers_and_metrics_what_was_counted() {
         assert!(Instant::now() < deadline, "it does not come back");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert!(counted("natsbridge_publish_connection_losses_total").await >= 1.0);
+    publish(&channel, "18").await;
+    assert_eq!(counted("natsbridge_publish_connection_up").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

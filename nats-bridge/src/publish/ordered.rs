@@ -186,16 +186,21 @@ impl Keeper {
     async fn run(self, first: Arc<Writer>, current: watch::Sender<Option<Arc<Writer>>>, _closed: DropGuard) {
         let mut bridge = self.events.watch();
         let mut next = Some(first);
+        let up = metrics::gauge!("natsbridge_publish_connection_up");
         while let Some(writer) = next {
+            up.set(1.0);
             current.send_replace(Some(writer.clone()));
             tokio::select! {
-                () = writer.over.cancelled() => {}
+                () = writer.over.cancelled() => {
+                    metrics::counter!("natsbridge_publish_connection_losses_total").increment(1);
+                }
                 () = closed(&mut bridge) => {
                     // What it was given is written; it fails only when the connection is over.
                     let _ = writer.client.drain().await;
                 }
             }
             current.send_replace(None);
+            up.set(0.0);
             next = tokio::select! {
                 biased;
                 () = closed(&mut bridge) => None,
