@@ -15,6 +15,7 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::Value;
+use test_support::eventually::eventually_some;
 
 struct Serve {
     child: Child,
@@ -147,18 +148,13 @@ async fn probes_tell_whether_nats_answers_and_metrics_what_was_counted() {
     let (_connection, channel) = serve.channel().await;
     publish(&channel, "17").await;
     let counted = async |line: &str| {
-        let deadline = Instant::now() + Duration::from_secs(15);
-        loop {
+        let figure = || async {
             let metrics = http(address, "/metrics").1;
-            if let Some((_, rest)) = metrics.split_once(&format!("\n{line} ")) {
-                let figure = rest.lines().next().and_then(|figure| figure.parse::<f64>().ok()).expect("a figure");
-                if figure > 0.0 {
-                    return figure;
-                }
-            }
-            assert!(Instant::now() < deadline, "{line}: {metrics}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let (_, rest) = metrics.split_once(&format!("\n{line} "))?;
+            let figure: f64 = rest.lines().next().and_then(|figure| figure.parse().ok()).expect("a figure");
+            Some(figure).filter(|figure| *figure > 0.0)
+        };
+        eventually_some(line, figure).await
     };
     assert_eq!(counted("natsbridge_amqp_published_total").await, 1.0);
     assert_eq!(counted("natsbridge_publish_connection_up").await, 1.0);
