@@ -237,8 +237,10 @@ impl NatsServer {
         text.push_str(&format!("port: {}\n", self.port));
         text.push_str(&format!("http: \"127.0.0.1:{}\"\n", self.monitor_port));
         text.push_str(&format!("ports_file_dir: {}\n", quoted(ports_dir)));
+        // Else the server takes three quarters of what the disk has left, and refuses streams that reserve more.
+        let most = if self.plan.jetstream.contains("max_file_store") { "" } else { ", max_file_store: 64GB" };
         text.push_str(&format!(
-            "jetstream {{ store_dir: {}{} }}\n",
+            "jetstream {{ store_dir: {}{most}{} }}\n",
             quoted(&self.dir.join("store")),
             self.plan.jetstream
         ));

@@ -1,7 +1,7 @@
 // A real nats-server with JetStream for one test: free port, own folder, stopped by its own process id.
 
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, openSync, closeSync, readFileSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, openSync, closeSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { delimiter, dirname, join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -50,7 +50,10 @@ export class NatsServer {
 
   /** @param {string[]} more arguments of the server */
   constructor(...more) {
-    this.#more = more;
+    // Else the server takes three quarters of what the disk has left, and refuses streams that reserve more.
+    const config = join(this.#folder, "server.conf");
+    writeFileSync(config, "jetstream { max_file_store: 64GB }");
+    this.#more = more.includes("--config") ? more : ["--config", config, ...more];
   }
 
   /**

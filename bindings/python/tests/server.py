@@ -44,8 +44,11 @@ class NatsServer:
     """The server, with ``more`` arguments. ``stop`` and ``start`` keep port and data."""
 
     def __init__(self, *more: str) -> None:
-        self._more = more
         self._folder = Path(tempfile.mkdtemp(prefix="nats-bridge-test-"))
+        # Else the server takes three quarters of what the disk has left, and refuses streams that reserve more.
+        config = self._folder / "server.conf"
+        config.write_text("jetstream { max_file_store: 64GB }")
+        self._more = more if "--config" in more else ("--config", str(config), *more)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = -1
         self.start()
