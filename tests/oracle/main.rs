@@ -15,6 +15,7 @@ mod client;
 mod generate;
 mod program;
 mod render;
+mod returns;
 mod run;
 mod servers;
 mod shrink;
@@ -76,8 +77,18 @@ async fn a_refusal_prints_every_type_of_value_as_rabbitmq_does() {
     let judge = Judge { servers: &servers, vhost: &servers.vhosts[0], figures: &Figures::default() };
     let program = texts::program();
     if let Some((oracle, ours)) = judge.difference(&program, run::PATIENCE).await {
-        let titles: Vec<_> = program.steps.iter().map(|step| step.to_string()).collect();
-        panic!("{}", transcript::side_by_side(&oracle, &ours, &titles));
+        panic!("{}", transcript::side_by_side(&oracle, &ours, &program.titles()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_settled_right_behind_each_other_is_delivered_again_as_by_rabbitmq() {
+    let servers = Servers::start(1).await;
+    let judge = Judge { servers: &servers, vhost: &servers.vhosts[0], figures: &Figures::default() };
+    for (name, program) in returns::programs() {
+        if let Some((oracle, ours)) = judge.difference(&program, run::PATIENCE).await {
+            panic!("{name}\n{}", transcript::side_by_side(&oracle, &ours, &program.titles()));
+        }
     }
 }
 
@@ -121,9 +132,8 @@ impl Judge<'_> {
             differs
         })
         .await;
-        let titles: Vec<_> = shrunk.steps.iter().chain(&generate::epilogue()).map(|step| step.to_string()).collect();
         let (oracle, ours) = shown.into_inner().expect("no panic");
-        Some(format!("\n==== seed {seed} ====\n{}", transcript::side_by_side(&oracle, &ours, &titles)))
+        Some(format!("\n==== seed {seed} ====\n{}", transcript::side_by_side(&oracle, &ours, &shrunk.titles())))
     }
 
     /// Both transcripts if they are not the same. Where RabbitMQ does not do the same every time, any of what it does is

@@ -6,7 +6,7 @@ use amq_protocol::protocol::basic::{self, AMQPProperties};
 use amq_protocol::protocol::{AMQPClass, channel, confirm, exchange, queue};
 use amq_protocol::types::ShortString;
 
-use crate::render;
+use crate::{generate, render};
 
 /// Stands for the prefix of a run; as long as one.
 pub const PLACE: &str = "~~~~~~";
@@ -89,6 +89,13 @@ pub enum How {
     Ack,
     Nack { requeue: bool },
     Reject { requeue: bool },
+}
+
+impl Program {
+    /// One for each step, with those at the end of every program.
+    pub fn titles(&self) -> Vec<String> {
+        self.steps.iter().chain(&generate::epilogue()).map(|step| step.to_string()).collect()
+    }
 }
 
 impl Publish {

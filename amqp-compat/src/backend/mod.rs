@@ -13,6 +13,8 @@
 //!   `basic.ack` has no other source.
 //! - A backend delivers to a consumer only within its credit: the `credit` of [`Command::Consume`] plus later
 //!   [`Command::Credit`]. Credit is never taken back; the session buffers what it must not send yet.
+//! - What waits in a queue is handed out for the credit that was given before a delivery is requeued, or a message got,
+//!   and what takes effect then is the requeue or the get: RabbitMQ's queues do so.
 //! - A delivery stays unsettled until [`Command::Settle`]. `no_ack` is the session's business: it settles for the client.
 //!   A direct reply ([`DeliveryId::DIRECT`]) needs neither credit nor an end.
 //! - After [`Command::CloseChannel`], or when the command side is dropped, all unsettled deliveries of the channel (or

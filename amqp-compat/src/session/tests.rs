@@ -13,6 +13,7 @@ use crate::backend::{Command, Delivery, DeliveryId, Event, Got, Message, Outcome
 use crate::error::{AmqpError, ReplyCode};
 
 mod overdue;
+mod returns;
 
 /// A client and a broker around a session.
 struct Peer {

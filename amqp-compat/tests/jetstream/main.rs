@@ -21,6 +21,7 @@ mod priorities;
 mod publishing;
 mod queues;
 mod replies;
+mod returns;
 mod streams;
 mod turns;
 mod users;

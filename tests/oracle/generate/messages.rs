@@ -56,6 +56,8 @@ impl Maker {
         let how = match self.random.random_range(0..5) {
             0..2 => How::Ack,
             2..4 => How::Nack { requeue },
+            // There is no `basic.reject` of all: it is at fault.
+            _ if matches!(which, Which::Zero) && !self.at_fault => How::Nack { requeue },
             _ => How::Reject { requeue },
         };
         Operation::Settle(Settle { which, multiple, how })

@@ -4,14 +4,15 @@
 //! meet often in some.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
-use amq_protocol::protocol::{AMQPClass, exchange};
+use amq_protocol::protocol::{AMQPClass, basic, exchange};
 use amq_protocol::types::ShortString;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::program::{How, LAST, Operation, PLACE, Program, Step};
+use crate::program::{How, LAST, Operation, PLACE, Program, Settle, Step};
 use crate::values;
 
 mod channels;
@@ -36,25 +37,62 @@ pub fn program(seed: u64, length: usize) -> Program {
         let step = maker.step();
         steps.push(step);
     }
-    Program { seed, steps: steps.into_iter().flat_map(parted).collect() }
+    Program { seed, steps: steps_apart(steps) }
 }
 
-/// A step in which nothing is given back right behind what settles something. In RabbitMQ the queue hands out its next
-/// message for the credit of an ack before it hears of what is given back behind it; ours still asks JetStream for that
-/// message then, and hands out what came back (docs/mapping.md).
-fn parted(mut step: Step) -> Vec<Step> {
-    let gives_back = |operation: &Operation| match operation {
-        Operation::Settle(settle) => matches!(settle.how, How::Nack { requeue: true } | How::Reject { requeue: true }),
-        _ => false,
-    };
-    let settles = |operation: &Operation| matches!(operation, Operation::Settle(_)) && !gives_back(operation);
-    let mut steps = Vec::new();
-    while let Some(at) = step.operations.windows(2).position(|pair| settles(&pair[0]) && gives_back(&pair[1])) {
-        let rest = Step { operations: step.operations.split_off(at + 1), ..step.clone() };
-        steps.push(std::mem::replace(&mut step, rest));
+/// The steps, with those in two whose operations are open or other here when they are written at once (docs/mapping.md):
+///
+/// - An ack overtakes what is given back before it, if a classic queue of RabbitMQ has not come to that yet.
+/// - Where the whole channel has a limit, RabbitMQ uses the credit of a settlement before what is given back behind it, or
+///   after.
+/// - What is given back right behind a publish may be in its queue before it.
+fn steps_apart(steps: Vec<Step>) -> Vec<Step> {
+    let mut limited = BTreeSet::new();
+    let mut apart = Vec::new();
+    for mut step in steps {
+        let place = (step.connection, step.channel);
+        let mut together: Vec<Operation> = Vec::new();
+        for operation in std::mem::take(&mut step.operations) {
+            if sets_limit(&operation) {
+                limited.insert(place);
+            }
+            let is_limited = limited.contains(&place);
+            let behind = |what: fn(&Operation) -> bool| together.iter().any(what);
+            let is_open = (behind(gives_back) && (acks(&operation) || is_limited && settles(&operation)))
+                || (gives_back(&operation) && (behind(publishes) || is_limited && behind(settles)));
+            if is_open {
+                apart.push(Step { operations: std::mem::take(&mut together), ..step.clone() });
+            }
+            together.push(operation);
+        }
+        apart.push(Step { operations: together, ..step });
     }
-    steps.push(step);
-    steps
+    apart
+}
+
+fn settles(operation: &Operation) -> bool {
+    matches!(operation, Operation::Settle(_))
+}
+
+fn acks(operation: &Operation) -> bool {
+    matches!(operation, Operation::Settle(Settle { how: How::Ack, .. }))
+}
+
+fn gives_back(operation: &Operation) -> bool {
+    let how = match operation {
+        Operation::Settle(Settle { how, .. }) => how,
+        _ => return false,
+    };
+    matches!(how, How::Nack { requeue: true } | How::Reject { requeue: true })
+}
+
+fn publishes(operation: &Operation) -> bool {
+    matches!(operation, Operation::Publish(_) | Operation::Answer(_))
+}
+
+/// Whether it is `basic.qos` for a whole channel.
+fn sets_limit(operation: &Operation) -> bool {
+    matches!(operation, Operation::Call(AMQPClass::Basic(basic::AMQPMethod::Qos(basic::Qos { global: true, .. }))))
 }
 
 /// What is done at the end of every program: the connections are closed, and all that is left is looked at and removed.

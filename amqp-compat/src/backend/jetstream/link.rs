@@ -301,6 +301,10 @@ impl LinkActor {
                     let _ = self.events.send(Event::ChannelFailed { channel, error }).await;
                     return;
                 }
+                if outcome == Outcome::Requeue {
+                    // What was given before is used before it comes back.
+                    self.flush().await;
+                }
                 self.settle(&deliveries, outcome);
             }
             Command::Credit { channel, consumer_tag, amount } => {

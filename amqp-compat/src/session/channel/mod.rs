@@ -414,6 +414,7 @@ impl Channel {
             M::Get(get) => {
                 let queue = topology::named(get.queue, self.last_queue.as_ref()).map_err(of)?;
                 let command = Command::Get { channel: self.id, queue };
+                self.send_settled(shared);
                 self.ask(command, Kind::Get { no_ack: get.no_ack }, method, false, shared);
             }
             M::Recover(recover) => {
@@ -562,12 +563,7 @@ impl Channel {
             let deliveries = std::mem::take(&mut self.strays);
             shared.commands.push_back(Command::Settle { channel: self.id, deliveries, outcome: Outcome::Requeue });
         }
-        if self.consumers.has_changed() {
-            let (id, commands) = (self.id, &mut shared.commands);
-            self.consumers.credit(self.unacked.len(), |tag, amount| {
-                commands.push_back(Command::Credit { channel: id, consumer_tag: tag.clone(), amount });
-            });
-        }
+        self.send_credit(shared);
     }
 
     fn tell(&mut self, method: basic::AMQPMethod, shared: &mut Shared) {

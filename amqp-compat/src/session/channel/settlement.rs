@@ -25,6 +25,10 @@ impl Channel {
     /// Tells the broker how deliveries, ascending by tag, have ended.
     pub(super) fn settled(&mut self, outcome: Outcome, settled: &[(u64, Entry)], shared: &mut Shared) {
         let (Some((first, _)), Some((last, _))) = (settled.first(), settled.last()) else { return };
+        let comes_back = outcome == Outcome::Requeue;
+        if comes_back {
+            self.send_settled(shared);
+        }
         for (_, entry) in settled {
             if let Some(key) = entry.consumer {
                 self.consumers.settled(key);
@@ -40,6 +44,9 @@ impl Channel {
         } else {
             let deliveries = tx::names(settled);
             self.send(Command::Settle { channel: self.id, deliveries, outcome }, shared);
+        }
+        if comes_back {
+            self.send_settled(shared);
         }
         self.release(shared);
         self.touch(shared);
@@ -60,6 +67,29 @@ impl Channel {
     pub(in crate::session) fn settle_all_sent(&mut self, shared: &mut Shared) {
         self.done.extend(self.sent.drain(..).filter_map(|sent| sent.settle));
         self.send_acks(shared);
+    }
+
+    /// Sends acknowledgements, and the credit that they and other settlements give, ahead of what takes messages out of the
+    /// queue or puts them back: as in RabbitMQ, consumers get what that credit is for before.
+    ///
+    /// Where the whole channel has a limit, credit comes at the end of the batch. RabbitMQ leaves open when it comes: a
+    /// process of its own counts there, whose word mostly comes after what is settled next.
+    pub(super) fn send_settled(&mut self, shared: &mut Shared) {
+        self.send_acks(shared);
+        if self.consumers.limit() == 0 {
+            self.send_credit(shared);
+        }
+    }
+
+    /// Sends the credit that is due.
+    pub(super) fn send_credit(&mut self, shared: &mut Shared) {
+        if !self.consumers.has_changed() {
+            return;
+        }
+        let (channel, commands) = (self.id, &mut shared.commands);
+        self.consumers.credit(self.unacked.len(), |tag, amount| {
+            commands.push_back(Command::Credit { channel, consumer_tag: tag.clone(), amount });
+        });
     }
 
     pub(super) fn send_acks(&mut self, shared: &mut Shared) {

@@ -183,7 +183,7 @@ impl Pump {
     }
 
     /// Waits for what is on its way to open pulls, and takes it in; whether anything came.
-    async fn arrives(&mut self) -> bool {
+    pub(super) async fn arrives(&mut self) -> bool {
         let mut messages = Vec::new();
         let next = next_messages(&mut self.subscriber, &mut messages);
         let came = tokio::time::timeout(LINGER, next).await.unwrap_or(false);

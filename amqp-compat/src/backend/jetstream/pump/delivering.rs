@@ -1,6 +1,7 @@
 //! What consumers get: handed out, taken back, ended.
 
 use std::pin::Pin;
+use std::time::Instant;
 
 use amq_protocol::types::ShortString;
 use smallvec::SmallVec;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc::error::{SendError, TrySendError};
 use super::super::memory::now_ns;
 use super::super::message;
 use super::consumers::{Consumer, NewConsumer};
+use super::server::LINGER;
 use super::{Held, Pump, SEQUENCE_MASK};
 use crate::backend::{ChannelId, Delivery, DeliveryId, Event};
 use crate::error::{AmqpError, ReplyCode};
@@ -78,6 +80,20 @@ impl Pump {
                 return;
             }
         }
+    }
+
+    /// Hands out what is ready for the credit that was given before a message comes back or is taken: in RabbitMQ the queue
+    /// has done so when it hears of that. What is still with the server is waited for, but not for long.
+    pub(super) async fn use_credit(&mut self) {
+        let until = Instant::now() + LINGER;
+        while !self.consumers.is_empty() {
+            self.serve().await;
+            let may_come = self.awaits_next && self.recover_at.is_none() && self.subscriber.is_some();
+            if !may_come || self.has_all_of_all() || Instant::now() >= until || !self.arrives().await {
+                break;
+            }
+        }
+        self.awaits_next = false;
     }
 
     /// Hands the head of the queue to a consumer, unless none has room for it or its time is over.

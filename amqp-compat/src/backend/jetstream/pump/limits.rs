@@ -36,7 +36,10 @@ impl Pump {
     pub(super) fn count_credit(&mut self, at_ns: Option<u64>) {
         match self.consumers.is_ready() || self.consumers.is_about_to_be_ready() {
             true => drop(self.ready_since_ns.get_or_insert_with(|| at_ns.unwrap_or_else(now_ns))),
-            false => self.ready_since_ns = None,
+            false => {
+                self.ready_since_ns = None;
+                self.awaits_next = false;
+            }
         }
         if let Some(mut ready) = self.queue.ready() {
             ready.set_credit(self.consumers.room());

@@ -51,7 +51,8 @@ pub(crate) use delivering::{Cancelled, LastGone};
 pub(crate) enum PumpCommand {
     /// Adds a consumer, with no credit yet.
     Consume { consumer: NewConsumer, answer: oneshot::Sender<Result<(), AmqpError>> },
-    /// Settles deliveries, in the order given, and adds credit to consumers, who have it since `at_ns`.
+    /// Settles deliveries, in the order given, and adds credit to consumers, who have it since `at_ns`. What comes back comes
+    /// first, after what was ready was handed out for the credit of earlier commands.
     Work { settled: Vec<(u64, Outcome)>, credit: Vec<(u64, u32)>, at_ns: u64 },
     /// Removes a consumer.
     Cancel { consumer: u64, answer: oneshot::Sender<LastGone> },
@@ -147,6 +148,8 @@ struct Pump {
     counts_returns: bool,
     /// Since when a consumer has had credit for what comes, in nanoseconds since 1970.
     ready_since_ns: Option<u64>,
+    /// Whether a consumer that had used up its credit got some, and what it is for is still with the server.
+    awaits_next: bool,
     /// How often messages came back, of a queue that counts it.
     returns: BTreeMap<u64, u32>,
     dying: Dying,
@@ -170,6 +173,7 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         learns: false,
         counts_returns: settings.kind == QueueKind::Quorum,
         ready_since_ns: None,
+        awaits_next: false,
         returns: BTreeMap::new(),
         dying: Dying::default(),
         levels: (0..=highest).map(|priority| Level::new(&queue, priority)).collect(),
@@ -292,6 +296,9 @@ impl Pump {
             }
             PumpCommand::Work { settled, credit, at_ns } => {
                 let comes_back = settled.iter().any(|(_, outcome)| *outcome == Outcome::Requeue);
+                if comes_back {
+                    self.use_credit().await;
+                }
                 for (sequence, outcome) in settled {
                     self.settle(sequence, outcome).await;
                 }
@@ -299,6 +306,7 @@ impl Pump {
                     self.trim_returned().await;
                 }
                 let is_short = !self.backlog.is_empty() || !self.has_all_of_all();
+                let was_ready = self.consumers.is_ready();
                 if self.limits_head && !credit.is_empty() {
                     // What the limit takes from the head is not the consumers'.
                     self.trim_or_log().await;
@@ -306,6 +314,7 @@ impl Pump {
                 for (id, amount) in credit {
                     self.consumers.credit(id, amount.into(), is_short);
                 }
+                self.awaits_next |= !was_ready && self.consumers.is_ready() && !self.has_all_of_all();
                 self.count_credit(Some(at_ns));
             }
             PumpCommand::Cancel { consumer, answer } => {
@@ -318,6 +327,7 @@ impl Pump {
                 let _ = answer.send(last);
             }
             PumpCommand::Get { link, channel, base, answer } => {
+                self.use_credit().await;
                 let got = self.get(link, channel, base).await;
                 let sequence = match &got {
                     Ok(Some(got)) => Some(got.delivery.id.0 & SEQUENCE_MASK),

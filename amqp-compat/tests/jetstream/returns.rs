@@ -1,0 +1,110 @@
+//! What comes back right behind other settlements: what those gave credit for is handed out before, as by RabbitMQ.
+
+use amq_protocol::types::AMQPValue;
+use amqp_compat::backend::{Delivery, Outcome, QueueDeclare};
+use test_support::nats::NatsServer;
+
+use crate::backend;
+use crate::client::{Client, body, queue, table, text};
+
+/// A queue of each kind that keeps its messages in another way.
+fn every_kind() -> [QueueDeclare; 4] {
+    let with =
+        |name: &str, arguments: &[(&str, AMQPValue)]| QueueDeclare { arguments: table(arguments), ..queue(name) };
+    [
+        queue("plain"),
+        with("priorities", &[("x-max-priority", AMQPValue::LongInt(5))]),
+        with("quorum", &[("x-queue-type", text("quorum"))]),
+        QueueDeclare { exclusive: true, durable: false, ..queue("exclusive") },
+    ]
+}
+
+/// Stores numbered messages; gives those that a consumer gets with `credit`.
+async fn filled(client: &mut Client, declare: QueueDeclare, count: usize, credit: u32) -> Vec<Delivery> {
+    let name = declare.queue.to_string();
+    client.declare(declare).await;
+    for n in 0..count {
+        client.store("", &name, n.to_string()).await;
+    }
+    client.consume(&name, &name, credit).await;
+    let mut held = Vec::new();
+    for _ in 0..credit {
+        held.push(client.delivery().await);
+    }
+    held
+}
+
+/// What comes next: its number, and whether it had come before.
+async fn next(client: &mut Client) -> (usize, bool) {
+    let delivery = client.delivery().await;
+    (body(&delivery).parse().expect("a number"), delivery.redelivered)
+}
+
+#[tokio::test]
+async fn the_credit_of_an_ack_is_used_before_the_requeue_behind_it() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    for declare in every_kind() {
+        let name = declare.queue.to_string();
+        let held = filled(&mut client, declare, 4, 2).await;
+        client.settle(&[&held[0]], Outcome::Ack).await;
+        client.credit(&name, 1).await;
+        client.settle(&[&held[1]], Outcome::Requeue).await;
+        client.credit(&name, 1).await;
+        assert_eq!([next(&mut client).await, next(&mut client).await], [(2, false), (1, true)], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn each_requeue_is_handed_out_before_the_next_one() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    for declare in every_kind() {
+        let name = declare.queue.to_string();
+        let held = filled(&mut client, declare, 3, 2).await;
+        for delivery in held.iter().rev() {
+            client.settle(&[delivery], Outcome::Requeue).await;
+            client.credit(&name, 1).await;
+        }
+        assert_eq!([next(&mut client).await, next(&mut client).await], [(1, true), (0, true)], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn the_credit_of_an_ack_is_used_before_the_get_behind_it() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    for declare in every_kind() {
+        let name = declare.queue.to_string();
+        let held = filled(&mut client, declare, 4, 2).await;
+        client.settle(&[&held[0]], Outcome::Ack).await;
+        client.credit(&name, 1).await;
+        let got = client.get(&name).await.expect("a message");
+        assert_eq!((body(&got.delivery).as_str(), next(&mut client).await), ("3", (2, false)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_requeue_waits_for_what_is_still_with_the_server() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    // Of a queue with priorities nothing is here that there was no credit for.
+    let arguments = table(&[("x-max-priority", AMQPValue::LongInt(5))]);
+    let held = filled(&mut client, QueueDeclare { arguments, ..queue("q") }, 24, 10).await;
+    let acked: Vec<&Delivery> = held[..9].iter().collect();
+    client.settle(&acked, Outcome::Ack).await;
+    client.credit("q", 9).await;
+    client.settle(&[&held[9]], Outcome::Requeue).await;
+    client.credit("q", 1).await;
+    let mut come = Vec::new();
+    for _ in 0..10 {
+        come.push(next(&mut client).await);
+    }
+    let mut expected: Vec<_> = (10..19).map(|n| (n, false)).collect();
+    expected.push((9, true));
+    assert_eq!(come, expected);
+}
