@@ -816,9 +816,11 @@ fn a_direct_reply_needs_no_room_in_the_channels_prefetch_and_is_not_settled() {
     peer.consume("replies", true);
     assert_eq!(tags(&peer.delivery("work", 11)), [1]);
     assert!(peer.delivery("work", 12).is_empty());
+    // Nor does it use up a delivery tag, as in RabbitMQ.
     assert_eq!(tags(&peer.delivery("replies", DeliveryId::DIRECT.0)), [2]);
     peer.written();
     assert!(settles(&peer.commands()).is_empty());
+    assert_eq!(tags(&peer.send(ack(1, false))), [2]);
 }
 
 #[test]

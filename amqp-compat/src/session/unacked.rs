@@ -37,6 +37,11 @@ impl Unacked {
         self.last
     }
 
+    /// The tag that is given out next.
+    pub(super) fn next_tag(&self) -> u64 {
+        self.last + 1
+    }
+
     /// Gives out the next tag and remembers the delivery.
     pub(super) fn add(&mut self, entry: Entry) -> u64 {
         let tag = self.tag();

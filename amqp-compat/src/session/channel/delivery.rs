@@ -71,8 +71,12 @@ impl Channel {
         let Some(consumer) = self.consumers.get(key) else { return };
         let (no_ack, tag) = (consumer.no_ack, consumer.tag.clone());
         let Delivery { id, redelivered, ack_timeout, message } = delivery;
-        let delivery_tag =
-            if no_ack { self.unacked.tag() } else { self.await_settlement(id, Some(key), ack_timeout, shared) };
+        let delivery_tag = match no_ack {
+            // As in RabbitMQ, where a direct reply says the next tag and leaves it to the next delivery.
+            _ if id == DeliveryId::DIRECT => self.unacked.next_tag(),
+            true => self.unacked.tag(),
+            false => self.await_settlement(id, Some(key), ack_timeout, shared),
+        };
         if self.consumers.sent(key) || no_ack {
             let settle = (no_ack && id != DeliveryId::DIRECT).then_some(id);
             self.note(Sent { generation: shared.generation, settle, consumer: Some(key) }, shared);
