@@ -77,6 +77,8 @@ pub(super) struct Consumers {
     limit: u16,
     /// Unsettled deliveries to consumers, as counted against `limit`.
     counted: usize,
+    /// What `basic.get` had taken and was not settled when `limit` was set; counted against it for as long as it is in force.
+    taken: usize,
     /// Deliveries above `limit`, with their consumer.
     held: VecDeque<(u32, Box<Delivery>)>,
 }
@@ -196,15 +198,24 @@ impl Consumers {
         Some((key, delivery))
     }
 
-    /// Changes the channel's prefetch; the credit of all consumers follows.
-    pub(super) fn set_limit(&mut self, limit: u16) {
+    /// Changes the channel's prefetch, of which `unacked` deliveries are not settled, those of `basic.get` included; the credit of all
+    /// consumers follows.
+    ///
+    /// RabbitMQ counts what a get has taken when a limit begins, does not count what gets take later, and gives neither back
+    /// when it is settled, but with the end of the limit (`rabbit_channel.erl` and `rabbit_limiter.erl` of 3.10, which calls it obscure).
+    pub(super) fn set_limit(&mut self, limit: u16, unacked: usize) {
+        match (self.limit, limit) {
+            (_, 0) => self.taken = 0,
+            (0, _) => self.taken = unacked.saturating_sub(self.counted),
+            _ => {}
+        }
         self.limit = limit;
         self.changed = self.by_key.keys().copied().collect();
     }
 
     /// Whether the channel's prefetch lets one more delivery through now.
     fn has_room(&self) -> bool {
-        self.limit == 0 || self.counted < usize::from(self.limit)
+        self.limit == 0 || self.counted + self.taken < usize::from(self.limit)
     }
 
     /// A delivery was sent to a consumer; answers whether [`Consumers::written`] wants to hear of it.
@@ -311,7 +322,7 @@ mod tests {
             }
             for (limit, settle) in limits {
                 let before = unsettled.len();
-                consumers.set_limit(limit);
+                consumers.set_limit(limit, before);
                 consumers.credit(before, |tag, amount| credit[usize::from(*tag == tags[1])] += amount);
                 for round in 0..=settle {
                     for key in 0..2u32 {

@@ -395,7 +395,7 @@ impl Channel {
                 if !qos.global {
                     self.consumers.next_prefetch = qos.prefetch_count;
                 }
-                self.consumers.set_limit(limit);
+                self.consumers.set_limit(limit, self.unacked.len());
                 self.release(shared);
                 self.touch(shared);
                 self.tell(M::QosOk(basic::QosOk {}), shared);

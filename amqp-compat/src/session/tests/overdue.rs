@@ -1,5 +1,6 @@
 //! Deliveries that are not settled in time.
 
+use super::transactions::{in_transaction, tx};
 use super::*;
 
 const TIMEOUT: Option<Duration> = Some(Duration::from_millis(2500));
