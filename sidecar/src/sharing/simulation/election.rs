@@ -302,8 +302,10 @@ impl World {
         let now = self.now;
         let holder = self.processes[n].holder();
         for side in Side::BOTH {
-            // Of what it had written some arrives all the same.
-            let written: Vec<Message> = self.brokers.connections[n][side.index()].publishes.drain(..).collect();
+            // Of what it had written some arrives all the same, but nothing of what it wrote into a connection that was gone.
+            let connection = &mut self.brokers.connections[n][side.index()];
+            let mut written: Vec<Message> = connection.publishes.drain(..).collect();
+            written.retain(|_| connection.open);
             let arrives = self.random.below(written.len() as u64 + 1) as usize;
             let mut due = now;
             for message in written.into_iter().take(arrives) {

@@ -118,9 +118,11 @@ impl Record {
             None => {
                 application.seen.insert(number, side);
                 application.first.entry(key).or_default().push(number);
-                let disturbed = &self.disturbed;
+                let (disturbed, acked) = (&self.disturbed, &application.acked);
+                // One that came again because its ack was lost is done.
                 let is_open = |of: Side, m: &Message| {
-                    of != side && m.key == key && m.number < number && !disturbed.contains(&(queue, m.number))
+                    let is_excused = disturbed.contains(&(queue, m.number)) || acked.contains(&m.number);
+                    of != side && m.key == key && m.number < number && !is_excused
                 };
                 if let Some((_, _, open)) = application.hand.iter().find(|(of, _, m)| is_open(*of, m)) {
                     return Err(format!("I3: queue {queue} key {key}: {number} came while {} was open", open.number));
