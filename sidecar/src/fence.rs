@@ -125,7 +125,7 @@ impl Fences {
     /// Whether every fence of the earlier changes is in its queue (or needed no more). A change that begins before may
     /// put deliveries that wait before such a fence; both then wait until the time limit.
     pub fn can_begin(&self) -> bool {
-        self.queues.values().all(|q| q.holds.iter().all(|h| !matches!(h.stage, Stage::Waiting | Stage::Sending(_))))
+        self.queues.values().all(|q| q.holds.iter().all(|h| h.stage.was_stored()))
     }
 
     /// Puts a new epoch and weight in force, and a hold on every queue when the weight is another.
@@ -139,8 +139,7 @@ impl Fences {
             self.shifts.push(shift);
             for queue in self.queues.values_mut() {
                 // A fence that is lost (the queue drops what is too much) is not waited for when something younger comes.
-                let stored = |hold: &&mut Hold| !matches!(hold.stage, Stage::Waiting | Stage::Sending(_));
-                for hold in queue.holds.iter_mut().filter(stored) {
+                for hold in queue.holds.iter_mut().filter(|hold| hold.stage.was_stored()) {
                     hold.next.get_or_insert(epoch);
                 }
                 queue.hold(shift, None);
@@ -184,6 +183,30 @@ impl Fences {
         actions
     }
 
+    /// Whether a fence is waited for that is in a queue of this side.
+    pub fn awaits_any(&self, side: Side) -> bool {
+        let awaits = |h: &Hold| h.shift.losing() == side && matches!(h.stage, Stage::Sent(_) | Stage::Again(_));
+        self.queues.values().any(|q| q.holds.iter().any(awaits))
+    }
+
+    /// The broker of a side was away and is back. It may have lost fences that it had: one that expires is taken out of its queue before its
+    /// dead letter is safe, and a queue that is not durable is gone. So they are asked for once more, those on their way already excepted.
+    ///
+    /// They are the same fences. One that was not lost comes out first, and that is right: what was before it still is. The other is one
+    /// that nobody waits for then.
+    pub fn returned(&mut self, side: Side) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (name, queue) in &mut self.queues {
+            for hold in queue.holds.iter_mut().filter(|hold| hold.shift.losing() == side) {
+                if let Stage::Sent(fence) = hold.stage {
+                    hold.stage = Stage::Again(fence);
+                    actions.push(Action::PublishFence { queue: name.clone(), side, fence });
+                }
+            }
+        }
+        actions
+    }
+
     /// A queue was deleted: nothing of it is waited for.
     pub fn forget(&mut self, name: &QueueName) -> Vec<Action> {
         let Some(queue) = self.queues.remove(name) else { return Vec::new() };
@@ -204,7 +227,7 @@ impl Fences {
         }
         let place = queue.places;
         for hold in &mut queue.holds {
-            if let Stage::Sending(_) | Stage::Sent(_) | Stage::Expired(_) = hold.stage {
+            if let Stage::Sending(_) | Stage::Sent(_) | Stage::Again(_) | Stage::Expired(_) = hold.stage {
                 let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
                 hold.stage = if consumed { Stage::Waiting } else { Stage::Draining { place, left } };
             }
@@ -240,15 +263,14 @@ impl Fences {
 
     /// Whether anybody still waits for this fence.
     pub fn awaits(&self, name: &QueueName, fence: FenceId) -> bool {
-        let waits = |h: &Hold| h.stage == Stage::Sending(fence) || h.stage == Stage::Sent(fence);
-        self.queues.get(name).is_some_and(|q| q.holds.iter().any(waits))
+        self.queues.get(name).is_some_and(|q| q.holds.iter().any(|h| h.stage.awaits(fence)))
     }
 
     /// The fence is stored in its queue.
     pub fn fence_stored(&mut self, name: &QueueName, fence: FenceId) {
         let Some(queue) = self.queues.get_mut(name) else { return };
         for hold in &mut queue.holds {
-            if hold.stage == Stage::Sending(fence) {
+            if hold.stage == Stage::Sending(fence) || hold.stage == Stage::Again(fence) {
                 hold.stage = Stage::Sent(fence);
                 queue.last = Some(FenceState::Sent);
             }
@@ -261,7 +283,7 @@ impl Fences {
         if self.awaits(name, fence) {
             return self.passed(name, fence);
         }
-        let awaits = |hold: &&mut Hold| hold.stage == Stage::Sending(fence) || hold.stage == Stage::Sent(fence);
+        let awaits = |hold: &&mut Hold| hold.stage.awaits(fence);
         if let Some(hold) = self.queues.values_mut().flat_map(|queue| &mut queue.holds).find(awaits) {
             hold.stage = Stage::Expired(None);
         }
@@ -274,7 +296,7 @@ impl Fences {
         let Some(queue) = self.queues.get_mut(name) else { return Vec::new() };
         let place = queue.places;
         for hold in &mut queue.holds {
-            if hold.stage == Stage::Sending(fence) || hold.stage == Stage::Sent(fence) {
+            if hold.stage.awaits(fence) {
                 let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
                 hold.stage = Stage::Draining { place, left };
             }
@@ -395,13 +417,13 @@ impl Fences {
         let queue = self.queues.get(name)?;
         let mut fences = [0, 0];
         for hold in &queue.holds {
-            if let Stage::Sending(_) | Stage::Sent(_) = hold.stage {
+            if let Stage::Sending(_) | Stage::Sent(_) | Stage::Again(_) = hold.stage {
                 fences[hold.shift.losing().index()] += 1;
             }
         }
         let fence = match queue.holds.last().map(|h| h.stage) {
             Some(Stage::Waiting | Stage::Sending(_)) => FenceState::Waiting,
-            Some(Stage::Sent(_) | Stage::Expired(_) | Stage::Draining { .. }) => FenceState::Sent,
+            Some(Stage::Sent(_) | Stage::Again(_) | Stage::Expired(_) | Stage::Draining { .. }) => FenceState::Sent,
             None => queue.last.unwrap_or(FenceState::None),
         };
         let unsettled = Side::BOTH.map(|s| queue.sides[s.index()].open());

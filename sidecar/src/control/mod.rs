@@ -38,8 +38,9 @@ use crate::control_api::{
 };
 use crate::copies::{Copies, Standby};
 use crate::dual::DualBackend;
+use crate::dual::fencing::publish_fences;
 use crate::dual::logins::{Accepted, Logins};
-use crate::dual::operator::{Operator, publish_fences};
+use crate::dual::operator::Operator;
 use crate::dual::shared::{Routes, Shadow, Shared};
 use crate::dual::stamp::Ids;
 use crate::fence::{Fences, QueueName};

@@ -1,13 +1,14 @@
 //! One AMQP session over RabbitMQ and JetStream.
 //!
 //! [`engine::Engine`] is one link: it decides and does no I/O; `publishing`, `delivering`, `settling`, `request` and others are its parts. [`link`] moves its commands and events. [`shared`] is what
-//! all links have in common: the order keeper above all. [`operator`] is the sidecar's own link to each side.
+//! all links have in common: the order keeper above all. [`operator`] is the sidecar's own link to each side; [`fencing`] publishes the fences.
 
 mod backend;
 mod channel;
 mod consumer;
 mod delivering;
 pub mod engine;
+pub mod fencing;
 mod get;
 pub mod half;
 pub mod lane;

@@ -1,4 +1,4 @@
-//! The sidecar's own link to one side: it publishes fences and asks for counts.
+//! The sidecar's own link to one side: what it publishes itself, and asks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,8 +14,6 @@ use amqp_compat::model::vhost::BindingDefinition;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::shared::Shared;
-use super::stamp;
 use crate::fence::QueueName;
 use crate::ownership::Side;
 
@@ -342,50 +340,6 @@ impl Talk {
                 }
                 _ => {}
             }
-        }
-    }
-}
-
-/// Publishes fences on one side, for as long as the sidecar runs. One that fails is sent again until nobody waits for
-/// it; a fence that is in its queue twice changes nothing.
-pub async fn publish_fences(shared: Arc<Shared>, operator: Arc<Operator>) {
-    let side = operator.side;
-    loop {
-        let (queue, fence) = shared.next_fence(side).await;
-        let mut wait = Duration::from_millis(20);
-        while shared.order().fences.awaits(&queue, fence) {
-            // A queue that nobody consumes here and that holds nothing needs no fence, and is not to keep one.
-            let consumed = shared.order().consumers.contains_key(&queue);
-            let depth =
-                if consumed { Ok(Some(Depth { ready: 1, consumers: 1 })) } else { operator.depth(&queue).await };
-            let sent = match depth {
-                Ok(Some(Depth { ready: 0, consumers: 0 })) => {
-                    let actions = shared.order().fences.passed(&queue, fence);
-                    shared.act(actions);
-                    break;
-                }
-                Ok(None) => Ok(Sent::NoQueue),
-                // A queue that belongs to a connection may not be asked for, but can be published to.
-                Err(error) if error.code != ReplyCode::ResourceLocked => Err(error),
-                Ok(Some(_)) | Err(_) => operator.send(&queue, &stamp::fence(&queue.queue, fence)).await,
-            };
-            match sent {
-                Ok(Sent::Stored) => shared.order().fences.fence_stored(&queue, fence),
-                Ok(Sent::NoQueue) => {
-                    let actions = shared.order().fences.passed(&queue, fence);
-                    shared.act(actions);
-                }
-                Err(error) => {
-                    tracing::debug!(%queue, %side, %error, "a fence could not be published yet");
-                    if wait >= Duration::from_secs(1) {
-                        shared.warn("fence_not_published", format!("queue {queue} on {side}: {error}"));
-                    }
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(1));
-                    continue;
-                }
-            }
-            break;
         }
     }
 }

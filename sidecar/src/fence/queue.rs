@@ -46,10 +46,24 @@ pub(super) enum Stage {
     Sending(FenceId),
     /// The fence is in the queue.
     Sent(FenceId),
+    /// The fence was in the queue when its broker went away, which may have lost it: it is on its way into the queue once more.
+    Again(FenceId),
     /// The fence has expired, as everything before it has; what was delivered before may still be on its way. Since when, once that is known.
     Expired(Option<Duration>),
     /// The fence came out when the queue was at `place`; `left` deliveries before it have not ended.
     Draining { place: u64, left: u64 },
+}
+
+impl Stage {
+    /// Whether this fence is waited for.
+    pub(super) fn awaits(self, fence: FenceId) -> bool {
+        matches!(self, Self::Sending(sent) | Self::Sent(sent) | Self::Again(sent) if sent == fence)
+    }
+
+    /// Whether the fence was in the queue at some time, or is needed no more.
+    pub(super) fn was_stored(self) -> bool {
+        !matches!(self, Self::Waiting | Self::Sending(_))
+    }
 }
 
 /// How long a delivery may be on its way that was made before a fence expired behind it.

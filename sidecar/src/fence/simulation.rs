@@ -1,7 +1,8 @@
 //! Seeded schedules of publishes, weight changes, requeues, delays and lost links against an independent record.
 //!
 //! Two brokers, each first in, first out per queue; one publisher; one consumer a queue, which merges both sides with
-//! the real [`Merge`] under the real [`Fences`]. Whatever is under way may be late by any number of steps.
+//! the real [`Merge`] under the real [`Fences`]. Whatever is under way may be late by any number of steps. Where a side is
+//! killed, RabbitMQ's fences may also expire: they are dead letters, which the kill loses, and JetStream's may be gone with their queue.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -136,6 +137,14 @@ struct Simulation {
     /// How many of them; all, but to show that the tests notice.
     keeps: usize,
     lives: u64,
+    /// How often a side is killed yet; fences expire where sides are killed.
+    kills: Option<u64>,
+    /// Fences that have expired and that nobody has received yet.
+    dead: Vec<FenceId>,
+    /// A side that is back, which the order keeper is yet to hear.
+    back: Vec<Side>,
+    /// Whether it hears; always, but to show that the tests notice.
+    hears: bool,
 }
 
 fn queue_name(queue: usize) -> QueueName {
@@ -170,6 +179,10 @@ impl Simulation {
             kept: Vec::new(),
             keeps: usize::MAX,
             lives: 0,
+            kills: None,
+            dead: Vec::new(),
+            back: Vec::new(),
+            hears: true,
         };
         for queue in 0..QUEUES {
             simulation.fences.register(&queue_name(queue), Duration::ZERO);
@@ -260,6 +273,33 @@ impl Simulation {
             self.lose_link(queue);
             // Nothing was settled by that: the record of it went with the life.
             self.actions.extend(actions);
+        }
+    }
+
+    /// A side is killed and is back at once: its links are gone, and some of the fences that it had.
+    fn kill(&mut self, side: Side) {
+        (0..QUEUES).for_each(|queue| self.lose_link(queue));
+        if side == Side::Rabbit {
+            self.dead.clear();
+        }
+        for queue in &mut self.brokers[side.index()] {
+            for held in [&mut queue.ready, &mut queue.again] {
+                held.retain(|(_, message)| message.fence.is_none() || self.random.one_in(2));
+            }
+        }
+        if self.hears && !self.back.contains(&side) {
+            self.back.push(side);
+        }
+    }
+
+    /// A fence expires at the head of RabbitMQ's queue, when nothing is on its way out of it.
+    fn expire(&mut self, queue: usize) {
+        let at = &mut self.brokers[Side::Rabbit.index()][queue];
+        if at.deliveries.is_empty()
+            && let Some((_, Message { fence: Some(fence), .. })) = at.ready.front()
+        {
+            self.dead.push(*fence);
+            at.ready.pop_front();
         }
     }
 
@@ -415,7 +455,23 @@ impl Simulation {
                 *crashes -= 1;
                 self.crash();
             }
+            18 if self.kills.is_some_and(|kills| kills > 0) && self.random.one_in(100) => {
+                self.kills = self.kills.map(|kills| kills - 1);
+                self.kill(side);
+            }
+            18 if self.kills.is_some() && self.random.one_in(20) => self.expire(queue),
             19 => {
+                // What is stored is known before: the task that publishes fences hears both.
+                if self.stored.is_empty()
+                    && let Some(side) = self.back.pop()
+                {
+                    let actions = self.fences.returned(side);
+                    self.actions.extend(actions);
+                }
+                if let Some(fence) = self.dead.pop() {
+                    let actions = self.fences.fence_out(&queue_name(QUEUES), fence);
+                    self.actions.extend(actions);
+                }
                 if let Some((queue, fence)) = self.stored.pop() {
                     self.fences.fence_stored(&queue, fence);
                 }
@@ -475,6 +531,33 @@ fn order_holds_across_changes_that_overlap_when_the_sidecar_is_killed_in_them() 
     }
 }
 
+fn killed(seed: u64, hears: bool, crashes: u64) -> Result<(), String> {
+    let mut simulation = Simulation::new(seed, true);
+    (simulation.kills, simulation.hears) = (Some(3), hears);
+    simulate(simulation, crashes)
+}
+
+/// How many schedules with kills one run of the tests tries.
+const KILLED: u64 = 1_000;
+
+#[test]
+fn order_holds_and_nothing_waits_for_a_fence_that_went_with_a_side_that_was_killed() {
+    for seed in 0..KILLED {
+        if let Err(broken) = killed(seed, true, seed % 2) {
+            panic!(
+                "seed {seed}: {broken}\nreplay: KILLS= CRASHES={} SEED={seed} cargo test -p nats-bridge-sidecar replay_one_seed",
+                seed % 2
+            );
+        }
+    }
+}
+
+#[test]
+fn the_simulation_notices_when_nobody_hears_that_a_side_was_away() {
+    let stuck = |seed: &u64| killed(*seed, false, 0).is_err_and(|broken| broken.starts_with("stuck"));
+    assert!((0..KILLED).any(|seed| stuck(&seed)), "of {KILLED} schedules none noticed");
+}
+
 #[test]
 fn the_simulation_notices_when_the_state_keeps_only_the_last_change() {
     let broken = |seed: &u64| {
@@ -495,5 +578,7 @@ fn the_simulation_notices_when_nothing_is_held() {
 fn replay_one_seed() {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
     let crashes = std::env::var("CRASHES").ok().and_then(|s| s.parse().ok()).unwrap_or(0);
-    assert_eq!(run(seed, true, crashes), Ok(()));
+    let ended =
+        if std::env::var_os("KILLS").is_some() { killed(seed, true, crashes) } else { run(seed, true, crashes) };
+    assert_eq!(ended, Ok(()));
 }

@@ -192,3 +192,66 @@ fn a_delivery_from_after_the_next_change_shows_that_a_fence_is_lost_if_that_was_
     let received = fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(2), moved(), 3, at(0));
     assert!(!received.lifts && waits(&mut fences, at(0)));
 }
+
+fn again(fence: FenceId) -> [Action; 1] {
+    [Action::PublishFence { queue: queue(), side: Side::Rabbit, fence }]
+}
+
+#[test]
+fn a_fence_that_a_broker_may_have_lost_is_published_once_more_for_each_return_of_its_side() {
+    let (mut fences, fence) = keeper();
+    assert_eq!(fences.returned(Side::Nats), []);
+    assert!(fences.awaits_any(Side::Rabbit) && !fences.awaits_any(Side::Nats));
+    assert_eq!(fences.returned(Side::Rabbit), again(fence));
+    // A change does not wait for it: what it holds back shows that the first one is past, too.
+    assert!(fences.can_begin() && fences.awaits(&queue(), fence) && fences.awaits_any(Side::Rabbit));
+    assert_eq!(fences.view(&queue()).expect("known").fences, [1, 0]);
+    assert_eq!(fences.returned(Side::Rabbit), [], "it is on its way");
+    fences.fence_stored(&queue(), fence);
+    assert_eq!(fences.returned(Side::Rabbit), again(fence), "and was stored, and may be lost again");
+    assert!(waits(&mut fences, at(0)));
+    assert_eq!(fences.fence_out(&queue(), fence), []);
+    // Out: it is not needed once more, and a second one that was not lost changes nothing, however late it is known to be stored.
+    assert_eq!(fences.returned(Side::Rabbit), []);
+    fences.fence_stored(&queue(), fence);
+    assert_eq!(fences.fence_out(&queue(), fence), []);
+    assert!(waits(&mut fences, at(0)));
+    assert_eq!(lifted(&fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1))), Some(false));
+    assert_eq!(fences.returned(Side::Rabbit), []);
+}
+
+#[test]
+fn a_fence_that_is_not_stored_yet_is_not_asked_for_twice() {
+    let mut fences = Fences::new(7, 1, Weight::NONE, LIMIT);
+    fences.register(&queue(), at(0));
+    let old = fences.publish(moved());
+    fences.begin(2, half());
+    assert_eq!(fences.returned(Side::Rabbit), [], "it waits for a publish");
+    let first = fence(&fences.published(old));
+    assert_eq!(fences.returned(Side::Rabbit), [], "it is published until it is stored");
+    fences.fence_stored(&queue(), first);
+    assert_eq!(fences.returned(Side::Rabbit), again(first));
+}
+
+#[test]
+fn a_dead_letter_of_either_of_two_fences_counts_and_a_purge_and_an_empty_queue_do_without_both() {
+    let dead = QueueName { vhost: "/".into(), queue: "dead".into() };
+    let (mut fences, lost) = keeper();
+    fences.returned(Side::Rabbit);
+    fences.fence_out(&dead, lost);
+    assert_eq!(fences.returned(Side::Rabbit), []);
+    assert_eq!(fences.fence_out(&queue(), lost), []);
+    fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1));
+    assert_eq!(fences.tick(at(1)), []);
+    assert_eq!(lifted(&fences.tick(at(2))), Some(false));
+
+    let (mut fences, first) = keeper();
+    fences.returned(Side::Rabbit);
+    let other = fence(&fences.purged(&queue(), true));
+    assert!(!fences.awaits(&queue(), first) && fences.awaits(&queue(), other));
+
+    let (mut fences, first) = keeper();
+    fences.returned(Side::Rabbit);
+    fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1));
+    assert_eq!(lifted(&fences.passed(&queue(), first)), Some(false));
+}

@@ -171,6 +171,18 @@ impl Brokers {
         gone
     }
 
+    /// A side is killed and is back: every connection to it is gone, and of its fences those that are not `kept`. Answers what they had.
+    pub(super) fn kill(&mut self, side: Side, mut kept: impl FnMut() -> bool) -> Vec<(usize, u64)> {
+        let open = (0..SIDECARS).filter(|of| self.connections[*of][side.index()].open).collect::<Vec<_>>();
+        let gone = open.into_iter().flat_map(|of| self.close(of, side)).collect();
+        for queue in &mut self.queues[side.index()] {
+            for held in [&mut queue.ready, &mut queue.again] {
+                held.retain(|(_, message)| message.fence.is_none() || kept());
+            }
+        }
+        gone
+    }
+
     pub(super) fn obey(&mut self, of: usize, side: Side, queue: usize) {
         let consumer = &mut self.connections[of][side.index()].consumers[queue];
         let at = &mut self.queues[side.index()][queue];

@@ -200,6 +200,9 @@ impl World {
                 // Sent again until nobody waits for them.
                 let again = lost.fences.into_iter().filter(|(queue, fence)| engine.fences.awaits(name(*queue), *fence));
                 connection.fences.extend(again);
+                if self.broken != Broken::NotReturned {
+                    engine.actions.extend(engine.fences.returned(side));
+                }
                 for application in &mut self.record.applications {
                     if application.at == Some(n) {
                         (application.at, application.attached) = (None, false);

@@ -26,6 +26,8 @@ use brokers::Brokers;
 use election::{Bucket, Process, RabbitLock};
 use record::Record;
 
+use crate::ownership::Side;
+
 const SIDECARS: usize = 3;
 const QUEUES: usize = 2;
 const KEYS: u64 = 6;
@@ -59,6 +61,8 @@ enum Broken {
     WrittenBlindly,
     /// The successor leaves the epoch as it is.
     EpochNotRaised,
+    /// Fences are not published once more when a side was away.
+    NotReturned,
 }
 
 /// Which broker.
@@ -146,6 +150,12 @@ impl World {
                 (0..SIDECARS).for_each(|n| self.processes[n].cut_until(NATS, until));
             }
             11 => (0..SIDECARS).for_each(|n| self.processes[n].cut_until(RABBIT, until)),
+            12 | 13 => {
+                let side = *self.random.pick(&Side::BOTH);
+                for (queue, number) in self.brokers.kill(side, || self.random.one_in(2)) {
+                    self.record.disturbs(queue, number);
+                }
+            }
             _ => {}
         }
     }
@@ -251,6 +261,7 @@ fn each_broken_promise_is_found() {
         Broken::LastResumed,
         Broken::WrittenBlindly,
         Broken::EpochNotRaised,
+        Broken::NotReturned,
     ] {
         let found = (1..=SEEDS).find_map(|seed| match run(seed, broken) {
             // Not one that stands still anyway.

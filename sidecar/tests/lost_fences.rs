@@ -1,0 +1,138 @@
+//! A fence that its broker has lost is published once more when the broker is back: what waits for it does not wait for the time limit.
+
+mod bed;
+
+use std::time::Duration;
+
+use bed::{Ends, Sidecar};
+use futures::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, Consumer};
+use sidecar::control_api::{Control, Target};
+use test_support::eventually::eventually_true;
+use test_support::nats::NatsServer;
+use test_support::rabbit::RabbitMq;
+
+/// Nobody waits for that.
+const LIMIT: Duration = Duration::from_secs(600);
+const QUEUE: &str = "orders";
+
+struct Application {
+    _connection: Connection,
+    channel: Channel,
+    deliveries: Consumer,
+}
+
+impl Application {
+    /// It has a hand for one message.
+    async fn start(sidecar: &Sidecar) -> Self {
+        let connection = sidecar.connect().await;
+        let channel = connection.create_channel().await.expect("channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare(QUEUE.into(), durable, FieldTable::default()).await.expect("declared");
+        let reading = connection.create_channel().await.expect("channel");
+        reading.basic_qos(1, BasicQosOptions::default()).await.expect("qos");
+        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let deliveries = reading.basic_consume(QUEUE.into(), "".into(), options, none).await.expect("consuming");
+        Self { _connection: connection, channel, deliveries }
+    }
+
+    async fn publish(&self, body: &[u8]) {
+        let (options, durable) = (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
+        let publish = self.channel.basic_publish("".into(), QUEUE.into(), options, body, durable);
+        assert!(publish.await.expect("published").await.expect("confirmed").is_ack());
+    }
+
+    async fn next(&mut self) -> Delivery {
+        let next = tokio::time::timeout(bed::CAP, self.deliveries.next()).await.expect("something is delivered");
+        next.expect("the consumer lives").expect("the connection lives")
+    }
+
+    /// What was in hand when its broker was lost comes again, and then what was published since the change.
+    async fn goes_on(&mut self, in_hand: Delivery) {
+        // Of a broker that is gone; it may count, and may not.
+        in_hand.ack(BasicAckOptions::default()).await.expect("acked");
+        let mut next = self.next().await;
+        if next.data == in_hand.data {
+            assert!(next.redelivered);
+            next.ack(BasicAckOptions::default()).await.expect("acked");
+            next = self.next().await;
+        }
+        assert_eq!(next.data, b"after");
+        next.ack(BasicAckOptions::default()).await.expect("acked");
+    }
+}
+
+async fn fence(sidecar: &Sidecar) -> String {
+    let status = sidecar.cutover.status().await;
+    status.queues.iter().filter(|q| q.name == QUEUE).map(|q| format!("{:?}", q.fence)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_rabbitmq_has_lost_is_published_once_more_when_it_is_back() {
+    let nats = NatsServer::start();
+    let mut rabbit = tokio::task::spawn_blocking(RabbitMq::start).await.expect("started");
+    let ends = Ends::new(&rabbit, &nats);
+    let sidecar = ends.sidecar_with(LIMIT).await;
+    let mut application = Application::start(&sidecar).await;
+    sidecar.change(Target::Shadow).await.expect("allowed");
+    application.publish(b"before").await;
+    let before = application.next().await;
+    // Its fence cannot come out: the only consumer has its hands full.
+    sidecar.weight(100.0).await;
+    assert_eq!(fence(&sidecar).await, "Sent");
+    application.publish(b"after").await;
+    let contents = format!("/api/queues/{}/{QUEUE}/contents", ends.vhost.replace('/', "%2f"));
+    let (status, text) = rabbit.api("DELETE", &contents, "").expect("answers");
+    assert_eq!(status, 204, "{text}");
+    // It is told to stop, not killed, so that what it has lost stays lost.
+    let _rabbit = tokio::task::spawn_blocking(move || {
+        rabbit.restart();
+        rabbit
+    })
+    .await
+    .expect("restarted");
+    application.goes_on(before).await;
+    eventually_true("nothing waits any more", || async { fence(&sidecar).await == "Passed" }).await;
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_that_nats_has_lost_is_published_once_more_when_it_is_back() {
+    let mut nats = NatsServer::start();
+    let ends = Ends::new(tokio::task::spawn_blocking(RabbitMq::shared).await.expect("started"), &nats);
+    let sidecar = ends.sidecar_with(LIMIT).await;
+    let mut application = Application::start(&sidecar).await;
+    sidecar.change(Target::Shadow).await.expect("allowed");
+    sidecar.weight(100.0).await;
+    eventually_true("RabbitMQ is drained", || async { fence(&sidecar).await == "Passed" }).await;
+    application.publish(b"before").await;
+    let before = application.next().await;
+    sidecar.change(Target::Rollback).await.expect("allowed");
+    assert_eq!(fence(&sidecar).await, "Sent");
+    application.publish(b"after").await;
+    lose_fence(&nats).await;
+    nats.kill_9();
+    nats.restart();
+    application.goes_on(before).await;
+    eventually_true("nothing waits any more", || async { fence(&sidecar).await == "Passed" }).await;
+    sidecar.stop().await;
+}
+
+/// Deletes the fence behind the message that is in hand, behind the sidecar's back.
+async fn lose_fence(nats: &NatsServer) {
+    let store = async_nats::jetstream::new(async_nats::connect(nats.url()).await.expect("connected"));
+    let names: Vec<String> = store.stream_names().map(|name| name.expect("a name")).collect().await;
+    let name = names.iter().find(|name| name.starts_with("AQ_") && name.ends_with("_orders"));
+    let stream = store.get_stream(name.unwrap_or_else(|| panic!("no stream in {names:?}"))).await.expect("there");
+    let state = &stream.cached_info().state;
+    let last = stream.get_raw_message(state.last_sequence).await.expect("stored");
+    assert!(state.messages == 2 && last.payload.is_empty(), "{state:?} {last:?}");
+    assert!(stream.delete_message(last.sequence).await.expect("answered"));
+}
