@@ -29,7 +29,7 @@ impl Maker {
         let key = self.dead_letter_key();
         let mut arguments = self.themes.queue_arguments(&mut self.random, exchange, key);
         // RabbitMQ fails on an unknown type where it makes up the name (541, docs/mapping.md); elsewhere it is 406.
-        if unnamed && values::is_of_unknown_type(&arguments) {
+        if name.as_str().is_empty() && values::is_of_unknown_type(&arguments) {
             arguments.insert("x-queue-type".into(), values::text("classic"));
         }
         // A quorum queue is durable and nobody's own; now and then one is asked for that is not.
