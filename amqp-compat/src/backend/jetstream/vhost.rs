@@ -1,7 +1,10 @@
 //! A vhost that runs: the model, the queues behind it, and the store behind both.
 
+mod exchanges;
+mod queues;
+
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::basic::AMQPProperties;
@@ -12,24 +15,20 @@ use smallvec::SmallVec;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-use super::api;
+pub(super) use self::queues::made_up_name;
+use self::queues::{expire_queues, remove_leftovers};
 use super::config::JetStreamConfig;
-use super::delays;
 use super::gateways::Gateways;
-use super::memory::now_ns;
 use super::pump::Cancelled;
-use super::queue::{Counts, Queue};
-use super::shape::{META_LIFETIME, META_QUEUE, META_VHOST};
+use super::queue::Queue;
 use super::store::{Store, Wire};
 use crate::backend::reply_to::Replies;
-use crate::backend::{Binding, ExchangeDeclare, QueueDeclare, Reply, Topology};
+use crate::backend::{Reply, Topology};
 use crate::error::{AmqpError, ReplyCode};
-use crate::mapping::name;
-use crate::model::beside_rabbitmq;
 use crate::model::delay::delay_of;
 use crate::model::exchange::ExchangeKind;
-use crate::model::queue::{Owner, QueueKind, check_expiration, display};
-use crate::model::vhost::{Change, Destination, QueuePlan, Route, Vhost, extra_keys, no_queue, without_line_ends};
+use crate::model::queue::{Owner, check_expiration, display};
+use crate::model::vhost::{Change, Destination, Route, Vhost, extra_keys, no_queue};
 
 /// A vhost that runs.
 #[derive(Debug)]
@@ -257,229 +256,11 @@ impl VhostRuntime {
         Ok((Reply::Done, Vec::new()))
     }
 
-    /// Declares a queue, and counts what is in it.
-    pub(crate) async fn declare_queue(
-        &self,
-        declare: &QueueDeclare,
-        by: Owner,
-    ) -> Result<(Arc<Queue>, Counts), AmqpError> {
-        let given = match declare.queue.as_str() {
-            "" if !declare.passive => made_up_name(),
-            given => without_line_ends(given),
-        };
-        // A name that the RabbitMQ before it has made up is taken as if it had been made up here.
-        let nameless = QueueDeclare { queue: ShortString::default(), ..declare.clone() };
-        let repeats = self.config.behind_rabbitmq && !declare.passive && given.starts_with("amq.gen-");
-        let declare = if repeats { &nameless } else { declare };
-        let find = || {
-            let state = self.state();
-            Ok(match state.model.plan_queue_declare(declare, &given, by)? {
-                QueuePlan::Exists(slot) => match state.queue(slot) {
-                    Some(queue) => Ok(queue.clone()),
-                    None => return Err(no_queue(&self.name, &given)),
-                },
-                QueuePlan::Create(definition) => Err(*definition),
-            })
-        };
-        if let Ok(queue) = find()? {
-            queue.touch();
-            // Without an answer it may be on its way out: then it is looked for again once it is gone.
-            if let Ok(counts) = queue.counts().await {
-                return Ok((queue, counts));
-            }
-        }
-        let _changing = self.change_alone().await?;
-        match find()? {
-            Ok(queue) => {
-                let counts = queue.counts().await?;
-                Ok((queue, counts))
-            }
-            Err(definition) => {
-                if self.config.gateways.is_some() && definition.settings.kind == QueueKind::Stream {
-                    return Err(not_shared(&self.name, &definition.name));
-                }
-                if self.config.behind_rabbitmq {
-                    beside_rabbitmq::check_queue(&self.name, &definition)?;
-                }
-                let stream = self.stream_for(&definition.name);
-                let settings = self.state().model.policies().settings_of(&definition);
-                let of = (definition.clone(), settings);
-                let queue = Queue::new(&self.name, of, stream, &self.bridge, &self.config, &self.state);
-                let queue = Arc::new(queue);
-                queue.ensure().await?;
-                let is_persistent = definition.is_persistent();
-                let change = Change::PutQueue(definition);
-                if is_persistent {
-                    self.store.write(&change, &queue.stream).await?;
-                }
-                self.add_queue(&change, &queue);
-                queue.watch().await?;
-                Ok((queue, Counts::default()))
-            }
-        }
-    }
-
-    fn add_queue(&self, change: &Change, queue: &Arc<Queue>) {
-        let mut state = self.state_mut();
-        if let Some(slot) = state.model.apply(change) {
-            put(&mut state.queues, slot, queue.clone());
-        }
-        drop(state);
-        self.announce(std::slice::from_ref(change), &queue.stream);
-    }
-
     /// Tells other gateways of changes.
     fn announce(&self, changes: &[Change], stream: &str) {
         if let Some(gateways) = &self.config.gateways {
             gateways.announce(&self.name, changes.iter().map(|change| Wire::of(change, stream)).collect());
         }
-    }
-
-    /// Deletes a queue for a client; says how many messages were ready in it, and which consumers are to be told.
-    pub(crate) async fn delete_queue(
-        &self,
-        name: &str,
-        if_unused: bool,
-        if_empty: bool,
-        by: Owner,
-    ) -> Result<(u64, Vec<Cancelled>), AmqpError> {
-        let name = without_line_ends(name);
-        let _changing = self.change_alone().await?;
-        let queue = match self.queue_for(&name, by) {
-            Ok(queue) => queue,
-            Err(error) if error.code == ReplyCode::NotFound => return Ok((0, Vec::new())),
-            Err(error) => return Err(error),
-        };
-        let counts = self.check_delete(&queue, if_unused, if_empty).await?;
-        Ok((counts.ready, self.remove_queue(&queue).await?))
-    }
-
-    /// Whether a client may delete a queue; gives what is in it.
-    pub(crate) async fn check_delete(
-        &self,
-        queue: &Arc<Queue>,
-        if_unused: bool,
-        if_empty: bool,
-    ) -> Result<Counts, AmqpError> {
-        let counts = queue.counts().await?;
-        let refuse = |why| {
-            let what = display(&self.name, queue.name());
-            Err(AmqpError::new(ReplyCode::PreconditionFailed, format!("{what} {why}")))
-        };
-        if if_unused && counts.consumers > 0 {
-            return refuse("in use");
-        }
-        if if_empty && counts.ready > 0 {
-            return refuse("not empty");
-        }
-        Ok(counts)
-    }
-
-    /// Deletes this queue, not a later one of its name: its connection closed, or its last consumer went.
-    pub(crate) async fn discard_queue(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
-        match &self.config.gateways {
-            Some(gateways) => gateways.discard(self, queue).await,
-            None => self.discard_here(queue).await,
-        }
-    }
-
-    /// [`Self::discard_queue`] by the gateway that changes the topology.
-    pub(crate) async fn discard_here(&self, queue: &Arc<Queue>) -> Result<(), AmqpError> {
-        // With its vhost it is gone already.
-        let Ok(_changing) = self.change_alone().await else { return Ok(()) };
-        match self.queue_named(queue.name()) {
-            Some(current) if Arc::ptr_eq(&current, queue) => {
-                self.remove_queue(queue).await?.into_iter().for_each(Cancelled::tell);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// The queues that belong to a connection.
-    pub(crate) fn queues_of(&self, owner: Owner) -> Vec<Arc<Queue>> {
-        let state = self.state();
-        state.queues.iter().flatten().filter(|queue| queue.definition.owner == Some(owner)).cloned().collect()
-    }
-
-    /// The name of the stream for a new queue: another one when a queue of this name was deleted a moment ago.
-    fn stream_for(&self, queue: &str) -> String {
-        let deleted = self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match deleted.get(queue) {
-            Some(at) if at.elapsed() < REUSE_AFTER => name::next_stream(&self.name, queue, now_ns()),
-            _ => name::stream(&self.name, queue),
-        }
-    }
-
-    pub(super) fn note_deleted(&self, queue: &str) {
-        let mut deleted = self.deleted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if deleted.len() >= DELETED_SWEEP && deleted.len().is_power_of_two() {
-            deleted.retain(|_, at| at.elapsed() < REUSE_AFTER);
-        }
-        // A name that the broker made up is never declared again.
-        if !queue.starts_with("amq.gen-") {
-            deleted.insert(queue.to_owned(), Instant::now());
-        }
-    }
-
-    /// The stream goes first: a crash in between leaves an empty queue, never a stream that nobody knows.
-    async fn remove_queue(&self, queue: &Arc<Queue>) -> Result<Vec<Cancelled>, AmqpError> {
-        let cancelled = queue.delete().await?;
-        self.note_deleted(queue.name());
-        let changes = self.state().model.plan_queue_removal(queue.name());
-        self.make(&changes).await?;
-        Ok(cancelled)
-    }
-
-    pub(crate) async fn declare_exchange(&self, declare: &ExchangeDeclare) -> Result<(), AmqpError> {
-        if self.state().model.plan_exchange_declare(declare)?.is_none() {
-            return Ok(());
-        }
-        let _changing = self.change_alone().await?;
-        let change = self.state().model.plan_exchange_declare(declare)?;
-        if let Some(Change::PutExchange(definition)) = &change {
-            if self.config.behind_rabbitmq {
-                beside_rabbitmq::check_exchange(&self.name, definition)?;
-            }
-            if definition.kind == ExchangeKind::Delayed {
-                self.ensure_delays().await?;
-            }
-        }
-        self.make(change.as_slice()).await
-    }
-
-    pub(super) fn delays(&self) -> Queue {
-        delays::queue(&self.name, &self.bridge, &self.config, &self.state)
-    }
-
-    /// Makes the stream of delayed messages and starts its actor, once.
-    async fn ensure_delays(&self) -> Result<(), AmqpError> {
-        if self.state().delays.is_some() {
-            return Ok(());
-        }
-        let queue = Arc::new(self.delays());
-        queue.ensure().await?;
-        delays::start(queue.clone(), &self.state);
-        self.state_mut().delays = Some(queue);
-        Ok(())
-    }
-
-    pub(crate) async fn delete_exchange(&self, name: &str, if_unused: bool) -> Result<(), AmqpError> {
-        let _changing = self.change_alone().await?;
-        let changes = self.state().model.plan_exchange_delete(name, if_unused)?;
-        self.make(&changes).await
-    }
-
-    pub(crate) async fn bind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<(), AmqpError> {
-        let _changing = self.change_alone().await?;
-        let change = self.state().model.plan_bind(binding, to_queue, by)?;
-        self.make(change.as_slice()).await
-    }
-
-    pub(crate) async fn unbind(&self, binding: &Binding, to_queue: bool, by: Owner) -> Result<(), AmqpError> {
-        let _changing = self.change_alone().await?;
-        let changes = self.state().model.plan_unbind(binding, to_queue, by)?;
-        self.make(&changes).await
     }
 
     /// The queues that a message of `user` goes to, the stream of delayed messages among them; its `user_id` is not checked when that is `None`.
@@ -561,32 +342,6 @@ fn replies(config: &JetStreamConfig) -> Arc<Replies> {
     Arc::new(config.gateways.as_ref().map_or_else(Replies::default, Gateways::replies))
 }
 
-/// Deletes queues that nobody has used for their `x-expires`, for as long as the vhost lives.
-async fn expire_queues(vhost: Weak<VhostRuntime>) {
-    let mut tick = tokio::time::interval(EXPIRY_TICK);
-    loop {
-        tick.tick().await;
-        let Some(vhost) = vhost.upgrade().filter(|vhost| !vhost.config.is_overtaken() && !vhost.gone.is_cancelled())
-        else {
-            return;
-        };
-        let expired: Vec<Arc<Queue>> = vhost
-            .state()
-            .queues
-            .iter()
-            .flatten()
-            .filter(|queue| queue.is_here() && queue.has_expired())
-            .cloned()
-            .collect();
-        for queue in expired {
-            match vhost.discard_queue(&queue).await {
-                Ok(()) => tracing::debug!(vhost = &*vhost.name, queue = queue.name(), "a queue expired"),
-                Err(error) => tracing::warn!(queue = queue.name(), %error, "an expired queue cannot be deleted yet"),
-            }
-        }
-    }
-}
-
 pub(super) fn is_durable(model: &Vhost, change: &Change) -> bool {
     match change {
         Change::PutExchange(exchange) => exchange.durable,
@@ -609,30 +364,4 @@ pub(super) fn put(queues: &mut Vec<Option<Arc<Queue>>>, slot: u32, queue: Arc<Qu
         queues.resize(slot + 1, None);
     }
     queues[slot] = Some(queue);
-}
-
-/// A name as RabbitMQ makes them up.
-pub(super) fn made_up_name() -> String {
-    use base64::Engine as _;
-    let random = ulid::Ulid::new().to_bytes();
-    format!("amq.gen-{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
-}
-
-/// Deletes the streams of transient and exclusive queues of gateways before this one.
-async fn remove_leftovers(bridge: &Bridge, vhost: &str) -> Result<HashMap<String, Instant>, AmqpError> {
-    let mut deleted = HashMap::new();
-    let subject = format!("{}.{}.*", name::SUBJECT_PREFIX, name::vhost_token(vhost));
-    for stream in api::streams(bridge, &subject).await? {
-        let metadata = &stream["config"]["metadata"];
-        let is_leftover = metadata[META_LIFETIME] == "gateway" && metadata[META_VHOST] == vhost;
-        if let (true, Some(name)) = (is_leftover, stream["config"]["name"].as_str()) {
-            tracing::info!(vhost, queue = metadata[META_QUEUE].as_str(), "removing a queue that its gateway has left");
-            match api::call(bridge, &format!("STREAM.DELETE.{name}"), &serde_json::Value::Null).await {
-                Err(error) if !error.not_found() => return Err(error.into()),
-                _ => {}
-            }
-            deleted.extend(metadata[META_QUEUE].as_str().map(|name| (name.to_owned(), Instant::now())));
-        }
-    }
-    Ok(deleted)
 }

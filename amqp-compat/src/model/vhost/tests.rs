@@ -1,4 +1,8 @@
+use amq_protocol::protocol::basic::AMQPProperties;
+use amq_protocol::types::AMQPValue;
+
 use super::*;
+use crate::backend::{Binding, ExchangeDeclare, QueueDeclare};
 
 const ME: Owner = Owner(1);
 const OTHER: Owner = Owner(2);
