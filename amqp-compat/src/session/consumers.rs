@@ -48,18 +48,19 @@ impl Consumer {
     }
 
     /// How much credit it may get now.
-    fn due(&self, limit: u16, unacked: usize) -> u32 {
+    fn due(&self, limit: u16, taken: usize, unacked: usize) -> u32 {
         if self.is_windowed(limit) {
             let due = WINDOW.saturating_sub(self.out + self.held + self.unwritten);
             // Three quarters of a window keep a consumer busy; each command has its price.
             if due < WINDOW / 4 || (unacked >= MAX_UNACKED && !self.no_ack) { 0 } else { due }
         } else {
-            let target = match (self.prefetch, limit) {
-                (0, limit) => limit,
+            let room = usize::from(limit).saturating_sub(taken) as u32;
+            let target = match (u32::from(self.prefetch), limit) {
+                (0, _) => room,
                 (prefetch, 0) => prefetch,
-                (prefetch, limit) => prefetch.min(limit),
+                (prefetch, _) => prefetch.min(room),
             };
-            u32::from(target).saturating_sub(self.out + self.held + self.unsettled)
+            target.saturating_sub(self.out + self.held + self.unsettled)
         }
     }
 }
@@ -106,7 +107,7 @@ impl Consumers {
             unsettled: 0,
             asked: None,
         };
-        consumer.out = consumer.due(self.limit, 0);
+        consumer.out = consumer.due(self.limit, self.taken, 0);
         let credit = consumer.out;
         self.by_tag.insert(tag, key);
         self.by_key.insert(key, consumer);
@@ -254,7 +255,7 @@ impl Consumers {
     pub(super) fn credit(&mut self, unacked: usize, mut each: impl FnMut(&ShortString, u32)) {
         for key in std::mem::take(&mut self.changed) {
             let Some(consumer) = self.by_key.get_mut(&key) else { continue };
-            let due = consumer.due(self.limit, unacked);
+            let due = consumer.due(self.limit, self.taken, unacked);
             if due > 0 {
                 consumer.out += due;
                 each(&consumer.tag, due);

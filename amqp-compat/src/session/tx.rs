@@ -28,9 +28,16 @@ impl Transaction {
         weight
     }
 
-    /// Adds settlements of one method.
+    /// Adds settlements of one method. Those that end alike, one method behind the other, are one at the commit, in the order of their
+    /// tags (`ack_cons` in `rabbit_channel.erl`).
     pub(super) fn settle(&mut self, outcome: Outcome, settled: Vec<(u64, Entry)>) {
-        self.settlements.push((outcome, settled));
+        match self.settlements.last_mut().filter(|(last, _)| *last == outcome) {
+            Some((_, before)) => {
+                before.extend(settled);
+                before.sort_unstable_by_key(|(tag, _)| *tag);
+            }
+            None => self.settlements.push((outcome, settled)),
+        }
     }
 
     /// How many publishes and settlements it has gathered.
@@ -48,7 +55,7 @@ impl Transaction {
         std::mem::take(&mut self.publishes)
     }
 
-    /// Takes the settlements, method by method.
+    /// Takes the settlements, in the order of the client.
     pub(super) fn take_settlements(&mut self) -> Vec<(Outcome, Vec<(u64, Entry)>)> {
         std::mem::take(&mut self.settlements)
     }

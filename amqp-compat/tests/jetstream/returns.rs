@@ -1,5 +1,6 @@
 //! What comes back right behind other settlements: what those gave credit for is handed out before, as by RabbitMQ.
 
+use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::AMQPValue;
 use amqp_compat::backend::{Delivery, Outcome, QueueDeclare};
 use test_support::nats::NatsServer;
@@ -107,4 +108,55 @@ async fn a_requeue_waits_for_what_is_still_with_the_server() {
     let mut expected: Vec<_> = (10..19).map(|n| (n, false)).collect();
     expected.push((9, true));
     assert_eq!(come, expected);
+}
+
+#[tokio::test]
+async fn what_comes_back_at_once_comes_back_consumer_by_consumer() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    let arguments = table(&[("x-max-priority", AMQPValue::LongInt(5))]);
+    client.declare(QueueDeclare { arguments, ..queue("q") }).await;
+    client.consume("q", "b", 9).await;
+    client.consume("q", "a", 9).await;
+    let mut held = Vec::new();
+    for priority in [1, 5] {
+        client
+            .publish_with("", "q", priority.to_string(), AMQPProperties::default().with_priority(priority), false)
+            .await;
+        client.confirm().await;
+        held.push(client.delivery_of().await);
+    }
+    let told = |of: &(String, Delivery)| (of.0.clone(), body(&of.1));
+    assert_eq!([told(&held[0]), told(&held[1])], [("b".into(), "1".into()), ("a".into(), "5".into())]);
+    // That of "a" is given out before that of "b" is back, and it is the turn of "b".
+    client.settle(&[&held[0].1, &held[1].1], Outcome::Requeue).await;
+    let again = [client.delivery_of().await, client.delivery_of().await];
+    assert_eq!([told(&again[0]), told(&again[1])], [("b".into(), "5".into()), ("a".into(), "1".into())]);
+    client.settle(&[&again[0].1, &again[1].1], Outcome::Requeue).await;
+    let again = [client.delivery_of().await, client.delivery_of().await];
+    assert_eq!([told(&again[0]), told(&again[1])], [("b".into(), "1".into()), ("a".into(), "5".into())]);
+}
+
+#[tokio::test]
+async fn a_quorum_queue_has_what_a_channel_had_consumer_by_consumer() {
+    let server = NatsServer::start();
+    let backend = backend(&server).await;
+    let mut client = Client::open(&*backend).await;
+    let arguments = table(&[("x-queue-type", text("quorum")), ("x-delivery-limit", AMQPValue::LongInt(9))]);
+    client.declare(QueueDeclare { arguments, ..queue("q") }).await;
+    client.consume("q", "b", 2).await;
+    client.consume("q", "a", 2).await;
+    for n in 0..4 {
+        client.store("", "q", n.to_string()).await;
+        assert_eq!(client.delivery_of().await.0, ["b", "a"][n % 2]);
+    }
+    client.close_channel().await;
+    let mut client = Client::open(&*backend).await;
+    client.consume("q", "c", 4).await;
+    let mut come = Vec::new();
+    for _ in 0..4 {
+        come.push(next(&mut client).await.0);
+    }
+    assert_eq!(come, [1, 3, 0, 2]);
 }

@@ -36,6 +36,20 @@ fn a_commit_settles_once_all_is_stored() {
 }
 
 #[test]
+fn what_ends_alike_one_behind_the_other_is_one_settlement_at_the_commit() {
+    let mut peer = in_transaction();
+    peer.delivery("c", 13);
+    peer.delivery("c", 14);
+    peer.send(nack(4, false, true));
+    peer.send(nack(3, true, true));
+    peer.send(tx(tx::AMQPMethod::Commit(tx::Commit {})));
+    peer.commands();
+    peer.event(Event::Confirm { channel: 1, seq: 1, outcome: PublishOutcome::Stored });
+    let expected = [(vec![11], Outcome::Ack), (vec![12, 13, 14], Outcome::Requeue)];
+    assert_eq!(settles(&peer.commands()), expected);
+}
+
+#[test]
 fn a_rollback_forgets_publishes_and_takes_settlements_back() {
     let mut peer = in_transaction();
     let rollback = tx::AMQPMethod::Rollback(tx::Rollback {});

@@ -156,6 +156,11 @@ impl Consumers {
         self.lines.iter_mut().flat_map(|line| &mut line.members).find(|consumer| consumer.new.id == id)
     }
 
+    /// The tag of a consumer that is there.
+    pub(super) fn tag(&self, id: u64) -> Option<&ShortString> {
+        self.iter().find(|consumer| consumer.new.id == id).map(|consumer| &consumer.new.tag)
+    }
+
     /// Who gets the next message; it is the next one's turn then.
     pub(super) fn next(&mut self) -> Option<&mut Consumer> {
         if self.succession != Succession::None {

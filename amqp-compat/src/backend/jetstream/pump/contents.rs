@@ -12,7 +12,7 @@ use super::super::queue::{Counts, Pending, gone};
 use super::super::{ack, api};
 use super::level::Level;
 use super::server::{LINGER, RETRY, next_messages};
-use super::{BATCH, Held, Pump};
+use super::{BATCH, Held, Holder, Pump};
 use crate::backend::{ChannelId, Got, Outcome};
 use crate::error::{AmqpError, ReplyCode};
 use crate::mapping::properties;
@@ -75,7 +75,9 @@ impl Pump {
     pub(super) async fn get(&mut self, link: u64, channel: ChannelId, base: u64) -> Result<Option<Got>, AmqpError> {
         self.trim().await?;
         let Some((sequence, left)) = self.bring_head(true).await? else { return Ok(None) };
-        let Some(delivery) = self.hand(sequence, link, channel, base, true) else { return Ok(None) };
+        let Some(delivery) = self.hand(sequence, Holder { link, channel, consumer: None }, base) else {
+            return Ok(None);
+        };
         let mut pending = left;
         if self.watches_expiry && !self.has_priorities() {
             // What has expired behind it is not counted any more.

@@ -13,7 +13,7 @@ use super::super::memory::now_ns;
 use super::super::message;
 use super::consumers::{Consumer, NewConsumer};
 use super::server::LINGER;
-use super::{Held, Pump, SEQUENCE_MASK};
+use super::{Held, Holder, Pump, SEQUENCE_MASK};
 use crate::backend::{ChannelId, Delivery, DeliveryId, Event};
 use crate::error::{AmqpError, ReplyCode};
 use crate::model::dead_letter::with_delivery_count;
@@ -108,7 +108,9 @@ impl Pump {
         consumer.credit -= 1;
         let NewConsumer { id, link, channel, base, tag, .. } = &consumer.new;
         let (id, link, channel, base, tag) = (*id, *link, *channel, *base, tag.clone());
-        let Some(delivery) = self.hand(sequence, link, channel, base, false) else { return false };
+        let Some(delivery) = self.hand(sequence, Holder { link, channel, consumer: Some(id) }, base) else {
+            return false;
+        };
         let event = Event::Delivery { channel, consumer_tag: tag, delivery: Box::new(delivery) };
         let Some(consumer) = self.consumers.get_mut(id) else { return false };
         match consumer.new.events.try_send(event) {
@@ -125,24 +127,17 @@ impl Pump {
     }
 
     /// Takes a message out of the backlog, for a channel: got by it, or else delivered to its consumer.
-    pub(super) fn hand(
-        &mut self,
-        sequence: u64,
-        link: u64,
-        channel: ChannelId,
-        base: u64,
-        is_got: bool,
-    ) -> Option<Delivery> {
+    pub(super) fn hand(&mut self, sequence: u64, holder: Holder, base: u64) -> Option<Delivery> {
         self.count_out(sequence);
         let returns = if self.counts_returns { self.returns_of(sequence) } else { 0 };
         let held = self.held.get_mut(&sequence)?;
-        held.by = Some((link, channel));
+        held.by = Some(holder);
         self.backlog.remove(held.priority, sequence);
         let level = &mut self.levels[usize::from(held.priority)];
         level.highest = level.highest.max(sequence);
         let mut message = message::message(held.headers.as_ref(), held.payload.clone(), self.queue.name());
         // As RabbitMQ: a consumer is not told that there were none.
-        if self.counts_returns && (is_got || returns > 0) {
+        if self.counts_returns && (holder.consumer.is_none() || returns > 0) {
             message.properties = with_delivery_count(&message.properties, returns);
         }
         let id = DeliveryId(base | (sequence & SEQUENCE_MASK));
@@ -183,11 +178,29 @@ impl Pump {
     /// Requeues what a channel or link holds, and removes its consumers.
     pub(super) fn release(&mut self, link: u64, channel: Option<ChannelId>) -> LastGone {
         let is_meant = |other: u64, c: ChannelId| other == link && channel.is_none_or(|channel| channel == c);
+        let is_its = |held: &Held| held.by.is_some_and(|by| is_meant(by.link, by.channel));
+        let its = self.by_consumer(self.held.iter().filter(|(_, held)| is_its(held)).map(|(sequence, _)| *sequence));
         let last = self.remove_consumers(|new| is_meant(new.link, new.channel));
-        let is_its = |held: &Held| held.by.is_some_and(|(link, channel)| is_meant(link, channel));
-        let its: Vec<u64> = self.held.iter().filter(|(_, held)| is_its(held)).map(|(sequence, _)| *sequence).collect();
-        its.into_iter().for_each(|sequence| self.put_back(sequence, true));
+        its.into_iter().flatten().for_each(|sequence| self.put_back(sequence, true));
         last
+    }
+
+    /// What comes back together, in the parts in which RabbitMQ puts it back: first what was got, then what each consumer has, in
+    /// the order of their tags (`foreach_per_queue` in `rabbit_channel.erl`, consumers by id in `rabbit_fifo.erl`).
+    pub(super) fn by_consumer(&self, sequences: impl Iterator<Item = u64>) -> Vec<Vec<u64>> {
+        let mut parts: Vec<(Option<u64>, Vec<u64>)> = Vec::new();
+        for sequence in sequences {
+            let consumer = self.held.get(&sequence).and_then(|held| held.by).and_then(|by| by.consumer);
+            match parts.iter_mut().find(|(of, _)| *of == consumer) {
+                Some((_, part)) => part.push(sequence),
+                None => parts.push((consumer, vec![sequence])),
+            }
+        }
+        if parts.len() > 1 {
+            let tag = |consumer: Option<u64>| consumer.map(|id| self.consumers.tag(id).map(ShortString::as_str));
+            parts.sort_by_key(|(consumer, _)| (tag(*consumer), *consumer));
+        }
+        parts.into_iter().map(|(_, part)| part).collect()
     }
 
     pub(super) fn cancel_all(&mut self) {

@@ -78,12 +78,20 @@ pub(crate) enum PumpCommand {
     Learn { answer: oneshot::Sender<Result<(), AmqpError>> },
 }
 
+/// Who has a message: a consumer, or a channel that got it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holder {
+    link: u64,
+    channel: ChannelId,
+    consumer: Option<u64>,
+}
+
 /// A message that was taken from the server and not settled.
 #[derive(Debug)]
 struct Held {
     reply: Subject,
     /// Who has it; nobody while it is in the backlog.
-    by: Option<(u64, ChannelId)>,
+    by: Option<Holder>,
     /// What its next delivery says.
     redelivered: bool,
     priority: u8,
@@ -295,15 +303,15 @@ impl Pump {
                 let _ = answer.send(self.consume(consumer));
             }
             PumpCommand::Work { settled, credit, at_ns } => {
-                let comes_back = settled.iter().any(|(_, outcome)| *outcome == Outcome::Requeue);
-                if comes_back {
+                let (back, ended): (Vec<_>, Vec<_>) =
+                    settled.into_iter().partition(|(_, how)| *how == Outcome::Requeue);
+                for back in self.by_consumer(back.into_iter().map(|(sequence, _)| sequence)) {
                     self.use_credit().await;
-                }
-                for (sequence, outcome) in settled {
-                    self.settle(sequence, outcome).await;
-                }
-                if comes_back {
+                    back.into_iter().for_each(|sequence| self.put_back(sequence, true));
                     self.trim_returned().await;
+                }
+                for (sequence, outcome) in ended {
+                    self.settle(sequence, outcome).await;
                 }
                 let is_short = !self.backlog.is_empty() || !self.has_all_of_all();
                 let was_ready = self.consumers.is_ready();
