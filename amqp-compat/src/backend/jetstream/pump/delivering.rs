@@ -75,7 +75,7 @@ impl Pump {
             if self.is_clogged() {
                 return;
             }
-            let Some(sequence) = self.head() else { return };
+            let Some(sequence) = self.head().filter(|sequence| *sequence <= self.hands_to) else { return };
             if !self.deliver(sequence) {
                 return;
             }
@@ -83,17 +83,21 @@ impl Pump {
     }
 
     /// Hands out what is ready for the credit that was given before a message comes back or is taken: in RabbitMQ the queue
-    /// has done so when it hears of that. What is still with the server is waited for, but not for long.
+    /// has done so when it hears of that. What is still with the server is waited for, but not for long, and nothing that was
+    /// stored since: that may be of a client that gave back before it published.
     pub(super) async fn use_credit(&mut self) {
         let until = Instant::now() + LINGER;
+        if !self.is_remembered() {
+            self.hands_to = self.awaits.max(self.newest.0);
+        }
         while !self.consumers.is_empty() {
             self.serve().await;
-            let may_come = self.awaits_next && self.recover_at.is_none() && self.subscriber.is_some();
-            if !may_come || self.has_all_of_all() || Instant::now() >= until || !self.arrives().await {
+            let may_come = self.recover_at.is_none() && self.subscriber.is_some() && Instant::now() < until;
+            if !may_come || self.has_all_to(self.awaits) || !self.arrives().await {
                 break;
             }
         }
-        self.awaits_next = false;
+        (self.awaits, self.hands_to) = (0, u64::MAX);
     }
 
     /// Hands the head of the queue to a consumer, unless none has room for it or its time is over.

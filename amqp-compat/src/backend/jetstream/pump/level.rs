@@ -134,6 +134,11 @@ impl Pump {
         (0..self.levels.len()).all(|priority| self.has_all(priority))
     }
 
+    /// Whether everything that is stored up to a sequence has come.
+    pub(super) fn has_all_to(&self, sequence: u64) -> bool {
+        self.levels.iter().enumerate().all(|(priority, level)| level.seen >= sequence || self.has_all(priority))
+    }
+
     /// Whether everything that is stored with a priority has come.
     fn has_all(&self, priority: usize) -> bool {
         if self.is_remembered() {

@@ -38,7 +38,7 @@ impl Pump {
             true => drop(self.ready_since_ns.get_or_insert_with(|| at_ns.unwrap_or_else(now_ns))),
             false => {
                 self.ready_since_ns = None;
-                self.awaits_next = false;
+                self.awaits = 0;
             }
         }
         if let Some(mut ready) = self.queue.ready() {

@@ -156,8 +156,11 @@ struct Pump {
     counts_returns: bool,
     /// Since when a consumer has had credit for what comes, in nanoseconds since 1970.
     ready_since_ns: Option<u64>,
-    /// Whether a consumer that had used up its credit got some, and what it is for is still with the server.
-    awaits_next: bool,
+    /// Up to which sequence messages were stored when a consumer that had used up its credit got some: what it is for may still be
+    /// with the server. 0 when nothing is awaited.
+    awaits: u64,
+    /// Up to which sequence messages are handed out now: all, but while something is about to come back.
+    hands_to: u64,
     /// How often messages came back, of a queue that counts it.
     returns: BTreeMap<u64, u32>,
     dying: Dying,
@@ -181,7 +184,8 @@ pub(crate) fn start(queue: Arc<Queue>) -> mpsc::Sender<PumpCommand> {
         learns: false,
         counts_returns: settings.kind == QueueKind::Quorum,
         ready_since_ns: None,
-        awaits_next: false,
+        awaits: 0,
+        hands_to: u64::MAX,
         returns: BTreeMap::new(),
         dying: Dying::default(),
         levels: (0..=highest).map(|priority| Level::new(&queue, priority)).collect(),
@@ -322,7 +326,10 @@ impl Pump {
                 for (id, amount) in credit {
                     self.consumers.credit(id, amount.into(), is_short);
                 }
-                self.awaits_next |= !was_ready && self.consumers.is_ready() && !self.has_all_of_all();
+                if !was_ready && self.consumers.is_ready() && !self.has_all_of_all() {
+                    let left: u64 = self.levels.iter().filter_map(|level| level.left).sum();
+                    self.awaits = self.queue.levels.last_stored_of_all().max(self.newest.0 + left);
+                }
                 self.count_credit(Some(at_ns));
             }
             PumpCommand::Cancel { consumer, answer } => {
