@@ -11,7 +11,7 @@ use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     QueueDeclareOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use sidecar::control_api::{Control, Target};
 use test_support::eventually::eventually_true;
@@ -122,6 +122,34 @@ async fn a_fence_that_nats_has_lost_is_published_once_more_when_it_is_back() {
     nats.restart();
     application.goes_on(before).await;
     eventually_true("nothing waits any more", || async { fence(&sidecar).await == "Passed" }).await;
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_takes_no_fence_holds_up_no_other_queue() {
+    let nats = NatsServer::start();
+    let ends = Ends::new(tokio::task::spawn_blocking(RabbitMq::shared).await.expect("started"), &nats);
+    let sidecar = ends.sidecar_with(LIMIT).await;
+    let mut application = Application::start(&sidecar).await;
+    // Several, as the order in which fences are published is open.
+    for n in 0..8 {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        let (name, durable) = (format!("full.{n}"), QueueDeclareOptions { durable: true, ..Default::default() });
+        application.channel.queue_declare(name.as_str().into(), durable, arguments).await.expect("declared");
+        let options = BasicPublishOptions::default();
+        let publish =
+            application.channel.basic_publish("".into(), name.as_str().into(), options, b"it", Default::default());
+        assert!(publish.await.expect("published").await.expect("confirmed").is_ack());
+    }
+    sidecar.change(Target::Shadow).await.expect("allowed");
+    application.publish(b"before").await;
+    let before = application.next().await;
+    sidecar.weight(100.0).await;
+    application.publish(b"after").await;
+    application.goes_on(before).await;
+    eventually_true("that queue waits for nothing", || async { fence(&sidecar).await == "Passed" }).await;
     sidecar.stop().await;
 }
 

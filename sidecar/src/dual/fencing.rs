@@ -1,11 +1,13 @@
 //! Publishes the fences of one side, and publishes them once more when its broker was away.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_compat::backend::{Event, Link};
 use amqp_compat::error::{AmqpError, ReplyCode};
+use tokio::time::Instant;
 
 use super::operator::{Depth, Operator, Sent};
 use super::shared::Shared;
@@ -13,42 +15,59 @@ use super::stamp;
 use crate::fence::{FenceId, QueueName};
 use crate::ownership::Side;
 
-/// The waits between attempts to reach a side: doubled from the first to the last.
+/// The waits after an attempt that failed: doubled from the first to the last, until one succeeds.
 const WAIT: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// Publishes fences on one side, for as long as the sidecar runs. One that fails is sent again until nobody waits for
-/// it; a fence that is in its queue twice changes nothing.
+/// Publishes fences on one side, for as long as the sidecar runs. One that fails is sent again, behind the others, until nobody waits
+/// for it; a fence that is in its queue twice changes nothing.
 pub async fn publish_fences(shared: Arc<Shared>, operator: Arc<Operator>) {
     let side = operator.side();
     let mut watch = Watch::Idle;
+    // At most one for each queue and change that is open.
+    let mut due: VecDeque<(QueueName, FenceId)> = VecDeque::new();
+    let (mut next, mut wait) = (Instant::now(), WAIT.0);
     loop {
         tokio::select! {
-            (queue, fence) = shared.next_fence(side) => publish(&shared, &operator, &mut watch, &queue, fence).await,
+            fence = shared.next_fence(side) => due.push_back(fence),
+            () = tokio::time::sleep_until(next), if !due.is_empty() => {
+                let Some((queue, fence)) = due.pop_front() else { continue };
+                match publish(&shared, &operator, &mut watch, &queue, fence).await {
+                    Ok(()) => wait = WAIT.0,
+                    Err(error) => {
+                        tracing::debug!(%queue, %side, %error, "a fence could not be published yet");
+                        if wait >= WAIT.1 {
+                            shared.warn("fence_not_published", format!("queue {queue} on {side}: {error}"));
+                        }
+                        due.push_back((queue, fence));
+                        next = Instant::now() + wait;
+                        wait = (wait * 2).min(WAIT.1);
+                    }
+                }
+            }
             () = watch.returns(&shared, &operator) => returned(&shared, side),
         }
     }
 }
 
-async fn publish(shared: &Shared, operator: &Operator, watch: &mut Watch, queue: &QueueName, fence: FenceId) {
-    let side = operator.side();
-    let mut wait = WAIT.0;
-    while shared.order().fences.awaits(queue, fence) {
-        match store(shared, operator, watch, queue, fence).await {
-            Ok(Sent::Stored) => return shared.order().fences.fence_stored(queue, fence),
-            Ok(Sent::NoQueue) => {
-                let actions = shared.order().fences.passed(queue, fence);
-                return shared.act(actions);
-            }
-            Err(error) => {
-                tracing::debug!(%queue, %side, %error, "a fence could not be published yet");
-                if wait >= WAIT.1 {
-                    shared.warn("fence_not_published", format!("queue {queue} on {side}: {error}"));
-                }
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(WAIT.1);
-            }
+/// Publishes a fence, if anybody waits for it.
+async fn publish(
+    shared: &Shared,
+    operator: &Operator,
+    watch: &mut Watch,
+    queue: &QueueName,
+    fence: FenceId,
+) -> Result<(), AmqpError> {
+    if !shared.order().fences.awaits(queue, fence) {
+        return Ok(());
+    }
+    match store(shared, operator, watch, queue, fence).await? {
+        Sent::Stored => shared.order().fences.fence_stored(queue, fence),
+        Sent::NoQueue => {
+            let actions = shared.order().fences.passed(queue, fence);
+            shared.act(actions);
         }
     }
+    Ok(())
 }
 
 /// Puts a fence into its queue. One that nobody consumes here and that holds nothing needs no fence, and is not to keep one.
