@@ -6,16 +6,10 @@ from .bridge import Bridge, connect
 from .consumer import Consumer, ConsumerState, Delivery
 from .cutover import (
     Adopted,
-    BackfillProgress,
-    BackfillQueue,
-    BackfillRefused,
-    BackfillReport,
     BrokerStatus,
     ChangeRecord,
     CutoverStatus,
     CutoverWarning,
-    Drain,
-    DrainingQueue,
     Faults,
     GateReason,
     LogEntry,
@@ -24,12 +18,20 @@ from .cutover import (
     Phase,
     QueueParity,
     QueueStatus,
-    Rehearsal,
-    RehearsedQueue,
     SidecarStatus,
     StandbyStatus,
     Unmapped,
     Verdict,
+)
+from .cutover_work import (
+    BackfillProgress,
+    BackfillQueue,
+    BackfillRefused,
+    BackfillReport,
+    Drain,
+    DrainingQueue,
+    Rehearsal,
+    RehearsedQueue,
 )
 from .dead_letters import DeadLetter, DeadLetterGroup, DeadLetters, Imported, Redriven
 from .errors import (

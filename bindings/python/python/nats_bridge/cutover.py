@@ -1,25 +1,16 @@
 """Where a cutover from RabbitMQ to JetStream stands, and what may become of it."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
-from .arguments import as_json
-from .errors import Closed
+from .cutover_work import BackfillProgress, Rehearsal
 
 __all__ = [
     "Adopted",
-    "BackfillProgress",
-    "BackfillQueue",
-    "BackfillRefused",
-    "BackfillReport",
     "BrokerStatus",
     "ChangeRecord",
     "CutoverStatus",
     "CutoverWarning",
-    "Drain",
-    "DrainingQueue",
     "Faults",
     "GateReason",
     "LogEntry",
@@ -28,22 +19,10 @@ __all__ = [
     "Phase",
     "QueueParity",
     "QueueStatus",
-    "Rehearsal",
-    "RehearsedQueue",
     "SidecarStatus",
+    "StandbyStatus",
     "Unmapped",
     "Verdict",
-    "asked",
-    "read_adopted",
-    "read_backfill",
-    "read_changes",
-    "read_drain",
-    "read_log",
-    "read_rehearsal",
-    "read_status",
-    "read_verdict",
-    "there",
-    "told",
 ]
 
 Phase: TypeAlias = Literal["observe", "shadow", "canary", "cutover", "native"]
@@ -211,197 +190,6 @@ class StandbyStatus:
     """Why, and how many."""
     away: bool
     """Whether RabbitMQ takes no copies now."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RehearsedQueue:
-    """A queue in a rehearsal."""
-
-    vhost: str
-    """Its vhost."""
-    name: str
-    """Its name."""
-    paused_ms: tuple[int, int]
-    """How long deliveries waited for older ones, on the way down and on the way up."""
-    held: int
-    """The most deliveries that waited."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
-    """What the rehearsal of a rollback measured, and its verdict."""
-
-    running: bool
-    """Whether it goes on."""
-    passed: bool
-    """Whether a rollback may be relied on."""
-    problems: list[str]
-    """Why it has not passed."""
-    void: str | None = None
-    """Why it counts no more."""
-    by: str
-    """Who asked for it."""
-    reason: str
-    """Why."""
-    at: str
-    """When it began, RFC 3339."""
-    weight_percent: float
-    """The weight that it rolled back from, and went up to again."""
-    epoch: int
-    """The epoch that it ended with."""
-    down_ms: int
-    """Until everything was RabbitMQ's."""
-    up_ms: int
-    """Until the weight was in force again."""
-    settled_ms: tuple[int, int]
-    """Until everything older had come out of every queue, after the way down and the way up."""
-    confirmed: int
-    """Publishes that were confirmed meanwhile."""
-    failed: int
-    """Publishes that were refused or lost meanwhile."""
-    faults: int
-    """Messages that JetStream corrupted, dropped, reordered or duplicated meanwhile."""
-    differences: tuple[int, int]
-    """Messages that differed in the comparison: before, and meanwhile."""
-    compared: tuple[int, int]
-    """Messages that were compared: before, and meanwhile."""
-    holds_timed_out: int
-    """Waits that were ended because their time was over."""
-    connections: tuple[int, int]
-    """Connections: before and after."""
-    queues: list[RehearsedQueue]
-    """Those that had to wait."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackfillProgress:
-    """How far a backfill is, in short."""
-
-    running: bool
-    """Whether it goes on."""
-    done: bool
-    """Whether every queue was gone through."""
-    at: str
-    """When it began, RFC 3339."""
-    queues: int
-    """Queues."""
-    queues_done: int
-    """Of them, those where everything has a copy."""
-    queues_refused: int
-    """Of them, those that were left alone."""
-    held: int
-    """Messages that were ready."""
-    read: int
-    """Of them, those that were read."""
-    copied: int
-    """Of them, those of which a copy was made."""
-    had: int
-    """Of them, those that had one."""
-    error: str | None = None
-    """Why it stopped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackfillRefused:
-    """Why a backfill left a queue alone."""
-
-    code: str
-    """A stable name, such as ``in_hand``."""
-    reason: str
-    """Why."""
-    fix: str
-    """What to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackfillQueue:
-    """One queue of a backfill."""
-
-    vhost: str
-    """Its vhost."""
-    name: str
-    """Its name."""
-    state: Literal["waiting", "reading", "done", "refused", "stopped"]
-    """``refused``: it was left alone. ``stopped``: in the middle; what was read is back in its place."""
-    held: int
-    """Messages that were ready in it when it was looked at."""
-    read: int
-    """Of them, those that were read."""
-    copied: int
-    """Of them, those of which a copy was made."""
-    had: int
-    """Of them, those that had one."""
-    not_carried: int
-    """Of them, those that JetStream cannot carry."""
-    paused_ms: int
-    """How long its consumers got nothing from RabbitMQ."""
-    refused: BackfillRefused | None = None
-    """Why it was left alone."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackfillReport:
-    """How far a backfill is."""
-
-    dry_run: bool
-    """It was only looked at."""
-    running: bool
-    """Whether it goes on."""
-    done: bool
-    """Whether every queue was gone through."""
-    by: str
-    """Who asked for it."""
-    reason: str
-    """Why."""
-    at: str
-    """When it began, RFC 3339."""
-    unmapped: int
-    """Exchanges, queues and bindings that JetStream does not have: of what they hold there can be no copies."""
-    queues: list[BackfillQueue]
-    """By queue."""
-    error: str | None = None
-    """Why it stopped; asked for again, it goes on."""
-
-    @property
-    def left(self) -> int:
-        """Messages without a copy after all."""
-        return sum(max(0, queue.held - queue.copied - queue.had) for queue in self.queues)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainingQueue:
-    """A queue that is not drained."""
-
-    vhost: str
-    """Its vhost."""
-    name: str
-    """Its name."""
-    ready: int
-    """Messages that are ready."""
-    in_flight: int
-    """Messages that consumers have in hand."""
-    per_s: float
-    """Messages that go in a second, over the last seconds."""
-    left_s: int | None = None
-    """Seconds until it is empty, at that rate."""
-    stuck: str | None = None
-    """Why it does not drain."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drain:
-    """What the side that lost its keys still holds."""
-
-    side: Literal["rabbit", "nats"]
-    """That side."""
-    drained: bool
-    """Whether nothing is left."""
-    left: int
-    """Messages that are ready or in hand."""
-    left_s: int | None = None
-    """Seconds until nothing is left, at the rate of the last seconds; ``None`` when something does not drain."""
-    queues: list[DrainingQueue]
-    """Those that are not drained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -588,104 +376,3 @@ class ChangeRecord:
     """Whether it was made against the gate's no."""
     automatic: bool
     """Whether the sidecar made it by itself."""
-
-
-def asked(by: str | None, reason: str, **more: object) -> str:
-    """What a change says, as JSON."""
-    return as_json(by="" if by is None else by, reason=reason, **more)
-
-
-def read_status(answer: str) -> CutoverStatus:
-    """Where the cutover stands, of what the sidecar says."""
-    given = json.loads(answer)
-    sides = given.pop("sides")
-    parity: list[QueueParity] = []
-    for queue in given.pop("parity"):
-        samples = [ParitySample(class_=sample["class"], id=sample["id"]) for sample in queue.pop("samples")]
-        vhost, name, unverified_by = queue.pop("vhost"), queue.pop("queue"), queue.pop("unverified_by")
-        counts = ParityCounts(**queue)
-        parity.append(
-            QueueParity(vhost=vhost, queue=name, counts=counts, unverified_by=unverified_by, samples=samples)
-        )
-    standby, standby_rabbit = given.pop("standby", None), given.pop("standby_rabbit", None)
-    rehearsal, backfill = given.pop("rehearsal", None), given.pop("backfill", None)
-    return CutoverStatus(
-        rabbit=BrokerStatus(**sides["rabbit"]),
-        nats=BrokerStatus(**sides["nats"]),
-        queues=[QueueStatus(**queue) for queue in given.pop("queues")],
-        parity=parity,
-        unmapped=[Unmapped(**unmapped) for unmapped in given.pop("unmapped")],
-        warnings=[CutoverWarning(**warning) for warning in given.pop("warnings")],
-        faults=Faults(**given.pop("faults")),
-        standby=None if standby is None else StandbyStatus(**standby),
-        standby_rabbit=None if standby_rabbit is None else StandbyStatus(**standby_rabbit),
-        rehearsal=read_rehearsal(json.dumps(rehearsal)),
-        backfill=None if backfill is None else BackfillProgress(**backfill),
-        sidecars=[SidecarStatus(**sidecar) for sidecar in given.pop("sidecars", ())],
-        **given,
-    )
-
-
-def read_verdict(answer: str) -> Verdict:
-    """A verdict, of what the sidecar says."""
-    given = json.loads(answer)
-    return Verdict(reasons=[GateReason(**reason) for reason in given.pop("reasons")], **given)
-
-
-def read_adopted(answer: str) -> Adopted:
-    """A change, of what the sidecar says."""
-    return Adopted(**json.loads(answer))
-
-
-def read_rehearsal(answer: str) -> Rehearsal | None:
-    """A rehearsal, of what the sidecar says; ``None`` when there was none."""
-    given = json.loads(answer)
-    if given is None:
-        return None
-    queues = [RehearsedQueue(paused_ms=tuple(queue.pop("paused_ms")), **queue) for queue in given.pop("queues")]
-    twice = ("settled_ms", "differences", "compared", "connections")
-    return Rehearsal(queues=queues, **{name: tuple(given.pop(name)) for name in twice}, **given)
-
-
-def read_backfill(answer: str) -> BackfillReport | None:
-    """How far a backfill is, of what the sidecar says; ``None`` when there was none."""
-    given = json.loads(answer)
-    if given is None:
-        return None
-    queues: list[BackfillQueue] = []
-    for queue in given.pop("queues"):
-        refused = queue.pop("refused", None)
-        queues.append(BackfillQueue(**queue, refused=None if refused is None else BackfillRefused(**refused)))
-    return BackfillReport(queues=queues, **given)
-
-
-def read_drain(answer: str) -> Drain:
-    """What is left, of what the sidecar says."""
-    given = json.loads(answer)
-    return Drain(queues=[DrainingQueue(**queue) for queue in given.pop("queues")], **given)
-
-
-def read_log(answer: str) -> list[LogEntry]:
-    """The log, of what the sidecar says."""
-    return [LogEntry(from_=entry.pop("from"), **entry) for entry in json.loads(answer)]
-
-
-T = TypeVar("T")
-
-
-def there(answer: T | None) -> T:
-    """What was begun."""
-    if answer is None:
-        raise Closed("closed: the sidecar was started anew meanwhile; try again", code="closed")
-    return answer
-
-
-def told(progress: Callable[[T], None] | None, report: T) -> None:
-    """Tells whoever wants to know how far something is."""
-    if progress is not None:
-        progress(report)
-
-
-def read_changes(answer: str) -> list[ChangeRecord]:
-    """Changes, of what the sidecar says."""
-    return [ChangeRecord(**change) for change in json.loads(answer)]

@@ -5,17 +5,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
-from .._native import Sidecar as NativeSidecar
-from ..arguments import as_json, function, number
-from ..cutover import (
-    Adopted,
-    BackfillReport,
-    ChangeRecord,
-    CutoverStatus,
-    Drain,
-    LogEntry,
-    Rehearsal,
-    Verdict,
+from .._answers import (
     asked,
     read_adopted,
     read_backfill,
@@ -28,6 +18,10 @@ from ..cutover import (
     there,
     told,
 )
+from .._native import Sidecar as NativeSidecar
+from ..arguments import as_json, function, number
+from ..cutover import Adopted, ChangeRecord, CutoverStatus, LogEntry, Verdict
+from ..cutover_work import BackfillReport, Drain, Rehearsal
 from ..errors import Closed
 from ..listener import STOP_BUDGET_MS, started_before
 from ..options import SidecarOptions
