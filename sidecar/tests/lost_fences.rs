@@ -8,12 +8,12 @@ use bed::{Ends, Sidecar};
 use futures::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
-use sidecar::control_api::{Control, Target};
+use sidecar::control_api::{Control, RefusedCode, Target};
 use test_support::eventually::eventually_true;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
@@ -150,6 +150,41 @@ async fn a_queue_that_takes_no_fence_holds_up_no_other_queue() {
     application.publish(b"after").await;
     application.goes_on(before).await;
     eventually_true("that queue waits for nothing", || async { fence(&sidecar).await == "Passed" }).await;
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_not_taken_for_a_fence_that_is_lost() {
+    let nats = NatsServer::start();
+    let rabbit = tokio::task::spawn_blocking(RabbitMq::shared).await.expect("started");
+    let ends = Ends::new(rabbit, &nats);
+    let sidecar = ends.sidecar_with(LIMIT).await;
+    let connection = sidecar.connect().await;
+    let channel = connection.create_channel().await.expect("channel");
+    channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+    let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(QUEUE.into(), durable, FieldTable::default()).await.expect("declared");
+    let options = BasicPublishOptions::default();
+    let publish = channel.basic_publish("".into(), QUEUE.into(), options, b"it", Default::default());
+    assert!(publish.await.expect("published").await.expect("confirmed").is_ack());
+    sidecar.change(Target::Shadow).await.expect("allowed");
+    sidecar.weight(100.0).await;
+    assert_eq!(fence(&sidecar).await, "Sent");
+    // The fence is taken away, and the message stays.
+    let direct = Connection::connect(&rabbit.url_for(&ends.vhost), Default::default()).await.expect("connected");
+    let taking = direct.create_channel().await.expect("channel");
+    let get = async || taking.basic_get(QUEUE.into(), Default::default()).await.expect("answered").expect("something");
+    let (message, fence) = (get().await, get().await);
+    assert_eq!((&*message.data, &*fence.data), (&b"it"[..], &b""[..]));
+    fence.ack(BasicAckOptions::default()).await.expect("acked");
+    message.nack(BasicNackOptions { requeue: true, ..Default::default() }).await.expect("given back");
+    direct.close(200, "done".into()).await.expect("closed");
+    let refused = sidecar.change(Target::Detach).await.expect_err("one is left");
+    assert_eq!((refused.code, refused.reason.contains('1')), (RefusedCode::NotDrained, true), "{refused:?}");
+    let left = channel.basic_get(QUEUE.into(), Default::default()).await.expect("answered").expect("it is there");
+    assert_eq!(left.data, b"it");
+    left.ack(BasicAckOptions::default()).await.expect("acked");
+    eventually_true("RabbitMQ is drained", || async { sidecar.change(Target::Detach).await.is_ok() }).await;
     sidecar.stop().await;
 }
 

@@ -266,7 +266,13 @@ impl Cutover {
                 Err(_) => return None,
             };
             let fences = self.shared.order().fences.view(&queue).map_or(0, |v| v.fences[0]);
-            sum += ready.saturating_sub(fences);
+            sum += match ready.checked_sub(fences) {
+                None | Some(0) if ready > 0 => {
+                    // A fence that RabbitMQ has lost is counted still: what is there may be a message.
+                    self.operators[0].besides_fences(&queue, ready).await.ok()?
+                }
+                left => left.unwrap_or(0),
+            };
         }
         Some(sum)
     }

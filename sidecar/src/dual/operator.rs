@@ -14,6 +14,7 @@ use amqp_compat::model::vhost::BindingDefinition;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::stamp;
 use crate::fence::QueueName;
 use crate::ownership::Side;
 
@@ -213,6 +214,28 @@ impl Operator {
             let deliveries = std::iter::once(got.delivery.id).collect();
             talk.say(Command::Settle { channel: CHANNEL, deliveries, outcome: Outcome::Requeue }).await?;
             Ok(Some(String::from_utf8_lossy(&got.delivery.message.body).into_owned()))
+        })
+        .await
+    }
+
+    /// How many of the first messages of a queue, `most` at most, are no fences. They are taken and given back, and say `redelivered`
+    /// when they come next.
+    ///
+    /// # Errors
+    /// What the side said, or that it did not answer; then they are back when the link has ended.
+    pub async fn besides_fences(&self, name: &QueueName, most: u64) -> Result<u64, AmqpError> {
+        let queue = ShortString::from(&*name.queue);
+        self.with(&name.vhost, async |talk| {
+            let (mut taken, mut besides) = (Vec::new(), 0);
+            for _ in 0..most {
+                let get = Command::Get { channel: CHANNEL, queue: queue.clone() };
+                let Reply::Got(Some(got)) = talk.ask(get).await? else { break };
+                besides += u64::from(stamp::is_fence(&got.delivery.message).is_none());
+                taken.push(got.delivery.id);
+            }
+            let deliveries = taken.into_iter().collect();
+            talk.say(Command::Settle { channel: CHANNEL, deliveries, outcome: Outcome::Requeue }).await?;
+            Ok(besides)
         })
         .await
     }
