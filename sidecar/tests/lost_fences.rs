@@ -2,6 +2,7 @@
 
 mod bed;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bed::{Ends, Sidecar};
@@ -13,8 +14,8 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
-use sidecar::control_api::{Control, RefusedCode, Target};
-use test_support::eventually::eventually_true;
+use sidecar::control_api::{Backfill, Control, RefusedCode, Target};
+use test_support::eventually::{eventually_some, eventually_true};
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 
@@ -168,7 +169,7 @@ async fn a_message_is_not_taken_for_a_fence_that_is_lost() {
     let publish = channel.basic_publish("".into(), QUEUE.into(), options, b"it", Default::default());
     assert!(publish.await.expect("published").await.expect("confirmed").is_ack());
     sidecar.change(Target::Shadow).await.expect("allowed");
-    sidecar.weight(100.0).await;
+    sidecar.weight(50.0).await;
     assert_eq!(fence(&sidecar).await, "Sent");
     // The fence is taken away, and the message stays.
     let direct = Connection::connect(&rabbit.url_for(&ends.vhost), Default::default()).await.expect("connected");
@@ -179,6 +180,13 @@ async fn a_message_is_not_taken_for_a_fence_that_is_lost() {
     fence.ack(BasicAckOptions::default()).await.expect("acked");
     message.nack(BasicNackOptions { requeue: true, ..Default::default() }).await.expect("given back");
     direct.close(200, "done".into()).await.expect("closed");
+    let all = Backfill { by: "test".into(), reason: "test".into(), ..Backfill::default() };
+    Arc::clone(&sidecar.cutover).backfill(all).await.expect("allowed");
+    let copied = async || {
+        sidecar.cutover.backfill_status().await.filter(|report| report.done).map(|report| report.queues[0].copied)
+    };
+    assert_eq!(eventually_some("the backfill is done", copied).await, 1);
+    sidecar.weight(100.0).await;
     let refused = sidecar.change(Target::Detach).await.expect_err("one is left");
     assert_eq!((refused.code, refused.reason.contains('1')), (RefusedCode::NotDrained, true), "{refused:?}");
     let left = channel.basic_get(QUEUE.into(), Default::default()).await.expect("answered").expect("it is there");

@@ -290,9 +290,11 @@ impl Cutover {
     async fn fill_queue(&self, index: usize, name: &QueueName, copies: &Copies) -> Result<(), Left> {
         let began = Instant::now();
         let _pause = Pause { shared: &self.shared, queue: name };
-        let held = self.stand_still(name).await?;
+        let (ready, fences) = self.stand_still(name).await?;
+        let held = ready.saturating_sub(fences);
         self.of_queue(index, |queue| (queue.state, queue.held) = (BackfillState::Reading, held));
-        if held == 0 {
+        // As many as there are fences may be messages: RabbitMQ may have lost a fence.
+        if ready == 0 {
             self.of_queue(index, |queue| queue.paused_ms = millis(began));
             return Ok(());
         }
@@ -371,8 +373,8 @@ impl Cutover {
     }
 
     /// Lets go of the consumers of a queue, and waits until nothing of it is in anybody's hands and RabbitMQ has back what was; answers what
-    /// it holds.
-    async fn stand_still(&self, queue: &QueueName) -> Result<u64, Left> {
+    /// it holds, and how many fences are awaited of it.
+    async fn stand_still(&self, queue: &QueueName) -> Result<(u64, u64), Left> {
         let deadline = Instant::now() + SETTLE;
         loop {
             // Again: of a consumer that was just beginning.
@@ -381,14 +383,14 @@ impl Cutover {
             let awaited = self.shared.awaited(queue);
             let depth = match self.operators[Side::Rabbit.index()].depth(queue).await? {
                 Some(depth) => depth,
-                None => return Ok(0),
+                None => return Ok((0, 0)),
             };
             let (in_hand, fences) = {
                 let order = self.shared.order();
                 order.fences.view(queue).map_or((0, 0), |view| (view.unsettled[0], view.fences[0]))
             };
             if depth.consumers == 0 && in_hand == 0 && awaited == Awaited::Nothing {
-                return Ok(depth.ready.saturating_sub(fences));
+                return Ok((depth.ready, fences));
             }
             if Instant::now() >= deadline {
                 let seconds = SETTLE.as_secs();
