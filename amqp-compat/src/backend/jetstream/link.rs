@@ -532,6 +532,7 @@ impl LinkActor {
             link: self.owner.0,
             channel,
             tag: consume.consumer_tag.clone(),
+            client_tag: consume.consumer_tag.clone(),
             exclusive: consume.exclusive,
             priority,
             offset,

@@ -317,7 +317,7 @@ impl Agent {
                     reply(&tell, ask, answer, Bytes::new());
                 });
             }
-            Say::Consume { at, consumer, link, channel, exclusive, priority } => {
+            Say::Consume { at, consumer, link, channel, tag, exclusive, priority, ready_ns } => {
                 let known = self.consumers.get(&consumer).is_some_and(|(known, _)| *known == at);
                 if known {
                     return self.answer(ask, Answer::Done);
@@ -327,10 +327,11 @@ impl Agent {
                     link,
                     channel,
                     tag: consumer.to_string().into(),
+                    client_tag: tag.into(),
                     exclusive,
                     priority,
                     offset: Offset::default(),
-                    ready_ns: None,
+                    ready_ns,
                     base: 0,
                     events: self.events.clone(),
                 };

@@ -218,7 +218,7 @@ impl Relay {
 
     fn consume(&mut self, new: NewConsumer, answer: oneshot::Sender<Result<(), AmqpError>>) {
         let id = new.id;
-        let say = self.comes(&new);
+        let say = self.comes(&new, new.ready_ns);
         self.gateways.let_in(id, self.inlet.clone());
         self.consumers.insert(id, Consumer { new, credit: 0, goes: false, waiting: Arc::default() });
         let (gateways, queue, inlet) = (self.gateways.clone(), self.queue.clone(), self.inlet.clone());
@@ -238,9 +238,10 @@ impl Relay {
         });
     }
 
-    fn comes(&self, new: &NewConsumer) -> Say {
+    fn comes(&self, new: &NewConsumer, ready_ns: Option<u64>) -> Say {
         let NewConsumer { id, link, channel, exclusive, priority, .. } = *new;
-        Say::Consume { at: self.at.clone(), consumer: id, link, channel, exclusive, priority }
+        let tag = new.client_tag.to_string();
+        Say::Consume { at: self.at.clone(), consumer: id, link, channel, tag, exclusive, priority, ready_ns }
     }
 
     async fn work(&mut self, settled: Vec<(u64, Outcome)>, credit: Vec<(u64, u32)>) {
@@ -332,7 +333,7 @@ impl Relay {
             session.say(Say::WatchExpiry { at: self.at.clone() }).await;
         }
         for consumer in self.consumers.values().filter(|consumer| !consumer.goes) {
-            session.say(self.comes(&consumer.new)).await;
+            session.say(self.comes(&consumer.new, None)).await;
             let credit = vec![(consumer.new.id, u32::try_from(consumer.credit).unwrap_or(u32::MAX))];
             session.say(Say::Work { at: self.at.clone(), settled: Vec::new(), credit }).await;
         }

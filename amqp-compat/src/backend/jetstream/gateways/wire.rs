@@ -40,8 +40,18 @@ pub(super) enum Say {
     Discard { at: At, owner: Option<u64> },
     /// A policy is put, or dropped.
     Policy { vhost: String, is_operator: bool, name: String, policy: Option<Wire> },
-    /// A consumer comes.
-    Consume { at: At, consumer: u64, link: u64, channel: u16, exclusive: bool, priority: i64 },
+    /// A consumer comes, ready for what is stored since then if its first credit is sure to follow.
+    Consume {
+        at: At,
+        consumer: u64,
+        link: u64,
+        channel: u16,
+        #[serde(default)]
+        tag: String,
+        exclusive: bool,
+        priority: i64,
+        ready_ns: Option<u64>,
+    },
     /// Deliveries are settled, and consumers get credit.
     Work { at: At, settled: Vec<(u64, Ended)>, credit: Vec<(u64, u32)> },
     /// A consumer goes.

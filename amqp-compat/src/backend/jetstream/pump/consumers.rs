@@ -23,8 +23,10 @@ pub(crate) struct NewConsumer {
     pub(crate) link: u64,
     /// Its channel.
     pub(crate) channel: ChannelId,
-    /// Its tag.
+    /// Its tag, in what it is sent.
     pub(crate) tag: ShortString,
+    /// The tag that its client gave it: the same, but for a consumer of another gateway.
+    pub(crate) client_tag: ShortString,
     /// Whether it wants to be alone.
     pub(crate) exclusive: bool,
     /// Its `x-priority`.
@@ -156,9 +158,9 @@ impl Consumers {
         self.lines.iter_mut().flat_map(|line| &mut line.members).find(|consumer| consumer.new.id == id)
     }
 
-    /// The tag of a consumer that is there.
-    pub(super) fn tag(&self, id: u64) -> Option<&ShortString> {
-        self.iter().find(|consumer| consumer.new.id == id).map(|consumer| &consumer.new.tag)
+    /// The tag that its client gave a consumer that is there.
+    pub(super) fn client_tag(&self, id: u64) -> Option<&ShortString> {
+        self.iter().find(|consumer| consumer.new.id == id).map(|consumer| &consumer.new.client_tag)
     }
 
     /// Who gets the next message; it is the next one's turn then.
@@ -232,6 +234,7 @@ mod tests {
             link: 1,
             channel: 1,
             tag: "".into(),
+            client_tag: "".into(),
             exclusive: false,
             priority,
             offset: Offset::Next,

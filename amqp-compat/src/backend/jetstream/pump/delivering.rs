@@ -201,7 +201,7 @@ impl Pump {
             }
         }
         if parts.len() > 1 {
-            let tag = |consumer: Option<u64>| consumer.map(|id| self.consumers.tag(id).map(ShortString::as_str));
+            let tag = |consumer: Option<u64>| consumer.map(|id| self.consumers.client_tag(id).map(ShortString::as_str));
             parts.sort_by_key(|(consumer, _)| (tag(*consumer), *consumer));
         }
         parts.into_iter().map(|(_, part)| part).collect()
