@@ -266,12 +266,11 @@ impl Cutover {
                 Err(_) => return None,
             };
             let fences = self.shared.order().fences.view(&queue).map_or(0, |v| v.fences[0]);
-            sum += match ready.checked_sub(fences) {
-                None | Some(0) if ready > 0 => {
-                    // A fence that RabbitMQ has lost is counted still: what is there may be a message.
-                    self.operators[0].besides_fences(&queue, ready).await.ok()?
-                }
-                left => left.unwrap_or(0),
+            sum += if (1..=fences).contains(&ready) {
+                // A fence that RabbitMQ has lost is counted still: what is there may be a message.
+                self.operators[0].besides_fences(&queue, ready).await.ok()?
+            } else {
+                ready.saturating_sub(fences)
             };
         }
         Some(sum)
