@@ -6,6 +6,7 @@
 //!   bindings and answers "which queues get this message"; the session speaks the protocol, frames in, frames and
 //!   [`backend::Command`]s out.
 //! - [`mapping`] is pure as well: AMQP names and properties to NATS subjects and headers, and back.
+//! - `codec` is below both sides: the bytes of the frames that go with every message.
 //! - [`backend`] is the one trait between a session and a broker; [`backend::jetstream`] and [`backend::rabbitmq`]
 //!   are its two implementations here, the sidecar adds a third one over both.
 //! - [`listener`] owns the only server sockets: unmodified RabbitMQ clients connect to it.
@@ -15,6 +16,7 @@
 pub mod backend;
 #[cfg(feature = "client")]
 pub mod client;
+mod codec;
 pub mod error;
 pub mod gateway;
 pub mod listener;

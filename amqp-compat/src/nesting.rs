@@ -3,14 +3,13 @@
 //! `amq-protocol` reads tables by recursion, and each level costs a peer six bytes: without a bound one frame could use
 //! up the stack. The bound is ours; RabbitMQ has none.
 
+use crate::codec::flag;
+
 /// How many tables and arrays may lie inside one another.
 pub(crate) const MAX_DEPTH: usize = 64;
 
 /// Whether the arguments of a method (`payload` begins with class and method id) nest at most [`MAX_DEPTH`] deep.
 pub(crate) fn method_is_shallow(payload: &[u8]) -> bool {
-    if few_containers(payload) {
-        return true;
-    }
     let (Some(class), Some(method)) = (u16_at(payload, 0), u16_at(payload, 2)) else { return true };
     // Short strings (s) and fixed widths that come before the method's one table.
     let before: &[Field] = match (class, method) {
@@ -22,23 +21,20 @@ pub(crate) fn method_is_shallow(payload: &[u8]) -> bool {
         (50, 50) => &[Field::Bytes(2), Field::Short, Field::Short, Field::Short],
         (60, 20) => &[Field::Bytes(2), Field::Short, Field::Short, Field::Bytes(1)],
         // The server never reads the other methods that carry one.
-        (10, 10) => return false,
+        (10, 10) => return few_containers(payload),
         _ => return true,
     };
-    table_after(payload, 4, before)
+    few_containers(payload) || table_after(payload, 4, before)
 }
 
 /// Whether the headers of a content header (`payload` begins with the class id) nest at most [`MAX_DEPTH`] deep.
 pub(crate) fn properties_are_shallow(payload: &[u8]) -> bool {
-    if few_containers(payload) {
-        return true;
-    }
     let Some(flags) = u16_at(payload, 12) else { return true };
-    if flags & (1 << 13) == 0 {
+    if flags & flag::HEADERS == 0 || few_containers(payload) {
         return true;
     }
     let before = [Field::Short, Field::Short];
-    let strings = usize::from(flags & (1 << 15) != 0) + usize::from(flags & (1 << 14) != 0);
+    let strings = (flags & (flag::CONTENT_TYPE | flag::CONTENT_ENCODING)).count_ones() as usize;
     table_after(payload, 14, &before[..strings])
 }
 

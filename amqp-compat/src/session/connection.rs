@@ -17,9 +17,9 @@ use super::frame::{self, Fault};
 use super::handshake::{self, Capabilities, PROPOSED, Tuned};
 use super::heartbeat::Heartbeat;
 use super::limits::Limits;
-use super::output::Output;
 use super::overdue::Watch;
 use crate::backend::{ChannelId, Command, Event, Login};
+use crate::codec::Output;
 use crate::error::{AmqpError, ReplyCode};
 
 /// One AMQP connection, without its socket and without its broker.
@@ -144,7 +144,7 @@ impl Session {
                 next_key: 0,
                 user: String::new(),
                 capabilities: Capabilities::default(),
-                frame_max: PROPOSED.frame_max,
+                frame_max: PROPOSED.frame_max as usize,
                 limits,
                 counts: Counts::default(),
             },

@@ -1,19 +1,13 @@
 //! Bytes to frames.
 
 use amq_protocol::frame::AMQPContentHeader;
-use amq_protocol::frame::parsing::parse_content_header;
-use amq_protocol::protocol::{AMQPClass, parse_class};
+use amq_protocol::protocol::AMQPClass;
 use bytes::{Buf, Bytes, BytesMut};
 
 use crate::backend::ChannelId;
+use crate::codec::{self, BODY, END, HEAD, HEADER, HEARTBEAT, Head, METHOD, OVERHEAD};
 use crate::error::{AmqpError, ReplyCode};
 use crate::nesting;
-
-/// What a frame takes besides its payload: type, channel, size and the end octet.
-pub(super) const OVERHEAD: usize = 8;
-
-/// The protocol header of AMQP 0-9-1, which a client sends first and a server answers to any other.
-pub(super) const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 
 /// One frame of a client.
 #[derive(Debug)]
@@ -88,10 +82,7 @@ impl Fault {
 /// # Errors
 /// A connection error; nothing after it in `input` can be understood.
 pub(super) fn decode(input: &mut BytesMut, frame_max: usize) -> Result<Option<Frame>, Fault> {
-    let Some(head) = input.get(..7) else { return Ok(None) };
-    let kind = head[0];
-    let channel = u16::from_be_bytes([head[1], head[2]]);
-    let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize;
+    let Some(Head { kind, channel, size }) = Head::of(input) else { return Ok(None) };
     if !matches!(kind, METHOD | HEADER | BODY | HEARTBEAT) {
         return Err(Fault::new(ReplyCode::FrameError, format!("unknown frame type {kind} on channel {channel}")));
     }
@@ -104,27 +95,22 @@ pub(super) fn decode(input: &mut BytesMut, frame_max: usize) -> Result<Option<Fr
     if input.len() < size + OVERHEAD {
         return Ok(None);
     }
-    if input[7 + size] != END {
+    if input[HEAD + size] != END {
         let text = format!("type {kind} frame on channel {channel} of {size} bytes has an invalid end marker");
         return Err(Fault::new(ReplyCode::FrameError, text));
     }
-    let mut whole = input.split_to(size + OVERHEAD);
-    match kind {
-        METHOD => method(channel, &whole[7..7 + size]).map(Some),
-        HEADER => Ok(Some(header(channel, &whole[7..7 + size]))),
-        BODY => {
-            let body = if size < SHARED_FROM {
-                Bytes::copy_from_slice(&whole[7..7 + size])
-            } else {
-                whole.advance(7);
-                whole.truncate(size);
-                whole.freeze()
-            };
-            Ok(Some(Frame::Body(channel, body)))
-        }
-        _ if channel == 0 && size == 0 => Ok(Some(Frame::Heartbeat)),
-        _ => Err(Fault::new(ReplyCode::UnexpectedFrame, format!("heartbeat frame on channel {channel}"))),
+    if kind == BODY {
+        return Ok(Some(Frame::Body(channel, codec::take_body(input, size))));
     }
+    let payload = &input[HEAD..HEAD + size];
+    let frame = match kind {
+        METHOD => method(channel, payload)?,
+        HEADER => header(channel, payload),
+        _ if channel == 0 && size == 0 => Frame::Heartbeat,
+        _ => return Err(Fault::new(ReplyCode::UnexpectedFrame, format!("heartbeat frame on channel {channel}"))),
+    };
+    input.advance(size + OVERHEAD);
+    Ok(Some(frame))
 }
 
 fn method(channel: ChannelId, payload: &[u8]) -> Result<Frame, Fault> {
@@ -136,19 +122,19 @@ fn method(channel: ChannelId, payload: &[u8]) -> Result<Frame, Fault> {
         let text = format!("a table nests deeper than {}", nesting::MAX_DEPTH);
         return Err(Fault::of(AmqpError::new(ReplyCode::SyntaxError, text), ids));
     }
-    match parse_class(payload) {
+    match codec::method(payload) {
         // `amq-protocol` leaves prefetch-size out of `Qos`; RabbitMQ's text.
-        Ok(([], AMQPClass::Basic(_))) if ids == BASIC_QOS && payload[4..8] != [0; 4] => {
+        Some(AMQPClass::Basic(_)) if ids == BASIC_QOS && payload[4..8] != [0; 4] => {
             let size = u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]);
             let error = AmqpError::not_implemented(format!("prefetch_size!=0 ({size})"));
             Ok(Frame::Refused(channel, Fault::of(error, ids)))
         }
-        Ok(([], class)) => Ok(Frame::Method(channel, class)),
-        _ if is_known(ids) => {
+        Some(class) => Ok(Frame::Method(channel, class)),
+        None if is_known(ids) => {
             let text = format!("malformed fields in method {}.{} (short strings must be UTF-8)", ids.0, ids.1);
             Err(Fault::of(AmqpError::new(ReplyCode::SyntaxError, text), ids))
         }
-        _ => Err(Fault::of(AmqpError::not_implemented(format!("unknown method {}.{}", ids.0, ids.1)), ids)),
+        None => Err(Fault::of(AmqpError::not_implemented(format!("unknown method {}.{}", ids.0, ids.1)), ids)),
     }
 }
 
@@ -157,9 +143,9 @@ fn header(channel: ChannelId, payload: &[u8]) -> Frame {
     if !nesting::properties_are_shallow(payload) {
         return bad(format!("the headers of a message nest deeper than {}", nesting::MAX_DEPTH));
     }
-    match parse_content_header(payload) {
-        Ok(([], header)) => Frame::Header(channel, Box::new(header)),
-        _ => bad("malformed content header (short strings must be UTF-8)".to_owned()),
+    match codec::content_header(payload) {
+        Some(header) => Frame::Header(channel, Box::new(header)),
+        None => bad("malformed content header (short strings must be UTF-8)".to_owned()),
     }
 }
 
@@ -179,13 +165,4 @@ fn is_known((class, method): (u16, u16)) -> bool {
     methods.contains(&method)
 }
 
-const METHOD: u8 = 1;
-const HEADER: u8 = 2;
-const BODY: u8 = 3;
-const HEARTBEAT: u8 = 8;
-const END: u8 = 0xCE;
 const BASIC_QOS: (u16, u16) = (60, 10);
-
-/// From this size on a body keeps the read buffer alive instead of being copied; a smaller one would hold on to memory
-/// many times its own size for as long as its message waits somewhere.
-const SHARED_FROM: usize = 4096;

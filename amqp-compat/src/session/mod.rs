@@ -6,8 +6,7 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! | `frame` | bytes <-> frames, and what a malformed frame is |
-//! | `output` | the bytes to write |
+//! | `frame` | bytes to frames, and what a malformed frame is |
 //! | `handshake` | server properties, login responses, tuning |
 //! | `connection` | the life of a connection: [`Session`] |
 //! | `heartbeat` | when to send a heartbeat, and when a silent peer is gone |
@@ -32,7 +31,6 @@ mod frame;
 mod handshake;
 mod heartbeat;
 mod limits;
-mod output;
 mod overdue;
 mod publish;
 mod topology;

@@ -11,11 +11,11 @@ use super::confirms::Confirms;
 use super::errors::{from_close, unexpected};
 use super::incoming::{Cause, Incoming};
 use super::methods::{Asked, settlement, topology};
-use super::wire::Outbox;
 use crate::backend::reply_to::is_pseudo_queue;
 use crate::backend::{
     ChannelId, Command, Consume, Delivery, DeliveryId, Event, Got, Message, Outcome, Publish, PublishOutcome, Reply,
 };
+use crate::codec::Output;
 use crate::error::{AmqpError, ReplyCode};
 
 /// Delivery tags take the low bits of a [`DeliveryId`], the channel's incarnation the rest.
@@ -24,7 +24,7 @@ const TAG_BITS: u32 = 40;
 /// Where a channel's frames and events go.
 pub(super) struct Io<'a> {
     /// To RabbitMQ.
-    pub(super) out: &'a mut Outbox,
+    pub(super) out: &'a mut Output,
     /// To the session.
     pub(super) events: &'a mut VecDeque<Event>,
     /// The largest frame, in bytes.
@@ -172,7 +172,7 @@ impl Channel {
         let Message { exchange, routing_key, properties, body } = message;
         let method = basic::Publish { exchange, routing_key, mandatory, immediate: false };
         self.send(AMQPClass::Basic(basic::AMQPMethod::Publish(method)), io);
-        io.out.content(self.id, properties, &body, io.frame_max);
+        io.out.content(self.id, &properties, &body, io.frame_max);
         self.confirms.published(seq);
     }
 

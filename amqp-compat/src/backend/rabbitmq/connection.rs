@@ -6,8 +6,9 @@ use amq_protocol::protocol::{AMQPClass, connection};
 
 use super::channel::{Channel, Io, refuse};
 use super::errors::{from_close, unexpected};
-use super::wire::{Frame, Outbox};
+use super::wire::Frame;
 use crate::backend::{ChannelId, Command, Event};
+use crate::codec::Output;
 use crate::error::{AmqpError, ReplyCode};
 
 /// What was agreed on with RabbitMQ.
@@ -35,7 +36,7 @@ pub(super) enum Ended {
 #[derive(Debug)]
 pub(super) struct Connection {
     /// Frames for RabbitMQ.
-    pub(super) out: Outbox,
+    pub(super) out: Output,
     /// Events for the session.
     pub(super) events: VecDeque<Event>,
     channels: HashMap<ChannelId, Channel>,
@@ -50,7 +51,7 @@ pub(super) struct Connection {
 impl Connection {
     /// A connection on which `connection.open-ok` was just received.
     pub(super) fn new(tuned: Tuned) -> Self {
-        let (out, events, channels) = (Outbox::default(), VecDeque::new(), HashMap::new());
+        let (out, events, channels) = (Output::default(), VecDeque::new(), HashMap::new());
         Self { out, events, channels, acked: Vec::new(), tuned, incarnations: 0, unconfirmed: 0, backlog: 0 }
     }
 

@@ -15,8 +15,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 use super::config::{RabbitMqConfig, Tls};
 use super::connection::Tuned;
 use super::errors::{from_close, unexpected};
-use super::wire::{self, Frame, Outbox};
+use super::wire::{self, Frame};
 use crate::backend::Login;
+use crate::codec::Output;
 use crate::error::{AmqpError, ReplyCode};
 
 /// The largest frame that is accepted, and the limit during the handshake.
@@ -58,7 +59,7 @@ impl std::fmt::Debug for LoggedIn {
 /// RabbitMQ's own answer where it gave one, else `InternalError`. The socket is closed.
 pub(super) async fn login(config: &RabbitMqConfig, login: &Login) -> Result<LoggedIn, AmqpError> {
     let stream = connect(config).await?;
-    let mut talk = Talk { stream, input: BytesMut::with_capacity(64 * 1024), out: Outbox::default() };
+    let mut talk = Talk { stream, input: BytesMut::with_capacity(64 * 1024), out: Output::default() };
     talk.out.protocol_header();
     talk.flush().await?;
 
@@ -185,7 +186,7 @@ fn tls_client(tls: &Tls) -> Result<ClientConfig, String> {
 struct Talk {
     stream: Stream,
     input: BytesMut,
-    out: Outbox,
+    out: Output,
 }
 
 impl Talk {

@@ -46,7 +46,7 @@ impl Channel {
         };
         let ok = basic::GetOk { delivery_tag, redelivered, exchange, routing_key, message_count };
         self.tell(basic::AMQPMethod::GetOk(ok), shared);
-        shared.output.content(self.id, properties, &body, shared.frame_max);
+        shared.output.content(self.id, &properties, &body, shared.frame_max);
         shared.counts.delivered += 1;
     }
 
@@ -81,8 +81,10 @@ impl Channel {
             let settle = (no_ack && id != DeliveryId::DIRECT).then_some(id);
             self.note(Sent { generation: shared.generation, settle, consumer: Some(key) }, shared);
         }
-        shared.output.deliver(self.id, tag.as_str(), delivery_tag, redelivered, &message);
-        shared.output.content(self.id, message.properties, &message.body, shared.frame_max);
+        let Message { exchange, routing_key, properties, body } = message;
+        let deliver = basic::Deliver { consumer_tag: tag, delivery_tag, redelivered, exchange, routing_key };
+        self.tell(basic::AMQPMethod::Deliver(deliver), shared);
+        shared.output.content(self.id, &properties, &body, shared.frame_max);
         shared.counts.delivered += 1;
     }
 

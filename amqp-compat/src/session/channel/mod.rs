@@ -17,13 +17,13 @@ use smallvec::SmallVec;
 use crate::backend::{
     ChannelId, Command, Consume, Delivery, DeliveryId, Message, Outcome, Publish, PublishOutcome, Reply,
 };
+use crate::codec::Output;
 use crate::error::{AmqpError, ReplyCode};
 use crate::session::confirms::{Confirms, Verdict};
 use crate::session::consumers::Consumers;
 use crate::session::description::ChannelDescription;
 use crate::session::frame::{Fault, Frame};
 use crate::session::handshake::Capabilities;
-use crate::session::output::Output;
 use crate::session::overdue::{Due, Watch};
 use crate::session::publish::{Assembly, Complete, PUBLISH};
 use crate::session::topology::{self, Answer, Asked};
@@ -66,7 +66,7 @@ pub(super) struct Shared {
     /// What the client can do.
     pub(super) capabilities: Capabilities,
     /// The largest frame.
-    pub(super) frame_max: u32,
+    pub(super) frame_max: usize,
     /// The bounds.
     pub(super) limits: Limits,
     /// What has happened.

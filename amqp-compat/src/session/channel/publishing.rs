@@ -118,7 +118,7 @@ impl Channel {
             routing_key,
         };
         self.tell(basic::AMQPMethod::Return(method), shared);
-        shared.output.content(self.id, properties, &body, shared.frame_max);
+        shared.output.content(self.id, &properties, &body, shared.frame_max);
         shared.counts.returned += 1;
     }
 
@@ -162,7 +162,8 @@ impl Channel {
         self.confirms.tell(|verdict| match verdict {
             Verdict::Ack { tag, multiple } => {
                 counts.acks += 1;
-                output.ack(id, tag, multiple);
+                let ack = basic::Ack { delivery_tag: tag, multiple };
+                output.method(id, AMQPClass::Basic(basic::AMQPMethod::Ack(ack)));
             }
             Verdict::Nack { tag } => {
                 counts.nacks += 1;

@@ -5,9 +5,10 @@ use bytes::BytesMut;
 
 use super::{Ask, Session, Stage};
 use crate::backend::ChannelId;
+use crate::codec::PROTOCOL_HEADER;
 use crate::error::{AmqpError, ReplyCode};
 use crate::session::channel::{Channel, Next, Phase, ids};
-use crate::session::frame::{Fault, Frame, PROTOCOL_HEADER};
+use crate::session::frame::{Fault, Frame};
 use crate::session::handshake::{self, Capabilities};
 
 impl Session {
@@ -101,7 +102,7 @@ impl Session {
             }
             (Stage::Tune, M::TuneOk(ok)) => {
                 self.tuned = handshake::tune(&ok)?;
-                self.shared.frame_max = self.tuned.frame_max;
+                self.shared.frame_max = self.tuned.frame_max as usize;
                 self.stage = Stage::Open;
             }
             (Stage::Open, M::Open(open)) => {
