@@ -1,9 +1,10 @@
 //! Whether what a service needs is there, and whether its consumers keep up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use serde::Serialize;
 use serde_json::Value;
 

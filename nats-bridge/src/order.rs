@@ -1,8 +1,10 @@
 //! Putting messages of several regions in order, and choosing between those that contradict. Pure: the time is an argument.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
+
+use foldhash::{HashMap, HashMapExt};
 
 /// Gives messages of each source in the order of their numbers, whatever order they arrive in.
 ///

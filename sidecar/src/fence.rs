@@ -17,8 +17,10 @@
 //! Order is kept for one consumer of a queue, as RabbitMQ does. It rests on each side being first in, first out per
 //! queue, with a requeued message coming back before later ones.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use foldhash::{HashMap, HashMapExt};
 
 pub use names::{Action, FenceId, MessageKey, QueueName, QueueView, Received, Shift, Stamp};
 use queue::{Entry, Hold, Outstanding, Queue, Stage};

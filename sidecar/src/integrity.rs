@@ -16,9 +16,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt};
 use smallvec::SmallVec;
 use ulid::Ulid;
 

@@ -15,9 +15,10 @@ mod digest;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt};
 use ulid::Ulid;
 
 pub use digest::{Digest, NOT_COMPARED, digest};

@@ -10,7 +10,6 @@
 
 mod table;
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +25,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
 use futures::stream::FuturesUnordered;
 use futures::{Future, StreamExt};
 use nats_bridge::publish::Publisher;
@@ -378,23 +378,28 @@ async fn read(standby: &Standby, vhost: &str) -> Result<(), String> {
     let consumer = stream.create_consumer(config).await.map_err(|e| e.to_string())?;
     let mut messages = consumer.messages().await.map_err(|e| e.to_string())?;
     while let Some(message) = messages.next().await {
-        let message = message.map_err(|e| e.to_string())?;
-        let headers = message.headers.clone().unwrap_or_default();
-        let Some(id) = headers.get(ID).and_then(|text| Ulid::from_str(text.as_str()).ok()) else { continue };
-        let place = message.info().map_err(|e| e.to_string())?.stream_sequence;
-        let copy = decode(&headers, message.payload.clone(), &message.subject);
-        let (digest, expires) = (digest(&copy), copy.properties.expiration().is_some());
-        let now = standby.now();
-        let mut table = standby.table();
-        if let Some(queue) = table.subjects.get(message.subject.as_str()).copied() {
-            // Of an earlier shadow, or given up: nobody waits for it.
-            if table.since.is_some() && table.kept.contains_key(&(id.0, queue)) {
-                table.parity.copy_stored(queue, id.0, digest, expires, now);
-            }
-            table.arrived(queue, id.0, place);
-        }
+        take_in(standby, &message.map_err(|e| e.to_string())?)?;
     }
     Err("the consumer ended".to_owned())
+}
+
+fn take_in(standby: &Standby, message: &async_nats::jetstream::Message) -> Result<(), String> {
+    let none = HeaderMap::new();
+    let headers = message.headers.as_ref().unwrap_or(&none);
+    let Some(id) = headers.get(ID).and_then(|text| Ulid::from_str(text.as_str()).ok()) else { return Ok(()) };
+    let place = message.info().map_err(|e| e.to_string())?.stream_sequence;
+    let copy = decode(headers, message.payload.clone(), &message.subject);
+    let (digest, expires) = (digest(&copy), copy.properties.expiration().is_some());
+    let now = standby.now();
+    let mut table = standby.table();
+    if let Some(queue) = table.subjects.get(message.subject.as_str()).copied() {
+        // Of an earlier shadow, or given up: nobody waits for it.
+        if table.since.is_some() && table.kept.contains_key(&(id.0, queue)) {
+            table.parity.copy_stored(queue, id.0, digest, expires, now);
+        }
+        table.arrived(queue, id.0, place);
+    }
+    Ok(())
 }
 
 /// Lets time pass for the comparison, and removes settled copies.
@@ -450,10 +455,6 @@ impl HeaderSink for Sink {
 struct Source<'a>(&'a HeaderMap);
 
 impl HeaderSource for Source<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(|value| value.as_str())
-    }
-
     fn each(&self, each: &mut dyn FnMut(&str, &str)) {
         for (name, values) in self.0.iter() {
             if let Some(value) = values.first() {

@@ -6,12 +6,12 @@
 //!
 //! Source: RabbitMQ, "Direct Reply-to"; codes and texts are those of RabbitMQ 3.10.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::ShortString;
+use foldhash::{HashMap, HashMapExt};
 use tokio::sync::mpsc;
 
 use super::{ChannelId, Consume, Delivery, DeliveryId, Event, Message, Reply};

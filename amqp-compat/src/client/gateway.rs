@@ -1,10 +1,10 @@
 //! JetStream as the broker of this process: one gateway for each NATS account, shared by the connections of the process.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use foldhash::HashMap;
 use nats_bridge::{Bridge, Config};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;

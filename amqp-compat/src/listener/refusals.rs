@@ -1,9 +1,9 @@
 //! What clients were refused, as log lines: each kind at once, and its repetitions as a count, once a minute at most.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use tracing::{info, warn};
 
 use crate::backend::Login;

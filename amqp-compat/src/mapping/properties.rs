@@ -68,8 +68,6 @@ pub trait HeaderSink {
 
 /// Where [`decode`] takes headers from.
 pub trait HeaderSource {
-    /// The first value of a header.
-    fn get(&self, name: &str) -> Option<&str>;
     /// Calls `each` with every header.
     fn each(&self, each: &mut dyn FnMut(&str, &str));
 }
@@ -131,63 +129,76 @@ pub fn encode(
 
 /// Reads the fields from headers. `queue` is the queue that the message is in: the routing key of a message without one.
 ///
-/// What cannot be read (a native publisher's mistake) is left out rather than failed: the message must not get stuck.
+/// What cannot be read (a native publisher's mistake) is left out rather than failed: the message must not get stuck. Of
+/// several values of a header the first counts.
 pub fn decode(source: &impl HeaderSource, queue: &str) -> Fields {
-    let text = |name| source.get(name).and_then(read_text);
+    let (mut exchange, mut routing_key) = (None, None);
+    let mut texts: [Option<ShortString>; SETTERS.len()] = Default::default();
+    let (mut mode, mut priority, mut timestamp) = (None, None, None);
+    let (mut table, mut native) = (None, BTreeMap::new());
+    source.each(&mut |name, value| match name {
+        EXCHANGE => first(&mut exchange, || read_text(value)),
+        ROUTING_KEY => first(&mut routing_key, || read_text(value)),
+        DELIVERY_MODE => first(&mut mode, || value.parse().ok()),
+        PRIORITY => first(&mut priority, || value.parse().ok()),
+        TIMESTAMP => first(&mut timestamp, || value.parse().ok()),
+        HEADERS => first(&mut table, || Some(table::from_base64(value))),
+        _ if let Some(at) = SETTERS.iter().position(|(text, _)| *text == name) => {
+            first(&mut texts[at], || read_text(value));
+        }
+        // Neither NATS's nor ours: what a native publisher said.
+        _ if !has_prefix(name, "Nats-") && !has_prefix(name, "Amqp-") => {
+            if let Ok(name) = ShortString::try_new(name) {
+                native.entry(name).or_insert_with(|| AMQPValue::LongString(value.into()));
+            }
+        }
+        _ => {}
+    });
     let mut properties = AMQPProperties::default();
-    type Setter = fn(AMQPProperties, ShortString) -> AMQPProperties;
-    let setters: [(&str, Setter); 10] = [
-        (CONTENT_TYPE, AMQPProperties::with_content_type),
-        (CONTENT_ENCODING, AMQPProperties::with_content_encoding),
-        (CORRELATION_ID, AMQPProperties::with_correlation_id),
-        (REPLY_TO, AMQPProperties::with_reply_to),
-        (EXPIRATION, AMQPProperties::with_expiration),
-        (MESSAGE_ID, AMQPProperties::with_message_id),
-        (TYPE, AMQPProperties::with_type),
-        (USER_ID, AMQPProperties::with_user_id),
-        (APP_ID, AMQPProperties::with_app_id),
-        (CLUSTER_ID, AMQPProperties::with_cluster_id),
-    ];
-    for (name, set) in setters {
-        if let Some(value) = text(name) {
-            properties = set(properties, value);
+    for ((_, set), text) in SETTERS.into_iter().zip(texts) {
+        if let Some(text) = text {
+            properties = set(properties, text);
         }
     }
-    if let Some(mode) = source.get(DELIVERY_MODE).and_then(|v| v.parse().ok()) {
+    if let Some(mode) = mode {
         properties = properties.with_delivery_mode(mode);
     }
-    if let Some(priority) = source.get(PRIORITY).and_then(|v| v.parse().ok()) {
+    if let Some(priority) = priority {
         properties = properties.with_priority(priority);
     }
-    if let Some(timestamp) = source.get(TIMESTAMP).and_then(|v| v.parse().ok()) {
+    if let Some(timestamp) = timestamp {
         properties = properties.with_timestamp(timestamp);
     }
-    let headers = match source.get(HEADERS) {
-        Some(blob) => table::from_base64(blob),
-        None => native_headers(source),
-    };
-    if let Some(headers) = headers {
+    if let Some(headers) = table.unwrap_or_else(|| (!native.is_empty()).then(|| FieldTable::from(native))) {
         properties = properties.with_headers(headers);
     }
     Fields {
-        exchange: text(EXCHANGE).unwrap_or_default(),
-        routing_key: text(ROUTING_KEY).or_else(|| ShortString::try_new(queue).ok()).unwrap_or_default(),
+        exchange: exchange.unwrap_or_default(),
+        routing_key: routing_key.or_else(|| ShortString::try_new(queue).ok()).unwrap_or_default(),
         properties,
     }
 }
 
-/// Headers that are neither NATS's nor ours, as a table of texts; `None` when there are none.
-fn native_headers(source: &impl HeaderSource) -> Option<FieldTable> {
-    let mut entries = BTreeMap::new();
-    source.each(&mut |name, value| {
-        if has_prefix(name, "Nats-") || has_prefix(name, "Amqp-") {
-            return;
-        }
-        if let Ok(name) = ShortString::try_new(name) {
-            entries.entry(name).or_insert_with(|| AMQPValue::LongString(value.into()));
-        }
-    });
-    (!entries.is_empty()).then(|| FieldTable::from(entries))
+type Setter = fn(AMQPProperties, ShortString) -> AMQPProperties;
+
+/// The headers that are texts, and what sets each.
+const SETTERS: [(&str, Setter); 10] = [
+    (CONTENT_TYPE, AMQPProperties::with_content_type),
+    (CONTENT_ENCODING, AMQPProperties::with_content_encoding),
+    (CORRELATION_ID, AMQPProperties::with_correlation_id),
+    (REPLY_TO, AMQPProperties::with_reply_to),
+    (EXPIRATION, AMQPProperties::with_expiration),
+    (MESSAGE_ID, AMQPProperties::with_message_id),
+    (TYPE, AMQPProperties::with_type),
+    (USER_ID, AMQPProperties::with_user_id),
+    (APP_ID, AMQPProperties::with_app_id),
+    (CLUSTER_ID, AMQPProperties::with_cluster_id),
+];
+
+fn first<T>(place: &mut Option<T>, value: impl FnOnce() -> Option<T>) {
+    if place.is_none() {
+        *place = value();
+    }
 }
 
 fn has_prefix(name: &str, prefix: &str) -> bool {
@@ -258,11 +269,13 @@ mod tests {
         }
     }
 
-    impl HeaderSource for Headers {
+    impl Headers {
         fn get(&self, name: &str) -> Option<&str> {
             self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
         }
+    }
 
+    impl HeaderSource for Headers {
         fn each(&self, each: &mut dyn FnMut(&str, &str)) {
             self.0.iter().for_each(|(name, value)| each(name, value));
         }
@@ -285,14 +298,7 @@ mod tests {
             table in any::<Option<Vec<(u8, i64)>>>(), queue in short(),
         ) {
             let mut properties = AMQPProperties::default();
-            type Setter = fn(AMQPProperties, ShortString) -> AMQPProperties;
-            let setters: [Setter; 10] = [
-                AMQPProperties::with_content_type, AMQPProperties::with_content_encoding,
-                AMQPProperties::with_correlation_id, AMQPProperties::with_reply_to, AMQPProperties::with_expiration,
-                AMQPProperties::with_message_id, AMQPProperties::with_type, AMQPProperties::with_user_id,
-                AMQPProperties::with_app_id, AMQPProperties::with_cluster_id,
-            ];
-            for (set, text) in setters.into_iter().zip(texts) {
+            for ((_, set), text) in SETTERS.into_iter().zip(texts) {
                 if let Some(text) = text { properties = set(properties, text); }
             }
             if let Some(mode) = mode { properties = properties.with_delivery_mode(mode); }

@@ -160,9 +160,8 @@ impl ConsistentHashTable {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use amq_protocol::types::AMQPValue;
+    use foldhash::{HashMap, HashMapExt};
     use proptest::prelude::*;
 
     use super::*;

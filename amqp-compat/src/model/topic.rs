@@ -4,8 +4,7 @@
 //! one word, `#` is zero or more. The empty key has no words; `.` has two empty ones, and `*` matches an empty word
 //! (RabbitMQ 3.10, observed).
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use super::vhost::Target;

@@ -4,10 +4,10 @@
 //! answers with the [`Change`]s that it means; [`Vhost::apply`] makes one of them true, and makes nothing of one that
 //! already is.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use amq_protocol::types::FieldTable;
+use foldhash::{HashMap, HashMapExt};
 
 use super::exchange::{self, ExchangeDefinition};
 use super::policy::{Policies, Policy, Scope};

@@ -3,12 +3,13 @@
 mod ending;
 mod frames;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::{AMQPClass, connection};
 use amq_protocol::types::{FieldTable, ShortString};
 use bytes::BytesMut;
+use foldhash::{HashMap, HashMapExt};
 
 use super::channel::{Channel, Shared};
 use super::counts::Counts;

@@ -7,9 +7,10 @@
 //!
 //! Source: RabbitMQ, "Consumer Prefetch" (`global` means the channel; without it, consumers that start later).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use amq_protocol::types::ShortString;
+use foldhash::HashMap;
 
 use super::description::ConsumerDescription;
 use crate::backend::{Consume, Delivery, DeliveryId};

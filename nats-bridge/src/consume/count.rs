@@ -1,9 +1,10 @@
 //! Which attempt a delivery is, where that has to be asked for; what is kept for those who get the message next.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use foldhash::HashMap;
 use futures::StreamExt;
 
 use super::attempts::{Begun, Verdict, judge, judge_by_deliveries};

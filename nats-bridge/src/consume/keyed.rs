@@ -1,10 +1,11 @@
 //! Running a handler over many keys at once, and over one key in order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
+use foldhash::HashMap;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 

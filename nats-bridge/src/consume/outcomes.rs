@@ -1,7 +1,9 @@
 //! What this process remembers about failed messages between their deliveries. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::SystemTime;
+
+use foldhash::HashMap;
 
 use crate::dead_letter::{Failure, Reason};
 

@@ -1,8 +1,8 @@
 //! Putting dead letters back to work, carefully; and setting them aside.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
+use foldhash::{HashSet, HashSetExt};
 use tokio::time::{Instant, sleep_until};
 
 use super::kept::{Filter, Letter};

@@ -1,7 +1,6 @@
 //! A dead-letter stream to look into: grouped, in part, or one letter.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use serde_json::Value;
 
 use super::kept::{Filter, Group, GroupBy, Letter};

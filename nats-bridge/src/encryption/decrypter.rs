@@ -1,11 +1,12 @@
 //! Decrypting what was stored.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aes_gcm::Aes256Gcm;
 use bytes::Bytes;
+use foldhash::HashMap;
 
 use super::envelope::{self, Envelope};
 use super::provider::{Keys, Wrapped};

@@ -1,8 +1,10 @@
 //! Which entry may be sent next: of one subject one at a time and in order, of several subjects at once. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::HashMap;
 
 /// The numbers of all entries that wait, by subject.
 ///

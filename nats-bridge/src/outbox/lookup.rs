@@ -1,11 +1,11 @@
 //! Whether a message that may have been sent long ago is in its stream: by its id, where the stream no longer knows ids.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy};
 use async_nats::jetstream::{Context, stream};
+use foldhash::HashMap;
 use futures::StreamExt;
 use time::OffsetDateTime;
 

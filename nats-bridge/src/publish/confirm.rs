@@ -1,9 +1,9 @@
 //! What JetStream answers to one publish, read from the bytes of its answer.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_nats::{Message, StatusCode};
+use foldhash::HashMap;
 
 /// JetStream has stored the message (or had stored it before, under the same id).
 #[derive(Debug, Clone, PartialEq, Eq)]

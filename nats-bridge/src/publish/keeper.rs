@@ -1,11 +1,11 @@
 //! The task behind a publisher: matches confirms, sends again, and gives up.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::{Subject, jetstream};
+use foldhash::{HashSet, HashSetExt};
 use metrics::{Counter, Gauge, Histogram};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};

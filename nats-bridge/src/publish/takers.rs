@@ -1,10 +1,10 @@
 //! Whether any stream takes a subject that nobody answers on: none does, or its stream has no leader for a moment.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Subject, jetstream};
+use foldhash::HashSet;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -1,10 +1,11 @@
 //! Checking payloads against what the registry has, with what was read of it kept for a while.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use foldhash::HashMap;
 
 use super::SCHEMA;
 use super::document::Schema;

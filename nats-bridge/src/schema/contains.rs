@@ -9,8 +9,9 @@ mod object;
 #[cfg(test)]
 mod rules;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
+use foldhash::{HashSet, HashSetExt};
 use serde::Serialize;
 use serde_json::{Map, Value};
 

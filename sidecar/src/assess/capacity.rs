@@ -1,9 +1,8 @@
 //! Sizes: how many streams it will be, what lies in queues, and what NATS takes.
 
-use std::collections::HashMap;
-
 use amqp_compat::backend::QueueDeclare;
 use amqp_compat::model::queue::QueueKind;
+use foldhash::HashMap;
 use serde_json::{Value, json};
 
 use super::code;

@@ -1,9 +1,9 @@
 //! What is still different of a feature that is honoured, in the words of `docs/mapping.md`.
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use amqp_compat::model::features::Area;
+use foldhash::{HashMap, HashMapExt};
 
 use super::Way;
 

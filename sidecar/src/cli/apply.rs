@@ -1,6 +1,5 @@
 //! `nats-bridge apply`: declares on JetStream what a plan says, by the gateway's own code. Only says so without `--execute`.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +7,7 @@ use std::sync::Arc;
 use amqp_compat::backend::jetstream::{JetStreamBackend, JetStreamConfig, Lease};
 use amqp_compat::error::AmqpError;
 use clap::Args;
+use foldhash::{HashMap, HashMapExt};
 use nats_bridge::Bridge;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

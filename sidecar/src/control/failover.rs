@@ -1,10 +1,10 @@
 //! A broker is lost for good: the other one gets what was kept of it, and everything from then on.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashMapExt};
 use tokio::time::timeout;
 
 use super::{Cutover, Saved, State, WriteError, now};

@@ -138,7 +138,7 @@ pub struct Cutover {
     rehearsal: std::sync::Mutex<Option<Rehearsal>>,
     journal: journal::Journal,
     /// What RabbitMQ's queues held when it was last asked.
-    held: std::sync::Mutex<std::collections::HashMap<QueueName, (u64, std::time::Instant)>>,
+    held: std::sync::Mutex<foldhash::HashMap<QueueName, (u64, std::time::Instant)>>,
 }
 
 /// The state in force, and whether it is in the bucket.
@@ -371,7 +371,7 @@ impl Cutover {
         });
         let forgetter = Arc::downgrade(self);
         tasks.spawn(async move {
-            let mut before = [std::collections::HashMap::new(), std::collections::HashMap::new()];
+            let mut before: [foldhash::HashMap<_, _>; 2] = Default::default();
             loop {
                 tokio::time::sleep(FORGET).await;
                 let Some(cutover) = forgetter.upgrade() else { return };

@@ -1,10 +1,11 @@
 //! A rollback is rehearsed: everything goes to RabbitMQ and back again under the traffic that there is, and what that did is measured and
 //! kept. `cutover` rests on it: who cannot go back has no way out.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use super::change::Because;
 use super::{Cutover, now};
@@ -116,7 +117,7 @@ impl Cutover {
 
     async fn rehearse(&self, asked: &Rehearse, mut rehearsal: Rehearsal) -> Rehearsal {
         let before = self.counted();
-        let mut waited = Waited::new();
+        let mut waited = Waited::default();
         let weight = rehearsal.weight_percent;
         let down = match self.step(Target::Rollback, asked, "down").await {
             Ok(down) => down,

@@ -1,8 +1,8 @@
 //! What the side that lost its keys still holds, and how fast it goes.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{FenceState, Phase, QueueStatus, Status};

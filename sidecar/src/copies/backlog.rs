@@ -5,10 +5,11 @@
 //! looks like: its digest, and a number among those that look the same. Of two that look the same either may stand for the other, so that a
 //! settlement ends the one with the lowest number. Such an id is below all ids of messages with a stamp.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use amqp_compat::backend::Message;
+use foldhash::{HashMap, HashMapExt, HashSet};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::dual::stamp;

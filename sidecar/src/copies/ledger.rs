@@ -8,7 +8,9 @@
 //! What is forgotten (a settlement at a crash, or beyond the bound) leaves a copy too many, which a failover delivers again, as
 //! redelivered. Nothing forgets a copy that is needed.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::backlog;
 

@@ -18,13 +18,14 @@ mod replay;
 mod store;
 mod tally;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use amqp_compat::backend::{ChannelId, Message};
 use amqp_compat::error::AmqpError;
+use foldhash::{HashMap, HashSet, HashSetExt};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 

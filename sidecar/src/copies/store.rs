@@ -6,7 +6,6 @@
 
 mod state;
 
-use std::collections::HashMap;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -14,6 +13,7 @@ use std::time::Duration;
 
 use amqp_compat::backend::{Event, Link, Message};
 use amqp_compat::error::AmqpError;
+use foldhash::HashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 

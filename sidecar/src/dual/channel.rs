@@ -1,11 +1,12 @@
 //! What one channel of a link holds.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::{ChannelId, Consume, DeliveryId, Got, Message, Reply, Topology};
+use foldhash::{HashMap, HashSet};
 
 use super::merge::Merge;
 use crate::copies::backlog::Likeness;

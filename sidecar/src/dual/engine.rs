@@ -3,7 +3,7 @@
 //! It does no I/O and never waits: [`super::link`] moves what it puts into its outboxes. RabbitMQ leads while it is
 //! attached: its answers are the client's answers. What `observe` and `shadow` tell NATS is told without waiting for it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,6 +11,7 @@ use amq_protocol::types::ShortString;
 use amqp_compat::backend::reply_to::ReplyConsumers;
 use amqp_compat::backend::{ChannelId, Command, Event, Reply, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tokio::sync::mpsc;
 
 use super::channel::{Channel, Consumer, Open};

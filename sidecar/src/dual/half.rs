@@ -1,8 +1,9 @@
 //! One side of a link: whether it is there, what is to be sent to it, and what it has to catch up with.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use amqp_compat::backend::{ChannelId, Command, Publish, Topology};
+use foldhash::{HashMap, HashMapExt};
 
 use super::lane::{Lane, Purpose};
 use crate::ownership::Side;

@@ -1,9 +1,9 @@
 //! Logins that RabbitMQ has accepted, for when it cannot be asked any more.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use amqp_compat::backend::Login;
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 

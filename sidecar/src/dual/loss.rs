@@ -1,10 +1,10 @@
 //! A side that is lost and comes back, and the end of a link.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
 use amqp_compat::backend::{ChannelId, Command, Event, PublishOutcome, QueueDeclare, Reply, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
+use foldhash::HashSet;
 
 use super::channel::{Asked, Request};
 use super::engine::Engine;

@@ -1,6 +1,5 @@
 //! The sidecar's own link to one side: what it publishes itself, and asks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use amqp_compat::backend::{
 };
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::vhost::BindingDefinition;
+use foldhash::HashMap;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 

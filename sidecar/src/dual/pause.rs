@@ -1,10 +1,9 @@
 //! Consumers that are let go of on RabbitMQ while the sidecar itself reads their queue, and the question whether RabbitMQ has taken what they
 //! gave back. The client notices that nothing comes.
 
-use std::collections::HashMap;
-
 use amq_protocol::types::ShortString;
 use amqp_compat::backend::{ChannelId, Command, Message, QueueDeclare, Topology};
+use foldhash::HashMap;
 
 use super::channel::{Asked, Consumer, Request};
 use super::engine::Engine;

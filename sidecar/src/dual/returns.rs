@@ -4,9 +4,10 @@
 //! would have no copy, or one in the wrong place. So a queue is read only when RabbitMQ has answered, after the last settlement, on every
 //! channel that was given anything of it, and has closed every connection that ended.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use foldhash::{HashMap, HashSet};
 
 use crate::fence::QueueName;
 

@@ -1,6 +1,6 @@
 //! What all links of a sidecar share: the order keeper, the position in force, what is unmapped, and counters.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use amqp_compat::backend::{Message, Topology};
 use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::vhost::BindingDefinition;
 use async_trait::async_trait;
+use foldhash::{HashMap, HashMapExt};
 use tokio::sync::{Notify, watch};
 
 use super::meters::Meters;

@@ -1,6 +1,5 @@
 //! JetStream behind RabbitMQ: a vhost is taken up when RabbitMQ has first let somebody into it.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use amq_protocol::types::ShortString;
@@ -10,6 +9,7 @@ use amqp_compat::error::{AmqpError, ReplyCode};
 use amqp_compat::model::queue::QueueKind;
 use amqp_compat::model::vhost::BindingDefinition;
 use async_trait::async_trait;
+use foldhash::HashMap;
 use nats_bridge::Bridge;
 use tokio::sync::Mutex;
 

@@ -1,7 +1,9 @@
 //! One queue: what of it is in somebody's hands, and what waits for what.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::{Action, FenceId, MessageKey, QueueName, Shift};
 use crate::control_api::FenceState;

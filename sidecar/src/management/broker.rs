@@ -1,6 +1,6 @@
 //! What is asked: over all vhosts, queues and connections of one broker.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use amqp_compat::model::access::Account;
 use amqp_compat::model::policy::Scope;
 use amqp_compat::model::queue::QueueDefinition;
 use amqp_compat::session::Description;
+use foldhash::{HashMap, HashMapExt};
 use futures::StreamExt as _;
 use serde_json::Value;
 

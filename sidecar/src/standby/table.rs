@@ -1,10 +1,11 @@
 //! What is known of each message that is compared: its copy, its delivery, and what both wait for. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use amqp_compat::backend::Message;
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::subject;
 use crate::fence::QueueName;

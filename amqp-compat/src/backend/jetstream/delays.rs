@@ -5,7 +5,7 @@
 //! copies are confirmed. A crash in between sends it again with the same id, which the queues' streams drop within their
 //! window of duplicates.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
 use futures::StreamExt as _;
 use nats_bridge::Bridge;
 use nats_bridge::publish::Confirm;

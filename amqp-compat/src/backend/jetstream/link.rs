@@ -1,11 +1,12 @@
 //! The actor of one AMQP connection: its commands in, its events out.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use nats_bridge::publish::{Confirm, Confirms, OrderedInbox};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot, watch};

@@ -23,10 +23,6 @@ impl HeaderSink for Sink<'_> {
 struct Source<'a>(&'a HeaderMap);
 
 impl HeaderSource for Source<'_> {
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(HeaderValue::as_str)
-    }
-
     fn each(&self, each: &mut dyn FnMut(&str, &str)) {
         for (name, values) in self.0.iter() {
             if let Some(value) = values.first() {

@@ -18,11 +18,12 @@
 //! - `lease`: one gateway at a time serves a NATS account, since a second one would take the first one's deliveries for lost.
 //! - `gateways`: several that share an account, one of which leads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use amq_protocol::types::ShortString;
 use async_trait::async_trait;
+use foldhash::{HashMap, HashMapExt};
 use nats_bridge::Bridge;
 
 use crate::backend::{Backend, Link, Login, Message};

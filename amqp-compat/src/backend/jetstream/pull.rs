@@ -1,10 +1,10 @@
 //! Pull requests with exact credit: how many messages the server has been asked for and not sent yet.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
+use foldhash::HashMap;
 
 /// How long a pull request waits at the server.
 pub(crate) const EXPIRES: Duration = Duration::from_secs(30);

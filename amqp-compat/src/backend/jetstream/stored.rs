@@ -1,8 +1,7 @@
 //! A vhost as it is stored in JetStream, for those who look at it and do not serve it: nothing is made or changed, and no
 //! lease is needed.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use nats_bridge::Bridge;
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
 //! A vhost's topology as another gateway tells it, and told to another one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use futures::StreamExt as _;
 
 use super::delays;

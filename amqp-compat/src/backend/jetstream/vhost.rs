@@ -3,12 +3,12 @@
 mod exchanges;
 mod queues;
 
-use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::types::ShortString;
+use foldhash::HashMap;
 use futures::StreamExt as _;
 use nats_bridge::Bridge;
 use smallvec::SmallVec;

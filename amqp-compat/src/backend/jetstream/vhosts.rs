@@ -2,11 +2,12 @@
 //!
 //! The latter are kept in the bucket `AMQP_VHOSTS`, a key for each, so that the next gateway serves them as well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use async_nats::jetstream::kv;
+use foldhash::HashMap;
 use futures::TryStreamExt as _;
 use nats_bridge::Bridge;
 use serde::{Deserialize, Serialize};

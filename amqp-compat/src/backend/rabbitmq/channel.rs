@@ -1,11 +1,12 @@
 //! One upstream channel: commands to methods, methods and contents to events.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use amq_protocol::protocol::basic::AMQPProperties;
 use amq_protocol::protocol::{AMQPClass, basic, channel, confirm, exchange, queue};
 use amq_protocol::types::ShortString;
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
 
 use super::confirms::Confirms;
 use super::errors::{from_close, unexpected};

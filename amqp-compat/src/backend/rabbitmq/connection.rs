@@ -1,8 +1,9 @@
 //! One upstream connection: commands to frames and frames to events, over all its channels.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use amq_protocol::protocol::{AMQPClass, connection};
+use foldhash::{HashMap, HashMapExt};
 
 use super::channel::{Channel, Io, refuse};
 use super::errors::{from_close, unexpected};

@@ -3,9 +3,10 @@
 //! A client expects a refused login at once, before it is asked for its vhost. The connection on which RabbitMQ took the
 //! login is kept for the short time until the client opens its vhost, so that it is not made twice.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::handshake::LoggedIn;
 use crate::backend::Login;

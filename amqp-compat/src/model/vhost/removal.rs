@@ -1,6 +1,6 @@
 //! What goes when something goes.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use super::{Change, Edge, Target, Vhost};
 

@@ -1,8 +1,8 @@
 //! The bindings of one exchange, arranged for its type.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use smallvec::SmallVec;
 
 use super::{BindingDefinition, Target};

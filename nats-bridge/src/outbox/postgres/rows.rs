@@ -1,6 +1,6 @@
 //! The SQL, and which of the rows that were locked may be published. Nothing here is PostgreSQL's alone.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashMapExt, HashSet};
 
 pub(super) const INSERT: &str = "INSERT INTO nats_outbox (id, key, subject, payload, headers, schema) \
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (id) DO NOTHING";

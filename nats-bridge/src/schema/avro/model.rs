@@ -1,7 +1,6 @@
 //! A schema as a tree, with its named types aside. Pure.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use serde_json::{Map, Value};
 
 /// A schema and the types that it names, by full name.

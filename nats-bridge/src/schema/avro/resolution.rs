@@ -3,7 +3,7 @@
 //! The rules are those of the specification, "Schema Resolution", and have the names that Avro's own Java library and Confluent's Schema
 //! Registry give them. Only what is read whatever the writer wrote is compatible: each branch of a writer's union counts.
 
-use std::collections::HashSet;
+use foldhash::{HashSet, HashSetExt};
 
 use super::model::{Field, Kind, Model, Named, Type};
 use crate::schema::contains::Difference;

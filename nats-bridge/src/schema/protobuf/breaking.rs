@@ -4,9 +4,9 @@
 //! the two that only ask whether what was written can be decoded somehow: an `int32` of -1 is a `uint32` of 4294967295 then. Services
 //! are not looked at: no payload has one.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
+use foldhash::HashMap;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor, Syntax};
 
 use super::ProtobufSchema;

@@ -3,8 +3,7 @@
 //! A payload says which version it has, so whatever that version does not have does not fit: a field, a symbol, bits beyond a number's
 //! type. A decoder would keep the first two aside, or drop them, and cut the third off.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use prost_reflect::{Cardinality, FieldDescriptor, Kind, MessageDescriptor};
 
 use crate::schema::varint;

@@ -1,6 +1,6 @@
 //! What a store knows of its copies, and what it says to who keeps them. It does no I/O.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use amqp_compat::backend::{
     Topology,
 };
 use amqp_compat::error::AmqpError;
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::{DEGRADE, Keep, name};
 use crate::copies::held::Held;

@@ -1,7 +1,6 @@
 //! Definitions: exported, and imported as a whole or, with a report, not.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use serde_json::{Value, json};
 
 use super::super::broker::Broker;

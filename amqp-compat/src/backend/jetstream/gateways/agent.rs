@@ -1,12 +1,12 @@
 //! What stands in the leading gateway for one that follows: it does what that one's relays and clients ask, and is the link
 //! to which the queues' actors deliver.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 

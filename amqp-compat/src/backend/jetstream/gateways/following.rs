@@ -1,13 +1,13 @@
 //! The following side: a conversation with the gateway that leads, anew whenever another one does; and the lease, when it
 //! is free.
 
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
 use bytes::Bytes;
+use foldhash::HashMap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 

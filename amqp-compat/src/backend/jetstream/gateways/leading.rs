@@ -1,11 +1,11 @@
 //! The leading side: who follows, what they are told of the topology, and the barrier behind a change.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use amq_protocol::types::ShortString;
 use bytes::Bytes;
+use foldhash::HashMap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -20,13 +20,13 @@ mod relay;
 mod window;
 mod wire;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::{Message as NatsMessage, Subject, Subscriber};
 use bytes::Bytes;
+use foldhash::HashMap;
 use futures::StreamExt as _;
 use nats_bridge::Bridge;
 use tokio::sync::{mpsc, watch};

@@ -5,12 +5,13 @@
 //! A put looks to its sender like a publish to a stream: the same headers, the same id, and an answer of the same form. What
 //! is not answered is sent again; what was taken in once is not taken in again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::{Message as NatsMessage, Subject};
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt, HashSet};
 use futures::StreamExt as _;
 use nats_bridge::publish::Confirm;
 use serde_json::json;

@@ -4,11 +4,12 @@
 //! When another gateway leads, its consumers come to that one with the credit that they have left; what clients have and
 //! have not settled comes again there, flagged. When this gateway leads, it hands everything to the queue's actor.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 

@@ -3,9 +3,9 @@
 //! Its actor answers the same commands as that of other queues. Each consumer has a reader of its own; an acknowledgement
 //! is nothing but credit for the next message.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 

@@ -1,7 +1,8 @@
 //! What is ready here: by priority, and in the queue's order within one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use foldhash::{HashMap, HashMapExt};
 use smallvec::SmallVec;
 
 use super::{SEQUENCE_BITS, SEQUENCE_MASK};

@@ -4,9 +4,10 @@
 //! repeats a copy and loses none; the repeat has the same id and is dropped within the window of duplicates. The actor
 //! does not wait for the confirms: what is on its way is held, by nobody, until they come.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use nats_bridge::publish::{Confirm, Confirms};
 
 use super::super::dead_letters::{self, Routed, hidden, hide};

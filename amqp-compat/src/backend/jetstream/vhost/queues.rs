@@ -1,10 +1,10 @@
 //! Queues that come and go.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use amq_protocol::types::ShortString;
+use foldhash::{HashMap, HashMapExt};
 use nats_bridge::Bridge;
 
 use super::{DELETED_SWEEP, EXPIRY_TICK, REUSE_AFTER, VhostRuntime, not_shared, put};
