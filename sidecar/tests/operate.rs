@@ -142,9 +142,9 @@ fn full_weight_waits_for_a_rehearsed_rollback_and_the_log_says_who_did_what_over
     assert_eq!((code, &passed["passed"], &passed["weight_percent"]), (0, &true.into(), &50.into()), "{passed}");
     assert_eq!((&passed["failed"], &passed["faults"], &passed["holds_timed_out"]), (&0.into(), &0.into(), &0.into()));
     assert!(passed["confirmed"].as_u64() > Some(0), "{passed}");
-    drop(sidecar);
     stop.store(true, Ordering::Relaxed);
-    let _ = applications.join();
+    applications.join().expect("the applications noticed nothing");
+    drop(sidecar);
 
     // Kept over a restart.
     let sidecar = Process::start(&rabbit, &nats);

@@ -341,7 +341,8 @@ pub async fn traffic(amqp: String, stop: Arc<AtomicBool>) {
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
         let key = format!("customer.{}", n % 50);
         let publish = channel.basic_publish("orders".into(), key.into(), options, b"an order", properties);
-        publish.await.expect("published").await.expect("confirmed");
+        let confirmed = async { publish.await.expect("published").await.expect("confirmed") };
+        tokio::time::timeout(Duration::from_secs(60), confirmed).await.expect("a publish is confirmed in a minute");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let _ = connection.close(200, "done".into()).await;

@@ -1,11 +1,16 @@
 //! The sidecar as a process of its own, and its verbs.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value;
 use test_support::eventually::eventually;
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
+
+/// How long a verb may take; the longest waits of its own are of a minute.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running sidecar; killed when dropped.
 pub struct Process {
@@ -56,12 +61,21 @@ impl Process {
 
     /// Runs a verb, and gives its exit code and the JSON that it printed.
     pub fn verb(&self, words: &[&str]) -> (i32, Value) {
-        let output = nats_bridge()
+        let verb = nats_bridge()
             .args(words)
             .args(["--json", "--ready-file"])
             .arg(self.ready.path().join("ready.json"))
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("it runs");
+        let (id, (told, ended)) = (verb.id(), mpsc::channel());
+        std::thread::spawn(move || told.send(verb.wait_with_output()));
+        let Ok(output) = ended.recv_timeout(PATIENCE) else {
+            let _ = Command::new("kill").arg(id.to_string()).status();
+            panic!("{words:?} has not ended after {PATIENCE:?}");
+        };
+        let output = output.expect("it ended");
         let text = String::from_utf8_lossy(&output.stderr);
         let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{words:?}: {e}: {text}"));
         (output.status.code().expect("not killed"), value)

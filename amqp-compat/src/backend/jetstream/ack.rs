@@ -22,17 +22,25 @@ pub(crate) struct Metadata {
 
 /// Reads a reply subject; `None` for one that is none.
 pub(crate) fn read(reply: &str) -> Option<Metadata> {
-    let rest = reply.strip_prefix("$JS.ACK.")?;
-    let skip = match rest.bytes().filter(|byte| *byte == b'.').count() + 3 {
+    let rest = reply.strip_prefix("$JS.ACK.")?.as_bytes();
+    let skip = match rest.iter().filter(|byte| **byte == b'.').count() + 3 {
         9 => 2,
         11 | 12 => 4,
         _ => return None,
     };
-    let mut numbers = rest.split('.').skip(skip);
-    let mut number = || numbers.next()?.parse::<u64>().ok();
+    // Each delivery and each acknowledgement passes here: bytes are less work than texts.
+    let mut tokens = rest.split(|byte| *byte == b'.').skip(skip);
+    let mut number = || digits(tokens.next()?);
     let (delivered, sequence, consumer_sequence, stored_ns, pending) =
         (number()?, number()?, number()?, number()?, number()?);
     Some(Metadata { delivered, sequence, consumer_sequence, stored_ns, pending })
+}
+
+/// The number that these digits are; `None` when there are none, others, or too many.
+fn digits(text: &[u8]) -> Option<u64> {
+    let (first, rest) = text.split_first()?;
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    rest.iter().try_fold(digit(first)?, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))
 }
 
 /// A set of sequences that remembers runs of them, at most [`MAX_RUNS`]; beyond it the lowest are forgotten.
@@ -106,9 +114,19 @@ mod tests {
         ] {
             assert_eq!(read(reply), Some(expected), "{reply}");
         }
-        for reply in ["", "$JS.ACK.", "$JS.ACK.S.amqp.x.17.5.1.3", "$JS.ACK.S.amqp.2.17.5.1", "a.b.c.d.1.2.3.4.5"] {
+        for reply in [
+            "",
+            "$JS.ACK.",
+            "$JS.ACK.S.amqp.x.17.5.1.3",
+            "$JS.ACK.S.amqp..17.5.1.3",
+            "$JS.ACK.S.amqp.2.+17.5.1.3",
+            "$JS.ACK.S.amqp.2.18446744073709551616.5.1.3",
+            "$JS.ACK.S.amqp.2.17.5.1",
+            "a.b.c.d.1.2.3.4.5",
+        ] {
             assert_eq!(read(reply), None, "{reply}");
         }
+        assert_eq!(digits(u64::MAX.to_string().as_bytes()), Some(u64::MAX));
     }
 
     #[test]

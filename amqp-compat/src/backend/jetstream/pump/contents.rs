@@ -26,9 +26,18 @@ const ARRIVAL: Duration = Duration::from_millis(1);
 
 impl Pump {
     pub(super) fn expiry(&self, headers: Option<&HeaderMap>, stored_ns: u64) -> Option<u64> {
-        let number = |name| headers?.get(name)?.as_str().parse::<u64>().ok();
-        let of_queue = number(properties::TTL).or(self.queue.definition.settings.message_ttl_ms);
-        let ms = number(properties::EXPIRATION).into_iter().chain(of_queue).min()?;
+        let (mut of_message, mut of_queue) = (None, None);
+        // A look at each is less work than two look-ups by name.
+        for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+            let number = || values.first()?.as_str().parse::<u64>().ok();
+            match name.as_ref() {
+                properties::EXPIRATION => of_message = number(),
+                properties::TTL => of_queue = number(),
+                _ => {}
+            }
+        }
+        let of_queue = of_queue.or(self.queue.definition.settings.message_ttl_ms);
+        let ms = of_message.into_iter().chain(of_queue).min()?;
         Some(stored_ns.saturating_add(ms.saturating_mul(1_000_000)))
     }
 
