@@ -108,14 +108,10 @@ impl OrderedInbox {
         payload: Bytes,
     ) -> Result<bool> {
         let Some(Writer { client, over, .. }) = self.writer.as_deref() else { return Ok(false) };
-        if over.is_cancelled() {
-            return Ok(false);
-        }
         let published = tokio::select! {
-            // Mostly there is room: the end is listened for only where there is none.
             biased;
-            published = self.prefix.publish(client, token, subject, headers, payload) => published,
             () = over.cancelled() => return Ok(false),
+            published = self.prefix.publish(client, token, subject, headers, payload) => published,
         };
         match published {
             Ok(()) => Ok(true),

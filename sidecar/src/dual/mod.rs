@@ -26,7 +26,6 @@ mod request;
 pub mod returns;
 mod settling;
 pub mod shared;
-mod signals;
 pub mod stamp;
 mod topology;
 pub mod vhosts;
