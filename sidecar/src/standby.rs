@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use amqp_compat::backend::Message;
 use amqp_compat::error::ReplyCode;
 use amqp_compat::mapping::name;
-use amqp_compat::mapping::properties::{self, HeaderSink, HeaderSource};
+use amqp_compat::mapping::properties::{self, HeaderSink};
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
@@ -384,8 +384,7 @@ async fn read(standby: &Standby, vhost: &str) -> Result<(), String> {
 }
 
 fn take_in(standby: &Standby, message: &async_nats::jetstream::Message) -> Result<(), String> {
-    let none = HeaderMap::new();
-    let headers = message.headers.as_ref().unwrap_or(&none);
+    let Some(headers) = &message.headers else { return Ok(()) };
     let Some(id) = headers.get(ID).and_then(|text| Ulid::from_str(text.as_str()).ok()) else { return Ok(()) };
     let place = message.info().map_err(|e| e.to_string())?.stream_sequence;
     let copy = decode(headers, message.payload.clone(), &message.subject);
@@ -452,22 +451,10 @@ impl HeaderSink for Sink {
     }
 }
 
-struct Source<'a>(&'a HeaderMap);
-
-impl HeaderSource for Source<'_> {
-    fn each(&self, each: &mut dyn FnMut(&str, &str)) {
-        for (name, values) in self.0.iter() {
-            if let Some(value) = values.first() {
-                each(name.as_ref(), value.as_str());
-            }
-        }
-    }
-}
-
 /// The AMQP message that a copy is of.
 fn decode(headers: &HeaderMap, body: Bytes, subject: &str) -> Message {
     let queue = subject.rsplit('.').next().and_then(name::untoken).unwrap_or_default();
-    let fields = properties::decode(&Source(headers), &queue);
+    let fields = properties::decode(headers, &queue);
     Message { exchange: fields.exchange, routing_key: fields.routing_key, properties: fields.properties, body }
 }
 

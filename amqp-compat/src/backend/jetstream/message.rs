@@ -20,11 +20,9 @@ impl HeaderSink for Sink<'_> {
     }
 }
 
-struct Source<'a>(&'a HeaderMap);
-
-impl HeaderSource for Source<'_> {
+impl HeaderSource for HeaderMap {
     fn each(&self, each: &mut dyn FnMut(&str, &str)) {
-        for (name, values) in self.0.iter() {
+        for (name, values) in self.iter() {
             if let Some(value) = values.first() {
                 each(name.as_ref(), value.as_str());
             }
@@ -48,6 +46,6 @@ pub(crate) fn headers(message: &Message, queue: Option<&str>) -> HeaderMap {
 /// The AMQP message that a NATS message in the queue `queue` is.
 pub(crate) fn message(headers: Option<&HeaderMap>, payload: Bytes, queue: &str) -> Message {
     let none = HeaderMap::new();
-    let fields = properties::decode(&Source(headers.unwrap_or(&none)), queue);
+    let fields = properties::decode(headers.unwrap_or(&none), queue);
     Message { exchange: fields.exchange, routing_key: fields.routing_key, properties: fields.properties, body: payload }
 }
