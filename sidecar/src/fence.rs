@@ -7,7 +7,8 @@
 //! 2. When every publish of an older epoch on the losing side is confirmed, [`Action::PublishFence`] asks for a marked
 //!    message in each of its queues. All that was published before lies before it.
 //! 3. The fence comes out of the queue ([`Fences::fence_out`]). The hold is lifted when every delivery that was
-//!    received from that side before it has ended; a requeue is not an end.
+//!    received from that side before it has ended; a requeue is not an end. But what went back into its queue long ago, and has not come
+//!    when something younger comes out of it, is gone: when nothing else is left to wait for, another fence is asked for, to see that.
 //! 4. A hold that has kept something waiting for longer than the time limit is lifted all the same, and says so.
 //!
 //! Changes may overlap. A queue then has several holds, and a delivery waits while any of them covers it. A hold
@@ -281,9 +282,9 @@ impl Fences {
 
     /// A fence came out of a queue. One of an earlier life, or one that nobody waits for any more, changes nothing. One of another queue has
     /// expired there, or was dropped, and is a dead letter here.
-    pub fn fence_out(&mut self, name: &QueueName, fence: FenceId) -> Vec<Action> {
+    pub fn fence_out(&mut self, name: &QueueName, fence: FenceId, now: Duration) -> Vec<Action> {
         if self.awaits(name, fence) {
-            return self.passed(name, fence);
+            return self.passed(name, fence, now);
         }
         let awaits = |hold: &&mut Hold| hold.stage.awaits(fence);
         if let Some(hold) = self.queues.values_mut().flat_map(|queue| &mut queue.holds).find(awaits) {
@@ -294,16 +295,14 @@ impl Fences {
 
     /// There is nothing before this fence but what was received already: it came out, or the queue is not there, or it
     /// was seen empty with no consumer.
-    pub fn passed(&mut self, name: &QueueName, fence: FenceId) -> Vec<Action> {
+    pub fn passed(&mut self, name: &QueueName, fence: FenceId, now: Duration) -> Vec<Action> {
         let Some(queue) = self.queues.get_mut(name) else { return Vec::new() };
-        let place = queue.places;
-        for hold in &mut queue.holds {
-            if hold.stage.awaits(fence) {
-                let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
-                hold.stage = Stage::Draining { place, left };
-            }
-        }
+        let Some(shift) = queue.holds.iter().find(|hold| hold.stage.awaits(fence)).map(|hold| hold.shift) else {
+            return Vec::new();
+        };
         let mut actions = Vec::new();
+        queue.drain(|hold| hold.shift == shift);
+        queue.forget_gone(name, shift.losing(), shift.epoch, now, &mut actions);
         queue.lift_drained(name, &mut actions);
         self.count_lifted(&actions);
         actions
@@ -325,15 +324,17 @@ impl Fences {
         };
         let next = queue.places;
         let entry =
-            queue.sides[side.index()].entries.entry(key).or_insert(Entry { place: next, epoch, requeued: false });
-        entry.requeued = false;
+            queue.sides[side.index()].entries.entry(key).or_insert(Entry { place: next, epoch, requeued: None });
+        entry.requeued = None;
         let place = entry.place;
         if place == next {
             queue.places += 1;
         }
-        let lifted = queue.witness(side, epoch);
-        self.lifted += lifted;
-        Received { place, waits: queue.waits(side, bucket, epoch, now), lifts: lifted > 0 }
+        let mut lifted = Vec::new();
+        queue.witness(name, side, epoch, now, &mut lifted);
+        let received = Received { place, waits: queue.waits(side, bucket, epoch, now), lifts: !lifted.is_empty() };
+        self.count_lifted(&lifted);
+        received
     }
 
     /// Whether such a delivery has to wait. The first one that does starts the hold's time.
@@ -364,7 +365,7 @@ impl Fences {
             MessageKey::Stamped(_) => {
                 let outstanding = &mut queue.sides[side.index()];
                 if let Some(entry) = outstanding.entries.get_mut(&key) {
-                    entry.requeued = true;
+                    entry.requeued = Some(now);
                     outstanding.requeued.push_back((now, key));
                 }
                 if outstanding.requeued.len() > Self::REQUEUED_MOST
@@ -378,12 +379,19 @@ impl Fences {
         actions
     }
 
-    /// Time has come to `now`: lifts holds whose time is over, and forgets requeued messages that did not come back to
-    /// queues that wait for nothing (they may have expired, or gone to a consumer outside the sidecar).
+    /// Time has come to `now`: lifts holds whose time is over, asks for another fence where all that is waited for went back into its queue long
+    /// ago, and forgets requeued messages that did not come back to queues that wait for nothing (they may have expired, or gone to a consumer
+    /// outside the sidecar).
     pub fn tick(&mut self, now: Duration) -> Vec<Action> {
         let mut actions = Vec::new();
         for (name, queue) in &mut self.queues {
             queue.expire(name, now, &mut actions);
+            for hold in queue.doubtful(now) {
+                self.fences += 1;
+                let fence = FenceId { life: self.life, number: self.fences };
+                hold.stage = Stage::Again(fence);
+                actions.push(Action::PublishFence { queue: name.clone(), side: hold.shift.losing(), fence });
+            }
             let limit = self.limit;
             let over = |h: &Hold| h.waiting_since.is_some_and(|since| now >= since + limit);
             if queue.holds.iter().any(over) {
@@ -397,7 +405,7 @@ impl Fences {
                     let outstanding = &mut queue.sides[side.index()];
                     while outstanding.requeued.front().is_some_and(|(at, _)| now >= *at + Self::REQUEUED_FOR) {
                         if let Some((_, key)) = outstanding.requeued.pop_front()
-                            && outstanding.entries.get(&key).is_some_and(|e| e.requeued)
+                            && outstanding.entries.get(&key).is_some_and(|e| e.requeued.is_some())
                         {
                             outstanding.entries.remove(&key);
                         }

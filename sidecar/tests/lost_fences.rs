@@ -45,8 +45,13 @@ impl Application {
     }
 
     async fn publish(&self, body: &[u8]) {
-        let (options, durable) = (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
-        let publish = self.channel.basic_publish("".into(), QUEUE.into(), options, body, durable);
+        self.publish_as(body, 2).await;
+    }
+
+    async fn publish_as(&self, body: &[u8], delivery_mode: u8) {
+        let (options, as_this) = (BasicPublishOptions::default(), BasicProperties::default());
+        let as_this = as_this.with_delivery_mode(delivery_mode);
+        let publish = self.channel.basic_publish("".into(), QUEUE.into(), options, body, as_this);
         assert!(publish.await.expect("published").await.expect("confirmed").is_ack());
     }
 
@@ -100,6 +105,30 @@ async fn a_fence_that_rabbitmq_has_lost_is_published_once_more_when_it_is_back()
     .await
     .expect("restarted");
     application.goes_on(before).await;
+    eventually_true("nothing waits any more", || async { fence(&sidecar).await == "Passed" }).await;
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_that_rabbitmq_took_back_and_lost_is_not_waited_for_to_the_limit() {
+    let nats = NatsServer::start();
+    let mut rabbit = tokio::task::spawn_blocking(RabbitMq::start).await.expect("started");
+    let ends = Ends::new(&rabbit, &nats);
+    let sidecar = ends.sidecar_with(LIMIT).await;
+    let mut application = Application::start(&sidecar).await;
+    sidecar.change(Target::Shadow).await.expect("allowed");
+    application.publish_as(b"transient", 1).await;
+    let transient = application.next().await;
+    sidecar.weight(100.0).await;
+    assert_eq!(fence(&sidecar).await, "Sent");
+    application.publish(b"after").await;
+    let _rabbit = tokio::task::spawn_blocking(move || {
+        rabbit.restart();
+        rabbit
+    })
+    .await
+    .expect("restarted");
+    application.goes_on(transient).await;
     eventually_true("nothing waits any more", || async { fence(&sidecar).await == "Passed" }).await;
     sidecar.stop().await;
 }

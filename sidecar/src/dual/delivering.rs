@@ -32,8 +32,8 @@ impl Engine {
             self.settle_inner(side, channel, inner, Outcome::Ack);
             let Some(consumer) = self.consumer(channel, &tag) else { return };
             consumer.merge.fence(side);
-            let queue = consumer.queue.clone();
-            let actions = self.shared.order().fences.fence_out(&queue, fence);
+            let (queue, now) = (consumer.queue.clone(), self.shared.now());
+            let actions = self.shared.order().fences.fence_out(&queue, fence, now);
             self.shared.act(actions);
             self.release(channel, &tag);
             self.pump(channel, &tag);

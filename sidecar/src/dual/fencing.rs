@@ -63,7 +63,7 @@ async fn publish(
     match store(shared, operator, watch, queue, fence).await? {
         Sent::Stored => shared.order().fences.fence_stored(queue, fence),
         Sent::NoQueue => {
-            let actions = shared.order().fences.passed(queue, fence);
+            let actions = shared.order().fences.passed(queue, fence, shared.now());
             shared.act(actions);
         }
     }

@@ -58,7 +58,7 @@ impl Engine {
         };
         if let Some(fence) = stamp::is_fence(&got.delivery.message) {
             next.push_front(side);
-            let actions = self.shared.order().fences.fence_out(queue, fence);
+            let actions = self.shared.order().fences.fence_out(queue, fence, self.shared.now());
             self.settle_inner(side, channel, got.delivery.id, Outcome::Ack);
             self.shared.act(actions);
             return self.get_next(channel, request);

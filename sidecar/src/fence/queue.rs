@@ -27,7 +27,8 @@ pub(super) struct Outstanding {
 pub(super) struct Entry {
     pub(super) place: u64,
     pub(super) epoch: u64,
-    pub(super) requeued: bool,
+    /// Since when it is back in its queue, if it is.
+    pub(super) requeued: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -48,12 +49,19 @@ pub(super) enum Stage {
     Sending(FenceId),
     /// The fence is in the queue.
     Sent(FenceId),
-    /// The fence was in the queue when its broker went away, which may have lost it: it is on its way into the queue once more.
+    /// The fence was in the queue when its broker went away, which may have lost it: it is on its way into the queue once more. Or it is
+    /// another one, which looks for what is not known to be there yet.
     Again(FenceId),
     /// The fence has expired, as everything before it has; what was delivered before may still be on its way. Since when, once that is known.
     Expired(Option<Duration>),
     /// The fence came out when the queue was at `place`; `left` deliveries before it have not ended.
     Draining { place: u64, left: u64 },
+}
+
+impl Hold {
+    pub(super) fn drains(&self) -> bool {
+        matches!(self.stage, Stage::Draining { .. })
+    }
 }
 
 impl Stage {
@@ -71,43 +79,95 @@ impl Stage {
 /// How long a delivery may be on its way that was made before a fence expired behind it.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
 
+/// How long RabbitMQ, and JetStream, may keep what a sidecar has given back, or held when it was cut off, from its queue: as much longer as
+/// RabbitMQ may take to miss heartbeats (20 s by the sidecar's interval, 30 s at most) than the sidecar does, and JetStream's wait for acks.
+const KEPT_BACK: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(35)];
+
 impl Queue {
     pub(super) fn hold(&mut self, shift: Shift, next: Option<u64>) {
         self.holds.push(Hold { shift, next, stage: Stage::Waiting, waiting_since: None });
         self.last = Some(FenceState::Waiting);
     }
 
-    /// A delivery of this epoch shows that nothing of an earlier life is left before it of what was published before the change
-    /// before it; answers how many holds that lifts.
-    pub(super) fn witness(&mut self, side: Side, epoch: u64) -> u64 {
-        let (place, outstanding) = (self.places, &self.sides[side.index()]);
-        let mut lifted = 0;
-        self.holds.retain_mut(|hold| {
-            let shows = hold.shift.losing() == side && hold.next.is_some_and(|next| epoch >= next);
-            if shows && !matches!(hold.stage, Stage::Draining { .. }) {
-                hold.stage = Stage::Draining { place, left: outstanding.before(hold.shift.epoch) };
-            }
-            let drained = shows && matches!(hold.stage, Stage::Draining { left: 0, .. });
-            lifted += u64::from(drained);
-            !drained
-        });
-        if lifted > 0 {
-            self.last = Some(FenceState::Passed);
+    /// A delivery of this epoch came from a side. It shows that nothing of an earlier life is left before it of what was published before
+    /// the change before it, and that what is older and should have come before it is gone.
+    pub(super) fn witness(
+        &mut self,
+        name: &QueueName,
+        side: Side,
+        epoch: u64,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.holds.is_empty() {
+            return;
         }
-        lifted
+        let shows = |hold: &Hold| hold.shift.losing() == side && hold.next.is_some_and(|next| epoch >= next);
+        self.drain(shows);
+        let behind = |h: &&Hold| h.shift.losing() == side && epoch >= h.shift.epoch && h.drains();
+        if let Some(change) = self.holds.iter().filter(behind).map(|hold| hold.shift.epoch).max() {
+            self.forget_gone(name, side, change, now, actions);
+        }
+        self.lift_drained(name, actions);
+    }
+
+    /// Its fence came out, or what does as well: what these holds wait for now is in somebody's hands, or in the queue once more.
+    pub(super) fn drain(&mut self, of: impl Fn(&Hold) -> bool) {
+        let place = self.places;
+        for hold in self.holds.iter_mut().filter(|hold| of(hold) && !hold.drains()) {
+            let left = self.sides[hold.shift.losing().index()].before(hold.shift.epoch);
+            hold.stage = Stage::Draining { place, left };
+        }
     }
 
     /// Goes on without fences that have expired, when what was delivered before them has had the time to come.
     pub(super) fn expire(&mut self, name: &QueueName, now: Duration, actions: &mut Vec<Action>) {
-        let place = self.places;
+        let mut over = [None; 2];
         for hold in &mut self.holds {
             let Stage::Expired(since) = &mut hold.stage else { continue };
             if now >= *since.get_or_insert(now) + ON_THE_WAY {
-                let left = self.sides[hold.shift.losing().index()].before(hold.shift.epoch);
-                hold.stage = Stage::Draining { place, left };
+                let change = &mut over[hold.shift.losing().index()];
+                *change = (*change).max(Some(hold.shift.epoch));
+            }
+        }
+        self.drain(|hold| matches!(hold.stage, Stage::Expired(Some(since)) if now >= since + ON_THE_WAY));
+        for side in Side::BOTH {
+            if let Some(change) = over[side.index()] {
+                self.forget_gone(name, side, change, now, actions);
             }
         }
         self.lift_drained(name, actions);
+    }
+
+    /// Something that is younger than this change came from a side. What was published before the change and has been back in its queue for
+    /// so long lay before it: it has not come because its broker has lost it, it has expired, was dropped, or went to somebody else.
+    pub(super) fn forget_gone(
+        &mut self,
+        name: &QueueName,
+        side: Side,
+        change: u64,
+        now: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        let outstanding = &self.sides[side.index()];
+        let kept_back = KEPT_BACK[side.index()];
+        let long_ago = outstanding.requeued.iter().take_while(|(at, _)| now >= *at + kept_back);
+        let gone = |key: &MessageKey| outstanding.gone(key, change, now, kept_back);
+        let gone: Vec<MessageKey> = long_ago.map(|(_, key)| *key).filter(gone).collect();
+        for key in gone {
+            self.end(name, side, key, actions);
+        }
+    }
+
+    /// The changes whose fences are out, and for which all that is left went back into the queue long ago. Whether it is still there,
+    /// another fence tells.
+    pub(super) fn doubtful(&mut self, now: Duration) -> impl Iterator<Item = &mut Hold> {
+        let sides = &self.sides;
+        self.holds.iter_mut().filter(move |hold| {
+            let (side, change) = (hold.shift.losing().index(), hold.shift.epoch);
+            let old = || sides[side].entries.iter().filter(|(_, entry)| entry.epoch < change);
+            hold.drains() && old().all(|(key, _)| sides[side].gone(key, change, now, KEPT_BACK[side]))
+        })
     }
 
     pub(super) fn waits(&mut self, side: Side, bucket: Bucket, epoch: u64, now: Duration) -> bool {
@@ -132,7 +192,7 @@ impl Queue {
     }
 
     pub(super) fn end_requeued(&mut self, name: &QueueName, side: Side, key: MessageKey, actions: &mut Vec<Action>) {
-        if self.sides[side.index()].entries.get(&key).is_some_and(|e| e.requeued) {
+        if self.sides[side.index()].entries.get(&key).is_some_and(|e| e.requeued.is_some()) {
             self.end(name, side, key, actions);
         }
     }
@@ -152,7 +212,13 @@ impl Outstanding {
         self.entries.values().filter(|entry| entry.epoch < epoch).count() as u64
     }
 
+    /// Whether this was published before a change, and has been back in its queue for so long.
+    fn gone(&self, key: &MessageKey, change: u64, now: Duration, kept_back: Duration) -> bool {
+        let long_ago = |entry: &Entry| entry.requeued.is_some_and(|at| now >= at + kept_back);
+        self.entries.get(key).is_some_and(|entry| entry.epoch < change && long_ago(entry))
+    }
+
     pub(super) fn open(&self) -> u64 {
-        self.entries.values().filter(|e| !e.requeued).count() as u64
+        self.entries.values().filter(|e| e.requeued.is_none()).count() as u64
     }
 }

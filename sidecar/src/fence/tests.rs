@@ -69,7 +69,7 @@ fn a_fence_is_published_only_when_the_older_publishes_of_the_losing_side_are_con
 fn a_requeue_keeps_a_hold_and_an_ack_lifts_it() {
     let (mut fences, fence) = keeper();
     assert!(waits(&mut fences, at(0)));
-    assert_eq!(fences.fence_out(&queue(), fence), []);
+    assert_eq!(fences.fence_out(&queue(), fence, at(0)), []);
     assert_eq!(fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(1)), []);
     fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(1), moved(), 1, at(1));
     assert!(waits(&mut fences, at(1)));
@@ -102,10 +102,10 @@ fn the_time_limit_counts_from_the_first_delivery_that_waits() {
 fn a_fence_of_another_life_or_of_nobody_changes_nothing() {
     let (mut fences, _) = keeper();
     let stranger: FenceId = "00000000000000ff-1".parse().expect("a fence id");
-    assert_eq!(fences.fence_out(&queue(), stranger), []);
+    assert_eq!(fences.fence_out(&queue(), stranger, at(0)), []);
     assert!(waits(&mut fences, at(0)));
     let other = QueueName { vhost: "/".into(), queue: "other".into() };
-    assert_eq!(fences.fence_out(&other, stranger), []);
+    assert_eq!(fences.fence_out(&other, stranger, at(0)), []);
 }
 
 #[test]
@@ -156,14 +156,79 @@ fn a_requeued_message_that_never_comes_back_is_not_waited_for_by_a_later_change(
     fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(0));
     assert_eq!(fences.tick(at(2)), []);
     let fence = fence(&fences.begin(2, half()));
-    assert_eq!(lifted(&fences.fence_out(&queue(), fence)), Some(false));
+    assert_eq!(lifted(&fences.fence_out(&queue(), fence, at(0))), Some(false));
+}
+
+#[test]
+fn what_went_back_long_ago_and_does_not_come_before_another_fence_is_gone() {
+    let (mut fences, first) = keeper();
+    assert!(waits(&mut fences, at(0)));
+    fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(1));
+    assert_eq!(fences.fence_out(&queue(), first, at(1)), []);
+    assert_eq!(fences.tick(at(10)), [], "its broker may yet put it back");
+    let other = fence(&fences.tick(at(11)));
+    assert_ne!(other, first);
+    assert!(fences.can_begin() && fences.awaits_any(Side::Rabbit));
+    assert_eq!(fences.tick(at(12)), [], "one at a time");
+    fences.fence_stored(&queue(), other);
+    assert_eq!(
+        fences.returned(Side::Rabbit),
+        [Action::PublishFence { queue: queue(), side: Side::Rabbit, fence: other }]
+    );
+    assert_eq!(lifted(&fences.fence_out(&queue(), other, at(13))), Some(false));
+    assert!(!waits(&mut fences, at(13)));
+}
+
+#[test]
+fn what_comes_before_the_other_fence_or_went_back_again_since_is_not_gone() {
+    let (mut fences, first) = keeper();
+    fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(1));
+    fences.fence_out(&queue(), first, at(1));
+    let other = fence(&fences.tick(at(20)));
+    // It lay there for want of a consumer.
+    fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(1), moved(), 1, at(30));
+    assert_eq!(fences.fence_out(&queue(), other, at(30)), []);
+    assert_eq!(fences.tick(at(50)), []);
+    fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(50));
+    let other = fence(&fences.tick(at(60)));
+    fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(1), moved(), 1, at(61));
+    fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(61));
+    assert_eq!(fences.fence_out(&queue(), other, at(61)), []);
+    assert!(waits(&mut fences, at(61)));
+    assert_eq!(lifted(&fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1))), Some(false));
+}
+
+#[test]
+fn what_went_back_long_ago_and_does_not_come_before_something_younger_is_gone() {
+    let (mut fences, first) = keeper();
+    fences.requeued(&queue(), Side::Rabbit, MessageKey::Stamped(1), at(1));
+    fences.fence_out(&queue(), first, at(1));
+    let mut receive = |number, epoch, now| {
+        fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(number), moved(), epoch, at(now)).lifts
+    };
+    assert!(!receive(2, 2, 10), "its broker may yet put it back");
+    assert!(!receive(3, 1, 11), "as old as it is");
+    fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(3));
+    let received = fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(4), moved(), 2, at(11));
+    assert!(received.lifts && !waits(&mut fences, at(11)));
+}
+
+#[test]
+fn jetstream_gives_out_again_only_after_its_wait_for_acks() {
+    let mut fences = Fences::new(7, 1, half(), LIMIT);
+    fences.received(&queue(), Side::Nats, MessageKey::Stamped(1), moved(), 1, at(0));
+    let first = fence(&fences.begin(2, Weight::NONE));
+    fences.requeued(&queue(), Side::Nats, MessageKey::Stamped(1), at(0));
+    fences.fence_out(&queue(), first, at(0));
+    assert_eq!(fences.tick(at(34)), []);
+    fence(&fences.tick(at(35)));
 }
 
 #[test]
 fn a_fence_that_expired_and_comes_as_a_dead_letter_is_not_waited_for() {
     let (mut fences, fence) = keeper();
     let dead = QueueName { vhost: "/".into(), queue: "dead".into() };
-    assert_eq!(fences.fence_out(&dead, fence), []);
+    assert_eq!(fences.fence_out(&dead, fence, at(0)), []);
     assert!(waits(&mut fences, at(1)), "what was delivered before may be on its way");
     assert_eq!(fences.tick(at(1)), []);
     fences.received(&queue(), Side::Rabbit, MessageKey::Stamped(2), moved(), 1, at(1));
@@ -210,11 +275,11 @@ fn a_fence_that_a_broker_may_have_lost_is_published_once_more_for_each_return_of
     fences.fence_stored(&queue(), fence);
     assert_eq!(fences.returned(Side::Rabbit), again(fence), "and was stored, and may be lost again");
     assert!(waits(&mut fences, at(0)));
-    assert_eq!(fences.fence_out(&queue(), fence), []);
+    assert_eq!(fences.fence_out(&queue(), fence, at(0)), []);
     // Out: it is not needed once more, and a second one that was not lost changes nothing, however late it is known to be stored.
     assert_eq!(fences.returned(Side::Rabbit), []);
     fences.fence_stored(&queue(), fence);
-    assert_eq!(fences.fence_out(&queue(), fence), []);
+    assert_eq!(fences.fence_out(&queue(), fence, at(0)), []);
     assert!(waits(&mut fences, at(0)));
     assert_eq!(lifted(&fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1))), Some(false));
     assert_eq!(fences.returned(Side::Rabbit), []);
@@ -238,9 +303,9 @@ fn a_dead_letter_of_either_of_two_fences_counts_and_a_purge_and_an_empty_queue_d
     let dead = QueueName { vhost: "/".into(), queue: "dead".into() };
     let (mut fences, lost) = keeper();
     fences.returned(Side::Rabbit);
-    fences.fence_out(&dead, lost);
+    fences.fence_out(&dead, lost, at(0));
     assert_eq!(fences.returned(Side::Rabbit), []);
-    assert_eq!(fences.fence_out(&queue(), lost), []);
+    assert_eq!(fences.fence_out(&queue(), lost, at(0)), []);
     fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1));
     assert_eq!(fences.tick(at(1)), []);
     assert_eq!(lifted(&fences.tick(at(2))), Some(false));
@@ -253,5 +318,5 @@ fn a_dead_letter_of_either_of_two_fences_counts_and_a_purge_and_an_empty_queue_d
     let (mut fences, first) = keeper();
     fences.returned(Side::Rabbit);
     fences.settled(&queue(), Side::Rabbit, MessageKey::Stamped(1));
-    assert_eq!(lifted(&fences.passed(&queue(), first)), Some(false));
+    assert_eq!(lifted(&fences.passed(&queue(), first, at(0))), Some(false));
 }

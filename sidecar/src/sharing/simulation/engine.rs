@@ -245,7 +245,7 @@ impl World {
         let at = self.random.below(engine.actions.len() as u64) as usize;
         let Action::PublishFence { queue, side, fence } = engine.actions.remove(at) else { return };
         if self.broken == Broken::FenceDropped {
-            engine.actions.extend(engine.fences.passed(&queue, fence));
+            engine.actions.extend(engine.fences.passed(&queue, fence, Duration::from_millis(self.now)));
             return;
         }
         let queue = usize::from(queue == *name(1));
@@ -266,7 +266,7 @@ impl World {
         if let Some(fence) = message.fence {
             merge.fence(side);
             consumer.commands.push_back(ToBroker::Ack(place));
-            engine.actions.extend(engine.fences.fence_out(name(queue), fence));
+            engine.actions.extend(engine.fences.fence_out(name(queue), fence, Duration::from_millis(self.now)));
         } else {
             let (now, epoch) = (Duration::from_millis(self.now), self.epoch_of(&message));
             let received = engine.fences.received(name(queue), side, message.key(), message.bucket(), epoch, now);
