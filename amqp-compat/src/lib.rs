@@ -23,6 +23,7 @@ pub mod listener;
 pub mod mapping;
 pub mod model;
 mod nesting;
+mod push;
 pub mod session;
 
 pub use error::{AmqpError, ReplyCode};

@@ -13,6 +13,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream, SelectAll};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -27,6 +29,7 @@ use super::registry::{Question, Registered};
 use super::tls::{self, Spoken, Tls};
 use crate::backend::{Backend, Command, Event, Link};
 use crate::error::AmqpError;
+use crate::push::{Pushed, push};
 use crate::session::{Ask, Limits, Session};
 
 /// How many bytes are read at once.
@@ -132,7 +135,6 @@ pub(crate) async fn serve<R, W>(
         session,
         backend,
         refusals,
-        registered,
         figures: Figures::open(),
         peer,
         reader,
@@ -147,7 +149,7 @@ pub(crate) async fn serve<R, W>(
         events: None,
         waiting: VecDeque::new(),
     };
-    task.run(shutdown.clone()).await;
+    task.run(signals(registered, shutdown.clone())).await;
     task.last_words(shutdown).await;
 }
 
@@ -155,7 +157,6 @@ struct Task<R, W> {
     session: Session,
     backend: Arc<dyn Backend>,
     refusals: Arc<Refusals>,
-    registered: Option<Registered>,
     figures: Figures,
     peer: String,
     reader: R,
@@ -176,27 +177,36 @@ struct Task<R, W> {
     waiting: VecDeque<Event>,
 }
 
-/// The next question about a connection; there is never one where nobody can ask.
-///
-/// # Cancel safety
-/// Cancel safe.
-async fn next_question(registered: Option<&mut Registered>) -> Question {
-    match registered {
-        Some(registered) => registered.next().await,
-        None => std::future::pending().await,
+/// What a connection hears besides its client and its link.
+enum Signal {
+    /// Somebody wants to know something of it, or to close it.
+    Asked(Question),
+    /// The listener shuts down; heard once.
+    Stop,
+}
+
+/// All that it is to hear. A branch of `select!` is looked at twice for every message that passes; what is in here only when it has woken the task.
+fn signals(registered: Option<Registered>, shutdown: CancellationToken) -> SelectAll<BoxStream<'static, Signal>> {
+    let stop = stream::once(shutdown.cancelled_owned()).map(|()| Signal::Stop);
+    let mut all = stream::select_all([stop.boxed()]);
+    if let Some(registered) = registered {
+        let questions = stream::unfold(registered, async |mut registered| {
+            Some((Signal::Asked(registered.next().await), registered))
+        });
+        all.push(questions.boxed());
     }
+    all
 }
 
 /// What an [`Ask`] came to.
 type Answer = Result<Option<Link>, AmqpError>;
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
-    async fn run(&mut self, shutdown: CancellationToken) {
+    async fn run(&mut self, mut signals: SelectAll<BoxStream<'static, Signal>>) {
         let mut asked: Option<Pin<Box<dyn Future<Output = Answer> + Send>>> = None;
         let mut batch = Vec::with_capacity(EVENTS);
         let alarm = tokio::time::sleep(Duration::ZERO);
         tokio::pin!(alarm);
-        let mut stopping = false;
         while !self.work() {
             if let Some(ask) = self.session.take_ask() {
                 asked = Some(answer(Arc::clone(&self.backend), ask));
@@ -244,11 +254,10 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
                     self.answered(answer);
                 }
                 () = &mut alarm, if deadline.is_some() => self.session.tick(Instant::now()),
-                question = next_question(self.registered.as_mut()) => self.asked(question),
-                () = shutdown.cancelled(), if !stopping => {
-                    stopping = true;
-                    self.session.shutdown(Instant::now());
-                }
+                Some(signal) = signals.next() => match signal {
+                    Signal::Asked(question) => self.asked(question),
+                    Signal::Stop => self.session.shutdown(Instant::now()),
+                },
             }
         }
     }
@@ -415,8 +424,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
 
     /// Writes what is left, closes the socket, and lets the client close its side, so that it can read what was written.
     async fn last_words(mut self, shutdown: CancellationToken) {
-        // Nobody asks about it any more.
-        self.registered = None;
         let mut sink = [0; 4096];
         let words = async {
             if !self.dead && (self.session.output_len() > 0 || !self.writing.is_empty()) {
@@ -449,20 +456,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Task<R, W> {
         }
         debug!(peer = %self.peer, "AMQP connection closed");
     }
-}
-
-/// What [`push`] did.
-enum Pushed {
-    Wrote(std::io::Result<usize>),
-    Flushed(std::io::Result<()>),
-}
-
-/// Writes some of the bytes; flushes when there are none.
-///
-/// # Cancel safety
-/// Cancel safe: nothing is written when it is dropped.
-async fn push(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Pushed {
-    if bytes.is_empty() { Pushed::Flushed(writer.flush().await) } else { Pushed::Wrote(writer.write(bytes).await) }
 }
 
 /// Reads into `input`.

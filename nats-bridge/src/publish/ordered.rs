@@ -108,10 +108,14 @@ impl OrderedInbox {
         payload: Bytes,
     ) -> Result<bool> {
         let Some(Writer { client, over, .. }) = self.writer.as_deref() else { return Ok(false) };
+        if over.is_cancelled() {
+            return Ok(false);
+        }
         let published = tokio::select! {
+            // Mostly there is room: the end is listened for only where there is none.
             biased;
-            () = over.cancelled() => return Ok(false),
             published = self.prefix.publish(client, token, subject, headers, payload) => published,
+            () = over.cancelled() => return Ok(false),
         };
         match published {
             Ok(()) => Ok(true),

@@ -7,20 +7,19 @@ use std::time::Duration;
 
 use amqp_compat::backend::{Backend, Command, Event, Link, Login};
 use amqp_compat::error::{AmqpError, ReplyCode};
+use futures::StreamExt as _;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 
 use super::engine::Engine;
 use super::half::Presence;
+use super::signals::{self, Signal};
 use crate::control_api::Phase;
 use crate::ownership::Side;
 use crate::phase::Position;
 
 /// How many entries are taken from a channel before others have their turn.
 const BATCH: usize = 256;
-/// How often requests that wait too long are looked for.
-const TICK: Duration = Duration::from_millis(200);
 /// How long what the client sent before it went is still moved to the sides, and their ends are awaited.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The waits between attempts to open a lost side again: doubled from the first to the last.
@@ -66,15 +65,11 @@ pub(super) async fn run(
     events: mpsc::Sender<Event>,
 ) {
     let mut ends = links.map(Ends::new);
-    let mut position = engine.shared.position();
-    let mut lifts = engine.shared.lifts();
-    let mut copies = engine.copies.take();
-    let mut tick = tokio::time::interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut signals = signals::of(&mut engine);
     let mut batch: Vec<Command> = Vec::with_capacity(BATCH);
     let mut incoming: [Vec<Event>; 2] = Default::default();
     // Given up while this link was being opened.
-    if engine.shared.is_lost(Side::Rabbit) && position.borrow().phase != Phase::Native {
+    if engine.shared.is_lost(Side::Rabbit) && engine.shared.position().borrow().phase != Phase::Native {
         engine.give_up_rabbit();
     }
     loop {
@@ -118,27 +113,7 @@ pub(super) async fn run(
             }
             link = reopened(rabbit.reopening.as_mut()) => came_back(&mut engine, Side::Rabbit, rabbit, link),
             link = reopened(nats.reopening.as_mut()) => came_back(&mut engine, Side::Nats, nats, link),
-            Ok(()) = position.changed() => {
-                if position.borrow_and_update().phase == Phase::Native {
-                    engine.detach_rabbit();
-                } else if engine.shared.is_lost(Side::Rabbit) {
-                    engine.give_up_rabbit();
-                } else if engine.shared.nats_is_lost() {
-                    engine.detach_nats();
-                }
-                engine.follow_pauses();
-            }
-            Some(copied) = async { match &mut copies { Some(copies) => copies.recv().await, None => pending().await } } => {
-                engine.copied(copied);
-                while let Some(Ok(copied)) = copies.as_mut().map(mpsc::UnboundedReceiver::try_recv) {
-                    engine.copied(copied);
-                }
-            }
-            Ok(()) = lifts.changed() => {
-                lifts.mark_unchanged();
-                engine.lifted();
-            }
-            _ = tick.tick() => engine.tick(),
+            Some(heard) = signals.next() => heard.into_iter().for_each(|signal| follow(&mut engine, signal)),
         }
     }
     if !engine.ended {
@@ -149,6 +124,24 @@ pub(super) async fn run(
         }
     }
     end(engine, ends, events).await;
+}
+
+fn follow(engine: &mut Engine, signal: Signal) {
+    match signal {
+        Signal::Moved(position) => {
+            if position.phase == Phase::Native {
+                engine.detach_rabbit();
+            } else if engine.shared.is_lost(Side::Rabbit) {
+                engine.give_up_rabbit();
+            } else if engine.shared.nats_is_lost() {
+                engine.detach_nats();
+            }
+            engine.follow_pauses();
+        }
+        Signal::Copied(copied) => engine.copied(copied),
+        Signal::Lifted => engine.lifted(),
+        Signal::Tick => engine.tick(),
+    }
 }
 
 /// Drops the link of a side that the engine has given up, and begins to open it again.

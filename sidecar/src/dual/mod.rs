@@ -26,6 +26,7 @@ mod request;
 pub mod returns;
 mod settling;
 pub mod shared;
+mod signals;
 pub mod stamp;
 mod topology;
 pub mod vhosts;

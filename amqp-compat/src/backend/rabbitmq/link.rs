@@ -1,9 +1,11 @@
 //! The task of one upstream connection.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite as _, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -13,6 +15,7 @@ use super::errors::lost;
 use super::handshake::{Stream, Upstream};
 use super::wire;
 use crate::backend::{Command, Event};
+use crate::push::{Pushed, push};
 
 /// With more than this many bytes on their way to RabbitMQ no further command is taken.
 const WRITE_LIMIT: usize = 1 << 20;
@@ -42,6 +45,8 @@ pub(super) async fn run(upstream: Upstream, mut commands: Receiver<Command>, eve
         input,
         writing: Vec::new(),
         written: 0,
+        said: false,
+        unflushed: false,
         deaf: false,
         closing: None,
     };
@@ -71,6 +76,10 @@ struct Link {
     input: BytesMut,
     writing: Vec<u8>,
     written: usize,
+    // Whether anything was written since the last look for heartbeats.
+    said: bool,
+    // Whether bytes may lie in the stream itself, as TLS does it.
+    unflushed: bool,
     // Whether nobody takes events any more.
     deaf: bool,
     // When to stop waiting for the end; set once the session has dropped the link and all it said was taken.
@@ -85,7 +94,7 @@ impl Link {
         let mut tick = tokio::time::interval((heartbeat / 2).max(Duration::from_millis(500)));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
-        let (mut heard, mut said) = (Instant::now(), false);
+        let mut heard = Instant::now();
         loop {
             if let Err(ended) = self.take_frames(tuned.frame_max) {
                 return ended;
@@ -95,11 +104,8 @@ impl Link {
                 self.deaf = true;
                 commands.close();
             }
-            if self.written == self.writing.len() {
-                self.writing.clear();
-                self.writing.shrink_to(4 * WRITE_LIMIT);
-                self.written = 0;
-                self.connection.out.swap(&mut self.writing);
+            if let Err(ended) = self.write() {
+                return ended;
             }
             let waiting = !self.connection.events.is_empty();
             let may_read = !waiting && (self.connection.backlog() < BACKLOG_LIMIT || self.closing.is_some());
@@ -120,11 +126,13 @@ impl Link {
                         Err(error) => return Ended::ByThem(lost(error)),
                     }
                 }
-                wrote = self.writer.write(&self.writing[self.written..]), if self.written < self.writing.len() => {
-                    match wrote {
-                        Ok(0) => return Ended::ByThem(lost("it takes no bytes")),
-                        Ok(count) => (self.written, said) = (self.written + count, true),
-                        Err(error) => return Ended::ByThem(lost(error)),
+                pushed = push(&mut self.writer, &self.writing[self.written..]), if self.unflushed || !self.writing.is_empty() => {
+                    let done = match pushed {
+                        Pushed::Wrote(wrote) => self.wrote(wrote),
+                        Pushed::Flushed(flushed) => self.flushed(flushed),
+                    };
+                    if let Err(ended) = done {
+                        return ended;
                     }
                 }
                 permit = events.reserve(), if waiting => {
@@ -141,10 +149,10 @@ impl Link {
                         let error = format!("missed heartbeats from RabbitMQ, timeout: {}s", 2 * tuned.heartbeat);
                         return Ended::ByThem(lost(error));
                     }
-                    if !said && self.writing.is_empty() {
+                    if !self.said && self.writing.is_empty() {
                         self.connection.out.heartbeat();
                     }
-                    said = false;
+                    self.said = false;
                 }
                 () = tokio::time::sleep_until(self.closing.unwrap_or_else(Instant::now)), if self.closing.is_some() => {
                     return Ended::ByUs;
@@ -160,6 +168,48 @@ impl Link {
         }
         self.input.reserve(READ);
         Ok(())
+    }
+
+    /// Writes what RabbitMQ takes now. Nobody is woken by that; `drive` waits for room with the write that it selects.
+    fn write(&mut self) -> Result<(), Ended> {
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            if self.written == self.writing.len() {
+                self.writing.clear();
+                self.writing.shrink_to(4 * WRITE_LIMIT);
+                self.written = 0;
+                self.connection.out.swap(&mut self.writing);
+            }
+            if self.writing.is_empty() {
+                if self.unflushed
+                    && let Poll::Ready(flushed) = Pin::new(&mut self.writer).poll_flush(&mut context)
+                {
+                    self.flushed(flushed)?;
+                }
+                return Ok(());
+            }
+            match Pin::new(&mut self.writer).poll_write(&mut context, &self.writing[self.written..]) {
+                Poll::Ready(wrote) => self.wrote(wrote)?,
+                Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    fn wrote(&mut self, wrote: std::io::Result<usize>) -> Result<(), Ended> {
+        match wrote {
+            Ok(0) => Err(Ended::ByThem(lost("it takes no bytes"))),
+            Ok(count) => {
+                self.written += count;
+                (self.said, self.unflushed) = (true, true);
+                Ok(())
+            }
+            Err(error) => Err(Ended::ByThem(lost(error))),
+        }
+    }
+
+    fn flushed(&mut self, flushed: std::io::Result<()>) -> Result<(), Ended> {
+        self.unflushed = false;
+        flushed.map_err(|error| Ended::ByThem(lost(error)))
     }
 
     /// Hands over as many events as fit; false when nobody takes them any more.
