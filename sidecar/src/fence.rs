@@ -125,10 +125,11 @@ impl Fences {
         self.in_flight.values().fold([0, 0], |sum, n| [sum[0] + n[0], sum[1] + n[1]])
     }
 
-    /// Whether every fence of the earlier changes is in its queue (or needed no more). A change that begins before may
-    /// put deliveries that wait before such a fence; both then wait until the time limit.
+    /// Whether all that the earlier changes wait for is in its queue. What a change that begins before puts there, and holds back, may lie before
+    /// it; both then wait until the time limit. What one that begins now puts there lies behind it, and shows that by its epoch, wherever the
+    /// fences are.
     pub fn can_begin(&self) -> bool {
-        self.queues.values().all(|q| q.holds.iter().all(|h| h.stage.was_stored()))
+        self.queues.values().all(|q| q.holds.iter().all(|h| h.stage != Stage::Waiting))
     }
 
     /// Puts a new epoch and weight in force, and a hold on every queue when the weight is another.
@@ -141,8 +142,8 @@ impl Fences {
         if shift.from != shift.to && self.holds {
             self.shifts.push(shift);
             for queue in self.queues.values_mut() {
-                // A fence that is lost (the queue drops what is too much) is not waited for when something younger comes.
-                for hold in queue.holds.iter_mut().filter(|hold| hold.stage.was_stored()) {
+                // A fence that is lost (the queue drops what is too much), or late, is not waited for when something younger comes.
+                for hold in queue.holds.iter_mut().filter(|hold| hold.stage != Stage::Waiting) {
                     hold.next.get_or_insert(epoch);
                 }
                 queue.hold(shift, None);
@@ -188,7 +189,7 @@ impl Fences {
 
     /// Whether a fence is waited for that is in a queue of this side.
     pub fn awaits_any(&self, side: Side) -> bool {
-        let awaits = |h: &Hold| h.shift.losing() == side && matches!(h.stage, Stage::Sent(_) | Stage::Again(_));
+        let awaits = |h: &Hold| h.shift.losing() == side && h.stage.stored().is_some();
         self.queues.values().any(|q| q.holds.iter().any(awaits))
     }
 
@@ -201,10 +202,15 @@ impl Fences {
         let mut actions = Vec::new();
         for (name, queue) in &mut self.queues {
             for hold in queue.holds.iter_mut().filter(|hold| hold.shift.losing() == side) {
-                if let Stage::Sent(fence) = hold.stage {
-                    hold.stage = Stage::Again(fence);
-                    actions.push(Action::PublishFence { queue: name.clone(), side, fence });
-                }
+                let fence = match hold.stage {
+                    Stage::Sent(fence) => {
+                        hold.stage = Stage::Again(fence);
+                        fence
+                    }
+                    Stage::Draining { another: Some(fence), .. } => fence,
+                    _ => continue,
+                };
+                actions.push(Action::PublishFence { queue: name.clone(), side, fence });
             }
         }
         actions
@@ -230,9 +236,14 @@ impl Fences {
         }
         let place = queue.places;
         for hold in &mut queue.holds {
-            if let Stage::Sending(_) | Stage::Sent(_) | Stage::Again(_) | Stage::Expired(_) = hold.stage {
-                let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
-                hold.stage = if consumed { Stage::Waiting } else { Stage::Draining { place, left } };
+            match &mut hold.stage {
+                Stage::Waiting => {}
+                // What it was to look for is gone.
+                Stage::Draining { another, .. } => *another = None,
+                stage => {
+                    let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
+                    *stage = if consumed { Stage::Waiting } else { Stage::Draining { place, left, another: None } };
+                }
             }
         }
         queue.lift_drained(name, &mut actions);
@@ -386,11 +397,11 @@ impl Fences {
         let mut actions = Vec::new();
         for (name, queue) in &mut self.queues {
             queue.expire(name, now, &mut actions);
-            for hold in queue.doubtful(now) {
+            for (side, another) in queue.doubtful(now) {
                 self.fences += 1;
                 let fence = FenceId { life: self.life, number: self.fences };
-                hold.stage = Stage::Again(fence);
-                actions.push(Action::PublishFence { queue: name.clone(), side: hold.shift.losing(), fence });
+                *another = Some(fence);
+                actions.push(Action::PublishFence { queue: name.clone(), side, fence });
             }
             let limit = self.limit;
             let over = |h: &Hold| h.waiting_since.is_some_and(|since| now >= since + limit);
@@ -427,9 +438,7 @@ impl Fences {
         let queue = self.queues.get(name)?;
         let mut fences = [0, 0];
         for hold in &queue.holds {
-            if let Stage::Sending(_) | Stage::Sent(_) | Stage::Again(_) = hold.stage {
-                fences[hold.shift.losing().index()] += 1;
-            }
+            fences[hold.shift.losing().index()] += u64::from(hold.stage.fence().is_some());
         }
         let fence = match queue.holds.last().map(|h| h.stage) {
             Some(Stage::Waiting | Stage::Sending(_)) => FenceState::Waiting,

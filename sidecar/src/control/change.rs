@@ -24,9 +24,9 @@ pub(super) enum Because {
     Itself(String),
 }
 
-/// How long a change waits for the fences of the one before it.
+/// How long a change waits for what was published before the one before it to be confirmed.
 const BEFORE: Duration = Duration::from_millis(800);
-/// How long a change waits, altogether, for its own fences to be in their queues. They go on when it is over.
+/// How long a change waits, altogether, for what was published before it to be confirmed. That goes on when it is over.
 const AFTER: Duration = Duration::from_millis(900);
 
 impl Cutover {
@@ -79,11 +79,11 @@ impl Cutover {
             self.bind_again().await?;
         }
         let moves = next.weight != at.weight;
-        if moves && !self.fences_are_sent(Instant::now() + BEFORE).await {
+        if moves && !self.older_are_confirmed(Instant::now() + BEFORE).await {
             let [rabbit, nats] = self.shared.order().fences.in_flight();
             let what = format!("{rabbit} publishes to RabbitMQ and {nats} to NATS are not confirmed");
             if next.weight > at.weight {
-                let reason = format!("the change before is still being put in force: {what}, or a fence is not stored");
+                let reason = format!("the change before is still being put in force: {what}");
                 return Err(Refused::new(RefusedCode::Conflict, reason, "try again in a moment"));
             }
             // The way out is not refused. Order may then have to wait for the time limit.
@@ -150,7 +150,7 @@ impl Cutover {
         let state = saved.state.clone();
         self.stage_began(&state);
         if moves {
-            self.fences_are_sent(began + AFTER).await;
+            self.older_are_confirmed(began + AFTER).await;
         }
         let adopted = adopted(&state, true, began);
         tracing::info!(
@@ -276,8 +276,8 @@ impl Cutover {
         Some(sum)
     }
 
-    /// Waits until the fences of all changes so far are in their queues.
-    async fn fences_are_sent(&self, deadline: Instant) -> bool {
+    /// Waits until all that was published before the last change is confirmed.
+    async fn older_are_confirmed(&self, deadline: Instant) -> bool {
         loop {
             if self.shared.order().fences.can_begin() {
                 return true;

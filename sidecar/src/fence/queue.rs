@@ -34,8 +34,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Hold {
     pub(super) shift: Shift,
-    /// The epoch of a change that began when its fence was in the queue: what was published since lies behind that. After a restart, the
-    /// epoch of the change after it; see [`Fences::resume`](super::Fences::resume).
+    /// The epoch of a change that began when all that the hold waits for was in the queue: what was published since lies behind that. After a
+    /// restart, the epoch of the change after it; see [`Fences::resume`](super::Fences::resume).
     pub(super) next: Option<u64>,
     pub(super) stage: Stage,
     pub(super) waiting_since: Option<Duration>,
@@ -49,13 +49,13 @@ pub(super) enum Stage {
     Sending(FenceId),
     /// The fence is in the queue.
     Sent(FenceId),
-    /// The fence was in the queue when its broker went away, which may have lost it: it is on its way into the queue once more. Or it is
-    /// another one, which looks for what is not known to be there yet.
+    /// The fence was in the queue when its broker went away, which may have lost it: it is on its way into the queue once more.
     Again(FenceId),
     /// The fence has expired, as everything before it has; what was delivered before may still be on its way. Since when, once that is known.
     Expired(Option<Duration>),
-    /// The fence came out when the queue was at `place`; `left` deliveries before it have not ended.
-    Draining { place: u64, left: u64 },
+    /// The fence came out when the queue was at `place`; `left` deliveries before it have not ended. All of them went back into the queue long
+    /// ago if there is `another` fence, which shows whether they are still there.
+    Draining { place: u64, left: u64, another: Option<FenceId> },
 }
 
 impl Hold {
@@ -67,12 +67,21 @@ impl Hold {
 impl Stage {
     /// Whether this fence is waited for.
     pub(super) fn awaits(self, fence: FenceId) -> bool {
-        matches!(self, Self::Sending(sent) | Self::Sent(sent) | Self::Again(sent) if sent == fence)
+        self.fence() == Some(fence)
     }
 
-    /// Whether the fence was in the queue at some time, or is needed no more.
-    pub(super) fn was_stored(self) -> bool {
-        !matches!(self, Self::Waiting | Self::Sending(_))
+    /// The fence that is in the queue, or on its way there.
+    pub(super) fn fence(self) -> Option<FenceId> {
+        match self {
+            Self::Sending(fence) | Self::Sent(fence) | Self::Again(fence) => Some(fence),
+            Self::Draining { another, .. } => another,
+            Self::Waiting | Self::Expired(_) => None,
+        }
+    }
+
+    /// The fence that is in the queue, as far as is known.
+    pub(super) fn stored(self) -> Option<FenceId> {
+        if matches!(self, Self::Sending(_)) { None } else { self.fence() }
     }
 }
 
@@ -114,9 +123,14 @@ impl Queue {
     /// Its fence came out, or what does as well: what these holds wait for now is in somebody's hands, or in the queue once more.
     pub(super) fn drain(&mut self, of: impl Fn(&Hold) -> bool) {
         let place = self.places;
-        for hold in self.holds.iter_mut().filter(|hold| of(hold) && !hold.drains()) {
-            let left = self.sides[hold.shift.losing().index()].before(hold.shift.epoch);
-            hold.stage = Stage::Draining { place, left };
+        for hold in self.holds.iter_mut().filter(|hold| of(hold)) {
+            match &mut hold.stage {
+                Stage::Draining { another, .. } => *another = None,
+                stage => {
+                    let left = self.sides[hold.shift.losing().index()].before(hold.shift.epoch);
+                    *stage = Stage::Draining { place, left, another: None };
+                }
+            }
         }
     }
 
@@ -161,12 +175,14 @@ impl Queue {
 
     /// The changes whose fences are out, and for which all that is left went back into the queue long ago. Whether it is still there,
     /// another fence tells.
-    pub(super) fn doubtful(&mut self, now: Duration) -> impl Iterator<Item = &mut Hold> {
+    pub(super) fn doubtful(&mut self, now: Duration) -> impl Iterator<Item = (Side, &mut Option<FenceId>)> {
         let sides = &self.sides;
-        self.holds.iter_mut().filter(move |hold| {
-            let (side, change) = (hold.shift.losing().index(), hold.shift.epoch);
-            let old = || sides[side].entries.iter().filter(|(_, entry)| entry.epoch < change);
-            hold.drains() && old().all(|(key, _)| sides[side].gone(key, change, now, KEPT_BACK[side]))
+        self.holds.iter_mut().filter_map(move |hold| {
+            let (side, change) = (hold.shift.losing(), hold.shift.epoch);
+            let Stage::Draining { another: another @ None, .. } = &mut hold.stage else { return None };
+            let of = &sides[side.index()];
+            let mut old = of.entries.iter().filter(|(_, entry)| entry.epoch < change);
+            old.all(|(key, _)| of.gone(key, change, now, KEPT_BACK[side.index()])).then_some((side, another))
         })
     }
 
@@ -182,7 +198,7 @@ impl Queue {
     pub(super) fn end(&mut self, name: &QueueName, side: Side, key: MessageKey, actions: &mut Vec<Action>) {
         let Some(entry) = self.sides[side.index()].entries.remove(&key) else { return };
         for hold in self.holds.iter_mut().filter(|h| h.shift.losing() == side && entry.epoch < h.shift.epoch) {
-            if let Stage::Draining { place, left } = &mut hold.stage
+            if let Stage::Draining { place, left, .. } = &mut hold.stage
                 && entry.place < *place
             {
                 *left = left.saturating_sub(1);
