@@ -3,7 +3,9 @@
 //! The store is a queue: copies go in at its end and come out at its head, and what came out and was not removed comes again when its
 //! reader is gone. So the ledger sees a *window* of copies, the oldest ones. A settlement removes its copy at once when that is in the
 //! window, and is remembered until its copy comes into it when it is not. A window that is full of copies that are still needed, while
-//! settled ones lie behind it, is turned over: its older half goes back to the end of the store.
+//! settled ones lie behind it, is turned over: its older half goes back to the end of the store. That is work for who keeps the store, so a
+//! settlement buys no more than [`Ledger::TURNS`] copies of it, and each tick half a window; and when the whole store has passed since the last
+//! settlement, what is remembered has no copies, and nothing is turned until there is another.
 //!
 //! What is forgotten (a settlement at a crash, or beyond the bound) leaves a copy too many, which a failover delivers again, as
 //! redelivered. Nothing forgets a copy that is needed.
@@ -32,6 +34,10 @@ pub struct Ledger {
     over: u128,
     /// Copies that are in the store. One that comes out before the store has confirmed it is counted late.
     stored: i64,
+    /// Copies that may be turned over now.
+    credit: usize,
+    /// Copies that may hide a settled one, as they have not been turned over since it was settled.
+    unseen: u64,
 }
 
 /// A set with a bound; the oldest goes first.
@@ -74,6 +80,8 @@ impl Ledger {
     pub const WINDOW: usize = 512;
     /// Settlements that are remembered until their copies come out of the store.
     pub const SETTLED_MOST: usize = 262_144;
+    /// Copies that are turned over for one settlement, at most. As long as there are settlements, what is not needed is so a third of a store at most.
+    const TURNS: usize = 2;
     /// Removals that are remembered for a reader that is lost.
     const REMOVED_MOST: usize = 16_384;
 
@@ -87,6 +95,8 @@ impl Ledger {
             removed: Remembered::default(),
             over: 0,
             stored: 0,
+            credit: 0,
+            unseen: 0,
         }
     }
 
@@ -141,6 +151,8 @@ impl Ledger {
             None if self.removed.ids.contains(&id) || id < self.over => None,
             None => {
                 self.settled.insert(id, Self::SETTLED_MOST);
+                self.unseen = self.copies();
+                self.credit = (self.credit + Self::TURNS).min(self.most);
                 None
             }
         }
@@ -164,7 +176,8 @@ impl Ledger {
     /// The copies to put back at the end of the store, and then to remove: none, unless the window is full and enough that is settled
     /// lies behind it to be worth the work.
     pub fn turn(&mut self) -> Vec<Place> {
-        if self.window.len() < self.most || self.settled.ids.len() < self.most {
+        let pays = self.unseen > 0 && self.credit >= self.most / 2;
+        if self.window.len() < self.most || self.settled.ids.len() < self.most || !pays {
             return Vec::new();
         }
         let moved: Vec<(Place, u128)> = self.window.iter().take(self.most / 2).map(|(p, id)| (*p, *id)).collect();
@@ -172,7 +185,14 @@ impl Ledger {
             self.window.remove(place);
             self.places.remove(id);
         }
+        self.credit -= moved.len();
+        self.unseen = self.unseen.saturating_sub(moved.len() as u64);
         moved.into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// Time has passed: what is still hidden is looked for, slowly.
+    pub fn tick(&mut self) {
+        self.credit = self.credit.max(self.most / 2);
     }
 
     /// What was put back is in the store twice until it is removed here.

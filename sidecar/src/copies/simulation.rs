@@ -99,7 +99,8 @@ impl World {
                 let id = self.told.swap_remove(at);
                 self.hears(id);
             }
-            75..95 => self.reads(),
+            75..93 => self.reads(),
+            93..95 => self.ledger.tick(),
             95..97 => self.reader_is_lost(),
             97..98 => {
                 self.reader_is_lost();
@@ -243,6 +244,64 @@ fn a_copy_that_comes_out_before_it_is_confirmed_is_counted_once() {
     assert!(ledger.arrived(7, 1));
     ledger.stored();
     assert_eq!((ledger.copies(), ledger.lag()), (0, 0));
+}
+
+/// A store of copies, its reader, and what was put back to its end.
+struct Turning {
+    ledger: Ledger,
+    store: VecDeque<u128>,
+    read: BTreeMap<Place, u128>,
+    places: Place,
+    turned: usize,
+}
+
+impl Turning {
+    /// Reads and turns over for so long.
+    fn ticks(&mut self, count: usize) {
+        for _ in 0..count {
+            self.ledger.tick();
+            loop {
+                while self.read.len() < WINDOW
+                    && let Some(id) = self.store.pop_front()
+                {
+                    self.places += 1;
+                    if !self.ledger.arrived(self.places, id) {
+                        self.read.insert(self.places, id);
+                    }
+                }
+                let moved = self.ledger.turn();
+                if moved.is_empty() {
+                    break;
+                }
+                self.turned += moved.len();
+                for place in moved {
+                    self.store.extend(self.read.remove(&place));
+                    self.ledger.stored();
+                    self.ledger.turned();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn settlements_without_copies_do_not_turn_the_store_over_for_ever() {
+    const COPIES: usize = 100;
+    let ledger = Ledger::with_window(WINDOW);
+    let mut turning =
+        Turning { ledger, store: (1..=COPIES as u128).collect(), read: BTreeMap::new(), places: 0, turned: 0 };
+    (0..COPIES).for_each(|_| turning.ledger.stored());
+    // Confirmed without a copy, as its keeper was away.
+    (1_000..1_050).for_each(|id| assert_eq!(turning.ledger.settled(id), None));
+    turning.ticks(1_000);
+    assert!((COPIES..COPIES + WINDOW).contains(&turning.turned), "{} were turned over", turning.turned);
+    // One that has a copy is found, wherever it lies.
+    let last = *turning.store.back().expect("more than a window");
+    assert_eq!(turning.ledger.settled(last), None);
+    turning.ticks(1_000);
+    assert_eq!(turning.ledger.copies(), COPIES as u64 - 1);
+    assert!(turning.turned <= 2 * (COPIES + WINDOW), "{} were turned over", turning.turned);
+    assert!(!turning.store.contains(&last) && !turning.read.values().any(|id| *id == last));
 }
 
 #[test]

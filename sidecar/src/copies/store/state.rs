@@ -302,6 +302,14 @@ impl Store {
         if never || asks || late.is_some_and(|flight| flight.since.elapsed() > DEGRADE) {
             self.give_up();
         }
+        let live = self.queues.iter_mut().filter(|(_, queue)| queue.stage == Stage::Live);
+        let ticked: Vec<Arc<str>> = live
+            .map(|(name, queue)| {
+                queue.ledger.tick();
+                Arc::clone(name)
+            })
+            .collect();
+        ticked.iter().for_each(|queue| self.turn(queue));
         // Until it is declared it is not known what a store holds.
         for queue in self.queues.values().filter(|queue| queue.stage == Stage::Live) {
             self.tally.holds(&queue.name, queue.ledger.copies(), queue.ledger.lag());
