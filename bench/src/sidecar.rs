@@ -10,7 +10,8 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use test_support::nats::NatsServer;
 use test_support::rabbit::RabbitMq;
 
-use crate::amqp::drive::{self, Drive, Round};
+use crate::amqp::client::{Client, Library};
+use crate::amqp::drive::{Drive, Round};
 use crate::amqp::workload::{Kind, Shape};
 use crate::program::Program;
 use crate::report::{Figure, median};
@@ -33,6 +34,9 @@ pub struct SidecarArgs {
     /// Publishes in flight without a confirm, and consumer prefetch.
     #[arg(long, default_value_t = 256)]
     pub window: u16,
+    /// The client that drives both.
+    #[arg(long, value_enum, default_value_t = Library::Lapin)]
+    pub client: Library,
     /// Only comparisons whose name contains this.
     #[arg(long)]
     pub only: Option<String>,
@@ -84,18 +88,19 @@ type AnyError = Box<dyn std::error::Error + Send + Sync>;
 /// When a server cannot be started, or a broker refuses, loses, duplicates or reorders a message.
 pub async fn run(args: &SidecarArgs, quick: bool) -> Result<Vec<Figure>, AnyError> {
     let args = &if quick { SidecarArgs { messages: 2_000, rounds: 1, ..args.clone() } } else { args.clone() };
+    let client = Client::open(args.client)?;
     let rabbit = tokio::task::spawn_blocking(RabbitMq::start).await?;
     rabbit.create_vhost("direct");
     let mut figures = Vec::new();
     for case in CASES {
         if args.only.as_ref().is_none_or(|only| case.name().contains(only)) {
-            figures.extend(compare(args, case, &rabbit).await?);
+            figures.extend(compare(args, &client, case, &rabbit).await?);
         }
     }
     Ok(figures)
 }
 
-async fn compare(args: &SidecarArgs, case: Case, rabbit: &RabbitMq) -> Result<Vec<Figure>, AnyError> {
+async fn compare(args: &SidecarArgs, client: &Client, case: Case, rabbit: &RabbitMq) -> Result<Vec<Figure>, AnyError> {
     let vhost = case.name().replace([' ', ','], "-");
     rabbit.create_vhost(&vhost);
     let mut nats = match case {
@@ -110,7 +115,7 @@ async fn compare(args: &SidecarArgs, case: Case, rabbit: &RabbitMq) -> Result<Ve
     if !matches!(case, Case::Bytes | Case::Observe) {
         sidecar.verb("shadow")?;
         // So that its queue is known on both sides before NATS fails.
-        round(&through, Work::Fast, args, 200).await?;
+        round(client, &through, Work::Fast, args, 200).await?;
     }
     match case {
         Case::Bytes | Case::Observe | Case::Shadow => {}
@@ -127,8 +132,8 @@ async fn compare(args: &SidecarArgs, case: Case, rabbit: &RabbitMq) -> Result<Ve
         };
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for number in 0..=args.rounds {
-            let here = round(&through, work, args, messages).await?;
-            let there = round(&direct, work, args, messages).await?;
+            let here = round(client, &through, work, args, messages).await?;
+            let there = round(client, &direct, work, args, messages).await?;
             if number > 0 {
                 eprintln!(
                     "{} {work:?} round {number}: sidecar {:>7.0}/s p50 {:.2} p99 {:.2} ms  direct {:>7.0}/s p50 {:.2} p99 {:.2} ms",
@@ -152,14 +157,14 @@ async fn compare(args: &SidecarArgs, case: Case, rabbit: &RabbitMq) -> Result<Ve
     Ok(figures)
 }
 
-async fn round(url: &str, work: Work, args: &SidecarArgs, messages: usize) -> Result<Round, AnyError> {
+async fn round(client: &Client, url: &str, work: Work, args: &SidecarArgs, messages: usize) -> Result<Round, AnyError> {
     let (window, prefetch) = (usize::from(args.window), args.window);
     let drive = Drive { messages, size: args.size, window, prefetch };
     let shape = Shape::single(Kind::Classic);
     match work {
-        Work::Fast => drive::drive(url, shape, drive).await,
-        Work::Paced => drive::drive(url, Shape { pace: Some(args.pace), ..shape }, drive).await,
-        Work::Confirm => drive::confirms(url, messages, args.size).await,
+        Work::Fast => client.drive(url, shape, drive).await,
+        Work::Paced => client.drive(url, Shape { pace: Some(args.pace), ..shape }, drive).await,
+        Work::Confirm => client.confirms(url, messages, args.size).await,
     }
 }
 

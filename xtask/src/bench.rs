@@ -61,6 +61,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     if matches!(args.what, What::Amqp | What::Bindings | What::Sidecar | What::All) {
         tools.rabbitmq()?;
     }
+    if args.more.iter().any(|arg| arg.contains("rabbitmq-c")) {
+        tools.rabbitmq_c()?;
+    }
     let python = match args.what {
         What::Bindings | What::All => Some(packages(&mut tools)?),
         _ => None,

@@ -1,7 +1,8 @@
-//! The AMQP listener beside RabbitMQ: the same unmodified lapin client drives both in one run.
+//! The AMQP listener beside RabbitMQ: the same unmodified client drives both in one run.
 //!
 //! Rounds alternate between the brokers, so that a noisy machine slows both; the ratio is taken round by round.
 
+pub mod client;
 pub mod drive;
 mod memory;
 mod raw;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use self::client::{Client, Library};
 use self::drive::{Drive, Round};
 use self::servers::{Profile, Servers};
 use self::workload::{Memory, Shape, Workload};
@@ -45,6 +47,9 @@ pub struct AmqpArgs {
     /// Consumer prefetch.
     #[arg(long, default_value_t = 256)]
     pub prefetch: u16,
+    /// The client that drives both.
+    #[arg(long, value_enum, default_value_t = Library::Lapin)]
+    pub client: Library,
     /// Idle connections, for their memory.
     #[arg(long, default_value_t = 500)]
     pub connections: usize,
@@ -86,10 +91,12 @@ pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> 
     if args.profiles.len() > 1 && (args.listener.is_some() || args.rabbit.is_some()) {
         return Err("--listener and --rabbit are one broker each: say with --profiles which one of them it is".into());
     }
+    let client = Client::open(args.client)?;
     let mut figures = Vec::new();
     for &profile in &args.profiles {
         let mut rates = Workload::all(profile, &args.sizes);
-        rates.retain(|(workload, size)| args.wants(&name(profile, *workload, *size)));
+        rates
+            .retain(|(workload, size)| args.wants(&name(profile, *workload, *size)) && client.drives(workload.shape()));
         let mut memory = Memory::all(profile).to_vec();
         memory.retain(|memory| args.wants(&format!("{}: {}", profile.name(), memory.name())));
         if args.list {
@@ -106,7 +113,7 @@ pub async fn run(args: &AmqpArgs, quick: bool) -> Result<Vec<Figure>, AnyError> 
             }
         }
         if !rates.is_empty() {
-            figures.extend(compare(args, profile, &rates).await?);
+            figures.extend(compare(args, &client, profile, &rates).await?);
         }
     }
     Ok(figures)
@@ -117,7 +124,12 @@ fn name(profile: Profile, workload: Workload, size: usize) -> String {
 }
 
 /// All figures of one profile that are rates.
-async fn compare(args: &AmqpArgs, profile: Profile, rates: &[(Workload, usize)]) -> Result<Vec<Figure>, AnyError> {
+async fn compare(
+    args: &AmqpArgs,
+    client: &Client,
+    profile: Profile,
+    rates: &[(Workload, usize)],
+) -> Result<Vec<Figure>, AnyError> {
     let servers = Servers::start(args, profile).await?;
     let mut figures = Vec::new();
     let mut pace = None;
@@ -128,21 +140,21 @@ async fn compare(args: &AmqpArgs, profile: Profile, rates: &[(Workload, usize)])
             // Not measured by a figure before.
             let shape = Shape::single(kind);
             let (ours, peer) = (
-                drive::drive(&servers.listener, shape, drive).await?,
-                drive::drive(&servers.rabbit, shape, drive).await?,
+                client.drive(&servers.listener, shape, drive).await?,
+                client.drive(&servers.rabbit, shape, drive).await?,
             );
             pace = Some(ours.rate.min(peer.rate) / 2.0);
         }
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..=args.rounds {
-            let here = load(&servers.listener, workload, drive, pace);
+            let here = load(client, &servers.listener, workload, drive, pace);
             let here = with_cpu(&servers.ours, drive, here).await?;
             let there = match workload {
                 Workload::Raw(_) => {
                     let there = raw::drive(servers.nats.as_deref().ok_or(NO_NATS)?, servers.replicas, drive);
                     with_cpu(&servers.ours, drive, there).await?
                 }
-                _ => with_cpu(&servers.theirs, drive, load(&servers.rabbit, workload, drive, pace)).await?,
+                _ => with_cpu(&servers.theirs, drive, load(client, &servers.rabbit, workload, drive, pace)).await?,
             };
             if round > 0 {
                 eprintln!(
@@ -180,13 +192,19 @@ async fn with_cpu(
     let after = taken();
     let each = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() * 1e6 / drive.messages as f64;
     let broker_cpu_us = (!broker.is_empty()).then(|| each(before.0, after.0));
-    Ok(Round { broker_cpu_us, client_cpu_us: each(before.1, after.1), ..round })
+    Ok(Round { broker_cpu_us, client_cpu_us: round.client_cpu_us + each(before.1, after.1), ..round })
 }
 
-async fn load(url: &str, workload: Workload, drive: Drive, pace: Option<f64>) -> Result<Round, AnyError> {
+async fn load(
+    client: &Client,
+    url: &str,
+    workload: Workload,
+    drive: Drive,
+    pace: Option<f64>,
+) -> Result<Round, AnyError> {
     let Some(shape) = workload.shape() else { return drive::round_trips(url, drive.messages, drive.size).await };
     let pace = if matches!(workload, Workload::Paced(_)) { pace } else { None };
-    let round = drive::drive(url, Shape { pace, ..shape }, drive).await;
+    let round = client.drive(url, Shape { pace, ..shape }, drive).await;
     round.map_err(|error| format!("{}, on {url}: {error}", workload.name()).into())
 }
 

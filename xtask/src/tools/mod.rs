@@ -5,6 +5,7 @@ mod node;
 mod postgresql;
 mod python;
 mod rabbitmq;
+mod rabbitmq_c;
 mod redis;
 mod system;
 
@@ -130,6 +131,14 @@ impl Tools {
     /// When it is not there and cannot be installed, with what to run.
     pub fn rabbitmq(&mut self) -> Result<PathBuf, Failure> {
         rabbitmq::ensure()
+    }
+
+    /// What programs that use rabbitmq-c are compiled with.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be installed, with what to run.
+    pub fn rabbitmq_c(&mut self) -> Result<(), Failure> {
+        rabbitmq_c::ensure()
     }
 
     /// The system's PostgreSQL: the directory of its programs.
