@@ -132,6 +132,12 @@ impl Fences {
         self.queues.values().all(|q| q.holds.iter().all(|h| h.stage != Stage::Waiting))
     }
 
+    /// Whether every fence is in its queue, or needed no more.
+    pub fn all_stored(&self) -> bool {
+        let is_due = |h: &Hold| matches!(h.stage, Stage::Waiting | Stage::Sending(_));
+        !self.queues.values().any(|q| q.holds.iter().any(is_due))
+    }
+
     /// Puts a new epoch and weight in force, and a hold on every queue when the weight is another.
     pub fn begin(&mut self, epoch: u64, to: Weight) -> Vec<Action> {
         let shift = Shift { epoch, from: self.weight, to };

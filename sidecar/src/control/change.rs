@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::rehearse::is_last_step;
 use super::{Audit, Cutover, Saved, State, WriteError, now};
 use crate::control_api::{Adopted, Change, Phase, Refused, RefusedCode, Target, Unmapped, Weight};
-use crate::fence::{QueueName, Shift};
+use crate::fence::{Fences, QueueName, Shift};
 use crate::gate::ROUTES_FIX;
 use crate::ownership::Side;
 use crate::phase::{self, Facts, Position};
@@ -26,7 +26,7 @@ pub(super) enum Because {
 
 /// How long a change waits for what was published before the one before it to be confirmed.
 const BEFORE: Duration = Duration::from_millis(800);
-/// How long a change waits, altogether, for what was published before it to be confirmed. That goes on when it is over.
+/// How long a change waits, altogether, for its own fences to be in their queues. They go on when it is over.
 const AFTER: Duration = Duration::from_millis(900);
 
 impl Cutover {
@@ -79,7 +79,7 @@ impl Cutover {
             self.bind_again().await?;
         }
         let moves = next.weight != at.weight;
-        if moves && !self.older_are_confirmed(Instant::now() + BEFORE).await {
+        if moves && !self.waits_for(Instant::now() + BEFORE, Fences::can_begin).await {
             let [rabbit, nats] = self.shared.order().fences.in_flight();
             let what = format!("{rabbit} publishes to RabbitMQ and {nats} to NATS are not confirmed");
             if next.weight > at.weight {
@@ -150,7 +150,7 @@ impl Cutover {
         let state = saved.state.clone();
         self.stage_began(&state);
         if moves {
-            self.older_are_confirmed(began + AFTER).await;
+            self.waits_for(began + AFTER, Fences::all_stored).await;
         }
         let adopted = adopted(&state, true, began);
         tracing::info!(
@@ -276,10 +276,10 @@ impl Cutover {
         Some(sum)
     }
 
-    /// Waits until all that was published before the last change is confirmed.
-    async fn older_are_confirmed(&self, deadline: Instant) -> bool {
+    /// Waits until the fences are so far; whether they were in time.
+    async fn waits_for(&self, deadline: Instant, so_far: fn(&Fences) -> bool) -> bool {
         loop {
-            if self.shared.order().fences.can_begin() {
+            if so_far(&self.shared.order().fences) {
                 return true;
             }
             if Instant::now() >= deadline {

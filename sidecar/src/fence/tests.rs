@@ -60,7 +60,9 @@ fn a_fence_is_published_only_when_the_older_publishes_of_the_losing_side_are_con
     assert_eq!((old.owner, new.owner), (Side::Rabbit, Side::Nats));
     assert_eq!(fences.published(new), []);
     let fence = fence(&fences.published(old));
-    assert!(fences.can_begin() && fences.awaits(&queue(), fence));
+    assert!(fences.can_begin() && fences.awaits(&queue(), fence) && !fences.all_stored());
+    fences.fence_stored(&queue(), fence);
+    assert!(fences.all_stored());
 }
 
 #[test]
