@@ -240,18 +240,10 @@ impl Fences {
                 queue.end_requeued(name, side, key, &mut actions);
             }
         }
-        let place = queue.places;
-        for hold in &mut queue.holds {
-            match &mut hold.stage {
-                Stage::Waiting => {}
-                // What it was to look for is gone.
-                Stage::Draining { another, .. } => *another = None,
-                stage => {
-                    let left = queue.sides[hold.shift.losing().index()].before(hold.shift.epoch);
-                    *stage = if consumed { Stage::Waiting } else { Stage::Draining { place, left, another: None } };
-                }
-            }
+        if consumed {
+            queue.holds.iter_mut().filter(|hold| !hold.drains()).for_each(|hold| hold.stage = Stage::Waiting);
         }
+        queue.drain(|hold| hold.stage != Stage::Waiting);
         queue.lift_drained(name, &mut actions);
         self.count_lifted(&actions);
         actions.extend(self.send_fences());

@@ -60,6 +60,18 @@ impl Application {
         next.expect("the consumer lives").expect("the connection lives")
     }
 
+    /// Everything moves to NATS while this message of RabbitMQ's is in hand, and another is published behind it.
+    async fn moves_with_one_in_hand(&mut self, sidecar: &Sidecar, body: &[u8], delivery_mode: u8) -> Delivery {
+        sidecar.change(Target::Shadow).await.expect("allowed");
+        self.publish_as(body, delivery_mode).await;
+        let in_hand = self.next().await;
+        // Its fence cannot come out: the only consumer has its hands full.
+        sidecar.weight(100.0).await;
+        assert_eq!(fence(sidecar).await, "Sent");
+        self.publish(b"after").await;
+        in_hand
+    }
+
     /// What was in hand when its broker was lost comes again, and then what was published since the change.
     async fn goes_on(&mut self, in_hand: Delivery) {
         // Of a broker that is gone; it may count, and may not.
@@ -80,30 +92,27 @@ async fn fence(sidecar: &Sidecar) -> String {
     status.queues.iter().filter(|q| q.name == QUEUE).map(|q| format!("{:?}", q.fence)).collect()
 }
 
+async fn restarted(mut rabbit: RabbitMq) -> RabbitMq {
+    let restart = move || {
+        rabbit.restart();
+        rabbit
+    };
+    tokio::task::spawn_blocking(restart).await.expect("restarted")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fence_that_rabbitmq_has_lost_is_published_once_more_when_it_is_back() {
     let nats = NatsServer::start();
-    let mut rabbit = tokio::task::spawn_blocking(RabbitMq::start).await.expect("started");
+    let rabbit = tokio::task::spawn_blocking(RabbitMq::start).await.expect("started");
     let ends = Ends::new(&rabbit, &nats);
     let sidecar = ends.sidecar_with(LIMIT).await;
     let mut application = Application::start(&sidecar).await;
-    sidecar.change(Target::Shadow).await.expect("allowed");
-    application.publish(b"before").await;
-    let before = application.next().await;
-    // Its fence cannot come out: the only consumer has its hands full.
-    sidecar.weight(100.0).await;
-    assert_eq!(fence(&sidecar).await, "Sent");
-    application.publish(b"after").await;
+    let before = application.moves_with_one_in_hand(&sidecar, b"before", 2).await;
     let contents = format!("/api/queues/{}/{QUEUE}/contents", ends.vhost.replace('/', "%2f"));
     let (status, text) = rabbit.api("DELETE", &contents, "").expect("answers");
     assert_eq!(status, 204, "{text}");
     // It is told to stop, not killed, so that what it has lost stays lost.
-    let _rabbit = tokio::task::spawn_blocking(move || {
-        rabbit.restart();
-        rabbit
-    })
-    .await
-    .expect("restarted");
+    let _rabbit = restarted(rabbit).await;
     application.goes_on(before).await;
     eventually_true("nothing waits any more", || async { fence(&sidecar).await == "Passed" }).await;
     sidecar.stop().await;
@@ -112,22 +121,12 @@ async fn a_fence_that_rabbitmq_has_lost_is_published_once_more_when_it_is_back()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_that_rabbitmq_took_back_and_lost_is_not_waited_for_to_the_limit() {
     let nats = NatsServer::start();
-    let mut rabbit = tokio::task::spawn_blocking(RabbitMq::start).await.expect("started");
+    let rabbit = tokio::task::spawn_blocking(RabbitMq::start).await.expect("started");
     let ends = Ends::new(&rabbit, &nats);
     let sidecar = ends.sidecar_with(LIMIT).await;
     let mut application = Application::start(&sidecar).await;
-    sidecar.change(Target::Shadow).await.expect("allowed");
-    application.publish_as(b"transient", 1).await;
-    let transient = application.next().await;
-    sidecar.weight(100.0).await;
-    assert_eq!(fence(&sidecar).await, "Sent");
-    application.publish(b"after").await;
-    let _rabbit = tokio::task::spawn_blocking(move || {
-        rabbit.restart();
-        rabbit
-    })
-    .await
-    .expect("restarted");
+    let transient = application.moves_with_one_in_hand(&sidecar, b"transient", 1).await;
+    let _rabbit = restarted(rabbit).await;
     application.goes_on(transient).await;
     eventually_true("nothing waits any more", || async { fence(&sidecar).await == "Passed" }).await;
     sidecar.stop().await;

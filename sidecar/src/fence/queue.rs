@@ -136,19 +136,16 @@ impl Queue {
 
     /// Goes on without fences that have expired, when what was delivered before them has had the time to come.
     pub(super) fn expire(&mut self, name: &QueueName, now: Duration, actions: &mut Vec<Action>) {
-        let mut over = [None; 2];
         for hold in &mut self.holds {
-            let Stage::Expired(since) = &mut hold.stage else { continue };
-            if now >= *since.get_or_insert(now) + ON_THE_WAY {
-                let change = &mut over[hold.shift.losing().index()];
-                *change = (*change).max(Some(hold.shift.epoch));
+            if let Stage::Expired(since) = &mut hold.stage {
+                since.get_or_insert(now);
             }
         }
-        self.drain(|hold| matches!(hold.stage, Stage::Expired(Some(since)) if now >= since + ON_THE_WAY));
-        for side in Side::BOTH {
-            if let Some(change) = over[side.index()] {
-                self.forget_gone(name, side, change, now, actions);
-            }
+        let over = |hold: &Hold| matches!(hold.stage, Stage::Expired(Some(since)) if now >= since + ON_THE_WAY);
+        let shifts: Vec<Shift> = self.holds.iter().filter(|hold| over(hold)).map(|hold| hold.shift).collect();
+        self.drain(over);
+        for shift in shifts {
+            self.forget_gone(name, shift.losing(), shift.epoch, now, actions);
         }
         self.lift_drained(name, actions);
     }
